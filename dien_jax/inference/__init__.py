@@ -8,6 +8,20 @@ from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.export import export_run
 from dien_jax.inference.lists import Ranking
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.score_table import RequestColumns, score_requests
+from dien_jax.inference.score_table import (
+    RequestColumns,
+    UserColumns,
+    list_for_users,
+    score_requests,
+)
 
-__all__ = ["RankRequest", "Ranker", "Ranking", "RequestColumns", "export_run", "score_requests"]
+__all__ = [
+    "RankRequest",
+    "Ranker",
+    "Ranking",
+    "RequestColumns",
+    "UserColumns",
+    "export_run",
+    "list_for_users",
+    "score_requests",
+]

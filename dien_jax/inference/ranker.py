@@ -67,6 +67,7 @@ class Ranker:
     Attributes:
       step: training step of the checkpoint.
       schema: features that the model was trained on.
+      vocabularies: rows of raw ids and values.
 
     Raises:
       UserError: when the run, its checkpoint, its data or the file cannot be used, or ``data`` is
@@ -86,7 +87,7 @@ class Ranker:
         self._users = RememberedUsers(max_users)
         model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
-        self._vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
+        self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
         self._lists = ItemLists(model.schema, model.list_offsets, model.tables, exact_items)
 
     def rank(
@@ -223,7 +224,7 @@ class Ranker:
             RankRequest(history, (), user, context)
             for history, (user, context) in zip(histories, pairs, strict=True)
         ]
-        ids, rankings = self._vocabularies.items, []
+        ids, rankings = self.vocabularies.items, []
         for start in range(0, count, USERS_AT_ONCE):
             requests = []
             for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
@@ -293,7 +294,7 @@ class Ranker:
         Histories are copied as events, by their raw ids among those that the other model knows.
         Each is read by this model when its user is next ranked for.
         """
-        ours, theirs = self._vocabularies, other._vocabularies
+        ours, theirs = self.vocabularies, other.vocabularies
         same = ours.items == theirs.items
 
         def converted(history: History) -> History:
@@ -334,13 +335,13 @@ class Ranker:
             history = self._users.get(request.user) if events is None else self._history(events)
             context, unknown_context = self._context(request.context or {})
             candidates = self._item_rows("candidates", request.candidates)
-            user = np.full(1, self._vocabularies.user_row(request.user), np.int32)
+            user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
         return EncodedRequest(request, history, candidates, user, context, unknown_context)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        columns, unknown = self._vocabularies.context_columns(values)
+        columns, unknown = self.vocabularies.context_columns(values)
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
@@ -353,7 +354,7 @@ class Ranker:
         for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
             if not text and not isinstance(raw, str):  # an empty text is an unknown item
                 raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
-        return self._vocabularies.item_rows(texts)
+        return self.vocabularies.item_rows(texts)
 
 
 def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:

@@ -1,4 +1,4 @@
-"""Tables of requests, read in pieces and written back in the same kind with a column of scores."""
+"""Tables of requests, read in pieces; tables of scores and of lists, written in pieces."""
 
 import contextlib
 import csv
@@ -14,6 +14,7 @@ import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, printable, suggestion
+from dien_jax.inference.lists import Ranking
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import (
@@ -26,6 +27,8 @@ from dien_jax.utils.text_files import (
 
 SCORE = "score"
 """Name of the column that is added."""
+LIST_COLUMNS = ("user", "rank", "item", SCORE)
+"""Columns of a table of lists."""
 PARQUET_MAGIC = b"PAR1"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", "")
 """Ends of the names of text tables, before ``.gz``."""
@@ -86,13 +89,10 @@ class TextTable:
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
         """Yield a function that writes pieces; the file appears when the block ends."""
-        if Path(out.name.removesuffix(".gz")).suffix.lower() not in TEXT_SUFFIXES:
+        if not _is_text_name(out):
             raise UserError(f"--out {out}: {self.file} is text and is written as text; name the "
                             f"file .csv, .tsv or .txt, or one of these and .gz")  # fmt: skip
-        opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
-        with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
-            writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
-            writer.writerow([*self.names, SCORE])
+        with _text_writer(out, [*self.names, SCORE]) as writer:
 
             def write(piece: Piece, scores: np.ndarray) -> None:
                 for fields, score in zip(piece.content, scores, strict=True):
@@ -193,6 +193,64 @@ class ParquetTable:
             yield write
 
 
+@contextlib.contextmanager
+def _text_writer(out: Path, header: Sequence[str]) -> Iterator[Any]:
+    """Yield a CSV writer; the file appears when the block ends."""
+    opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
+    with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
+        writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
+        writer.writerow(header)
+        yield writer
+
+
+@contextlib.contextmanager
+def writing_lists(out: Path) -> Iterator[Callable[[Sequence[str], Sequence[Ranking]], None]]:
+    """Yield a function that writes the lists of users in ``LIST_COLUMNS``, ranks from 1.
+
+    Parquet if the name ends in ``.parquet``, else CSV; the file appears when the block ends.
+    """
+
+    def rows(users: Sequence[str], lists: Sequence[Ranking]) -> Iterator[tuple[Any, ...]]:
+        for user, listed in zip(users, lists, strict=True):
+            for place, (item, score) in enumerate(zip(listed.ids, listed.scores, strict=True), 1):
+                # A dataset folder may hold text that UTF-8 cannot.
+                yield user, place, item.encode(errors="backslashreplace").decode(), score
+
+    if out.suffix == ".parquet":
+        require("data", "writing Parquet")
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        check_utf8(out, "--out")
+        types = (pa.string(), pa.int32(), pa.string(), pa.float32())
+        schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
+        with atomic_path(out) as file, pq.ParquetWriter(file, schema) as parquet:
+
+            def write_batch(users: Sequence[str], lists: Sequence[Ranking]) -> None:
+                columns = list(zip(*rows(users, lists), strict=True)) or [()] * len(types)
+                arrays = [pa.array(c, t) for c, t in zip(columns, types, strict=True)]
+                parquet.write_batch(pa.record_batch(arrays, schema=schema))
+
+            yield write_batch
+        return
+    if not _is_text_name(out):
+        raise UserError(f"--out {out}: expected the name of a .parquet, .csv, .tsv or .txt file, "
+                        f"or of one of the last three and .gz")  # fmt: skip
+    with _text_writer(out, LIST_COLUMNS) as writer:
+
+        def write_rows(users: Sequence[str], lists: Sequence[Ranking]) -> None:
+            for user, place, item, score in rows(users, lists):
+                writer.writerow((user, place, item, f"{score:.9g}"))
+
+        yield write_rows
+
+
+def is_lists(file: Path) -> bool:
+    """Return whether a file is one of :func:`writing_lists`."""
+    table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
+    return table.names == [*LIST_COLUMNS]
+
+
 RequestTable = TextTable | ParquetTable
 
 
@@ -221,6 +279,10 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
         )
     if isinstance(table, ParquetTable):
         table.check_type(name, reason, use)
+
+
+def _is_text_name(out: Path) -> bool:
+    return Path(out.name.removesuffix(".gz")).suffix.lower() in TEXT_SUFFIXES
 
 
 def _delimiter(file: Path) -> str:

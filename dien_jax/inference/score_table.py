@@ -1,6 +1,6 @@
-"""Scoring every row of a table of requests.
+"""Scoring every row of a table of requests, and listing the next items of every row's user.
 
-A row is a user and an item. Its history is the first of these that is available:
+A row is a user, and an item to score. Its history is the first of these that is available:
 
 1. the ids in its column ``history``, oldest first;
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
@@ -21,13 +21,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dien_jax.data.columns import Examples
-from dien_jax.data.dataset import Dataset
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
+from dien_jax.inference.ranker import Ranker
+from dien_jax.inference.request_tables import (
+    Piece,
+    RequestTable,
+    find_column,
+    is_lists,
+    open_requests,
+    writing_lists,
+)
 from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.utils.console import say, stage
@@ -39,6 +47,8 @@ COUNTS = (
     "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
     "empty_histories",
 )  # fmt: skip
+LIST_COUNTS = ("rows", "items", *(name for name in COUNTS[1:] if name != "unknown_items"))
+USERS_PER_PIECE = 512
 USES: dict[str, Use] = {
     "user": "categorical",
     "item": "categorical",
@@ -51,18 +61,16 @@ Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
-class RequestColumns:
-    """Columns of a table of requests.
+class UserColumns:
+    """Columns of a table of users.
 
-    >>> from dien_jax.inference import RequestColumns
-    >>> RequestColumns(history="past", separator=";").user
+    >>> from dien_jax.inference import UserColumns
+    >>> UserColumns(history="past", separator=";").user
     'user'
     """
 
     user: str = "user"
     """Column of user ids. An empty cell is an unknown user."""
-    item: str = "item"
-    """Column of item ids."""
     history: str | None = None
     """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
     timestamp: str | None = None
@@ -72,7 +80,22 @@ class RequestColumns:
     """Separator between the values of a history or a multi-valued column."""
 
 
+@dataclass(frozen=True)
+class RequestColumns(UserColumns):
+    """Columns of a table of requests: those of users, and the item.
+
+    >>> from dien_jax.inference import RequestColumns
+    >>> RequestColumns(history="past", separator=";").item
+    'item'
+    """
+
+    item: str = "item"
+    """Column of item ids."""
+
+
 DEFAULT_COLUMNS = RequestColumns()
+USER_COLUMNS = UserColumns()
+AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
 def score_requests(
@@ -111,22 +134,13 @@ def score_requests(
       UserError: when the run, the data or the table cannot be used, or ``out`` cannot be written.
         Errors in a row name file, line and column. No table is written then.
     """
-    if not columns.separator:
-        raise UserError("--separator must not be empty")
     out, table = Path(out), Path(table)
     requests = open_requests(table)
     inputs = (table, Path(run_dir), None if data is None else Path(data))
     check_out(out, is_ours=requests.is_scored, overwrite=overwrite, inputs=inputs)
-    named = {name: column for name, column in vars(columns).items() if column is not None}
-    defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
-    columns = RequestColumns(**defaults | named)
-    _refuse_shared_columns(columns)
-    for flag, use in USES.items():
-        if (column := getattr(columns, flag)) is not None:
-            find_column(requests, column, f"--{flag}", use)
+    columns = _found_columns(requests, columns)
     trained = load_run(run_dir, data)
-    for feature in trained.dataset.schema.context:
-        find_column(requests, feature.name, "a context feature of the run", feature.kind)
+    _find_context(requests, trained.dataset.schema)
     say(f"histories: {_described(columns, trained.dataset)}")
     config = trained.run.config
     predict = make_predict_step(config, trained.dataset.schema)
@@ -147,18 +161,120 @@ def score_requests(
     return counts
 
 
-def _refuse_shared_columns(columns: RequestColumns) -> None:
+def list_for_users(
+    model: str | Path,
+    table: str | Path,
+    out: str | Path,
+    data: str | Path | None = None,
+    columns: UserColumns = USER_COLUMNS,
+    *,
+    n: int = 20,
+    overwrite: bool = False,
+    **filters: Any,
+) -> dict[str, int]:
+    r"""List the next items of the user of every row of a table, and write the lists.
+
+    >>> from pathlib import Path
+    >>> from dien_jax import Ranker
+    >>> from dien_jax.inference import list_for_users
+    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
+    >>> header = ",".join(["user", *context])
+    >>> _ = Path("users.csv").write_text(f"{header}\nAnn{',' * len(context)}\n")
+    >>> list_for_users("runs/first", "users.csv", "lists.csv", n=3)["items"]
+    3
+
+    Args:
+      model: run folder, or an exported file.
+      table: CSV or TSV with a header, or Parquet; a row for each list.
+      out: table to write with the columns user, rank, item and score: Parquet if its name ends in
+        ``.parquet``, else CSV or TSV.
+      data: dataset folder; None for the one of the run, or none for an exported file, which then
+        needs a column of histories.
+      columns: names of the table's columns.
+      n: length of the lists.
+      overwrite: replace ``out`` even if it is not a table of lists.
+      filters: further arguments of :meth:`dien_jax.Ranker.recommend`.
+
+    Returns:
+      The number of ``rows`` and listed ``items``, and of ``unknown_users``, ``unknown_history``,
+      ``unknown_context`` and ``empty_histories``.
+
+    Raises:
+      UserError: see :func:`score_requests`, and for filters that are refused.
+    """
+    out, table, model = Path(out), Path(table), Path(model)
+    requests = open_requests(table)
+    inputs = (table, model, None if data is None else Path(data))
+    check_out(out, is_ours=is_lists, overwrite=overwrite, inputs=inputs)
+    columns = _found_columns(requests, columns)
+    dataset: Dataset | None = None
+    if model.is_dir():
+        trained = load_run(model, data)
+        ranker, dataset = Ranker(trained, separator=columns.separator), trained.dataset
+    else:
+        ranker = Ranker(model, separator=columns.separator)
+        if data is not None:
+            dataset = open_dataset(data)
+    ranker.recommend_many([], n, **filters)  # refuses wrong filters
+    _find_context(requests, ranker.schema)
+    if dataset is not None:
+        say(f"histories: {_described(columns, dataset)}")
+    elif columns.history is None:
+        raise UserError(
+            f"{model} is an exported file, which has no events: give --data DATA, or {table} a "
+            f"column 'history'"
+        )
+    reader = _UserReader(requests, columns, ranker, dataset)
+    counts = reader.counts
+    progress = stage(f"listing items for {table}", requests.share)
+    with writing(out, "--out"), progress as current, writing_lists(out) as write:
+        for piece in requests.pieces(USERS_PER_PIECE):
+            users, histories, contexts = reader.requests(piece)
+            lists = ranker.recommend_many(histories, n, users=users, contexts=contexts, **filters)
+            write(users, lists)
+            counts["items"] += sum(len(listed.ids) for listed in lists)
+            counts["unknown_history"] += sum(listed.unknown_history for listed in lists)
+            counts["unknown_context"] += sum(listed.unknown_context for listed in lists)
+            current.note = f"{counts['rows']:,} rows"
+        if not counts["rows"]:
+            raise UserError(f"{table} has no rows")
+    return counts
+
+
+def _found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
+    """Return the columns with those that a table has by default; refuse what cannot be read."""
+    if not columns.separator:
+        raise UserError("--separator must not be empty")
+    defaults = {
+        name: name
+        for name in ("history", "timestamp")
+        if name in requests.names and getattr(columns, name) is None
+    }
+    columns = dataclasses.replace(columns, **defaults)
+    _refuse_shared_columns(columns)
+    for flag, use in USES.items():
+        if (column := getattr(columns, flag, None)) is not None:
+            find_column(requests, column, f"--{flag}", use)
+    return columns
+
+
+def _find_context(requests: RequestTable, schema: Schema) -> None:
+    for feature in schema.context:
+        find_column(requests, feature.name, "a context feature of the run", feature.kind)
+
+
+def _refuse_shared_columns(columns: UserColumns) -> None:
     """Refuse a column that is given two uses: ids are no times, and users are no items."""
     flags: dict[str, str] = {}
     for flag in USES:
-        if (column := getattr(columns, flag)) is not None:
+        if (column := getattr(columns, flag, None)) is not None:
             if column in flags:
                 other = f"--{flag} must name another column than --{flags[column]}"
                 raise UserError(f"{other}, got {column!r}")
             flags[column] = flag
 
 
-def _described(columns: RequestColumns, dataset: Dataset) -> str:
+def _described(columns: UserColumns, dataset: Dataset) -> str:
     if columns.history:
         ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
         return f"column {columns.history!r}{ignored}"
@@ -167,69 +283,37 @@ def _described(columns: RequestColumns, dataset: Dataset) -> str:
     return f"all of each user's events in {dataset.path}, as there is no column of times"
 
 
-class _Encoder:
-    """Turns pieces of a table into datasets; ``counts`` are totals over all pieces."""
+class _Reader:
+    """Reads the columns of pieces of a table; ``counts`` are totals over all pieces."""
 
-    def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
-        self._table, self._columns, self._dataset = table, columns, dataset
-        self._vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
-        self._events = None if columns.history else UserEvents(dataset)
-        self.counts = dict.fromkeys(COUNTS, 0)
+    def __init__(
+        self, table: RequestTable, columns: UserColumns, dataset: Dataset | None, counts: Any
+    ) -> None:
+        self._table, self._columns = table, columns
+        self._events = None if columns.history or dataset is None else UserEvents(dataset)
+        self.counts = dict.fromkeys(counts, 0)
 
-    def examples(self, piece: Piece) -> Dataset:
-        """Return the dataset with the rows of a piece as its test examples."""
-        vocabularies = self._vocabularies
-        users = self._convert(
+    def _users(self, piece: Piece) -> list[str]:
+        return self._convert(
             piece, self._columns.user, USES["user"], lambda cells: list(map(as_text, cells))
         )
-        user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
-        item = self._convert(piece, self._columns.item, USES["item"], self._item_rows)
-        dataset, sequence, end = self._histories(piece, users)
-        context = {}
-        for feature in dataset.schema.context:
-            encode = partial(vocabularies.encode, feature)
-            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
-            context[feature.name] = column
-            self.counts["unknown_context"] += unknown
-        starts = np.asarray(dataset.event_offsets)[sequence]
-        self.counts["rows"] += piece.rows
-        self._count("unknown_users", user == UNKNOWN)
-        self._count("unknown_items", item == UNKNOWN)
-        self._count("empty_histories", starts == end)
-        sequence, end = sequence.astype(np.int32), end.astype(np.int64)
-        group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
-        examples = Examples(sequence, end, user, group, item, label, context, None)
-        return dataclasses.replace(dataset, splits={"test": examples})
 
-    def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
-        """Return a dataset with the events, and each row's sequence and end of history in it."""
-        columns, events = self._columns, self._events
-        if events is None:
-            assert columns.history is not None
-            cells = self._table.column(piece, columns.history, USES["history"])
-            histories = [self._vocabularies.events(cell) for cell in cells]
-            offsets = np.cumsum([0, *map(len, histories)])
-            rows = self._vocabularies.item_rows(chain.from_iterable(histories))
-            self._count("unknown_history", rows == UNKNOWN)
-            dataset = dataclasses.replace(self._dataset, event_item=rows, event_offsets=offsets)
-            return dataset, np.arange(piece.rows), offsets[1:]
+    def _given(self, piece: Piece, vocabularies: Vocabularies) -> list[list[str]]:
+        """Return the column of histories."""
+        assert self._columns.history is not None
+        cells = self._table.column(piece, self._columns.history, USES["history"])
+        return [vocabularies.events(cell) for cell in cells]
+
+    def _found(self, piece: Piece, users: list[str]) -> np.ndarray:
+        """Return each user's sequence in the data folder and the end of the history, ``[n, 2]``."""
+        column, events = self._columns.timestamp, self._events
+        assert events is not None
         times: list[int | None] = [None] * piece.rows
-        if columns.timestamp is not None:
+        if column is not None:
             times = self._convert(
-                piece,
-                columns.timestamp,
-                USES["timestamp"],
-                lambda cells: list(map(events.time, cells)),
+                piece, column, USES["timestamp"], lambda cells: list(map(events.time, cells))
             )
-        ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
-        sequence, end = np.array(ends).T
-        return self._dataset, sequence, end
-
-    def _item_rows(self, cells: list[Any]) -> np.ndarray:
-        items = [as_text(cell) for cell in cells]
-        if "" in items:
-            raise UserError("the item is empty")
-        return self._vocabularies.item_rows(items)
+        return np.array([events.find(*pair) for pair in zip(users, times, strict=True)])
 
     def _convert(
         self, piece: Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
@@ -249,3 +333,94 @@ class _Encoder:
 
     def _count(self, name: str, rows: np.ndarray) -> None:
         self.counts[name] += int(np.count_nonzero(rows))
+
+
+class _Encoder(_Reader):
+    """Turns pieces of a table into datasets."""
+
+    def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
+        super().__init__(table, columns, dataset, COUNTS)
+        self._item_column, self._dataset = columns.item, dataset
+        self._vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
+
+    def examples(self, piece: Piece) -> Dataset:
+        """Return the dataset with the rows of a piece as its test examples."""
+        vocabularies = self._vocabularies
+        users = self._users(piece)
+        user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
+        item = self._convert(piece, self._item_column, USES["item"], self._item_rows)
+        dataset, sequence, end = self._histories(piece, users)
+        context = {}
+        for feature in dataset.schema.context:
+            encode = partial(vocabularies.encode, feature)
+            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
+            context[feature.name] = column
+            self.counts["unknown_context"] += unknown
+        starts = np.asarray(dataset.event_offsets)[sequence]
+        self.counts["rows"] += piece.rows
+        self._count("unknown_users", user == UNKNOWN)
+        self._count("unknown_items", item == UNKNOWN)
+        self._count("empty_histories", starts == end)
+        sequence, end = sequence.astype(np.int32), end.astype(np.int64)
+        group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
+        examples = Examples(sequence, end, user, group, item, label, context, None)
+        return dataclasses.replace(dataset, splits={"test": examples})
+
+    def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
+        """Return a dataset with the events, and each row's sequence and end of history in it."""
+        if self._events is not None:
+            sequence, end = self._found(piece, users).T
+            return self._dataset, sequence, end
+        histories = self._given(piece, self._vocabularies)
+        offsets = np.cumsum([0, *map(len, histories)])
+        rows = self._vocabularies.item_rows(chain.from_iterable(histories))
+        self._count("unknown_history", rows == UNKNOWN)
+        dataset = dataclasses.replace(self._dataset, event_item=rows, event_offsets=offsets)
+        return dataset, np.arange(piece.rows), offsets[1:]
+
+    def _item_rows(self, cells: list[Any]) -> np.ndarray:
+        items = [as_text(cell) for cell in cells]
+        if "" in items:
+            raise UserError("the item is empty")
+        return self._vocabularies.item_rows(items)
+
+
+class _UserReader(_Reader):
+    """Reads pieces of a table of users as arguments of ``recommend_many``."""
+
+    def __init__(
+        self, table: RequestTable, columns: UserColumns, ranker: Ranker, dataset: Dataset | None
+    ) -> None:
+        super().__init__(table, columns, dataset, LIST_COUNTS)
+        self._vocabularies, self._context = ranker.vocabularies, ranker.schema.context
+        self._dataset = dataset
+        self._names = dataset.vocabulary("item") if dataset and self._events else []
+
+    def requests(self, piece: Piece) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
+        """Return users, histories and contexts."""
+        users, context = self._users(piece), []
+        for feature in self._context:
+            encode = partial(self._vocabularies.encode, feature)
+            self._convert(piece, feature.name, feature.kind, encode)  # names a wrong cell's row
+            context.append(self._table.column(piece, feature.name, feature.kind))
+        names = [feature.name for feature in self._context]
+        contexts = [
+            dict(zip(names, [cells[row] for cells in context], strict=True))
+            for row in range(piece.rows)
+        ]
+        histories = self._histories(piece, users)
+        rows = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
+        self.counts["rows"] += piece.rows
+        self._count("unknown_users", rows == UNKNOWN)
+        self._count("empty_histories", np.array([not events for events in histories]))
+        return users, histories, contexts
+
+    def _histories(self, piece: Piece, users: list[str]) -> list[list[str]]:
+        if self._events is None:
+            return self._given(piece, self._vocabularies)
+        assert self._dataset is not None
+        events, offsets = self._dataset.event_item, np.asarray(self._dataset.event_offsets)
+        return [
+            [self._names[row] for row in events[offsets[sequence] : end]]
+            for sequence, end in self._found(piece, users)
+        ]

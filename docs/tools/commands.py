@@ -31,6 +31,7 @@ GUIDES = {
     "export": ("Export", "export.md"),
     "predict": ("Rank", "ranking.md"),
     "prepare": ("Train on your own log", "training.md#prepare"),
+    "recommend": ("Recommend", "recommending.md"),
     "report": ("Look inside", "inside.md"),
     "reproduce": ("Results", "results.md"),
     "serve": ("Serve", "serving.md"),

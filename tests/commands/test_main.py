@@ -7,7 +7,10 @@ import pytest
 
 from dien_jax import __main__, __version__
 
-COMMANDS = "train evaluate predict prepare compare baselines reproduce explain report export serve"
+COMMANDS = (
+    "train evaluate predict recommend prepare compare baselines reproduce explain report export "
+    "serve"
+)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

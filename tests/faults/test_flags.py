@@ -210,6 +210,7 @@ PATHS = {
     "train": "--data --run-dir --warm-start --preset-file --resume",
     "evaluate": "--data --predictions",
     "predict": "--input --out --data",
+    "recommend": "--users --out --data --candidates --exclude",
     "compare": "--data",
     "baselines": "--out",
     "reproduce": "--data --out",
@@ -227,6 +228,7 @@ PATHS = {
 }
 NEEDED = {
     "predict": ("run", "--input", "queries.csv", "--out", "scores.csv"),
+    "recommend": ("run", "--users", "queries.csv", "--out", "lists.csv"),
     "baselines": ("data",),
     "export": ("run", "--out", "other.dien"),
 }

@@ -18,6 +18,7 @@ from support.fault_programs import PROGRAMS, Preloaded, Program, remove
 pytestmark = [pytest.mark.long, pytest.mark.first]
 PLACES = {
     "predict": 3,
+    "recommend": 1,
     "evaluate": 1,
     "prepare": 3,
     "extend": 1,
@@ -40,7 +41,7 @@ SIGNALS = {
 WAYS = (*ERRORS, *SIGNALS)
 FEW = (errno.ENOSPC, signal.SIGKILL)
 """Ways of the programs that write by the functions of the others."""
-ALIKE = ("evaluate", "export", "reproduce")
+ALIKE = ("recommend", "evaluate", "export", "reproduce")
 
 
 class Whole(NamedTuple):

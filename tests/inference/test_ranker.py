@@ -316,8 +316,8 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
         newer.rank(None, [PEAR, ODD], "Cid", CONTEXT),
         newer.rank(["?", SLASH, PEAR], [PEAR, ODD], "Cid", CONTEXT),
     )
-    newer._vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
-    newer._vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
+    newer.vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
+    newer.vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
     newer.adopt(older)
     assert newer._users._histories["Cid"].rows.tolist() == [0, 1]
     newer.remember("Dan", [])

@@ -108,6 +108,9 @@ PROGRAMS = {
     "predict": Program(
         ("predict", "run", "--input", "queries.csv", "--out", "out"), "out", file_results
     ),
+    "recommend": Program(
+        ("recommend", "run", "--users", "queries.csv", "--out", "out"), "out", file_results
+    ),
     "evaluate": Program(("evaluate", "run", "--predictions", "out"), "out", file_results),
     "export": Program(("export", "run", "--out", "out"), "out", file_results),
     "prepare": Program(_replaced(PREPARE, data="out"), "out", contents),

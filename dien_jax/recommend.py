@@ -1,0 +1,99 @@
+"""List the next items of many users (:mod:`dien_jax.inference.score_table`).
+
+    python -m dien_jax.recommend RUN --users users.csv --top 20 --out lists.parquet
+
+Standard output carries one JSON object of counts.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dien_jax.errors import UserError
+from dien_jax.inference.lists import check_count
+from dien_jax.inference.score_table import USER_COLUMNS, UserColumns, list_for_users
+from dien_jax.utils.command import make_main
+from dien_jax.utils.console import print_result, say
+from dien_jax.utils.text_files import BadLines, read_lines
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """List the next items of every user of a table, of all items.
+
+    A row is a user. Its history is its column `history` (ids, oldest first). Without that column,
+    the history is the user's events in the data folder: those before the row's `timestamp`, or all
+    of them without a column of times. Context features are columns of their names. The lists are
+    written with the columns user, rank, item and score; scores are corrected for how negatives were
+    drawn. Items of a history are left out.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Run folder written by dien_jax.train, or file written by dien_jax.export."""
+    users: Path
+    """Table of users: CSV or TSV with a header, plain or gzip, or Parquet (extra data)."""
+    out: Path
+    """Table to write: Parquet if the name ends in .parquet, else CSV or TSV, plain or gzip."""
+    top: int = 10
+    """Length of a list."""
+    data: Path | None = None
+    """Dataset folder. Default: the run's own."""
+    include_history: tyro.conf.FlagCreatePairsOff[bool] = False
+    """List items of the history too."""
+    candidates: Path | None = None
+    """Text file of the only items that may be listed, one id a line."""
+    exclude: Path | None = None
+    """Text file of items that may not be listed, one id a line."""
+    at_most: dict[str, int] = field(default_factory=dict)
+    """Maximum number of items with the same value of an item feature, such as `category 2`."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace --out even if it is not a table that this command wrote."""
+    columns: Annotated[UserColumns, tyro.conf.arg(name="")] = USER_COLUMNS
+
+
+def _recommend(arguments: Arguments) -> None:
+    check_count("--top", arguments.top)
+    files = arguments.candidates, arguments.exclude
+    candidates, exclude = (None if file is None else _ids(file) for file in files)
+    counts = list_for_users(
+        arguments.model,
+        arguments.users,
+        arguments.out,
+        arguments.data,
+        arguments.columns,
+        n=arguments.top,
+        overwrite=arguments.overwrite,
+        exclude_history=not arguments.include_history,
+        candidates=candidates,
+        exclude=exclude or [],
+        at_most=arguments.at_most,
+    )
+    say(f"{counts['items']:,} items for {counts['rows']:,} users: {arguments.out}")
+    for name, subject in {
+        "unknown_users": "users that training did not see",
+        "unknown_history": "behaviours that training did not see",
+        "unknown_context": "context values that training did not see",
+        "empty_histories": "users with an empty history, who get popular items",
+    }.items():
+        if counts[name]:
+            say(f"{counts[name]:,} {subject}")
+    print_result(json.dumps(counts), arguments.out)
+
+
+def _ids(file: Path) -> list[str]:
+    bad = BadLines()
+    ids = [line for _, line in read_lines(file, bad) if line]
+    if bad.count:
+        raise UserError(f"{bad.examples[0]}; expected one id a line")
+    return ids
+
+
+main = make_main("recommend", tyro.cli, Arguments, _recommend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
