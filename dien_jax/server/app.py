@@ -22,7 +22,14 @@ from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.remembered_users import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics, QueueFullError
-from dien_jax.server.messages import Failure, Status, document, page, validation_failure
+from dien_jax.server.messages import (
+    Failure,
+    Status,
+    context_values,
+    document,
+    page,
+    validation_failure,
+)
 from dien_jax.server.run import ServerOptions
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +58,7 @@ class Application:
         post = partial(Route, methods=["POST"])
         routes = [
             post("/v1/rank", partial(self._post, "rank", None)),
+            post("/v1/recommend", partial(self._post, "recommend", current.recommend)),
             post("/v1/remember", partial(self._post, "remember", current.remember)),
             post("/v1/observe", partial(self._post, "observe", current.observe)),
             Route("/healthz", self._health),
@@ -173,7 +181,7 @@ class _Json(Response):
 
 
 def _rank_request(message: Any) -> RankRequest:
-    context = msgspec.to_builtins(message.context) if message.context else {}
+    context = context_values(message)
     return RankRequest(message.history, message.candidates, message.user, context)
 
 

@@ -23,11 +23,12 @@ import prometheus_client
 from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.inference.bucketed_programs import RankRequest
+from dien_jax.inference.lists import Ranking
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.messages import Ranked, Remembered, request_decoders
+from dien_jax.server.messages import Ranked, Remembered, context_values, request_decoders
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
 
@@ -220,7 +221,7 @@ def require_same_context(current: Schema, newer: Schema) -> None:
 class CurrentModel:
     """The model in use. A thread warms it up and replaces it when there is a newer one.
 
-    ``rank``, ``remember`` and ``observe`` are for the thread of the batcher.
+    ``rank``, ``recommend``, ``remember`` and ``observe`` are for the thread of the batcher.
 
     Attributes:
       served: the model in use; replaced as a whole.
@@ -252,12 +253,30 @@ class CurrentModel:
             if isinstance(outcome, UserError):
                 responses.append(outcome)
                 continue
-            unknown = outcome[2:]
-            self._metrics.candidates.inc(len(outcome.ids))
-            for kind, count in zip(("history", "candidate", "context"), unknown, strict=True):
-                self._metrics.unknown.labels(kind).inc(count)
-            responses.append(Ranked(outcome.ids, outcome.scores.tolist(), *unknown, ranker.step))
+            responses.append(self._answer(outcome, ranker.step))
         return responses
+
+    def recommend(self, message: Any) -> Ranked:
+        """List the next items of a user."""
+        ranker = self.served.ranker
+        listed = ranker.recommend(
+            message.history,
+            message.n,
+            user=message.user,
+            context=context_values(message),
+            exclude_history=message.exclude_history,
+            candidates=message.candidates,
+            exclude=message.exclude,
+            at_most=message.at_most,
+        )
+        return self._answer(listed, ranker.step)
+
+    def _answer(self, ranking: Ranking, step: int) -> Ranked:
+        unknown = ranking[2:]
+        self._metrics.candidates.inc(len(ranking.ids))
+        for kind, count in zip(("history", "candidate", "context"), unknown, strict=True):
+            self._metrics.unknown.labels(kind).inc(count)
+        return Ranked(ranking.ids, ranking.scores.tolist(), *unknown, step)
 
     def remember(self, message: Any) -> Remembered:
         """Remember a user's history."""
@@ -363,7 +382,8 @@ class CurrentModel:
                     raise _StoppedError
 
             options = self._options
-            model.ranker.warm_up(options.max_batch, options.max_candidates, progress)
+            candidates = max(options.max_candidates, model.ranker.schema.num_items)
+            model.ranker.warm_up(options.max_batch, candidates, progress)
             progress(1.0)
 
     def _replace(self, newer: ServedModel) -> None:

@@ -33,7 +33,7 @@ _NAMED = re.compile(r"Object (?:contains unknown|missing required) field '(.*)'"
 
 
 class Ranked(msgspec.Struct):
-    """Ranked candidates, the highest score first."""
+    """Ranked candidates or listed items, the highest score first."""
 
     ids: list[str]
     scores: list[float]
@@ -79,6 +79,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def context_values(message: Any) -> dict[str, Any]:
+    """Return the context of a request by feature."""
+    return msgspec.to_builtins(message.context) if message.context else {}
+
+
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
     """Return the decoders of a model's requests, by the last part of the endpoint's path.
 
@@ -89,12 +94,18 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     names = {f"f{place}": feature.name for place, feature in enumerate(schema.context)}
     cells = zip(names, map(_cell_type, schema.context), strict=True)
     context = msgspec.defstruct("Context", cells, rename=names, bases=(_Request,))
+    of_context = ("context", context) if schema.context else ("context", context | None, None)
+    of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
+    length = Annotated[int, msgspec.Meta(ge=1, le=options.max_candidates)]
     structs: dict[str, list[Any]] = {
-        "Rank": [
-            ("candidates", candidates),
-            ("context", context) if schema.context else ("context", context | None, None),
-            ("history", history | None, None),
-            ("user", _User, None),
+        "Rank": [("candidates", candidates), *of_user],
+        "Recommend": [
+            *of_user,
+            ("n", length, 10),
+            ("exclude_history", bool, True),
+            ("candidates", candidates | None, None),
+            ("exclude", Annotated[list[Id], msgspec.Meta(max_length=options.max_candidates)], []),
+            ("at_most", dict[str, Annotated[int, msgspec.Meta(ge=1)]], {}),
         ],
         "Remember": [("user", Id), ("history", history)],
         "Observe": [("user", Id), ("event", Id)],
@@ -140,6 +151,11 @@ _OPERATIONS = (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
         "Sort candidates by the probability that the user clicks them, given `history` (oldest "
         "event first) or, without it, the remembered history of `user`.",
+    ),
+    (
+        "/v1/recommend", "post", "recommend", Ranked, _ERRORS.keys(),
+        "List the `n` items that the user most probably chooses next, of all items; scores are log "
+        "odds, corrected for how negatives were drawn.",
     ),
     (
         "/v1/remember", "post", "remember", Remembered, _ERRORS.keys() - {404},

@@ -49,6 +49,22 @@ def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None
         assert answer.json()["checkpoint_step"] == 1
 
 
+def test_a_list_is_the_rankers(server, ranker) -> None:
+    body = {"context": {"device": "desk", "query": ["q"]}, "history": [PEAR], "user": "Ann"}
+    filters = {"n": 2, "exclude_history": False, "exclude": [SLASH], "at_most": {"category": 1}}
+    wrong = ({"n": 0}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
+    bodies = (body, body | filters, *({**body, **change} for change in wrong))
+    answers = server.run_calls(
+        *(lambda c, b=one: c.post("/v1/recommend", json=b) for one in bodies)
+    )
+    for one, answer in zip(bodies[:2], answers, strict=False):
+        expected = ranker.recommend(**one)
+        found = answer.json()
+        assert found["ids"] == expected.ids
+        np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-4)
+    assert [answer.status_code for answer in answers[2:]] == [422, 422, 404]
+
+
 def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
     before, requests = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
     batches = server.metric("dien_batch_size_count")
