@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from dien_jax.errors import writing
+from dien_jax.inference.list_metrics import measure_lists
 from dien_jax.runs.trained import is_predictions, load_run, score_split, write_predictions
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
@@ -26,6 +27,9 @@ class Arguments:
     """Dataset folder. Default: the run's own."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to score."""
+    ranking: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure lists over all items too: HR@10, NDCG@10, MRR, coverage and mean popularity, of at
+    most 2,000 clicks on items that are new to their user. Takes a tenth of a second for each."""
     predictions: Path | None = None
     """CSV file to write, with user, item, label and score of every example; ids are raw."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -50,6 +54,8 @@ def evaluate(arguments: Arguments) -> None:
     metrics = scored.metrics()
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
+    if arguments.ranking:
+        metrics |= {"lists": measure_lists(model, split)}
     print_result(json.dumps(metrics, allow_nan=False), file)
 
 

@@ -6,6 +6,7 @@ state may not enter.
 
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.export import export_run
+from dien_jax.inference.list_metrics import measure_lists
 from dien_jax.inference.lists import Ranking
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.score_table import (
@@ -23,5 +24,6 @@ __all__ = [
     "UserColumns",
     "export_run",
     "list_for_users",
+    "measure_lists",
     "score_requests",
 ]

@@ -1,4 +1,4 @@
-"""Metrics of scored examples, intervals of their differences, and diagnostics.
+"""Metrics of scored examples and of lists, intervals of their differences, and diagnostics.
 
 Arrays are ``[n]``: labels are 0 or 1 (1 is a click), scores any numbers that rank the examples,
 higher for a likelier click (log loss and calibration need probabilities), and groups any
@@ -8,7 +8,15 @@ NaN. Plain NumPy: nothing here may know datasets, models or runs.
 """
 
 from dien_jax.metrics.diagnostics import Calibration, PartAuc, auc_by_size, calibration
-from dien_jax.metrics.intervals import Difference, auc_interval, bootstrap, delong, paired_seeds
+from dien_jax.metrics.intervals import (
+    Difference,
+    auc_interval,
+    bootstrap,
+    delong,
+    mean_over_users,
+    paired_seeds,
+)
+from dien_jax.metrics.lists import hit_rate, list_metrics, ndcg, reciprocal_rank, target_rank
 from dien_jax.metrics.scores import (
     METRICS,
     Gauc,
@@ -37,7 +45,13 @@ __all__ = [
     "delong",
     "evaluate_scores",
     "gauc",
+    "hit_rate",
+    "list_metrics",
     "logloss",
+    "mean_over_users",
+    "ndcg",
     "normalised_entropy",
     "paired_seeds",
+    "reciprocal_rank",
+    "target_rank",
 ]

@@ -144,6 +144,28 @@ def bootstrap(
     return dict(zip(METRICS, map(_percentiles, values, columns), strict=True))
 
 
+def mean_over_users(
+    values: np.ndarray, groups: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Difference | None:
+    """Return the mean of values ``[n]``, with an interval over users as :func:`bootstrap` has it.
+
+    ``groups`` ``[n]`` is the user of each value. None with fewer than two users.
+
+    >>> interval = mean_over_users(np.array([1.0, 0.0, 1.0]), np.array([1, 2, 2]))
+    >>> interval.low <= interval.value <= interval.high
+    True
+    """
+    names, user = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return None
+    sums, counts = np.bincount(user, values), np.bincount(user)
+    random, drawn = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        chosen = random.integers(len(names), size=len(names))
+        drawn.append(sums[chosen].sum() / counts[chosen].sum())
+    return _percentiles(float(np.mean(values)), np.array(drawn))
+
+
 def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Difference | None:
     """Return the mean difference of a metric over training seeds, with Student's t interval.
 

@@ -1,0 +1,136 @@
+"""Metrics of the lists that a model makes for the users of a split.
+
+A target is a click on an item that its user had not chosen before. Its list is over all items that
+the user had not chosen before and that have a training event, without a shortlist.
+
+Dimensions: I items.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.errors import UserError
+from dien_jax.inference.bucketed_programs import (
+    BucketedPrograms,
+    EncodedRequest,
+    History,
+    LoadedModel,
+    RankRequest,
+)
+from dien_jax.inference.lists import log_odds
+from dien_jax.metrics.lists import CUT, list_metrics, target_rank
+from dien_jax.runs.trained import TrainedModel
+from dien_jax.utils.console import stage
+
+MOST_TARGETS = 2000
+"""Targets that are drawn from a split with more."""
+TARGETS_AT_ONCE = 64
+
+
+class Target(NamedTuple):
+    """A click of a split: its example, user, item, and all earlier behaviours as rows."""
+
+    example: int
+    group: int
+    item: int
+    history: np.ndarray
+
+
+def list_targets(dataset: Dataset, split: str, most: int = MOST_TARGETS) -> list[Target]:
+    """Return the targets of a split, at most so many, drawn at random."""
+    examples, offsets = dataset.splits[split], np.asarray(dataset.event_offsets)
+    clicks = np.flatnonzero(np.asarray(examples.label) == 1)
+    targets: list[Target] = []
+    for row in np.random.default_rng(0).permutation(clicks):
+        history = dataset.event_item[offsets[examples.sequence[row]] : examples.history_end[row]]
+        item = int(examples.item[row])
+        if item == UNKNOWN or item not in history:
+            targets.append(Target(int(row), int(examples.group[row]), item, np.asarray(history)))
+        if len(targets) == most:
+            break
+    return targets
+
+
+def report_lists(
+    targets: list[Target], scores: Iterable[np.ndarray], popularity: np.ndarray
+) -> dict[str, Any]:
+    """Return :func:`dien_jax.metrics.list_metrics` of targets.
+
+    Args:
+      targets: of :func:`list_targets`.
+      scores: ``[I]`` for each target, which this function changes.
+      popularity: ``[I]``, training events; items without any are on no list.
+    """
+    ranks, lists = [], []
+    for target, own in zip(targets, scores, strict=True):
+        own[popularity == 0] = own[UNKNOWN] = -np.inf
+        own[target.history] = -np.inf
+        ranks.append(target_rank(own, target.item))
+        first = np.flatnonzero(own >= np.partition(own, -CUT)[-CUT:][0])
+        first = first[np.argsort(-own[first], kind="stable")][:CUT]
+        lists.append(first[own[first] > -np.inf])
+    groups = np.array([target.group for target in targets], np.int64)
+    return list_metrics(np.array(ranks), groups, lists, popularity)
+
+
+def measure_lists(
+    model: TrainedModel, split: str = "test", most: int = MOST_TARGETS
+) -> dict[str, Any]:
+    """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
+
+    >>> from dien_jax import load_run
+    >>> from dien_jax.inference import measure_lists
+    >>> metrics = measure_lists(load_run("runs/first"), "test")
+    >>> 0 <= metrics["ndcg_10"] <= metrics["hr_10"] <= 1
+    True
+
+    Args:
+      model: of :func:`dien_jax.load_run`.
+      split: ``"train"``, ``"valid"`` or ``"test"``.
+      most: maximum number of targets; more are drawn at random.
+
+    Raises:
+      UserError: for a model without list offsets.
+    """
+    if model.list_offsets is None:
+        raise UserError("the run has no list_offsets.npy, which lists need: train it again")
+    dataset = model.dataset
+    targets = list_targets(dataset, split, most)
+    with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
+
+        def shown() -> Iterator[np.ndarray]:
+            for done, scores in enumerate(_scores(model, split, targets)):
+                current.share = done / len(targets)
+                yield scores
+
+        popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
+        return report_lists(targets, shown(), popularity)
+
+
+def _scores(model: TrainedModel, split: str, targets: list[Target]) -> Iterator[np.ndarray]:
+    """Yield the corrected log odds of all items for each target, float64 ``[I]``."""
+    dataset, loaded = model.dataset, LoadedModel.from_run(model)
+    programs, offsets = BucketedPrograms(loaded), model.list_offsets
+    assert offsets is not None
+    listed = np.flatnonzero(np.isfinite(offsets)).astype(np.int32)
+    users = dataset.splits[split].user
+    for start in range(0, len(targets), TARGETS_AT_ONCE):
+        some = targets[start : start + TARGETS_AT_ONCE]
+        kept = [one.history[max(len(one.history) - loaded.max_history, 0) :] for one in some]
+        histories = programs.encode([History(rows) for rows in kept])
+        requests = []
+        for target, history in zip(some, histories, strict=True):
+            row = np.array([target.example])
+            context = dataset.context_rows(split, row)
+            user = np.asarray(users[row], np.int32)
+            requests.append(
+                EncodedRequest(RankRequest(None, ()), history, listed, user, context, 0)
+            )
+        for probabilities in programs.score(requests):
+            scores = np.full(len(offsets), -np.inf)
+            scores[listed] = log_odds(probabilities) + offsets[listed]
+            yield scores

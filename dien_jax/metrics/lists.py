@@ -1,0 +1,95 @@
+"""Metrics of lists over all items: the place of the next item of a user, and what is listed.
+
+Dimensions: E targets, each the next item of a user; L lists.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dien_jax.metrics.intervals import mean_over_users
+
+CUT = 10
+"""Length of a list."""
+
+
+def hit_rate(ranks: np.ndarray, k: int = CUT) -> np.ndarray:
+    """Return 1 for each target among the first k of its list, else 0: float64 ``[E]``.
+
+    The mean is HR@k, the same as recall@k, as every list has one target. ``ranks`` ``[E]`` begin at
+    1; infinity is that of an item that cannot be listed.
+
+    >>> hit_rate(np.array([1, 10, 11, np.inf])).tolist()
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    return (np.asarray(ranks, np.float64) <= k).astype(np.float64)
+
+
+def ndcg(ranks: np.ndarray, k: int = CUT) -> np.ndarray:
+    """Return 1 / log2(1 + rank) of each target among the first k, else 0: float64 ``[E]``.
+
+    The mean is NDCG@k with one relevant item. Source: Järvelin and Kekäläinen, ACM TOIS 2002.
+
+    >>> ndcg(np.array([1, 3, 11, np.inf])).tolist()
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    return hit_rate(ranks, k) / np.log2(1 + np.asarray(ranks, np.float64))
+
+
+def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
+    """Return 1 / rank of each target, float64 ``[E]``; the mean is MRR.
+
+    >>> reciprocal_rank(np.array([1, 4, np.inf])).tolist()
+    [1.0, 0.25, 0.0]
+    """
+    return 1 / np.asarray(ranks, np.float64)
+
+
+def target_rank(scores: np.ndarray, target: int) -> float:
+    """Return the rank of a target among items, from 1; infinity if it cannot be listed.
+
+    ``scores`` ``[I]`` are minus infinity for items that cannot be listed. Equal scores are in the
+    order of items.
+
+    >>> target_rank(np.array([-np.inf, 0.5, 0.9, 0.5]), 3), target_rank(np.array([-np.inf]), 0)
+    (3.0, inf)
+    """
+    own = scores[target]
+    if own == -np.inf:
+        return np.inf
+    return float(1 + np.count_nonzero(scores > own) + np.count_nonzero(scores[:target] == own))
+
+
+def list_metrics(
+    ranks: np.ndarray, users: np.ndarray, lists: list[np.ndarray], popularity: np.ndarray
+) -> dict[str, Any]:
+    """Return the metrics of lists by name.
+
+    Args:
+      ranks: ``[E]``, rank of each target from 1; infinity for one that cannot be listed.
+      users: integers ``[E]``, the user of each target.
+      lists: L arrays of items, the first ``CUT`` of each list.
+      popularity: ``[I]``, training events of each item.
+
+    Returns:
+      ``hr_10``, ``ndcg_10`` and ``mrr`` (None without targets), and the ends of their 95% intervals
+      over users, such as ``hr_10_interval`` (None with a single user); ``coverage``, the share of
+      items with a training event that are on a list; ``mean_popularity``, the mean of their
+      training events over places of lists; ``targets``, the number of targets.
+
+    >>> ranks, lists = np.array([1, np.inf]), [np.array([1]), np.array([2])]
+    >>> metrics = list_metrics(ranks, np.array([0, 1]), lists, np.array([0, 6, 2, 1]))
+    >>> metrics["hr_10"], round(metrics["coverage"], 2), metrics["mean_popularity"]
+    (0.5, 0.67, 4.0)
+    """
+    terms = {"hr_10": hit_rate(ranks), "ndcg_10": ndcg(ranks), "mrr": reciprocal_rank(ranks)}
+    values: dict[str, Any] = {}
+    for name, each in terms.items():
+        values[name] = float(each.mean()) if len(each) else None
+        interval = mean_over_users(each, users)
+        values[f"{name}_interval"] = None if interval is None else [interval.low, interval.high]
+    listed = np.concatenate([np.zeros(0, np.int64), *lists])
+    known = int(np.count_nonzero(popularity))
+    values["coverage"] = len(np.unique(listed)) / known if known else None
+    values["mean_popularity"] = float(popularity[listed].mean()) if len(listed) else None
+    return values | {"targets": len(ranks)}
