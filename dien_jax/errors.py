@@ -47,6 +47,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def encodable(text: str) -> str:
+    r"""Return text with what UTF-8 cannot hold, lone surrogates, as ``\\udXXX``."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def printable(text: str) -> str:
     r"""Return text from a file on one line, with unprintable characters as ``\\uXXXX``.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
-from dien_jax.errors import UserError, printable, suggestion
+from dien_jax.errors import UserError, encodable, printable, suggestion
 from dien_jax.inference.lists import Ranking
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
@@ -213,8 +213,7 @@ def writing_lists(out: Path) -> Iterator[Callable[[Sequence[str], Sequence[Ranki
     def rows(users: Sequence[str], lists: Sequence[Ranking]) -> Iterator[tuple[Any, ...]]:
         for user, listed in zip(users, lists, strict=True):
             for place, (item, score) in enumerate(zip(listed.ids, listed.scores, strict=True), 1):
-                # A dataset folder may hold text that UTF-8 cannot.
-                yield user, place, item.encode(errors="backslashreplace").decode(), score
+                yield user, place, encodable(item), score
 
     if out.suffix == ".parquet":
         require("data", "writing Parquet")

@@ -1,6 +1,6 @@
-"""Scoring every row of a table of requests, and listing the next items of every row's user.
+"""Scoring every row of a table of requests.
 
-A row is a user, and an item to score. Its history is the first of these that is available:
+A row is a user and an item. Its history is the first of these that is available:
 
 1. the ids in its column ``history``, oldest first;
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
@@ -21,20 +21,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dien_jax.data.columns import Examples
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.request_tables import (
     Piece,
     RequestTable,
     find_column,
-    is_lists,
     open_requests,
-    writing_lists,
 )
 from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
@@ -47,8 +44,6 @@ COUNTS = (
     "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
     "empty_histories",
 )  # fmt: skip
-LIST_COUNTS = ("rows", "items", *(name for name in COUNTS[1:] if name != "unknown_items"))
-USERS_PER_PIECE = 512
 USES: dict[str, Use] = {
     "user": "categorical",
     "item": "categorical",
@@ -94,7 +89,6 @@ class RequestColumns(UserColumns):
 
 
 DEFAULT_COLUMNS = RequestColumns()
-USER_COLUMNS = UserColumns()
 AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
@@ -138,10 +132,10 @@ def score_requests(
     requests = open_requests(table)
     inputs = (table, Path(run_dir), None if data is None else Path(data))
     check_out(out, is_ours=requests.is_scored, overwrite=overwrite, inputs=inputs)
-    columns = _found_columns(requests, columns)
+    columns = found_columns(requests, columns)
     trained = load_run(run_dir, data)
-    _find_context(requests, trained.dataset.schema)
-    say(f"histories: {_described(columns, trained.dataset)}")
+    find_context(requests, trained.dataset.schema)
+    say(f"histories: {described(columns, trained.dataset)}")
     config = trained.run.config
     predict = make_predict_step(config, trained.dataset.schema)
     step = partial(predict, logit_map=trained.logit_map(in_use=True))
@@ -161,87 +155,7 @@ def score_requests(
     return counts
 
 
-def list_for_users(
-    model: str | Path,
-    table: str | Path,
-    out: str | Path,
-    data: str | Path | None = None,
-    columns: UserColumns = USER_COLUMNS,
-    *,
-    n: int = 20,
-    overwrite: bool = False,
-    **filters: Any,
-) -> dict[str, int]:
-    r"""List the next items of the user of every row of a table, and write the lists.
-
-    >>> from pathlib import Path
-    >>> from dien_jax import Ranker
-    >>> from dien_jax.inference import list_for_users
-    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
-    >>> header = ",".join(["user", *context])
-    >>> _ = Path("users.csv").write_text(f"{header}\nAnn{',' * len(context)}\n")
-    >>> list_for_users("runs/first", "users.csv", "lists.csv", n=3)["items"]
-    3
-
-    Args:
-      model: run folder, or an exported file.
-      table: CSV or TSV with a header, or Parquet; a row for each list.
-      out: table to write with the columns user, rank, item and score: Parquet if its name ends in
-        ``.parquet``, else CSV or TSV.
-      data: dataset folder; None for the one of the run, or none for an exported file, which then
-        needs a column of histories.
-      columns: names of the table's columns.
-      n: length of the lists.
-      overwrite: replace ``out`` even if it is not a table of lists.
-      filters: further arguments of :meth:`dien_jax.Ranker.recommend`.
-
-    Returns:
-      The number of ``rows`` and listed ``items``, and of ``unknown_users``, ``unknown_history``,
-      ``unknown_context`` and ``empty_histories``.
-
-    Raises:
-      UserError: see :func:`score_requests`, and for filters that are refused.
-    """
-    out, table, model = Path(out), Path(table), Path(model)
-    requests = open_requests(table)
-    inputs = (table, model, None if data is None else Path(data))
-    check_out(out, is_ours=is_lists, overwrite=overwrite, inputs=inputs)
-    columns = _found_columns(requests, columns)
-    dataset: Dataset | None = None
-    if model.is_dir():
-        trained = load_run(model, data)
-        ranker, dataset = Ranker(trained, separator=columns.separator), trained.dataset
-    else:
-        ranker = Ranker(model, separator=columns.separator)
-        if data is not None:
-            dataset = open_dataset(data)
-    ranker.recommend_many([], n, **filters)  # refuses wrong filters
-    _find_context(requests, ranker.schema)
-    if dataset is not None:
-        say(f"histories: {_described(columns, dataset)}")
-    elif columns.history is None:
-        raise UserError(
-            f"{model} is an exported file, which has no events: give --data DATA, or {table} a "
-            f"column 'history'"
-        )
-    reader = _UserReader(requests, columns, ranker, dataset)
-    counts = reader.counts
-    progress = stage(f"listing items for {table}", requests.share)
-    with writing(out, "--out"), progress as current, writing_lists(out) as write:
-        for piece in requests.pieces(USERS_PER_PIECE):
-            users, histories, contexts = reader.requests(piece)
-            lists = ranker.recommend_many(histories, n, users=users, contexts=contexts, **filters)
-            write(users, lists)
-            counts["items"] += sum(len(listed.ids) for listed in lists)
-            counts["unknown_history"] += sum(listed.unknown_history for listed in lists)
-            counts["unknown_context"] += sum(listed.unknown_context for listed in lists)
-            current.note = f"{counts['rows']:,} rows"
-        if not counts["rows"]:
-            raise UserError(f"{table} has no rows")
-    return counts
-
-
-def _found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
+def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
     """Return the columns with those that a table has by default; refuse what cannot be read."""
     if not columns.separator:
         raise UserError("--separator must not be empty")
@@ -258,7 +172,8 @@ def _found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
     return columns
 
 
-def _find_context(requests: RequestTable, schema: Schema) -> None:
+def find_context(requests: RequestTable, schema: Schema) -> None:
+    """Check that a table has the columns of the context features."""
     for feature in schema.context:
         find_column(requests, feature.name, "a context feature of the run", feature.kind)
 
@@ -274,7 +189,8 @@ def _refuse_shared_columns(columns: UserColumns) -> None:
             flags[column] = flag
 
 
-def _described(columns: UserColumns, dataset: Dataset) -> str:
+def described(columns: UserColumns, dataset: Dataset) -> str:
+    """Return where histories come from, in words."""
     if columns.history:
         ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
         return f"column {columns.history!r}{ignored}"
@@ -283,43 +199,44 @@ def _described(columns: UserColumns, dataset: Dataset) -> str:
     return f"all of each user's events in {dataset.path}, as there is no column of times"
 
 
-class _Reader:
+class Reader:
     """Reads the columns of pieces of a table; ``counts`` are totals over all pieces."""
 
     def __init__(
         self, table: RequestTable, columns: UserColumns, dataset: Dataset | None, counts: Any
     ) -> None:
-        self._table, self._columns = table, columns
-        self._events = None if columns.history or dataset is None else UserEvents(dataset)
+        self.table, self.columns = table, columns
+        self.events = None if columns.history or dataset is None else UserEvents(dataset)
         self.counts = dict.fromkeys(counts, 0)
 
-    def _users(self, piece: Piece) -> list[str]:
-        return self._convert(
-            piece, self._columns.user, USES["user"], lambda cells: list(map(as_text, cells))
+    def users(self, piece: Piece) -> list[str]:
+        """Return the column of users."""
+        return self.convert(
+            piece, self.columns.user, USES["user"], lambda cells: list(map(as_text, cells))
         )
 
-    def _given(self, piece: Piece, vocabularies: Vocabularies) -> list[list[str]]:
+    def given(self, piece: Piece, vocabularies: Vocabularies) -> list[list[str]]:
         """Return the column of histories."""
-        assert self._columns.history is not None
-        cells = self._table.column(piece, self._columns.history, USES["history"])
+        assert self.columns.history is not None
+        cells = self.table.column(piece, self.columns.history, USES["history"])
         return [vocabularies.events(cell) for cell in cells]
 
-    def _found(self, piece: Piece, users: list[str]) -> np.ndarray:
+    def found(self, piece: Piece, users: list[str]) -> np.ndarray:
         """Return each user's sequence in the data folder and the end of the history, ``[n, 2]``."""
-        column, events = self._columns.timestamp, self._events
+        column, events = self.columns.timestamp, self.events
         assert events is not None
         times: list[int | None] = [None] * piece.rows
         if column is not None:
-            times = self._convert(
+            times = self.convert(
                 piece, column, USES["timestamp"], lambda cells: list(map(events.time, cells))
             )
         return np.array([events.find(*pair) for pair in zip(users, times, strict=True)])
 
-    def _convert(
+    def convert(
         self, piece: Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
     ) -> Values:
         """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
-        cells = self._table.column(piece, column, use)
+        cells = self.table.column(piece, column, use)
         try:
             return convert(cells)
         except UserError:
@@ -327,15 +244,16 @@ class _Reader:
                 try:
                     convert([cell])
                 except UserError as error:
-                    where = self._table.where(place)
+                    where = self.table.where(place)
                     raise UserError(f"{where}: column {column!r}: {error}") from error
             raise
 
-    def _count(self, name: str, rows: np.ndarray) -> None:
+    def count_rows(self, name: str, rows: np.ndarray) -> None:
+        """Add the number of rows that are true to a count."""
         self.counts[name] += int(np.count_nonzero(rows))
 
 
-class _Encoder(_Reader):
+class _Encoder(Reader):
     """Turns pieces of a table into datasets."""
 
     def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
@@ -346,21 +264,21 @@ class _Encoder(_Reader):
     def examples(self, piece: Piece) -> Dataset:
         """Return the dataset with the rows of a piece as its test examples."""
         vocabularies = self._vocabularies
-        users = self._users(piece)
+        users = self.users(piece)
         user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
-        item = self._convert(piece, self._item_column, USES["item"], self._item_rows)
+        item = self.convert(piece, self._item_column, USES["item"], self._item_rows)
         dataset, sequence, end = self._histories(piece, users)
         context = {}
         for feature in dataset.schema.context:
             encode = partial(vocabularies.encode, feature)
-            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
+            column, unknown = self.convert(piece, feature.name, feature.kind, encode)
             context[feature.name] = column
             self.counts["unknown_context"] += unknown
         starts = np.asarray(dataset.event_offsets)[sequence]
         self.counts["rows"] += piece.rows
-        self._count("unknown_users", user == UNKNOWN)
-        self._count("unknown_items", item == UNKNOWN)
-        self._count("empty_histories", starts == end)
+        self.count_rows("unknown_users", user == UNKNOWN)
+        self.count_rows("unknown_items", item == UNKNOWN)
+        self.count_rows("empty_histories", starts == end)
         sequence, end = sequence.astype(np.int32), end.astype(np.int64)
         group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
         examples = Examples(sequence, end, user, group, item, label, context, None)
@@ -368,13 +286,13 @@ class _Encoder(_Reader):
 
     def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
         """Return a dataset with the events, and each row's sequence and end of history in it."""
-        if self._events is not None:
-            sequence, end = self._found(piece, users).T
+        if self.events is not None:
+            sequence, end = self.found(piece, users).T
             return self._dataset, sequence, end
-        histories = self._given(piece, self._vocabularies)
+        histories = self.given(piece, self._vocabularies)
         offsets = np.cumsum([0, *map(len, histories)])
         rows = self._vocabularies.item_rows(chain.from_iterable(histories))
-        self._count("unknown_history", rows == UNKNOWN)
+        self.count_rows("unknown_history", rows == UNKNOWN)
         dataset = dataclasses.replace(self._dataset, event_item=rows, event_offsets=offsets)
         return dataset, np.arange(piece.rows), offsets[1:]
 
@@ -383,44 +301,3 @@ class _Encoder(_Reader):
         if "" in items:
             raise UserError("the item is empty")
         return self._vocabularies.item_rows(items)
-
-
-class _UserReader(_Reader):
-    """Reads pieces of a table of users as arguments of ``recommend_many``."""
-
-    def __init__(
-        self, table: RequestTable, columns: UserColumns, ranker: Ranker, dataset: Dataset | None
-    ) -> None:
-        super().__init__(table, columns, dataset, LIST_COUNTS)
-        self._vocabularies, self._context = ranker.vocabularies, ranker.schema.context
-        self._dataset = dataset
-        self._names = dataset.vocabulary("item") if dataset and self._events else []
-
-    def requests(self, piece: Piece) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
-        """Return users, histories and contexts."""
-        users, context = self._users(piece), []
-        for feature in self._context:
-            encode = partial(self._vocabularies.encode, feature)
-            self._convert(piece, feature.name, feature.kind, encode)  # names a wrong cell's row
-            context.append(self._table.column(piece, feature.name, feature.kind))
-        names = [feature.name for feature in self._context]
-        contexts = [
-            dict(zip(names, [cells[row] for cells in context], strict=True))
-            for row in range(piece.rows)
-        ]
-        histories = self._histories(piece, users)
-        rows = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
-        self.counts["rows"] += piece.rows
-        self._count("unknown_users", rows == UNKNOWN)
-        self._count("empty_histories", np.array([not events for events in histories]))
-        return users, histories, contexts
-
-    def _histories(self, piece: Piece, users: list[str]) -> list[list[str]]:
-        if self._events is None:
-            return self._given(piece, self._vocabularies)
-        assert self._dataset is not None
-        events, offsets = self._dataset.event_item, np.asarray(self._dataset.event_offsets)
-        return [
-            [self._names[row] for row in events[offsets[sequence] : end]]
-            for sequence, end in self._found(piece, users)
-        ]

@@ -84,9 +84,9 @@ def list_metrics(
     """
     terms = {"hr_10": hit_rate(ranks), "ndcg_10": ndcg(ranks), "mrr": reciprocal_rank(ranks)}
     values: dict[str, Any] = {}
-    for name, each in terms.items():
-        values[name] = float(each.mean()) if len(each) else None
-        interval = mean_over_users(each, users)
+    for name, gains in terms.items():
+        values[name] = float(gains.mean()) if len(gains) else None
+        interval = mean_over_users(gains, users)
         values[f"{name}_interval"] = None if interval is None else [interval.low, interval.high]
     listed = np.concatenate([np.zeros(0, np.int64), *lists])
     known = int(np.count_nonzero(popularity))

@@ -21,7 +21,7 @@ import msgspec
 import prometheus_client
 
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError, encodable, reading
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.lists import Ranking
 from dien_jax.inference.ranker import Ranker
@@ -276,7 +276,7 @@ class CurrentModel:
         self._metrics.candidates.inc(len(ranking.ids))
         for kind, count in zip(("history", "candidate", "context"), unknown, strict=True):
             self._metrics.unknown.labels(kind).inc(count)
-        return Ranked(ranking.ids, ranking.scores.tolist(), *unknown, step)
+        return Ranked([*map(encodable, ranking.ids)], ranking.scores.tolist(), *unknown, step)
 
     def remember(self, message: Any) -> Remembered:
         """Remember a user's history."""

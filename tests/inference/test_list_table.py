@@ -10,7 +10,7 @@ from support import small_dataset
 from support.tiny_run import refused_by
 
 from dien_jax import recommend
-from dien_jax.inference import score_table
+from dien_jax.inference import list_table
 
 pytestmark = pytest.mark.long
 
@@ -59,7 +59,7 @@ def without_scores(rows) -> list[list[str]]:
 def test_histories_come_from_the_data_folder(
     pieces, run, ranker, tmp_path, monkeypatch, capfd
 ) -> None:
-    monkeypatch.setattr(score_table, "USERS_PER_PIECE", pieces)
+    monkeypatch.setattr(list_table, "USERS_PER_PIECE", pieces)
     out = tmp_path / "lists.tsv.gz"
     users = table(tmp_path / "users.csv")
     assert recommend.main([str(run), "--users", str(users), "--top", "2", "--out", str(out)]) == 0

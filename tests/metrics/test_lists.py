@@ -46,7 +46,8 @@ def test_ranks_leave_out_what_was_chosen_before_and_items_without_a_training_eve
     popularity[5] = 0
     scores = [np.arange(60.0) for _ in targets]
     found = report_lists(targets, scores, popularity)
-    allowed = [set(range(1, 60)) - {5} - {*target.history} for target in targets]
+    listed_items = {*np.flatnonzero(popularity).tolist()} - {0}
+    allowed = [listed_items - {*target.history} for target in targets]
     ranks = [
         1 + sum(item > target.item for item in items) if target.item in items else np.inf
         for target, items in zip(targets, allowed, strict=True)

@@ -1,0 +1,138 @@
+"""Lists over all items: accuracy beside simple rules, and time.
+
+    python -m benchmarks.recommend RUN [--targets N] [--json FILE]
+
+Targets are clicks of the test split on items that are new to their user, ranked among all such
+items. ``popularity`` lists the most popular items. ``co-occurrence`` lists by the cosine of the
+training users who chose the item and the last event, ties by popularity. ``same category`` lists
+the most popular items of the last event's value of the first categorical item feature. ``raw``
+is the model without the correction for how negatives were drawn. RecBole's models have a script of
+their own, ``benchmarks/peers/recbole_lists.py``.
+
+``share_found`` is the mean share of the exact first ten that two stages find. Times are of lists of
+ten for one user with as many events as stated, and for many with their own histories.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings, timed_row
+from dien_jax import Ranker, load_run
+from dien_jax.data.dataset import Dataset
+from dien_jax.inference.list_metrics import (
+    MOST_TARGETS,
+    Target,
+    list_targets,
+    measure_lists,
+    report_lists,
+)
+from dien_jax.runs.trained import TrainedModel
+
+TOP = 10
+EVENTS = (8, 20, 100)
+CALLS = 10
+USERS = 200
+COLUMNS = ("case", "hr_10", "ndcg_10", "mrr", "coverage", "mean_popularity", "targets",
+           "share_found", "median_ms", "users_per_second")  # fmt: skip
+
+
+def rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
+    """Return the scores ``[I]`` of rules for a target, by name."""
+    popularity = np.asarray(dataset.popularity, np.float64)
+    share = popularity / max(popularity.sum(), 1)  # below 1, for ties
+    found: dict[str, Callable[[Target], np.ndarray]] = {"popularity": lambda _: share.copy()}
+    counts = dataset.statistics.values.get(dataset.schema.item[0].name)
+    if counts is not None:
+
+        def cooccurrence(target: Target) -> np.ndarray:
+            scores = share * 1e-9
+            if len(target.history):
+                last = target.history[-1]
+                pairs = slice(counts.offsets[last], counts.offsets[last + 1])
+                other = counts.other[pairs]
+                norm = np.sqrt((counts.count[last] + 1.0) * (counts.count[other] + 1.0))
+                scores[other] += counts.together[pairs] / norm
+            return scores
+
+        found["co-occurrence with the last event"] = cooccurrence
+    names = [feature.name for feature in dataset.schema.item[1:] if feature.kind == "categorical"]
+    if names:
+        values = np.asarray(dataset.items[names[0]].values)
+
+        def same(target: Target) -> np.ndarray:
+            scores = share.copy()
+            if len(target.history):
+                scores += values == values[target.history[-1]]
+            return scores
+
+        found[f"same {names[0]}, by popularity"] = same
+    return found
+
+
+def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
+    """Return a row of metrics for the model, with and without the correction, and each rule."""
+    assert model.list_offsets is not None
+    popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
+    raw = np.where(np.isfinite(model.list_offsets), 0, -np.inf).astype(np.float32)
+    rows = {
+        model.run.preset: measure_lists(model, "test", most),
+        f"{model.run.preset}, raw": measure_lists(model._replace(list_offsets=raw), "test", most),
+    }
+    targets = list_targets(model.dataset, "test", most)
+    for name, score in rules(model.dataset).items():
+        rows[name] = report_lists(targets, map(score, targets), popularity)
+    machine = {"benchmark": "recommend", **surroundings()}
+    return [machine | {"case": name} | row for name, row in rows.items()]
+
+
+def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
+    """Yield rows of times, and of the share that two stages find."""
+    names = model.dataset.vocabulary("item")
+    histories = [
+        [names[row] for row in target.history]
+        for target in list_targets(model.dataset, "test", USERS)
+    ]
+    random, exact = np.random.default_rng(0), Ranker(model, exact_items=len(names))
+    staged = Ranker(model, exact_items=TOP)
+    context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
+    contexts = [context] * len(histories)
+    lists = []
+    for stages, ranker in (("exact", exact), ("two stages", staged)):
+        for events in EVENTS:
+            spent = []
+            for call in range(CALLS + 1):
+                history = random.choice(names[1:], events).tolist()
+                start = time.perf_counter()
+                ranker.recommend(history, TOP, context=context)
+                spent += [1e3 * (time.perf_counter() - start)] if call else []
+            yield timed_row("recommend", spent, case=f"{stages}, one user, {events} events")
+        ranker.recommend_many(histories, TOP, contexts=contexts)
+        start = time.perf_counter()
+        lists.append(ranker.recommend_many(histories, TOP, contexts=contexts))
+        seconds = time.perf_counter() - start
+        row = timed_row("recommend", [1e3 * seconds], case=f"{stages}, {len(histories)} users")
+        row["users_per_second"] = len(histories) / seconds
+        if stages == "two stages":
+            pairs = zip(*lists, strict=True)
+            row["share_found"] = np.mean([len({*a.ids} & {*b.ids}) / len(a.ids) for a, b in pairs])
+        yield row
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure lists; print and write the rows."""
+    parser = make_parser(__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="clicks to list for")
+    options = parse(parser, argv)
+    model = load_run(options.run)
+    rows = [*accuracy(model, options.targets), *times(model)]
+    report(options, [dict.fromkeys(COLUMNS, "") | row for row in rows], COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
