@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 from dien_kernels import assume, fused
-from dien_kernels.api import Precision
-from dien_kernels.choice import KERNELS, Implementation, backend
+from dien_kernels.choice import KERNELS, backend
 from dien_kernels.contract import Plan, Shape
-from dien_kernels.reference import Cell, Form
+from dien_kernels.options import Form, Implementation, Precision
+from dien_kernels.reference import Cell
 
 from benchmarks.common.absent_devices import DEVICES, absent_device, compile_for
 from benchmarks.common.cases import Case, schema_of

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights, agru, augru, devices, gru
 from dien_kernels.agreement import TOLERANCES
-from dien_kernels.api import Precision
-from dien_kernels.choice import KERNELS, Implementation, require
-from dien_kernels.reference import Form
+from dien_kernels.choice import KERNELS, require
+from dien_kernels.options import Form, Implementation, Precision
 
 from benchmarks.common.cases import CASES, Case
 from benchmarks.common.comparison import Contender, measure

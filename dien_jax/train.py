@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from dien_kernels import load_native_in_background
 
 from dien_jax.config.distributed import DistributedConfig
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
@@ -158,6 +157,8 @@ def run(arguments: Arguments) -> "RunResult":
     """Train, or resume, until the end or a signal."""
     config = Config(arguments.model, arguments.optim, arguments.train)
     if arguments.resume is None and config.model.may_be_native and not config.train.deterministic:
+        from dien_kernels import load_native_in_background  # imported here: --help needs no JAX
+
         load_native_in_background()  # JAX looks for devices: deterministic must be set before
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 from dien_kernels import Blocks, augru
-from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, backend
 from dien_kernels.contract import Plan
+from dien_kernels.options import Precision
 
 from benchmarks.common.cases import Case
 from benchmarks.common.report import make_parser, parse, write_rows

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights, devices
 from dien_kernels.agreement import TOLERANCES
-from dien_kernels.choice import Implementation
-from dien_kernels.reference import Form
+from dien_kernels.options import Form, Implementation
 
 from benchmarks.common.comparison import deviation
 from benchmarks.common.report import make_parser

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dien_kernels import Form, Implementation, NetworkImplementation, Precision
+from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
 from dien_jax.errors import UserError, suggestion
 

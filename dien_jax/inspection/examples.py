@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights
-from dien_kernels.reference import Form
+from dien_kernels.options import Form
 from jaxtyping import Array, Float
 
 from dien_jax.config.presets import member_name

@@ -5,24 +5,43 @@ attentions. ``attention_weights``, ``candidate_attention`` (many candidates of o
 ``auxiliary_loss`` are the networks beside them.
 ``explain`` and ``explain_network`` return the implementation that they choose, ``instruction_set``
 that of the native kernels for CPUs, which ``load_native_in_background`` compiles beforehand.
-Implementations are in ``backends/``. This package imports jax and nothing else.
+Implementations are in ``backends/``. This package imports jax and nothing else, and each name when
+it is first used: ``dien_kernels.options`` is there without JAX.
 """
 
-from dien_kernels.agreement import Network
-from dien_kernels.api import Precision, agru, augru, explain, gru
-from dien_kernels.choice import Choice, Implementation, load_native_in_background
-from dien_kernels.contract import Blocks
-from dien_kernels.devices import Device, assume, interpreted
-from dien_kernels.native.library import instruction_set
-from dien_kernels.networks import (
-    NetworkImplementation,
-    attention_weights,
-    auxiliary_loss,
-    candidate_attention,
-    explain_network,
-)
-from dien_kernels.reference import Dense, Form, Weights, masked_softmax
-from dien_kernels.shared_history import SharedCell, last_states
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dien_kernels.agreement import Network
+    from dien_kernels.api import agru, augru, explain, gru
+    from dien_kernels.choice import Choice, load_native_in_background
+    from dien_kernels.contract import Blocks
+    from dien_kernels.devices import Device, assume, interpreted
+    from dien_kernels.native.library import instruction_set
+    from dien_kernels.networks import (
+        attention_weights,
+        auxiliary_loss,
+        candidate_attention,
+        explain_network,
+    )
+    from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
+    from dien_kernels.reference import Dense, Weights, masked_softmax
+    from dien_kernels.shared_history import SharedCell, last_states
+
+_MODULES = {
+    "agreement": ("Network",),
+    "api": ("agru", "augru", "explain", "gru"),
+    "choice": ("Choice", "load_native_in_background"),
+    "contract": ("Blocks",),
+    "devices": ("Device", "assume", "interpreted"),
+    "native.library": ("instruction_set",),
+    "networks": ("attention_weights", "auxiliary_loss", "candidate_attention", "explain_network"),
+    "options": ("Form", "Implementation", "NetworkImplementation", "Precision"),
+    "reference": ("Dense", "Weights", "masked_softmax"),
+    "shared_history": ("SharedCell", "last_states"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Blocks",
@@ -51,3 +70,15 @@ __all__ = [
     "load_native_in_background",
     "masked_softmax",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -4,19 +4,16 @@ Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from dien_kernels import devices, fused, reference
 from dien_kernels.checks import Shapes, check_arrays, check_name, refuse, reverse_mode_only
-from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
+from dien_kernels.choice import KERNELS, Choice, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
-from dien_kernels.reference import Cell, Form, Inputs, Weights
-
-Precision = Literal["default", "high", "highest"]
-"""Precision of the matmuls, as in ``jax.default_matmul_precision``: highest is float32."""
+from dien_kernels.options import Form, Implementation, Precision
+from dien_kernels.reference import Cell, Inputs, Weights
 
 
 def gru(

@@ -5,7 +5,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, NoReturn, get_args
 
-from dien_kernels.reference import Form, Weights
+from dien_kernels.options import Form
+from dien_kernels.reference import Weights
 
 # An array or None, and its expected shape, by the argument's name.
 Shapes = dict[str, tuple[Any, tuple[Any, ...]]]

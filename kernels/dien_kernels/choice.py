@@ -12,15 +12,13 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from dien_kernels import agreement, devices, fused
 from dien_kernels.contract import Backend, Blocks, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.native import build, library
-
-Implementation = Literal["auto", "reference", "xla", "native", "mosaic_tpu", "mosaic_gpu", "triton"]
-"""Names of the implementations; auto chooses one for the device and the shape."""
+from dien_kernels.options import Implementation
 
 
 class Kernel(NamedTuple):

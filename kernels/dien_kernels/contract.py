@@ -37,7 +37,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from dien_kernels.reference import Cell, Form
+from dien_kernels.options import Form
+from dien_kernels.reference import Cell
 
 Layout = Literal["tbh", "thb"]
 Leaf = Any  # an array or None; a reference within a kernel, a block or shape around one

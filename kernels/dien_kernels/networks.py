@@ -3,21 +3,17 @@
 Dimensions: B batch (rows), T steps, N sampled behaviours of a position, D behaviour, H state.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from dien_kernels import agreement, candidates, devices, reference, xla_networks
 from dien_kernels.agreement import Network
 from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
-from dien_kernels.choice import Choice, Implementation, first_that_agrees, require
+from dien_kernels.choice import Choice, first_that_agrees, require
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
+from dien_kernels.options import Implementation, NetworkImplementation
 from dien_kernels.reference import Layers
-
-NetworkImplementation = Literal["auto", "reference", "xla", "native"]
-"""Implementations of networks; auto takes native on a CPU where it agrees with the oracle."""
 
 
 def attention_weights(

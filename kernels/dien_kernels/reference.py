@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dien_kernels.options import Form
+
 Cell = Literal["gru", "agru", "augru"]
-Form = Literal["paper", "authors"]
-"""Published definitions of the gates: the paper's equations, and those of the authors' program."""
 
 
 class Weights(NamedTuple):

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels import candidates, reference
-from dien_kernels.api import Precision
 from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
 from dien_kernels.native import networks as native
-from dien_kernels.networks import NetworkImplementation, chosen
-from dien_kernels.reference import Form, Inputs, Weights
+from dien_kernels.networks import chosen
+from dien_kernels.options import Form, NetworkImplementation, Precision
+from dien_kernels.reference import Inputs, Weights
 
 SharedCell = Literal["aigru", "agru", "augru"]
 """Recurrences that attention enters, of which :func:`last_states` has the last state."""
