@@ -55,7 +55,8 @@ class Ranking(NamedTuple):
         """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame({"item": self.ids, "score": self.scores})
+        items = pd.Series(self.ids, dtype=object)  # ids of any log, which need not be Unicode
+        return pd.DataFrame({"item": items, "score": self.scores})
 
 
 class ListOptions(NamedTuple):
