@@ -29,7 +29,7 @@ class Arguments:
     """Split to score."""
     ranking: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure lists over all items too: HR@10, NDCG@10, MRR, coverage and mean popularity, of at
-    most 2,000 clicks on items that are new to their user. Takes a tenth of a second for each."""
+    most 2,000 clicks on items that are new to their user. Takes a fraction of a second for each."""
     predictions: Path | None = None
     """CSV file to write, with user, item, label and score of every example; ids are raw."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False

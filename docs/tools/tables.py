@@ -69,6 +69,25 @@ CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_differe
 WITHOUT_LOSS = "wide_augru"
 
 TABLES: dict[str, list[Sequence[str]]] = {
+    "lists": [
+        (
+            row["case"],
+            *(f"{row[name]:.3f}" for name in ("hr_10", "ndcg_10", "mrr", "coverage")),
+            f"{row['mean_popularity']:.0f}",
+        )
+        for row in read("recommend.json")
+        if row["targets"]
+    ],
+    "list_times": [
+        (
+            row["case"],
+            "" if row["users_per_second"] else f"{row['median_ms']:.0f} ms",
+            f"{row['users_per_second']:.1f}" if row["users_per_second"] else "",
+            f"{row['share_found']:.2f}" if row["share_found"] else "",
+        )
+        for row in read("recommend.json")
+        if not row["targets"]
+    ],
     "readme": [
         (
             "test AUC of users with 30 events or more, in ten Amazon domains",
