@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -61,6 +61,7 @@ class Application:
             post("/v1/recommend", partial(self._post, "recommend", current.recommend)),
             post("/v1/remember", partial(self._post, "remember", current.remember)),
             post("/v1/observe", partial(self._post, "observe", current.observe)),
+            Route("/", lambda _: RedirectResponse("/docs")),
             Route("/healthz", self._health),
             Route("/readyz", self._ready),
             Route("/metrics", self._metrics_text),

@@ -7,6 +7,7 @@ document, and an HTML page that shows it.
 import html
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -146,6 +147,13 @@ _ERRORS = {
     500: "Internal server error; its cause is in the log of the server.",
     503: "Not available: the server is starting, stopping or has failed.",
 }
+_EXAMPLES = {
+    "candidates": ["item 3", "item 4"],
+    "history": ["item 1", "item 7"],
+    "user": "Ann",
+    "event": "item 3",
+}
+"""Fields in the examples of requests; context features have missing values there."""
 _OPERATIONS = (
     (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
@@ -194,7 +202,8 @@ def document(
     for path, method, name, answer, errors, summary in _OPERATIONS:
         operation: dict[str, Any] = {"operationId": name, "summary": summary}
         if name in requests:
-            content = {"application/json": {"schema": schema_of[requests[name]]}}
+            media = {"schema": schema_of[requests[name]], "example": _example(requests[name])}
+            content = {"application/json": media}
             operation["requestBody"] = {"required": True, "content": content}
         failure = Status if answer is Status else Failure
         operation["responses"] = {"200": response("OK", answer)} | {
@@ -218,33 +227,61 @@ def document(
     }
 
 
+def _example(request: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return a request with what it needs, a user and a history."""
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(request):
+        if field.name == "context" and field.required:
+            features = msgspec.structs.fields(field.type)
+            values["context"] = {feature.encode_name: None for feature in features}
+        elif field.required or field.name in ("history", "user"):
+            values[field.name] = _EXAMPLES[field.name]
+    return values
+
+
 def page(document: dict[str, Any]) -> str:
     """Return the document as an HTML page that loads nothing else."""
-    info, text = document["info"], html.escape
+    info = document["info"]
     parts = [
-        f"<h1>{text(info['title'])} {text(info['version'])}</h1><p>{text(info['description'])} "
+        f"<h1>{_text(info['title'])} {_text(info['version'])}</h1><p>{_text(info['description'])} "
         f'The same as an OpenAPI document: <a href="/openapi.json">/openapi.json</a>.</p>'
     ]
     for path, methods in document["paths"].items():
         ((method, operation),) = methods.items()
         parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
-        parts.append(f"<p>{text(operation['summary'])}</p><table>")
+        parts.append(f"<p>{_text(operation['summary'])}</p>")
+        call = f"curl -s localhost:8000{path}"
+        if "security" in operation:
+            call += " -H 'Authorization: Bearer TOKEN'"
+        rows = []
         if "requestBody" in operation:
-            parts.append(f"<tr><td><td>Request<td>{_link(operation['requestBody'])}")
+            example = operation["requestBody"]["content"]["application/json"]["example"]
+            body = shlex.quote(json.dumps(example, ensure_ascii=False))
+            call += f" -H 'Content-Type: application/json' -d {body}"
+            rows = [f"<tr><td><td>Request<td>{_link(operation['requestBody'])}"]
+        parts += [f"<pre>{html.escape(call)}</pre><table>", *rows]
         for status, response in operation["responses"].items():
             parts.append(
-                f"<tr><td>{status}<td>{text(response['description'])}<td>{_link(response)}"
+                f"<tr><td>{status}<td>{_text(response['description'])}<td>{_link(response)}"
             )
         parts.append("</table>")
     parts.append("<h2>Types</h2>")
     for name, schema in document["components"]["schemas"].items():
-        body = text(json.dumps(schema, indent=1, ensure_ascii=False))
-        parts.append(f'<h3 id="{text(name)}">{text(name)}</h3><pre>{body}</pre>')
-    style = "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
+        body = html.escape(json.dumps(schema, indent=1, ensure_ascii=False))
+        parts.append(f'<h3 id="{name}">{name}</h3><pre>{body}</pre>')
+    style = (
+        "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
+        "pre{white-space:pre-wrap}"
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dien_jax</title>'
         f"<style>{style}</style>{''.join(parts)}</html>"
     )
+
+
+def _text(content: str) -> str:
+    """Return text as HTML, with what stands between backticks as code."""
+    return re.sub("`(.*?)`", r"<code>\1</code>", html.escape(content))
 
 
 def _link(body: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def read(name: str) -> list[dict[str, Any]]:
 
 def rows(name: str, **where: object) -> list[dict[str, Any]]:
     """Rows of a file whose columns have these values."""
-    return [row for row in read(name) if all(row[key] == value for key, value in where.items())]
+    return [row for row in read(name) if all(row.get(key) == value for key, value in where.items())]
 
 
 def mean(name: str, column: str, **where: object) -> float:
@@ -64,6 +64,7 @@ FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 DEFAULTS, GIVEN = "present_defaults.csv", "statistics_network.csv"
+WEEKS = "incremental_counts.json"
 EVERY = "statistics_network_every_event.csv"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
 WITHOUT_LOSS = "wide_augru"
@@ -211,6 +212,15 @@ TABLES: dict[str, list[Sequence[str]]] = {
         )
         for name in ("dien", "din")
         for shown in [("test_auc", "test_auc_known", "test_gauc")]
+    ],
+    "weeks": [
+        (
+            warm["day"],
+            ms(WEEKS, "{:.3f}", "auc", day=warm["day"], policy="never updated"),
+            f"{warm['auc']:.3f}",
+            f"{warm['item_rows'] + warm['user_rows']:,}",
+        )
+        for warm in rows(WEEKS, policy="warm start")
     ],
 }
 """Cells of each row below the head."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from dien_jax.server import app as serve_app  # noqa: E402
 from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.run import ServerOptions  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 COMPILED: list[str] = []
 
 
@@ -250,6 +252,16 @@ def test_metrics(server) -> None:
     assert 'dien_request_seconds_bucket{le="0.005",path="/v1/rank"}' in answer.text
 
 
+@pytest.mark.repository
+def test_alerts_and_panels_name_metrics_of_the_server(server) -> None:
+    assert server.get("/healthz").status_code == 200
+    text = server.get("/metrics").text
+    for file in ("prometheus-alerts.yml", "grafana.json"):
+        names = re.findall(r"dien_\w+", (ROOT / "deploy" / file).read_text())
+        assert len(names) > 5
+        assert not [name for name in names if f"\n{name}" not in text and name != "dien_jax"]
+
+
 def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
     description = server.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
@@ -257,7 +269,14 @@ def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> N
     assert {text.partition('"')[0] for text in references} <= set(schemas)
     assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
+    for path, methods in description["paths"].items():
+        if "post" in methods:
+            body = methods["post"]["requestBody"]["content"]["application/json"]["example"]
+            assert server.post(path, body).status_code == 200, (path, body)
+    assert server.get("/").headers["Location"] == "/docs"
     html = server.get("/docs").text
+    assert html.count("<pre>curl ") == len(description["paths"])
+    assert "`" not in html
     assert html.count("<h2>") == len(description["paths"]) + 1
     assert "//" not in html.replace("<!doctype html>", "")
 

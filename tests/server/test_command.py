@@ -151,7 +151,7 @@ def test_flags_and_requests_of_the_serving_page() -> None:
     schema = Schema(
         (Feature("item", "categorical", size=4),),
         (Feature("user", "categorical", size=3),),
-        (Feature("device", "categorical", size=3),),
+        (),
     )
     decoders = request_decoders(schema, ServerOptions(Path("run")))
     blocks = re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)
