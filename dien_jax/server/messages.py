@@ -267,7 +267,7 @@ def page(document: dict[str, Any]) -> str:
         parts.append("</table>")
     parts.append("<h2>Types</h2>")
     for name, schema in document["components"]["schemas"].items():
-        body = html.escape(json.dumps(schema, indent=1, ensure_ascii=False))
+        body = _text(json.dumps(schema, indent=1, ensure_ascii=False))
         parts.append(f'<h3 id="{name}">{name}</h3><pre>{body}</pre>')
     style = (
         "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
@@ -281,7 +281,7 @@ def page(document: dict[str, Any]) -> str:
 
 def _text(content: str) -> str:
     """Return text as HTML, with what stands between backticks as code."""
-    return re.sub("`(.*?)`", r"<code>\1</code>", html.escape(content))
+    return re.sub("`+(.*?)`+", r"<code>\1</code>", html.escape(content))
 
 
 def _link(body: dict[str, Any]) -> str:
