@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from dien_jax.experiments.baselines import baseline_table, folder_of, run_baselines
-from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION
+from dien_jax.experiments.logistic_regression import LOGISTIC_REGRESSION
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 

@@ -201,15 +201,15 @@ def _table(result: "RunResult") -> str:
 
 def _worth(result: "RunResult") -> list[str]:
     """Return a line that says what the network that reads the history adds to counts."""
-    from dien_jax.training.fitted import WITHOUT_NETWORKS
+    from dien_jax.training.loop import COUNTS_ALONE
 
-    alone, area = result.baselines.get(WITHOUT_NETWORKS), result.test.get("auc")
+    alone, area = result.baselines.get(COUNTS_ALONE), result.test.get("auc")
     if alone is None or area is None:
         return []
-    if result.network_share == 0:
-        return ["Reading the history adds nothing: on validation, counts alone rank as well."]
-    added = area - alone
-    if 0 <= added < CLEAR_MARGIN:
+    added = round(area - alone, 4)
+    if added == 0:
+        return ["Reading the history adds nothing to counts alone."]
+    if 0 < added < CLEAR_MARGIN:
         return [f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."]
     change = "adds" if added > 0 else "takes"
     return [f"Reading the history in its order {change} {abs(added):.4f} of AUC, beside counts."]
@@ -217,10 +217,10 @@ def _worth(result: "RunResult") -> list[str]:
 
 def _margin(result: "RunResult") -> list[str]:
     """Return a line if the test AUC is not clearly above that of every simple model."""
-    from dien_jax.training.fitted import WITHOUT_NETWORKS
+    from dien_jax.training.loop import COUNTS_ALONE
     from dien_jax.training.run_data import BEST_POSSIBLE
 
-    others = (BEST_POSSIBLE, WITHOUT_NETWORKS)  # neither is a model by itself
+    others = (BEST_POSSIBLE, COUNTS_ALONE)  # neither is a model by itself
     found = result.baselines.items()
     simple = {name: v for name, v in found if v is not None and name not in others}
     area = result.test.get("auc")

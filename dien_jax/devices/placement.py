@@ -27,6 +27,7 @@ from dien_jax.devices.exchange import Exchange
 from dien_jax.devices.mesh import AXIS, devices_in_use, mesh_of
 from dien_jax.devices.split_rows import SplitGather, SplitUpdate
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.placement import Layout, OneDevice, SavedTable
 from dien_jax.steps.rows import Table, is_large, table_of
@@ -79,9 +80,9 @@ class Placement(OneDevice):
         del by_row
         return SplitGather(self.layouts, params)
 
-    def make_update(self, config: Config, steps_per_epoch: int) -> SplitUpdate:
-        """Return the update of parameters by the gradients of all devices."""
-        return SplitUpdate(config, self.schema, steps_per_epoch)
+    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> SplitUpdate:
+        """Return the update of a part's parameters by the gradients of all devices."""
+        return SplitUpdate(config, self.schema, steps_per_epoch, part)
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table that is divided as items are."""

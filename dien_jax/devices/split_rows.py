@@ -19,7 +19,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.devices.exchange import Exchange, Round
 from dien_jax.devices.mesh import AXIS
-from dien_jax.model.logistic_regression import FITTED
+from dien_jax.model.tower import Part
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import Layout
 from dien_jax.steps.rows import Rows, Table, put_rows, table_of, tables_by_row, take_rows
@@ -63,10 +63,10 @@ class SplitGather:
 
 
 class SplitUpdate:
-    """One step of the optimizer, from the gradients that each device has."""
+    """One step of a part's optimizer, from the gradients that each device has."""
 
-    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
-        self._optimizer = make_optimizer(config, steps_per_epoch)
+    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int, part: Part) -> None:
+        self._optimizer = make_optimizer(config, steps_per_epoch, part)
         self._is_dense = not tables_by_row(config.optim.embedding_update, schema)
 
     def __call__(
@@ -81,8 +81,6 @@ class SplitUpdate:
         named = jax.tree_util.tree_flatten_with_path(gradients)[0]
         dense, tables = dict[tuple, jax.Array](), dict[Table, dict[tuple, jax.Array]]()
         for path, leaf in named:
-            if _is_fixed(path):
-                continue
             if (table := table_of(path)) in gather.exchanges:
                 tables.setdefault(table, {})[path] = leaf
             else:
@@ -139,7 +137,7 @@ class _Step:
         norm = self._norm(squares)
         before = take_rows(self._whole, rows)
         after = self._update.advance(before[0], before[1], self._gradients(before[0], sums))
-        whole = _put_rows(self._whole, after, rows)
+        whole = put_rows(self._whole, after, rows)
         for table, exchange in self._exchanges.items():
             whole = self._with_later_rounds(table, exchange, whole, before, sums)
         return *whole, norm
@@ -154,11 +152,7 @@ class _Step:
     ) -> Any:
         """Return the state with the rows of a table updated that came in further rounds."""
         paths, structure = jax.tree_util.tree_flatten_with_path(whole)
-        places = [
-            index
-            for index, (path, _) in enumerate(paths)
-            if table_of(path) == table and not _is_fixed(path)
-        ]
+        places = [index for index, (path, _) in enumerate(paths) if table_of(path) == table]
         others = jax.tree.leaves(before)
 
         def again(asked: Round, leaves: list[jax.Array]) -> list[jax.Array]:
@@ -170,7 +164,7 @@ class _Step:
             taken = take_rows(state, {table: rows})
             gradients = self._gradients(taken[0], sums | of_table)
             changed = self._update.advance(taken[0], taken[1], gradients)
-            put = jax.tree.leaves(_put_rows(state, changed, {table: rows}))
+            put = jax.tree.leaves(put_rows(state, changed, {table: rows}))
             return [put[place] for place in places]
 
         _, leaves = exchange.later(again, [paths[place][1] for place in places])
@@ -196,25 +190,10 @@ class _Step:
         return jnp.sqrt(total)
 
     def _gradients(self, params: Any, rows: dict[tuple, jax.Array]) -> Any:
-        """Return the tree of all gradients; zeros for parameters that nothing changes."""
+        """Return the tree of all gradients."""
 
         def gradient(path: tuple, leaf: jax.Array) -> jax.Array:
-            if _is_fixed(path):
-                return jnp.zeros_like(leaf)
+            del leaf
             return self._dense[path] if path in self._dense else rows[path]
 
         return _at_paths(gradient, params)
-
-
-def _put_rows(whole: Any, changed: Any, rows: dict[Table, Rows]) -> Any:
-    """Put rows back, but leave parameters that nothing changes: XLA would copy their tables."""
-
-    def put(path: tuple, leaf: Any, new: Any) -> Any:
-        return leaf if _is_fixed(path) and table_of(path) in rows else new
-
-    return _at_paths(put, whole, put_rows(whole, changed, rows))
-
-
-def _is_fixed(path: tuple) -> bool:
-    """Return whether no gradient changes a parameter. Its slots are zeros and stay so."""
-    return any(getattr(key, "key", None) in FITTED for key in path[:-1])

@@ -24,13 +24,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.comparison import metric_headers
-from dien_jax.metrics.scores import METRICS
-from dien_jax.model.statistics import MATCH
-from dien_jax.runs.calibration import fit_calibration
-from dien_jax.runs.folder import versions
-from dien_jax.runs.summary import BaselineRun
-from dien_jax.runs.trained import measure
-from dien_jax.training.logistic_regression import (
+from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
     fit_logistic,
@@ -39,7 +33,13 @@ from dien_jax.training.logistic_regression import (
     selection,
     standard,
 )
-from dien_jax.training.regression_inputs import Inputs, RegressionInputs
+from dien_jax.experiments.regression_inputs import Inputs, RegressionInputs
+from dien_jax.metrics.scores import METRICS
+from dien_jax.model.statistics import MATCH
+from dien_jax.runs.calibration import fit_calibration
+from dien_jax.runs.folder import versions
+from dien_jax.runs.summary import BaselineRun
+from dien_jax.runs.trained import measure
 from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import partial_folder
@@ -158,8 +158,8 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
 
     Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
     are a logistic regression's on training examples. A logistic regression and boosted trees have
-    all columns of :class:`~dien_jax.training.regression_inputs.RegressionInputs`. What a fit leaves
-    open is chosen on the validation split, where probabilities are calibrated too, as those of a
+    all columns of :class:`~dien_jax.experiments.regression_inputs.RegressionInputs`. What a fit
+    leaves open is chosen on the validation split, where probabilities are calibrated too, as those of a
     run, and the test split is scored once.
 
     Args:

@@ -33,7 +33,6 @@ from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.logistic_regression import fitted_alone
 from dien_jax.model.logit_map import LogitMap, click_probability
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
@@ -142,8 +141,8 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         logits, measures = measured(variables, features, batch)
         by_counts = None
         if model_config.statistics:
-            alone: Any = model.apply({**variables, "params": fitted_alone(params)}, batch, features)
-            by_counts = click_probability(alone.logits, logit_map)
+            terms: Any = model.apply(variables, batch, features, method="tower_terms")
+            by_counts = click_probability(terms.sum(1), logit_map)
         return Internals(click_probability(logits, logit_map), by_counts, measures)
 
     return jax.jit(internals)

@@ -202,18 +202,17 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         module: ClickModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
     ) -> jax.Array:
         def mixed(group: str, ours: Any, theirs: Any) -> Any:
-            if ours is None:  # no context features, statistics or logistic regression
+            if ours is None:  # no context features, or no tower
                 return None
             is_theirs = jnp.asarray(exchanged[group])
-            if group not in ("statistics", "terms"):
+            if group != "terms":
                 is_theirs = jnp.repeat(is_theirs, config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
         ours, theirs = (module.row_inputs(given, features) for given in (batch, other))
-        groups = ("item", "user", "context", "statistics", "terms")
-        terms = jnp.concatenate([exchanged[group] for group in groups[:-1]])
+        terms = jnp.concatenate([exchanged[g] for g in ("item", "user", "context", "statistics")])
         exchanged = exchanged | {"terms": terms}
-        rows = RowInputs(*map(mixed, groups, ours, theirs))
+        rows = RowInputs(*map(mixed, ("item", "user", "context", "terms"), ours, theirs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
         encoded = module.encode_history(history, lengths)

@@ -21,9 +21,8 @@ from dien_jax.model.factors import factor_names
 from dien_jax.model.family import ATTENTIONS, AUXILIARIES, EVOLUTIONS, make_network
 from dien_jax.model.interest import AGRU, AIGRU, AUGRU, GRU, BilinearAttention, MLPAttention
 from dien_jax.model.layers import MLP, BatchNorm, Dice, PReLU
-from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.statistics import statistics_names
-from dien_jax.model.statistics_network import StatisticsNetwork
+from dien_jax.model.tower import Tower
 
 __all__ = [
     "AGRU",
@@ -43,11 +42,10 @@ __all__ = [
     "DIENOutput",
     "Dice",
     "FeatureEmbeddings",
-    "LogisticRegression",
     "MLPAttention",
     "PReLU",
     "SoftmaxAuxiliaryLoss",
-    "StatisticsNetwork",
+    "Tower",
     "auxiliary_loss",
     "auxiliary_positions",
     "factor_names",

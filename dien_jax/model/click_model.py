@@ -1,6 +1,7 @@
 """The click model: ids to embeddings, through DIEN or a relative, to a click logit.
 
-Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit.
+Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit, to which a
+model with statistics adds that of its :class:`dien_jax.model.Tower`.
 ``encode_history`` does what no candidate decides; ``score`` does the rest for a candidate in each
 row, ``score_candidates`` for many candidates of one history.
 
@@ -25,9 +26,8 @@ from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
 from dien_jax.model.family import make_network
 from dien_jax.model.layers import MLP, as_logit
-from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.statistics import inputs_of_values, statistics_inputs
-from dien_jax.model.statistics_network import StatisticsNetwork
+from dien_jax.model.tower import Tower
 
 
 class ModelOutput(NamedTuple):
@@ -49,16 +49,12 @@ class RowInputs(NamedTuple):
 
     Attributes:
       candidate, user, context: embeddings; no context without such features.
-      statistics: see :func:`dien_jax.model.statistics.statistics_inputs`.
-      terms: of the logistic regression, the last with the logit of the statistics network.
-
-    A model without ``statistics`` has None for both.
+      terms: those of the :class:`Tower`; None for a model without ``statistics``.
     """
 
     candidate: Float[Array, "B D"]
     user: Float[Array, "B U"]
     context: Float[Array, "B C"] | None
-    statistics: Float[Array, "B F"] | None
     terms: Float[Array, "B L"] | None
 
 
@@ -97,12 +93,14 @@ class ClickModel(nn.Module):
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
         self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
-        self.mlp = MLP(config.layers, *options, self.axis)
+        # Beside a tower, which is trained first, the network starts from a logit of 0.
+        zeros = nn.initializers.zeros_init()
+        start = zeros if config.statistics else nn.initializers.lecun_normal()
+        self.mlp = MLP(config.layers, *options, self.axis, start)
         if config.wide:
-            self.linear = nn.Dense(columns)
+            self.linear = nn.Dense(columns, kernel_init=start)
         if config.statistics:
-            self.logistic_regression = LogisticRegression(schema)
-            self.statistics_network = StatisticsNetwork()
+            self.tower = Tower(schema, self.axis)
 
     def __call__(
         self,
@@ -153,27 +151,30 @@ class ClickModel(nn.Module):
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
     def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
-        """Return the inputs of a batch's candidates, users and context, and its statistics.
+        """Return the inputs of a batch's candidates, users and context, and the tower's terms.
 
         User and context may have a single row for all candidates.
         """
-        batch = with_statistics(self.config, self.schema, tables, batch)
         item = gather(jnp.asarray(batch.item), tables.item, "item")
         user = gather(jnp.asarray(batch.user), tables.user, "user")
         context = batch.context
-        statistics = None if batch.statistics is None else jnp.asarray(batch.statistics)
-        terms = None
-        if statistics is not None:
-            terms = self.logistic_regression(item, user, statistics, context)
-            of_network = self.statistics_network(statistics)[:, None]
-            terms = jnp.concatenate([terms[:, :-1], terms[:, -1:] + of_network], axis=1)
         return RowInputs(
             self._cast(self.item_embeddings(item)),
             self._cast(self.user_embeddings(user)),
             self._cast(self.context_embeddings(context)) if self.schema.context else None,
-            statistics,
-            terms,
+            self.tower_terms(batch, tables) if self.config.statistics else None,
         )
+
+    def tower_terms(
+        self, batch: Batch, tables: FeatureTables, *, train: bool = False
+    ) -> Float[Array, "B L"]:
+        """Return the terms of the tower, whose sum is its logit; see :class:`Tower`."""
+        batch = with_statistics(self.config, self.schema, tables, batch)
+        item = gather(jnp.asarray(batch.item), tables.item, "item")
+        user = gather(jnp.asarray(batch.user), tables.user, "user")
+        real = jnp.asarray(batch.weight) > 0
+        statistics = jnp.asarray(batch.statistics)
+        return self.tower(item, user, statistics, batch.context, real, train=train)
 
     def _cast(self, embedded: jax.Array) -> jax.Array:
         return embedded.astype(self.config.compute)
@@ -254,8 +255,6 @@ class ClickModel(nn.Module):
         crossed = [rows.candidate, pooled, rows.candidate * pooled]
         parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
         parts += [part for part in (final_state, rows.context) if part is not None]
-        if rows.statistics is not None:
-            parts.append(rows.statistics.astype(pooled.dtype))
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
         if self.config.wide:
             wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))

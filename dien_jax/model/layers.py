@@ -226,7 +226,8 @@ class MLP(nn.Module):
     (3,)
 
     With ``follow_authors``, :class:`BatchNorm` is ``"frozen"``, :class:`Dice` has the moments
-    ``"batch"``, and the last layer has two columns, for a softmax.
+    ``"batch"``, and the last layer has two columns, for a softmax. ``initial`` draws the weights of
+    that layer.
     """
 
     layers: Sequence[int] = (200, 80)
@@ -234,6 +235,7 @@ class MLP(nn.Module):
     dropout: float = 0.0
     follow_authors: bool = False
     axis: Axis = None
+    initial: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(
@@ -254,5 +256,6 @@ class MLP(nn.Module):
                 x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
             elif self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        logit = nn.Dense(2 if theirs else 1, dtype=x.dtype, name="logit")
+        columns = 2 if theirs else 1
+        logit = nn.Dense(columns, dtype=x.dtype, kernel_init=self.initial, name="logit")
         return as_logit(logit(x).astype(jnp.float32))

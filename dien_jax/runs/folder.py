@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 from dien_kernels import Network, explain, explain_network, instruction_set
@@ -54,10 +54,11 @@ Metrics = dict[str, LargeCount | NotNegative | None]
 
 
 class Evaluation(TypedDict):
-    """One line: step, epoch, training metrics since the last line, and validation metrics."""
+    """One line: step, epoch, part in training, its metrics since the last line, and validation."""
 
     step: Count
     epoch: NotNegative
+    part: Literal["tower", "network"]
     train: dict[str, float]
     valid: Metrics
 

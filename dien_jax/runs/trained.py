@@ -16,7 +16,6 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
-from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
@@ -27,10 +26,6 @@ from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.console import Stage, stage
 from dien_jax.utils.files import starts_with
-from dien_jax.utils.json_values import Share, as_type
-
-BEST_SHARE = "best_share"
-"""The host's value of a checkpoint that is the share of the networks' logit."""
 
 
 class TrainedModel(NamedTuple):
@@ -109,8 +104,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
     """Return the step of the best checkpoint, and the whole training state in host memory.
 
-    Its parameters have the share of the networks' logit that was best on validation. ``dataset``
-    fits the run.
+    ``dataset`` fits the run.
     """
     require_32_bits()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
@@ -121,15 +115,14 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     place = OneDevice(dataset.schema)
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    saved, host = checkpoints.restore(best_step, place.to_restore(shapes))
+    saved, _ = checkpoints.restore(best_step, place.to_restore(shapes))
     state = place.in_rows(saved)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():
         if not np.isfinite(np.asarray(array)).all():
             path = checkpoints.best_path()
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
-    share = as_type(host.get(BEST_SHARE), Share, f"{checkpoints.best_path()}, {BEST_SHARE}")
-    return best_step, state._replace(params=with_network_share(state.params, share))
+    return best_step, state
 
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]

@@ -1,15 +1,24 @@
-"""Adam and its learning-rate schedules, through optax."""
+"""Adam and its learning-rate schedules, through optax; the tower has a schedule of its own."""
 
 from typing import Any
 
 import jax
 import optax
 
-from dien_jax.config.settings import Config, OptimConfig
+from dien_jax.config.settings import Config
+from dien_jax.model.tower import Part
+
+TOWER_RATE = 3e-3
+"""Learning rate of the tower at its first step."""
+TOWER_DECAY = 0.7
+"""Factor of that rate from one epoch to the next."""
 
 
-def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """Return the learning rate of each step."""
+def learning_rate(settings: Config, steps_per_epoch: int, part: Part = "network") -> optax.Schedule:
+    """Return the learning rate of each step that a part of the model is trained."""
+    config, epochs = settings.optim, settings.train.epochs
+    if part == "tower":
+        return optax.exponential_decay(TOWER_RATE, steps_per_epoch, TOWER_DECAY)
     if config.schedule == "halving":
         rate = config.learning_rate
         return optax.exponential_decay(rate, steps_per_epoch, 0.5, staircase=True)
@@ -18,9 +27,11 @@ def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> opt
     return optax.constant_schedule(config.learning_rate)
 
 
-def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return Adam with the configured schedule."""
-    adam = optax.adam(learning_rate(config.optim, steps_per_epoch, config.train.epochs))
+def make_optimizer(
+    config: Config, steps_per_epoch: int, part: Part = "network"
+) -> optax.GradientTransformation:
+    """Return Adam with the schedule of a part of the model."""
+    adam = optax.adam(learning_rate(config, steps_per_epoch, part))
 
     def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # Optax raises floats to an int32 count, which strict dtype promotion refuses.

@@ -24,6 +24,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model.devices import Axis
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.rows import RowGather, Table, large_tables, put_rows, table_of
@@ -105,10 +106,10 @@ class SavedTable:
 
 
 class RowUpdate:
-    """The update of all parameters, or of rows of tables, on one device."""
+    """The update of all parameters of a part, or of rows of tables, on one device."""
 
-    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
-        self._optimizer = make_optimizer(config, steps_per_epoch)
+    def __init__(self, config: Config, steps_per_epoch: int, part: Part) -> None:
+        self._optimizer = make_optimizer(config, steps_per_epoch, part)
 
     def __call__(
         self, whole: tuple[Any, Any], compact: tuple[Any, Any], gather: RowGather, gradients: Any
@@ -156,9 +157,9 @@ class OneDevice:
         del params
         return RowGather(by_row)
 
-    def make_update(self, config: Config, steps_per_epoch: int) -> Any:
-        """Return the update of parameters by their gradients; see :class:`RowUpdate`."""
-        return RowUpdate(config, self.schema, steps_per_epoch)
+    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Any:
+        """Return the update of a part's parameters by their gradients; see :class:`RowUpdate`."""
+        return RowUpdate(config, steps_per_epoch, part)
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table."""

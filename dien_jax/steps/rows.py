@@ -25,7 +25,7 @@ from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model.click_model import with_statistics
 from dien_jax.model.embeddings import gather as gather_values
-from dien_jax.model.logistic_regression import WEIGHTS
+from dien_jax.model.tower import WEIGHTS
 
 DENSE_ROWS = 4096
 """Tables of at most so many rows stay whole: finding their rows costs more than moving all."""

@@ -9,8 +9,9 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.click_model import ClickModel, ModelOutput
+from dien_jax.model.click_model import ClickModel
 from dien_jax.model.logit_map import LogitMap, click_probability
+from dien_jax.model.tower import of_part
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
 
@@ -18,11 +19,12 @@ _INPUTS = ("state", "whole", "features", "batch")
 
 
 def make_predict_step(
-    config: Config, schema: Schema, place: OneDevice | None = None
+    config: Config, schema: Schema, place: OneDevice | None = None, *, tower_alone: bool = False
 ) -> Callable[..., jax.Array]:
     """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
-    Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`.
+    Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`. They are those
+    of a model's tower if it is ``tower_alone``.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -45,6 +47,10 @@ def make_predict_step(
         batch: Batch,
         logit_map: LogitMap | None,
     ) -> jax.Array:
+        if tower_alone:
+            read = of_part(params, "tower")
+            terms = _applied(config, place, read, batch_stats, features, batch, "tower_terms")
+            return click_probability(terms.sum(1), logit_map)
         output = _applied(config, place, params, batch_stats, features, batch)
         return click_probability(output.logits, logit_map)
 
@@ -86,10 +92,11 @@ def _applied(
     batch_stats: Any,
     features: FeatureTables,
     batch: Batch,
-) -> ModelOutput:
-    """Return the model's output for a device's rows of a batch."""
+    method: str | None = None,
+) -> Any:
+    """Return the output of the model, or of a method, for a device's rows of a batch."""
     gather = place.gather(params)
     found = look_up(config.model, place.schema, gather, features, batch)
     variables = {"params": gather.compact(params, ())[0], "batch_stats": batch_stats}
     model = ClickModel(config.model, found.schema, place.axis)
-    return model.apply(variables, found.batch, found.features)  # type: ignore[return-value]
+    return model.apply(variables, found.batch, found.features, method=method)

@@ -14,6 +14,7 @@ from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
+from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice, placed_like
@@ -21,8 +22,16 @@ from dien_jax.steps.rows import table_of, tables_by_row
 from dien_jax.utils.machine import require_memory
 
 
+def parts(config: ModelConfig) -> tuple[Part, ...]:
+    """Return the parts of a model in the order in which they are trained."""
+    return ("tower", "network") if config.statistics else ("network",)
+
+
 class TrainState(NamedTuple):
-    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``."""
+    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``.
+
+    ``optimizer_state`` is that of each part of the model, by name.
+    """
 
     params: Any
     batch_stats: Any
@@ -115,7 +124,6 @@ def create_state(
     place = place or OneDevice(schema)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = ClickModel(config.model, schema, initial=place.initial)
-    optimizer = make_optimizer(config, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
@@ -128,7 +136,11 @@ def create_state(
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)
         params = place.split(variables["params"])
-        return params, variables.get("batch_stats", {}), optimizer.init(params)
+        slots = {
+            part: make_optimizer(config, steps_per_epoch, part).init(of_part(params, part))
+            for part in parts(config.model)
+        }
+        return params, variables.get("batch_stats", {}), slots
 
     try:
         shapes = jax.jit(initialise).eval_shape(init_key)

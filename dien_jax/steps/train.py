@@ -4,6 +4,7 @@
     on each device, for its rows of the batch:
       auxiliary negatives -> rows looked up -> forward -> both losses -> gradients -> update
 
+A step trains one part of the model: the tower alone, or the network while the tower stays as it is.
 A device's loss is its share of the whole batch's: sums of gradients over devices are those of the
 whole batch. On one device all rows are its own, and nothing is summed.
 """
@@ -21,6 +22,7 @@ from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model import devices
 from dien_jax.model.click_model import ClickModel
+from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import (
     RandomColumns,
     Sampler,
@@ -33,6 +35,9 @@ from dien_jax.steps.rows import look_up, tables_by_row
 from dien_jax.steps.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
+
+WEIGHT_PENALTY = 0.03
+"""Factor of the mean square of the terms of values in the loss of the tower."""
 
 
 def click_loss(
@@ -78,12 +83,13 @@ def halved_click_loss(
 
 
 def randomised(
-    config: Config, schema: Schema, batch: Batch, key: jax.Array
+    config: Config, schema: Schema, batch: Batch, key: jax.Array, part: Part = "network"
 ) -> tuple[Batch, RandomColumns | None, jax.Array]:
     """Return the batch with some ids unknown, random numbers for negatives, and dropout's key."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
     batch, random = with_unknown_items(config, batch, user_key), None
-    if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+    is_auxiliary = part == "network" and config.model.auxiliary_weight > 0
+    if is_auxiliary and batch.history.shape[1] > 1:
         shape = draws_shape(jnp.asarray(batch.history), config.model.auxiliary_negatives)
         random = random_columns(sample_key, schema.num_items, shape)
     return with_unknown_users(config, batch, user_key), random, dropout_key
@@ -148,18 +154,21 @@ def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:
 
 
 def make_loss(
-    config: Config, schema: Schema, axis: devices.Axis = None
+    config: Config, schema: Schema, axis: devices.Axis = None, part: Part = "network"
 ) -> Callable[..., tuple[jax.Array, tuple]]:
-    """Return ``loss(params, batch_stats, features, batch, negatives, dropout_key)`` of a network.
+    """Return ``loss(params, fixed, batch_stats, features, batch, negatives, dropout_key)``.
 
-    It gives the loss, and the new running statistics with the metrics; loss and metrics are this
-    device's shares if there is a mesh ``axis``.
+    It gives the loss of a part of the model with parameters ``params``, while those of ``fixed``
+    stay, and the new running statistics with the metrics; loss and metrics are this device's shares
+    if there is a mesh ``axis``. That of the tower has :data:`WEIGHT_PENALTY` times the squares of
+    the terms of values, which keeps weights of rare ones near 0.
     """
     model = ClickModel(config.model, schema, axis)
     click_loss_of = halved_click_loss if config.model.follow_authors else click_loss
 
     def loss(
         params: Any,
+        fixed: Any,
         batch_stats: Any,
         features: FeatureTables,
         batch: Batch,
@@ -167,21 +176,25 @@ def make_loss(
         dropout_key: jax.Array,
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
-        output, changed = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch,
-            features,
-            negatives,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
-        click = click_loss_of(output.logits, labels, weights, axis)
-        total = click + config.model.auxiliary_weight * output.auxiliary_loss
-        hits = (output.logits > 0) == (labels > 0.5)
+        variables = {"params": {**params, **fixed}, "batch_stats": batch_stats}
+        options: Any = {"rngs": {"dropout": dropout_key}, "mutable": ["batch_stats"]}
         real = jnp.maximum(devices.total(weights.sum(), axis), 1)
+        if part == "tower":
+            options["method"] = "tower_terms"
+            terms, changed = model.apply(variables, batch, features, train=True, **options)
+            logits, auxiliary = terms.sum(1), jnp.zeros(())
+            penalty = WEIGHT_PENALTY * ((terms[:, :-1] ** 2).sum(1) * weights).sum() / real
+        else:
+            output, changed = model.apply(
+                variables, batch, features, negatives, train=True, **options
+            )
+            logits, auxiliary = output.logits, output.auxiliary_loss
+            penalty = config.model.auxiliary_weight * auxiliary
+        click = click_loss_of(logits, labels, weights, axis)
+        total = click + penalty
+        hits = (logits > 0) == (labels > 0.5)
         accuracy = (hits.astype(jnp.float32) * weights).sum() / real
-        losses = {"loss": total, "click_loss": click, "auxiliary_loss": output.auxiliary_loss}
+        losses = {"loss": total, "click_loss": click, "auxiliary_loss": auxiliary}
         metrics = {**losses, "accuracy": accuracy, "weight": weights.sum()}
         return total, (changed.get("batch_stats", batch_stats), metrics)
 
@@ -189,9 +202,15 @@ def make_loss(
 
 
 def make_train_step(
-    config: Config, schema: Schema, steps_per_epoch: int, place: OneDevice | None = None
+    config: Config,
+    schema: Schema,
+    steps_per_epoch: int,
+    place: OneDevice | None = None,
+    part: Part = "network",
 ) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
-    """Return the jitted step. It donates the state: the one passed in must not be used again.
+    """Return the jitted step, which trains a part of the model.
+
+    It donates the state: the one passed in must not be used again.
 
     >>> from dien_jax import Loader, open_dataset, preset
     >>> from dien_jax.steps import create_state, make_train_step, training_tables
@@ -212,7 +231,7 @@ def make_train_step(
     """
     place = place or OneDevice(schema)
     by_row = tables_by_row(config.optim.embedding_update, schema)
-    update = place.make_update(config, steps_per_epoch)
+    update = place.make_update(config, steps_per_epoch, part)
 
     def on_device(
         trained: tuple[Any, Any, Any],
@@ -222,16 +241,20 @@ def make_train_step(
         dropout_key: jax.Array,
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
         params, batch_stats, slots = trained
+        read = of_part(params, part) if part == "tower" else params
         negatives = negatives_of(config, place, tables.sampler, batch, random)
-        gather = place.gather(params, by_row)
+        gather = place.gather(read, by_row)
         found = look_up(config.model, schema, gather, tables.features, batch, negatives)
-        compact = gather.compact(params, slots)
-        gradient = jax.grad(make_loss(config, found.schema, place.axis), has_aux=True)
+        rows, of_slots = gather.compact(read, slots[part])
+        learned = of_part(rows, part)
+        fixed = {name: leaf for name, leaf in rows.items() if name not in learned}
+        gradient = jax.grad(make_loss(config, found.schema, place.axis, part), has_aux=True)
         inputs = (found.features, found.batch, found.negatives, dropout_key)
-        gradients, (batch_stats, metrics) = gradient(compact[0], batch_stats, *inputs)
-        params, slots, norm = update((params, slots), compact, gather, gradients)
+        gradients, (batch_stats, metrics) = gradient(learned, fixed, batch_stats, *inputs)
+        whole = (of_part(params, part), slots[part])
+        changed, changed_slots, norm = update(whole, (learned, of_slots), gather, gradients)
         metrics = {**place.total(metrics), "gradient_norm": norm, **gather.metrics()}
-        return (params, batch_stats, slots), metrics
+        return ({**params, **changed}, batch_stats, {**slots, part: changed_slots}), metrics
 
     on_devices = place.mapped(
         on_device, ("state", "tables", "batch", "draws", "whole"), ("state", "whole")
@@ -239,7 +262,7 @@ def make_train_step(
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        batch, random, dropout_key = randomised(config, schema, batch, key)
+        batch, random, dropout_key = randomised(config, schema, batch, key, part)
         trained = (state.params, state.batch_stats, state.optimizer_state)
         trained, metrics = on_devices(trained, tables, batch, random, dropout_key)
         params, batch_stats, slots = trained

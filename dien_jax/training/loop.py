@@ -4,6 +4,10 @@ A run is a function of (settings, data, seed): with S steps per epoch, step k tr
 ``batch(k // S, k % S)`` and draws from ``fold_in(key, k)``. A checkpoint therefore needs only the
 train state and :class:`Progress`, and a run resumed from one ends with the parameters of an
 uninterrupted run. Evaluations are due at fixed steps, and the checkpoint after one records it.
+
+A model with a tower is trained in two parts: the tower alone, until validation stops it, then the
+network beside the best tower, which stays as it is. The network starts from a logit of 0, so the
+best checkpoint may be one of the tower alone.
 """
 
 import dataclasses
@@ -15,6 +19,7 @@ from contextlib import closing
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
@@ -22,14 +27,13 @@ from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
-from dien_jax.model.logistic_regression import fitted_alone, with_network_share
+from dien_jax.model.tower import Part, of_part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.state import TrainState, all_finite, require_step_memory, with_params
-from dien_jax.training.fitted import best_share, parts_alone, with_fitted, with_share
+from dien_jax.steps.state import TrainState, all_finite, parts, require_step_memory
 from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.on_devices import OnDevices
 from dien_jax.training.progress import (
@@ -44,10 +48,12 @@ from dien_jax.training.progress import (
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.run_data import cut_histories
 from dien_jax.training.vectors import with_vectors
-from dien_jax.utils.processes import count, from_first, on_first
+from dien_jax.utils.processes import from_first, on_first
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
+COUNTS_ALONE = "counts alone"
+"""Name of the tower among simple models."""
 
 
 class Trainer:
@@ -67,7 +73,6 @@ class Trainer:
       state: the train state, on the devices; its arrays are donated at each step.
       progress: steps, evaluations and times so far.
       steps_per_epoch: batches of an epoch.
-      total_steps: maximum number of steps; early stopping may end the run before.
     """
 
     def __init__(
@@ -95,15 +100,19 @@ class Trainer:
         )
         longest = self._loader.padded_lengths[-1]
         require_step_memory(config, self._devices.place, train.batch_size, longest)
-        self.total_steps = all_steps(self.steps_per_epoch, train.epochs)
+        self._part_steps = all_steps(self.steps_per_epoch, train.epochs)
         self._validation = self._evaluation_loader("valid")
-        self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
+        self._learning_rates = {
+            part: learning_rate(config, self.steps_per_epoch, part) for part in parts(config.model)
+        }
 
         self._started_at = time.perf_counter()
         self.state = self._devices.initial_state(run.seed)
         # After the state, which is larger and is refused where it does not fit.
         self._tables = self._devices.tables(dataset)
-        self.progress = Progress()
+        # A warm start has a tower, which it keeps.
+        has_tower = not config.model.statistics or run.warm_start is not None
+        self.progress = Progress(network_from=0 if has_tower else None)
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
             self.state, host = self._devices.restore(checkpoints, latest, self.state)
@@ -116,15 +125,13 @@ class Trainer:
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
-        self._fixed: np.ndarray | None = None  # validation scores of what is fitted first
+        self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
+        if checkpoints is not None and self.part == "tower" and self.progress.best_step:
+            best, _ = self._devices.restore(checkpoints, self.progress.best_step, self.state)
+            self._best_tower = _tower_of(best)
         is_fresh = latest is None and run.warm_start is None
         if is_fresh and config.model.initial_embeddings == "vectors":
             self.state = with_vectors(self.state, schema, dataset.factors, self._devices.place)
-        if is_fresh and config.model.statistics:
-            # A stop is decided by all processes, and only the first one fits.
-            asked = self._stop_if_asked if count() == 1 else lambda: None
-            put = self._devices.copy_of
-            self.state = with_fitted(self.state, dataset, config, asked, put)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
@@ -161,8 +168,8 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``calibration``, None if there is none, ``baselines``, the test AUC of what was fitted
-          first, by its name, ``steps``, ``epochs``, ``best_step``, the
+          ``calibration``, None if there is none, ``baselines``, the test AUC of the tower by its
+          name, if there is one, ``steps``, ``epochs``, ``best_step``, the
           metrics of ``valid`` and ``test`` with calibrated scores, ``intervals``, the 95% ones of
           their AUC, ``train_examples_per_second`` (None when nothing was timed) and
           ``wall_seconds``.
@@ -176,13 +183,13 @@ class Trainer:
         self._report_scoring = reporter.scoring
         for record in self.evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
-            batch = self._validation.batch(0, 0)
-            summary = self._devices.summary(batch, self.state, self._tables)
-            on_first(functools.partial(reporter.histograms, self.progress.step, summary))
+            if record["part"] == "network":
+                batch = self._validation.batch(0, 0)
+                summary = self._devices.summary(batch, self.state, self._tables)
+                on_first(functools.partial(reporter.histograms, self.progress.step, summary))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = self._devices.restore(self._checkpoints, progress.best_step, self.state)
-        best = with_params(best, with_network_share(best.params, progress.best_share))
         calibration = self._calibration(best)
         measured, intervals = {}, {}
         for split in ("valid", "test"):
@@ -191,19 +198,16 @@ class Trainer:
             labels = np.asarray(self._dataset.splits[split].label)
             intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
         baselines = {}
-        alone = parts_alone(best.params) if self._config.model.statistics else {}
-        for name, params in alone.items():
-            part = with_params(best, params)
-            scores = self._scores("test", part)
+        if self._config.model.statistics:
+            scores = self._scores("test", best, part="tower")
             area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
-            baselines[name] = from_first(area)
+            baselines[COUNTS_ALONE] = from_first(area)
         return {
             "calibration": calibration,
             "baselines": baselines,
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,
-            "network_share": progress.best_share,
             "intervals": intervals,
             **measured,
             "train_examples_per_second": progress.examples_per_second,
@@ -214,20 +218,50 @@ class Trainer:
         """Train to the end and yield each evaluation; the test set is not used.
 
         ``listener`` receives the progress between evaluations. An evaluation has ``step``,
-        ``epoch``, ``train`` (training metrics since the last one) and ``valid`` (metrics of the
-        validation split). Raises as :meth:`run`.
+        ``epoch``, ``part`` (the one that is trained, ``"tower"`` or ``"network"``), ``train``
+        (training metrics since the last one) and ``valid`` (metrics of the validation split, of the
+        whole model or of the tower alone). Raises as :meth:`run`.
         """
         interval = self._config.train.evaluate_every or self.steps_per_epoch
         while not self.finished:
             due = (self.progress.evaluated_step // interval + 1) * interval
-            self._train_until(min(due, self.total_steps), listener)
-            yield self._evaluate()
+            self._train_until(min(due, self._part_end), listener)
+            record = self._evaluate()
+            if self.part == "tower" and self._part_is_over:
+                self._begin_network()
+            yield record
+
+    @property
+    def part(self) -> Part:
+        """The part of the model that is trained."""
+        return "tower" if self.progress.network_from is None else "network"
 
     @property
     def finished(self) -> bool:
         """True after the last evaluation: all epochs are done, or early stopping applies."""
+        return self.part == "network" and self._part_is_over
+
+    @property
+    def _part_end(self) -> int:
+        """The last step of the part that is trained; early stopping may end it before."""
+        return (self.progress.network_from or 0) + self._part_steps
+
+    @property
+    def _part_is_over(self) -> bool:
         stops = 0 < self._config.train.patience <= self.progress.worse_evaluations
-        return stops or self.progress.evaluated_step == self.total_steps
+        return stops or self.progress.evaluated_step == self._part_end
+
+    def _begin_network(self) -> None:
+        """Put the best tower in place of the last one; from here on the network is trained."""
+        assert self._best_tower is not None
+        (params, batch_stats), state, progress = self._best_tower, self.state, self.progress
+        self.state = state._replace(
+            params={**state.params, **params}, batch_stats={**state.batch_stats, **batch_stats}
+        )
+        self._best_tower = None
+        self._lengths_seen.clear()
+        progress.network_from, progress.worse_evaluations = progress.step, 0
+        progress.timed_examples = progress.timed_seconds = 0.0
 
     def _train_until(self, target: int, listener: Callable[[StepReport], None]) -> None:
         while self.progress.step < target:
@@ -250,7 +284,7 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        self.state, metrics = self._devices.step(self.state, self._tables, batch)
+        self.state, metrics = self._devices.step(self.part, self.state, self._tables, batch)
         self._pending.append(metrics)
         self.progress.step += 1
         report = self.progress.step % self._config.train.log_every == 0
@@ -285,46 +319,35 @@ class Trainer:
     def _report(self, listener: Callable[[StepReport], None]) -> None:
         metrics, self._unreported = mean_metrics(self._unreported), {}
         step, speed = self.progress.step, self.progress.examples_per_second
-        rate = float(self._learning_rate(step - 1))
-        listener(StepReport(step, self.total_steps, metrics, speed, rate))
+        rate = float(self._learning_rates[self.part](step - 1 - (self.progress.network_from or 0)))
+        listener(StepReport(step, self._part_end, metrics, speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
         self._require_finite_state()
         progress = self.progress
-        share, metrics = self.validate()
+        metrics = self.validate()
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
         better = progress.best_score is None or score > progress.best_score
         if better:
             progress.best_step, progress.best_score = progress.step, score
-            progress.best_share = share
+            if self.part == "tower":
+                self._best_tower = _tower_of(self.state)
         progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
         progress.evaluated_step = progress.step
         record = {
             "step": progress.step,
             "epoch": progress.step / self.steps_per_epoch,
+            "part": self.part,
             "train": mean_metrics(progress.totals),
             "valid": metrics,
         }
         progress.totals = {}
         return record
 
-    def validate(self) -> tuple[float, dict[str, Any]]:
-        """Return the best share of the networks, and the state's metrics with it on validation."""
-        share, scores = self._shared(self._scores("valid", self.state))
-        return share, self._measured("valid", scores)
-
-    def _shared(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the best share of the networks' logit on validation, and the scores with it."""
-        if not self._config.model.statistics:
-            return 1.0, scores
-        if self._fixed is None:
-            part = with_params(self.state, fitted_alone(self.state.params))
-            self._fixed = self._scores("valid", part)
-        labels = np.asarray(self._dataset.splits["valid"].label)
-        choice = functools.partial(best_share, scores, self._fixed, labels)
-        share = from_first(choice)
-        return share, with_share(scores, self._fixed, share)
+    def validate(self) -> dict[str, Any]:
+        """Return the state's metrics on validation; of the tower alone while that is trained."""
+        return self._measured("valid", self._scores("valid", self.state, part=self.part))
 
     def _calibration(self, best: TrainState) -> Calibration | None:
         """Return the calibration of the best checkpoint, fitted on the validation split."""
@@ -343,9 +366,13 @@ class Trainer:
         return from_first(lambda: measure(self._dataset, split, scores))
 
     def _scores(
-        self, split: str, state: TrainState, calibration: Calibration | None = None
+        self,
+        split: str,
+        state: TrainState,
+        calibration: Calibration | None = None,
+        part: Part = "network",
     ) -> np.ndarray:
-        """Return the scores of a split.
+        """Return the scores of a split: of the whole model, or of the tower alone.
 
         A run that calibrates always maps logits, so that the last scores need no compilation.
         """
@@ -358,7 +385,7 @@ class Trainer:
             self._stop_if_asked()
             self._report_scoring(split, loader.num_examples, done)
 
-        return self._devices.scores(loader, state, self._tables, logit_map, watch)
+        return self._devices.scores(part, loader, state, self._tables, logit_map, watch)
 
     def _stop_if_asked(self) -> None:
         number = self._stop_signal()
@@ -390,3 +417,12 @@ class Trainer:
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at
+
+
+def _tower_of(state: TrainState) -> tuple[Any, Any]:
+    """Return a copy of the parameters and the running statistics of a state's tower."""
+    tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
+    return _copied(tower)  # the state is donated
+
+
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config
@@ -13,11 +12,12 @@ from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
+from dien_jax.model.tower import Part
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.trained import score_batches
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step, make_summary_step
-from dien_jax.steps.state import Tables, TrainState, create_state, training_tables
+from dien_jax.steps.state import Tables, TrainState, create_state, parts, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
 
 HISTOGRAM_ROWS = 65_536
@@ -50,8 +50,14 @@ class OnDevices:
     ) -> None:
         self._config, self._schema, self._steps_per_epoch = config, schema, steps_per_epoch
         self.place = place_on(devices, schema)
-        self._train_step = make_train_step(config, schema, steps_per_epoch, self.place)
-        self._predict_step = make_predict_step(config, schema, self.place)
+        self._train_steps = {
+            part: make_train_step(config, schema, steps_per_epoch, self.place, part)
+            for part in parts(config.model)
+        }
+        self._predict_steps = {
+            part: make_predict_step(config, schema, self.place, tower_alone=part == "tower")
+            for part in parts(config.model)
+        }
         self._summary_step = make_summary_step(config, schema, self.place)
 
     def initial_state(self, seed: int) -> TrainState:
@@ -62,9 +68,11 @@ class OnDevices:
         """Return the constant inputs of steps."""
         return training_tables(dataset, self._config, self.place)
 
-    def step(self, state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
-        """Take a training step; it donates the state."""
-        return self._train_step(state, tables, self.place.put_batch(batch))
+    def step(
+        self, part: Part, state: TrainState, tables: Tables, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """Take a training step of a part of the model; it donates the state."""
+        return self._train_steps[part](state, tables, self.place.put_batch(batch))
 
     def save(
         self, checkpoints: Checkpoints, step: int, state: TrainState, host: Any, *, best: bool
@@ -93,22 +101,20 @@ class OnDevices:
             jax.tree.map(check, tree, self.place.like(like))
         return self.place.put(tree, like)
 
-    def copy_of(self, tree: Any, like: Any) -> Any:
-        """Return parameters of the host on the devices, as :meth:`put`, never sharing memory."""
-        if self.place.devices == 1:
-            return jax.tree.map(jnp.array, tree)
-        return self.put(tree, like)
-
     def scores(
         self,
+        part: Part,
         loader: Loader,
         state: TrainState,
         tables: Tables,
         logit_map: Any,
         before_batch: Callable[[float], None],
     ) -> np.ndarray:
-        """Return the scores of a split, float32 ``[n]``, on every process, as ``score_batches``."""
-        predict = functools.partial(self._predict_step, logit_map=logit_map)
+        """Return the scores of a split, float32 ``[n]``, on every process, as ``score_batches``.
+
+        They are those of the tower alone or, of the network, of the whole model.
+        """
+        predict = functools.partial(self._predict_steps[part], logit_map=logit_map)
         model = (state.params, state.batch_stats, tables.features)
 
         def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dien_jax.config.settings import LARGEST_INTEGER, OptimConfig
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.utils.json_values import Count, NotNegative, Share, as_complete
+from dien_jax.utils.json_values import Count, NotNegative, as_complete
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -20,8 +20,7 @@ class Progress:
       step: steps taken.
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
-      best_share: share of the networks' logit that was best at the best evaluation, see
-        :mod:`dien_jax.training.fitted`.
+      network_from: step after which the network is trained; None while the tower is.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples, timed_seconds: examples and duration of the steps that were timed.
@@ -32,7 +31,7 @@ class Progress:
     evaluated_step: Count = 0
     best_step: Count = 0
     best_score: float | None = None
-    best_share: Share = 1.0
+    network_from: Count | None = None
     worse_evaluations: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
     timed_examples: NotNegative = 0.0
@@ -47,6 +46,11 @@ class Progress:
             order = f"best_step <= evaluated_step <= step == {step}"
             steps = (progress.best_step, progress.evaluated_step, progress.step)
             raise UserError(f"{source}: expected {order}, found {steps}")
+        if progress.network_from is not None and progress.network_from > progress.evaluated_step:
+            raise UserError(
+                f"{source}: expected network_from to be at most {progress.evaluated_step}, "
+                f"found {progress.network_from}"
+            )
         if (progress.best_score is None) != (progress.best_step == 0):
             both = f"best_score {progress.best_score} and best_step {progress.best_step}"
             raise UserError(f"{source}: expected both of an evaluation or none, found {both}")

@@ -86,8 +86,8 @@ class Reporter:
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Report an evaluation, which is on disk when this returns.
 
-        ``record`` has ``step``, ``epoch``, and ``train`` and ``valid``: metrics by name, None where
-        undefined. A number that is not finite is a ValueError.
+        ``record`` has ``step``, ``epoch``, ``part``, and ``train`` and ``valid``: metrics by
+        name, None where undefined. A number that is not finite is a ValueError.
         """
         append_evaluation(self._folder, record)
         metrics = record["valid"].items()
@@ -99,7 +99,9 @@ class Reporter:
             for name, metric in METRICS.items()
             if record["valid"].get(name) is not None
         ]
-        self._line.say(f"step {record['step']:,}, epoch {record['epoch']:.2f}: {', '.join(parts)}")
+        of = ", counts alone" if record["part"] == "tower" else ""
+        where = f"step {record['step']:,}, epoch {record['epoch']:.2f}{of}"
+        self._line.say(f"{where}: {', '.join(parts)}")
         self._say_problems()
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:

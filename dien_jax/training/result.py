@@ -19,7 +19,7 @@ from dien_jax.runs.folder import (
 )
 from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.utils.files import write_json, write_text
-from dien_jax.utils.json_values import Count, NotNegative, Share
+from dien_jax.utils.json_values import Count, NotNegative
 from dien_jax.utils.plots import new_figure, save_picture
 
 if TYPE_CHECKING:
@@ -40,16 +40,14 @@ class RunResult:
       model: the row of the paper's table that the model is, or ``"custom"``.
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
-      network_share: share of the logit that training learned, which is best on validation; see
-        :mod:`dien_jax.training.fitted`.
       valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
       wall_seconds: duration, over all processes of the run.
       device: kind of the device.
       versions: of Python and the packages that decide the outcome.
-      baselines: test AUC of popularity, of the logistic regression inside the model if it has one
-        and, where the data has true probabilities, of these (``"best possible"``).
+      baselines: test AUC of popularity, of the tower alone (``"counts alone"``) if the model has
+        one and, where the data has true probabilities, of these (``"best possible"``).
     """
 
     run_dir: Path = Path()
@@ -67,7 +65,6 @@ class RunResult:
     device: str
     versions: dict[str, str]
     baselines: dict[str, NotNegative | None]
-    network_share: Share
 
 
 def run_settings(run: Run) -> dict[str, Any]:

@@ -323,7 +323,7 @@ def _train(
         settings = run_settings(run)
         make = functools.partial(Reporter, folder, loggers, settings, **steps)
         if run.warm_start is not None and fresh:
-            _, metrics = trainer.validate()
+            metrics = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
         with on_first(make) or NoReports() as reporter:

@@ -19,7 +19,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.model.logistic_regression import WEIGHTS
+from dien_jax.model.tower import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
@@ -117,7 +117,7 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
-    values start from the mean of their table. The logistic regression gives new values no weight.
+    values start from the mean of their table. The tower gives new values no weight.
     Steps and key are those of ``fresh``.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
@@ -146,7 +146,7 @@ def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray
         weights = rarity if name == "item" else None
         start = table[UNKNOWN] if name == "user" else mean_row(table, weights)
         embeddings[name] = grown_table(table, matches, start)
-        if of_values := params.get("logistic_regression", {}).get(f"{group}_{WEIGHTS}"):
+        if of_values := params.get("tower", {}).get(f"{group}_{WEIGHTS}"):
             of_values[name] = grown_table(of_values[name], matches, 0.0)
     return params
 

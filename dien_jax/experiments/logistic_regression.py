@@ -1,9 +1,8 @@
-"""The fit of the logistic regression inside the model, which precedes the first training step.
+"""A logistic regression of counts and values, which models are compared with.
 
 Dimensions: R examples, D dense columns, W one-hot columns.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +12,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
+from dien_jax.experiments.regression_inputs import Inputs
 from dien_jax.metrics.scores import evaluate_scores, selection_score
-from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils.console import Stage
 
 LOGISTIC_REGRESSION = "logistic regression"
-"""Its name among simple models, inside the model and as a baseline."""
+"""Its name among baselines."""
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """Values of C, the inverse of the strength of regularization."""
 MAX_ITERATIONS = 300
@@ -59,14 +58,11 @@ class FittedRegression(NamedTuple):
         return logits + np.float32(self.intercept)
 
 
-def fit_logistic(
-    train: Inputs, valid: Inputs, current: Stage, before_pass: Callable[[], None] = lambda: None
-) -> FittedRegression:
+def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegression:
     """Fit a logistic regression on all columns; C is chosen on validation.
 
     The dense columns are standardised. C rises, each fit starts from the one before, and the first
-    C that is no better than the one before ends the search. ``before_pass``, called before each
-    pass over the training examples, may raise to stop.
+    C that is no better than the one before ends the search.
     """
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
@@ -74,7 +70,7 @@ def fit_logistic(
     best: FittedRegression | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
-        weights = minimise(dense, train.one_hot, train.labels, strength, weights, before_pass)
+        weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
         fitted = FittedRegression(strength, 0.0, float(start[0]), mean, of_dense / scale, of_values)
         fitted = fitted._replace(score=selection(fitted.predict(valid), valid.labels))
@@ -98,13 +94,11 @@ def minimise(
     labels: np.ndarray,
     c: float,
     weights: np.ndarray,
-    before_pass: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the weights of a regularised logistic regression, float64: intercept, then columns.
 
     They minimise C * sum(log loss) + |w|^2 / 2, where w is without the intercept, by L-BFGS from
-    the given weights. The fit ends after ``MAX_ITERATIONS`` at the latest, or with the exception
-    that ``before_pass`` raises.
+    the given weights. The fit ends after ``MAX_ITERATIONS`` at the latest.
 
     Columns of counts and similarities are strongly correlated, which makes plain L-BFGS slow. It
     runs in coordinates in which the curvature at equal probabilities is 1 in every direction of
@@ -130,7 +124,6 @@ def minimise(
         return np.concatenate([start * of_intercept, of_dense, of_values * of_column])
 
     def loss_and_gradient(place: np.ndarray) -> tuple[float, np.ndarray]:
-        before_pass()
         weights = weights_at(place)
         start, of_dense, of_values = _parts(weights, dense.shape[1])
         logits = exact @ of_values + start

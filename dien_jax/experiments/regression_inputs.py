@@ -6,7 +6,7 @@ out its own event and its user's later ones, as in training. Baselines have the 
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -29,8 +29,6 @@ from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
 
 BATCH = 1024
-UNKNOWN_BATCHES = 8
-"""Batches with unknown candidates."""
 MAX_COLUMNS = 1 << 20
 """One-hot columns of a feature; of a larger vocabulary, values share columns."""
 UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
@@ -95,13 +93,8 @@ class RegressionInputs:
         self.one_hot_columns = dict(zip((*attributes, *ids), places, strict=True))
         self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
 
-    def read(
-        self, split: str, limit: int, before_batch: Callable[[], None] = lambda: None
-    ) -> Inputs:
-        """Return all examples of a split in a random order, or about ``limit`` of them.
-
-        ``before_batch`` may raise to stop.
-        """
+    def read(self, split: str, limit: int) -> Inputs:
+        """Return all examples of a split in a random order, or about ``limit`` of them."""
         loader = self._loader(split, "auto")
         steps = min(loader.steps_per_epoch, max(1, limit // BATCH))
         total = len(self._dataset.splits[split].label)
@@ -112,7 +105,6 @@ class RegressionInputs:
         filled, one_hot, labels = 0, [], []
         with stage(f"inputs of {rows:,} {split} examples") as current:
             for indices, inputs in self._batches(loader, steps):
-                before_batch()
                 dense[filled : filled + len(indices)] = inputs.dense
                 filled += len(indices)
                 one_hot.append(inputs.one_hot)
@@ -124,14 +116,6 @@ class RegressionInputs:
         """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
         loader = self._loader(split, "evaluation")
         yield from self._batches(loader, loader.steps_per_epoch)
-
-    def unknown_candidates(self) -> Inputs:
-        """Return some training examples with the unknown item in place of their candidates."""
-        loader = self._loader("train", "auto")
-        found = list(self._batches(loader, min(loader.steps_per_epoch, UNKNOWN_BATCHES), True))
-        dense, one_hot, labels = zip(*(inputs for _, inputs in found), strict=True)
-        one_hot = sparse.vstack(one_hot, format="csr")
-        return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
     def _loader(self, split: str, order: str) -> Loader:
         """Return the batches of a split; those of training have the bits ``own``.
@@ -149,14 +133,10 @@ class RegressionInputs:
             order=order,
         )
 
-    def _batches(
-        self, loader: Loader, steps: int, unknown: bool = False
-    ) -> Iterator[tuple[np.ndarray, Inputs]]:
+    def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
         features = len(self._tables.statistics)
         with closing(loader.epoch(0)) as batches:
             for step, batch in zip(range(steps), batches, strict=False):
-                if unknown:
-                    batch = batch._replace(item=np.full_like(batch.item, UNKNOWN), own=None)
                 if batch.own is None:  # the counts are complete: nothing is left out
                     nothing = np.zeros((BATCH, features), np.int8)
                     batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))

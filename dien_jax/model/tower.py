@@ -1,0 +1,96 @@
+"""The tower: what counts, similarities and single values say of a click.
+
+Training fits it alone first, in seconds; the network that reads the history then learns what it
+leaves, and the logit of a click model is the sum of both.
+
+Dimensions: B rows, F inputs of the counts, L terms: one for each feature, and one for the counts.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dien_jax.data.schema import FeatureValues, Schema
+from dien_jax.model.devices import Axis, Dropout
+from dien_jax.model.embeddings import FeatureEmbeddings
+from dien_jax.model.layers import BatchNorm, rescaled
+
+Part = Literal["tower", "network"]
+"""The parts of a model that are trained one after the other: the tower, and everything else."""
+WEIGHTS = "weights"
+"""Ending of the names of the tables with a weight for each value: ``item_weights``."""
+LAYERS = (64, 32)
+"""Sizes of the hidden layers."""
+DROPOUT = 0.2
+LIMIT = 6.0
+"""Largest absolute value of a standardised input."""
+
+
+class Tower(nn.Module):
+    """Terms of a logit: a weight for each value, and a function of counts and similarities.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax import Feature, Schema
+    >>> from dien_jax.model import Tower
+    >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
+    >>> item, user = {"item": jnp.zeros(2, jnp.int32)}, {"user": jnp.zeros(1, jnp.int32)}
+    >>> inputs = item, user, jnp.ones((2, 5)), {}, jnp.ones(2, bool)
+    >>> Tower(schema).init_with_output(jax.random.key(0), *inputs, train=False)[0].shape
+    (2, 3)
+
+    Every value of a feature has a weight, of which multi-valued features take the mean; a number is
+    multiplied by its own. The inputs of :func:`dien_jax.model.statistics.statistics_inputs` are
+    standardised, and their term is a linear function plus two ReLU layers. Weights of values and
+    the last layers are 0 before training. ``axis`` is the mesh axis of the rows.
+
+    Source: wide and deep parts as in Cheng et al., 2016 (arXiv:1606.07792).
+    """
+
+    schema: Schema
+    axis: Axis = None
+
+    @nn.compact
+    def __call__(
+        self,
+        item: dict[str, FeatureValues],
+        user: dict[str, FeatureValues],
+        statistics: Float[Array, "B F"],
+        context: dict[str, FeatureValues],
+        real: Bool[Array, " B"],
+        *,
+        train: bool,
+    ) -> Float[Array, "B L"]:
+        """Return the terms: of item, user and context features, then of the counts.
+
+        ``user`` and ``context`` may have a single row for all items; ``real`` tells rows from
+        filler. Training needs the key of dropout.
+        """
+        zeros = nn.initializers.zeros_init()
+        values = {"item": item, "user": user, "context": context}
+        terms = [
+            FeatureEmbeddings(getattr(self.schema, group), 1, zeros, name=f"{group}_{WEIGHTS}")(of)
+            for group, of in values.items()
+            if getattr(self.schema, group)
+        ]
+        norm = BatchNorm("running", self.axis, name="norm")
+        inputs = rescaled(statistics, *norm(statistics, real, train=train))
+        x = inputs = jnp.clip(inputs, -LIMIT, LIMIT)
+        for index, size in enumerate(LAYERS):
+            x = jax.nn.relu(nn.Dense(size, name=f"layer_{index}")(x))
+            if train and self.axis is not None:
+                x = Dropout(DROPOUT, self.axis, name=f"Dropout_{index}")(x)
+            else:
+                x = nn.Dropout(DROPOUT, deterministic=not train)(x)
+        linear = nn.Dense(1, kernel_init=zeros, use_bias=False, name="linear")(inputs)
+        terms.append(linear + nn.Dense(1, kernel_init=zeros, name="logit")(x))
+        rows = statistics.shape[0]
+        terms = [jnp.broadcast_to(term, (rows, term.shape[1])) for term in terms]
+        return jnp.concatenate(terms, axis=-1)
+
+
+def of_part(tree: dict[str, Any], part: Part) -> dict[str, Any]:
+    """Return the parameters or running statistics of a part of a model."""
+    return {name: leaf for name, leaf in tree.items() if (name == "tower") == (part == "tower")}
