@@ -71,7 +71,7 @@ def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
     Run.create(preset=name, seed=0, dataset=dataset, config=config).save(run)
     state = create_state(config, schema, 1, seed=0)
     saved = OneDevice(schema).to_save(state)
-    Checkpoints(run / CHECKPOINTS_FOLDER).save(1, saved, {"best_share": 1.0}, best=True)
+    Checkpoints(run / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
     return run
 
 

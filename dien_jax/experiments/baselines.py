@@ -159,8 +159,8 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
     are a logistic regression's on training examples. A logistic regression and boosted trees have
     all columns of :class:`~dien_jax.experiments.regression_inputs.RegressionInputs`. What a fit
-    leaves open is chosen on the validation split, where probabilities are calibrated too, as those of a
-    run, and the test split is scored once.
+    leaves open is chosen on the validation split, where probabilities are calibrated too, as those
+    of a run, and the test split is scored once.
 
     Args:
       data: dataset folder.

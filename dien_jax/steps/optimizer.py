@@ -9,22 +9,28 @@ from dien_jax.config.settings import Config
 from dien_jax.model.tower import Part
 
 TOWER_RATE = 3e-3
-"""Learning rate of the tower at its first step."""
-TOWER_DECAY = 0.7
-"""Factor of that rate from one epoch to the next."""
+"""Learning rate of the tower at its first step; it falls to 0 along a cosine."""
+TOWER_EPOCHS = 8
+"""Epochs of the tower, at most ``train.epochs``."""
 
 
 def learning_rate(settings: Config, steps_per_epoch: int, part: Part = "network") -> optax.Schedule:
     """Return the learning rate of each step that a part of the model is trained."""
-    config, epochs = settings.optim, settings.train.epochs
+    config, steps = settings.optim, steps_per_epoch * epochs_of(settings, part)
     if part == "tower":
-        return optax.exponential_decay(TOWER_RATE, steps_per_epoch, TOWER_DECAY)
+        return optax.cosine_decay_schedule(TOWER_RATE, steps)
     if config.schedule == "halving":
         rate = config.learning_rate
         return optax.exponential_decay(rate, steps_per_epoch, 0.5, staircase=True)
     if config.schedule == "cosine":
-        return optax.cosine_decay_schedule(config.learning_rate, steps_per_epoch * epochs)
+        return optax.cosine_decay_schedule(config.learning_rate, steps)
     return optax.constant_schedule(config.learning_rate)
+
+
+def epochs_of(config: Config, part: Part) -> int:
+    """Return the maximum number of epochs of a part of the model."""
+    epochs = config.train.epochs
+    return min(TOWER_EPOCHS, epochs) if part == "tower" else epochs
 
 
 def make_optimizer(

@@ -5,8 +5,8 @@ A run is a function of (settings, data, seed): with S steps per epoch, step k tr
 train state and :class:`Progress`, and a run resumed from one ends with the parameters of an
 uninterrupted run. Evaluations are due at fixed steps, and the checkpoint after one records it.
 
-A model with a tower is trained in two parts: the tower alone, until validation stops it, then the
-network beside the best tower, which stays as it is. The network starts from a logit of 0, so the
+A model with a tower is trained in two parts: the tower alone, for a few epochs, then the network
+beside the best tower, which stays as it is. The network starts from a logit of 0, so the
 best checkpoint may be one of the tower alone.
 """
 
@@ -19,7 +19,6 @@ from contextlib import closing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
@@ -27,21 +26,19 @@ from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
-from dien_jax.model.tower import Part, of_part
+from dien_jax.model.tower import Part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure
-from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.state import TrainState, all_finite, parts, require_step_memory
+from dien_jax.steps.state import TrainState, all_finite, require_step_memory
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.on_devices import OnDevices
+from dien_jax.training.on_devices import OnDevices, tower_of
 from dien_jax.training.progress import (
     EXAMPLES,
     Progress,
     StepReport,
     add_metrics,
-    all_steps,
     mean_metrics,
     not_finite,
 )
@@ -100,11 +97,7 @@ class Trainer:
         )
         longest = self._loader.padded_lengths[-1]
         require_step_memory(config, self._devices.place, train.batch_size, longest)
-        self._part_steps = all_steps(self.steps_per_epoch, train.epochs)
         self._validation = self._evaluation_loader("valid")
-        self._learning_rates = {
-            part: learning_rate(config, self.steps_per_epoch, part) for part in parts(config.model)
-        }
 
         self._started_at = time.perf_counter()
         self.state = self._devices.initial_state(run.seed)
@@ -126,9 +119,9 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
         self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
-        if checkpoints is not None and self.part == "tower" and self.progress.best_step:
+        if checkpoints is not None and self.progress.part == "tower" and self.progress.best_step:
             best, _ = self._devices.restore(checkpoints, self.progress.best_step, self.state)
-            self._best_tower = _tower_of(best)
+            self._best_tower = tower_of(best)
         is_fresh = latest is None and run.warm_start is None
         if is_fresh and config.model.initial_embeddings == "vectors":
             self.state = with_vectors(self.state, schema, dataset.factors, self._devices.place)
@@ -168,11 +161,10 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``calibration``, None if there is none, ``baselines``, the test AUC of the tower by its
-          name, if there is one, ``steps``, ``epochs``, ``best_step``, the
-          metrics of ``valid`` and ``test`` with calibrated scores, ``intervals``, the 95% ones of
-          their AUC, ``train_examples_per_second`` (None when nothing was timed) and
-          ``wall_seconds``.
+          ``calibration`` or None, ``baselines``, the test AUC of the tower by its name, if there is
+          one, ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test`` with
+          calibrated scores, ``intervals``, the 95% ones of their AUC,
+          ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
 
         Raises:
           Interrupted: after a stop signal; the state is saved.
@@ -227,41 +219,33 @@ class Trainer:
             due = (self.progress.evaluated_step // interval + 1) * interval
             self._train_until(min(due, self._part_end), listener)
             record = self._evaluate()
-            if self.part == "tower" and self._part_is_over:
+            if self.progress.part == "tower" and self.progress.step == self._part_end:
                 self._begin_network()
             yield record
 
     @property
-    def part(self) -> Part:
-        """The part of the model that is trained."""
-        return "tower" if self.progress.network_from is None else "network"
-
-    @property
     def finished(self) -> bool:
         """True after the last evaluation: all epochs are done, or early stopping applies."""
-        return self.part == "network" and self._part_is_over
+        if self.progress.part == "tower":
+            return False
+        stops = 0 < self._config.train.patience <= self.progress.worse_evaluations
+        return stops or self.progress.evaluated_step == self._part_end
 
     @property
     def _part_end(self) -> int:
         """The last step of the part that is trained; early stopping may end it before."""
-        return (self.progress.network_from or 0) + self._part_steps
-
-    @property
-    def _part_is_over(self) -> bool:
-        stops = 0 < self._config.train.patience <= self.progress.worse_evaluations
-        return stops or self.progress.evaluated_step == self._part_end
+        return (self.progress.network_from or 0) + self._devices.steps[self.progress.part]
 
     def _begin_network(self) -> None:
         """Put the best tower in place of the last one; from here on the network is trained."""
         assert self._best_tower is not None
-        (params, batch_stats), state, progress = self._best_tower, self.state, self.progress
+        (params, batch_stats), state = self._best_tower, self.state
         self.state = state._replace(
             params={**state.params, **params}, batch_stats={**state.batch_stats, **batch_stats}
         )
         self._best_tower = None
         self._lengths_seen.clear()
-        progress.network_from, progress.worse_evaluations = progress.step, 0
-        progress.timed_examples = progress.timed_seconds = 0.0
+        self.progress.begin_network()
 
     def _train_until(self, target: int, listener: Callable[[StepReport], None]) -> None:
         while self.progress.step < target:
@@ -284,7 +268,9 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        self.state, metrics = self._devices.step(self.part, self.state, self._tables, batch)
+        self.state, metrics = self._devices.step(
+            self.progress.part, self.state, self._tables, batch
+        )
         self._pending.append(metrics)
         self.progress.step += 1
         report = self.progress.step % self._config.train.log_every == 0
@@ -319,7 +305,8 @@ class Trainer:
     def _report(self, listener: Callable[[StepReport], None]) -> None:
         metrics, self._unreported = mean_metrics(self._unreported), {}
         step, speed = self.progress.step, self.progress.examples_per_second
-        rate = float(self._learning_rates[self.part](step - 1 - (self.progress.network_from or 0)))
+        of_part = step - 1 - (self.progress.network_from or 0)
+        rate = float(self._devices.learning_rates[self.progress.part](of_part))
         listener(StepReport(step, self._part_end, metrics, speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
@@ -328,26 +315,20 @@ class Trainer:
         metrics = self.validate()
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
-        better = progress.best_score is None or score > progress.best_score
-        if better:
-            progress.best_step, progress.best_score = progress.step, score
-            if self.part == "tower":
-                self._best_tower = _tower_of(self.state)
-        progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
-        progress.evaluated_step = progress.step
         record = {
             "step": progress.step,
             "epoch": progress.step / self.steps_per_epoch,
-            "part": self.part,
+            "part": progress.part,
             "train": mean_metrics(progress.totals),
             "valid": metrics,
         }
-        progress.totals = {}
+        if progress.evaluated(score) and progress.part == "tower":
+            self._best_tower = tower_of(self.state)
         return record
 
     def validate(self) -> dict[str, Any]:
         """Return the state's metrics on validation; of the tower alone while that is trained."""
-        return self._measured("valid", self._scores("valid", self.state, part=self.part))
+        return self._measured("valid", self._scores("valid", self.state, part=self.progress.part))
 
     def _calibration(self, best: TrainState) -> Calibration | None:
         """Return the calibration of the best checkpoint, fitted on the validation split."""
@@ -417,12 +398,3 @@ class Trainer:
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at
-
-
-def _tower_of(state: TrainState) -> tuple[Any, Any]:
-    """Return a copy of the parameters and the running statistics of a state's tower."""
-    tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
-    return _copied(tower)  # the state is donated
-
-
-_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config
@@ -12,13 +13,15 @@ from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
-from dien_jax.model.tower import Part
+from dien_jax.model.tower import Part, of_part
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.trained import score_batches
+from dien_jax.steps.optimizer import epochs_of, learning_rate
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import Tables, TrainState, create_state, parts, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
+from dien_jax.training.progress import all_steps
 
 HISTOGRAM_ROWS = 65_536
 """Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
@@ -43,6 +46,8 @@ class OnDevices:
 
     Attributes:
       place: where the arrays are.
+      steps: maximum number of steps of each part of the model.
+      learning_rates: schedule of each part.
     """
 
     def __init__(
@@ -50,6 +55,13 @@ class OnDevices:
     ) -> None:
         self._config, self._schema, self._steps_per_epoch = config, schema, steps_per_epoch
         self.place = place_on(devices, schema)
+        self.steps = {
+            part: all_steps(steps_per_epoch, epochs_of(config, part))
+            for part in parts(config.model)
+        }
+        self.learning_rates = {
+            part: learning_rate(config, steps_per_epoch, part) for part in parts(config.model)
+        }
         self._train_steps = {
             part: make_train_step(config, schema, steps_per_epoch, self.place, part)
             for part in parts(config.model)
@@ -130,6 +142,15 @@ class OnDevices:
         summary = jax.device_get(self.place.readable(self._summary_step(*inputs)))
         values = _embedding_values(state.params, self.place)
         return {**_live_values(summary, self.place.readable(batch)), **values}
+
+
+def tower_of(state: TrainState) -> tuple[Any, Any]:
+    """Return a copy of the parameters and the running statistics of a state's tower."""
+    tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
+    return _copied(tower)  # a step donates the state
+
+
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def _live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np.ndarray]:

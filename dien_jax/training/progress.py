@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from dien_jax.config.settings import LARGEST_INTEGER, OptimConfig
 from dien_jax.errors import NotFiniteError, UserError
+from dien_jax.model.tower import Part
 from dien_jax.utils.json_values import Count, NotNegative, as_complete
 
 EXAMPLES = "weight"
@@ -60,6 +61,25 @@ class Progress:
         if progress.totals and progress.totals.get(EXAMPLES, 0) <= 0:
             raise UserError(f"{source}: expected totals.{EXAMPLES} to be above 0")
         return progress
+
+    @property
+    def part(self) -> Part:
+        """The part of the model that is trained."""
+        return "tower" if self.network_from is None else "network"
+
+    def evaluated(self, score: float) -> bool:
+        """Record the score of an evaluation at the current step; return whether it is the best."""
+        is_best = self.best_score is None or score > self.best_score
+        if is_best:
+            self.best_step, self.best_score = self.step, score
+        self.worse_evaluations = 0 if is_best else self.worse_evaluations + 1
+        self.evaluated_step, self.totals = self.step, {}
+        return is_best
+
+    def begin_network(self) -> None:
+        """Train the network from the current step on; its speed is the one that is kept."""
+        self.network_from, self.worse_evaluations = self.step, 0
+        self.timed_examples = self.timed_seconds = 0.0
 
     @property
     def examples_per_second(self) -> float | None:

@@ -286,7 +286,6 @@ class FakeTrainer:
         speed = {"train_examples_per_second": None, "wall_seconds": 1.0}
         return {
             **{"steps": 1, "epochs": 1.0, "best_step": 1, "calibration": None, "baselines": {}},
-            "network_share": 1.0,
             "intervals": {"valid": None, "test": None},
             "valid": metrics,
             "test": metrics,

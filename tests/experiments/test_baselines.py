@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dien_jax.training.regression_inputs import Inputs
 from scipy import sparse
 from support import small_dataset, tiny_run
 from support.tiny_run import light_flags, refused_by
@@ -17,7 +18,6 @@ from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.trained import measure, score_split
-from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long

@@ -73,7 +73,7 @@ def test_checkpoint_with_a_parameter_that_is_not_finite_is_refused(run, tmp_path
     trained = load_run(run)
     state = untrained_run.random_state(trained.run.config, trained.dataset.schema)
     state.params["mlp"]["logit"]["bias"] = jnp.float32([np.nan])
-    Checkpoints(folder / CHECKPOINTS_FOLDER).save(2, state, {"best_share": 1.0}, best=True)
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(2, state, {}, best=True)
     with pytest.raises(UserError, match="is damaged: params/mlp/logit/bias is not finite"):
         load_run(folder)
 

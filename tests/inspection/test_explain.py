@@ -4,6 +4,8 @@ import functools
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from rich.cells import cell_len
 from support import small_dataset, tiny_run, untrained_run
@@ -14,7 +16,6 @@ from dien_jax import explain
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inspection.example_view import draw_example, example_lines, ranking_lines
 from dien_jax.inspection.examples import Inspector
-from dien_jax.model.logistic_regression import fitted_alone
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
 
@@ -76,9 +77,11 @@ def test_user_and_item_get_the_score_of_the_ranker(small, capfd):
     assert notes == ""
 
 
-def test_what_reading_the_history_adds_is_the_score_without_the_networks(small):
+def test_what_reading_the_history_adds_is_the_score_beside_counts(small):
     trained = load_run(small)
-    alone = trained._replace(params=fitted_alone(trained.params))
+    logit = jax.tree.map(jnp.zeros_like, trained.params["mlp"]["logit"])
+    silent = {**trained.params, "mlp": {**trained.params["mlp"], "logit": logit}}
+    alone = trained._replace(params=silent)
     [example], [without] = (Inspector(model).examples("train", [0]) for model in (trained, alone))
     assert example.by_counts == pytest.approx(without.probability, abs=1e-6)
     assert example.by_counts != pytest.approx(example.probability, abs=1e-3)

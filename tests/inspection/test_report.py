@@ -64,12 +64,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = untrained_run.write(folder / "run", data, model="din", buckets=())
     metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
     records = [
-        {"step": step, "epoch": step / 4, "train": {"loss": 1 / step}, "valid": metrics}
+        {
+            "step": step,
+            "epoch": step / 4,
+            "part": "network",
+            "train": {"loss": 1 / step},
+            "valid": metrics,
+        }
         for step in (1, 2)
     ]
     (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
     result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
-    result["baselines"] = {"without the networks": 0.7312, "popularity": None}
+    result["baselines"] = {"counts alone": 0.7312, "popularity": None}
     write_json(run / RESULT_FILE, result)
     return run
 
@@ -125,7 +131,7 @@ def test_numbers_are_those_of_the_run(run, content):
     assert f"{loss:.3f}" in first[:300]
     assert f"--split valid --example {worst}" in first
     assert "train.epochs" in text
-    assert "without the networks 0.7312" in text
+    assert "counts alone 0.7312" in text
 
 
 def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):

@@ -39,7 +39,7 @@ def test_the_network_alone_needs_few_files_and_no_schema_dataset_or_model_around
     helpers = {"checks", "devices", "shared_history"}
     assert needed == {f"dien_jax.model.{name}" for name in read | helpers}
     step = imported_by("dien_jax.model.click_model", "dien_jax.model.") - needed
-    beside_counts = {"statistics", "statistics_network", "logistic_regression", "factors"}
+    beside_counts = {"statistics", "tower", "factors"}
     assert step == {
         f"dien_jax.model.{name}" for name in {"click_model", "embeddings", "family"} | beside_counts
     }

@@ -20,7 +20,7 @@ METRICS = {
 OTHERS = "0.8100 | none | 0.5000 | 0.7000 | 0.0200"
 RESULT = {
     "model": "dien", "parameters": 12345, "steps": 300, "best_step": 200, "device": "cpu",
-    "baselines": {"popularity": 0.55, "logistic regression": None},
+    "baselines": {"popularity": 0.55, "counts alone": None},
     "valid": METRICS, "test": METRICS,
 }  # fmt: skip
 INTERVALS = {"valid": (0.78, 0.82), "test": None}

@@ -120,6 +120,4 @@ def save_step(run: Path, step: int) -> None:
     loaded = Run.load(run)
     state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
     params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
-    Checkpoints(run / CHECKPOINTS_FOLDER).save(
-        step, state._replace(params=params), {"best_share": 1.0}, best=True
-    )
+    Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)

@@ -71,7 +71,6 @@ FORMS: dict[str, dict[str, Any]] = {
         "device": "cpu",
         "versions": VERSIONS,
         "baselines": {"popularity": 0.5},
-        "network_share": 1.0,
     },
     "run/calibration.json": {
         "slope": 1.5,
@@ -80,13 +79,19 @@ FORMS: dict[str, dict[str, Any]] = {
         "shift": 0.0,
         "fitted_on": {"split": "valid", "examples": 40, "click_share": 0.5},
     },
-    "run/metrics.jsonl": {"step": 13, "epoch": 1.0, "train": {"loss": 0.5}, "valid": METRICS},
+    "run/metrics.jsonl": {
+        "step": 13,
+        "epoch": 1.0,
+        "part": "network",
+        "train": {"loss": 0.5},
+        "valid": METRICS,
+    },
     HOST: {
         "best": True,
         "host": {
             **{"step": 13, "evaluated_step": 13, "best_step": 13, "best_score": 0.4},
             **{"worse_evaluations": 0, "totals": {}, "timed_examples": 184.0},
-            **{"timed_seconds": 0.02, "wall_seconds": 5.8, "best_share": 1.0},
+            **{"timed_seconds": 0.02, "wall_seconds": 5.8, "network_from": 0},
         },
     },
     LOGGERS: {"loggers": ["tensorboard"], "runs": {}},

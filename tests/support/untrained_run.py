@@ -62,7 +62,7 @@ def write(
     save_list_offsets(folder, dataset)
     state = random_state(config, dataset.schema)
     saved = OneDevice(dataset.schema).to_save(state)
-    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {"best_share": 1.0}, best=True)
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
     return folder
 
 

@@ -27,6 +27,7 @@ def record(step, auc=0.7):
     return {
         "step": step,
         "epoch": step / 100,
+        "part": "network",
         "train": {"loss": 0.6, "click_loss": 0.4, "auxiliary_loss": 0.2, "accuracy": 0.7},
         "valid": {"auc": auc, "gauc": None, "logloss": 0.5, "accuracy": 0.75, "examples": 9},
     }

@@ -18,7 +18,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.model.logistic_regression import FITTED
+from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
@@ -138,14 +138,13 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
             mean = (table[1:] * weights).sum(0) / weights.sum()
             assert now["n1"] == pytest.approx(mean, rel=1e-5)
         weights = [
-            np.asarray(of["logistic_regression"][f"{group}_weights"][name])
-            for of in (trained.params, params)
+            np.asarray(of["tower"][f"{group}_weights"][name]) for of in (trained.params, params)
         ]
         before = dict(zip(tiny.old.vocabulary(name), weights[0], strict=True))
         now = dict(zip(tiny.new.vocabulary(name), weights[1], strict=True))
         assert weights[0].any()
         assert all(now[value] == before.get(value, 0) for value in now)
-    of_rows = {"item_embeddings", "user_embeddings", "logistic_regression"}
+    of_rows = {"item_embeddings", "user_embeddings", "tower"}
     for name in set(trained.params) - of_rows:
         assert same_bits(params[name], trained.params[name])
     assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
@@ -156,9 +155,9 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
 def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
     found = started(tiny)
     _, before, _ = tiny_run.saved_states(tiny.run)["best"]
-    old, new = before.optimizer_state[0], found.state.optimizer_state[0]
+    (old, _), (new, schedule) = (s.optimizer_state["network"] for s in (before, found.state))
     assert int(new.count) == int(old.count) > 0
-    assert int(found.state.optimizer_state[1].count) == 0, "the schedule starts anew"
+    assert int(schedule.count) == 0, "the schedule starts anew"
     assert same_bits(new.nu["mlp"], old.nu["mlp"])
     items = tiny.new.vocabulary("item")
     for slots, trained in ((new.mu, old.mu), (new.nu, old.nu)):
@@ -202,7 +201,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     result = read_json(tiny.warm / "result.json", dict)
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
     start, ended = (
-        {name: value for name, value in params.items() if name not in FITTED}
+        of_part(params, "network")
         for params in (started(tiny).state.params, state_of(tiny.warm, tiny.new)[1].params)
     )
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)

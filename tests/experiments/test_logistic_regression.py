@@ -1,33 +1,21 @@
-"""The logistic regression inside the model: its inputs, its fit, and what training leaves of it."""
+"""The logistic regression that models are compared with: its inputs and its fit."""
 
-import dataclasses
 import itertools
 import math
-import types
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from scipy import sparse
-from support import small_dataset, tiny_run, untrained_run
+from support import small_dataset, tiny_run
 from threadpoolctl import threadpool_info
 
-from dien_jax import auc, train
-from dien_jax.config.presets import member
-from dien_jax.config.settings import Config, OptimConfig, TrainConfig
+from dien_jax import auc
 from dien_jax.data.columns import Examples
-from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import Loader, evaluation_loader
-from dien_jax.model.logistic_regression import FITTED, alone
-from dien_jax.runs.trained import load_run, score_batches
-from dien_jax.steps import make_predict_step, make_train_step, training_tables
-from dien_jax.training import fitted as fitted_first
-from dien_jax.training import regression_inputs
-from dien_jax.training.fitted import with_fitted
-from dien_jax.training.logistic_regression import fit_logistic, minimise
-from dien_jax.training.regression_inputs import RegressionInputs
-from dien_jax.utils.console import stage
+from dien_jax.data.dataset import open_dataset
+from dien_jax.experiments import logistic_regression, regression_inputs
+from dien_jax.experiments.logistic_regression import minimise
+from dien_jax.experiments.regression_inputs import RegressionInputs
 
 pytestmark = pytest.mark.long
 
@@ -197,22 +185,25 @@ def correlated(random: np.random.Generator, rows: int, columns: int, noise: floa
     return ((result - result.mean(0)) / result.std(0)).astype(np.float32)
 
 
-def test_fit_takes_few_passes_over_correlated_columns_and_one_thread_of_blas():
+def test_fit_takes_few_passes_over_correlated_columns_and_one_thread_of_blas(monkeypatch):
     random = np.random.default_rng(0)
     dense = correlated(random, 2000, 20, 0.003)
     one_hot = sparse.csr_array((random.random((2000, 50)) < 0.05).astype(np.float32))
     logits = 200 * (dense[:, 0] - dense[:, 1]) + one_hot[:, :10].sum(1)
     labels = (random.random(2000) < 1 / (1 + np.exp(-logits))).astype(np.int8)
     threads = []
+    logaddexp = np.logaddexp
 
-    def count() -> None:
+    def count(*arguments) -> np.ndarray:  # once in each pass
         libraries = threadpool_info()
         threads.extend(each["num_threads"] for each in libraries if each["user_api"] == "blas")
         passes.append(1)
+        return logaddexp(*arguments)
 
+    monkeypatch.setattr(logistic_regression.np, "logaddexp", count)
     for c in (0.01, 0.1, 1.0, 10.0):
         passes: list[int] = []
-        minimise(dense, one_hot, labels, c, np.zeros(71), count)
+        minimise(dense, one_hot, labels, c, np.zeros(71))
         assert len(passes) < 30, c  # 60 by L-BFGS on the columns as they are, where C is 1 or 10
     assert set(threads) == {1}
 
@@ -228,119 +219,3 @@ def test_logistic_regression_is_at_its_minimum():
         error = 1 / (1 + np.exp(-rows @ weights)) - labels
         gradient = c * rows.T @ error + np.concatenate([[0], weights[1:]])
         assert np.abs(gradient).max() < 2e-4 * c * 300
-
-
-MODEL = member("din", untrained_run.SMALL)
-CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=STEPS, buckets=()))
-
-
-def fitted_state(dataset: Dataset, config: Config = CONFIG):
-    """A state of random parameters with a fitted logistic regression."""
-    return with_fitted(untrained_run.random_state(config, dataset.schema), dataset, config)
-
-
-def test_model_with_silent_networks_scores_as_the_fit(tmp_path):
-    """On features of every kind, for training rows as well, whose own events are left out."""
-    dataset = open_dataset(small_dataset.write(tmp_path / "small"))
-    config, inputs = CONFIG, RegressionInputs(dataset, STEPS)
-    rows = inputs.read("train", 100)
-    with stage("fit") as current:
-        fitted = fit_logistic(rows, rows, current)
-    state = untrained_run.random_state(config, dataset.schema)
-    weights = fitted_first._of_regression(fitted, inputs)
-    params = alone({**state.params, "logistic_regression": weights})
-    step = make_predict_step(config, dataset.schema)
-    features = training_tables(dataset, config).features
-    loader = Loader(dataset, "train", config.train, statistics=True, order="evaluation")
-    scores = score_batches(step, params, state.batch_stats, features, loader)
-    [(places, found)] = inputs.stream("train")
-    np.testing.assert_allclose(scores[places], fitted.predict(found), rtol=1e-5)  # float32
-    assert np.ptp(scores) > 0.01
-    others = {**state.params, "logistic_regression": weights}
-    changed = score_batches(step, others, state.batch_stats, features, loader)
-    assert np.abs(changed - scores).max() > 0.01
-
-
-@pytest.mark.parametrize("update", ["dense", "lazy_adam"])
-def test_training_leaves_what_was_fitted_as_it_is(update, tmp_path, monkeypatch):
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
-    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
-    config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_update=update))
-    state = fitted_state(dataset, config)
-    expected = {name: jax.device_get(state.params[name]) for name in FITTED}
-    assert np.abs(expected["logistic_regression"]["item_weights"]["item"]).max() > 0.01
-    assert np.abs(expected["statistics_network"]["kernel_0"]).max() > 0.01
-    before = jax.device_get(state.params["mlp"])
-    loader = Loader(dataset, "train", config.train, statistics=True)
-    step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
-    tables = training_tables(dataset, config)
-    for batch in itertools.islice(loader.epoch(0), 2):
-        state, _ = step(state, tables, batch)
-    found = jax.device_get(state.params)
-    jax.tree.map(np.testing.assert_array_equal, {name: found[name] for name in FITTED}, expected)
-    assert np.abs(found["mlp"]["logit"]["kernel"] - before["logit"]["kernel"]).max() > 0
-
-
-def test_compact_tables_look_up_the_same_weights(tmp_path, monkeypatch):
-    """The loss of a first step is that of whole tables."""
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
-    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
-    losses = []
-    for update in ("dense", "lazy_adam"):
-        config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_update=update))
-        loader = Loader(dataset, "train", config.train, statistics=True)
-        step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
-        tables = training_tables(dataset, config)
-        _, metrics = step(fitted_state(dataset, config), tables, loader.batch(0, 0))
-        losses.append(float(metrics["click_loss"]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # float32
-
-
-def test_run_starts_from_the_fit_keeps_it_and_says_what_it_reaches(tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "data")
-    folder = tmp_path / "run"
-    flags = [*tiny_run.flags(data, folder), "--train.epochs=1", "--model.statistics"]
-    assert train.main(flags) == 0
-    printed = capfd.readouterr()
-    assert "logistic regression" in printed.err
-    rows = {line[:28].strip(): line[28:].split() for line in printed.out.splitlines()}
-    trained = load_run(folder)
-    dataset, config = trained.dataset, trained.run.config
-    expected = fitted_state(dataset, config).params
-    for name in FITTED:
-        jax.tree.map(np.testing.assert_array_equal, trained.params[name], expected[name])
-    assert "test, without the networks" in rows
-    step = make_predict_step(config, dataset.schema)
-    features = training_tables(dataset, config).features
-    loader = evaluation_loader(dataset, "test", config.train)
-    scores = score_batches(step, alone(trained.params), trained.batch_stats, features, loader)
-    area = auc(np.asarray(dataset.splits["test"].label), scores)
-    assert rows["test, logistic regression"] == [f"{area:.4f}"]
-
-
-def test_training_examples_of_one_label_have_none(tmp_path, capfd):
-    dataset = open_dataset(tiny_run.write_data(tmp_path / "data", train=1))
-    state = untrained_run.random_state(CONFIG, dataset.schema)
-    assert with_fitted(state, dataset, CONFIG) is state
-    assert "no logistic regression: all training examples" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("simple", "changes", "expected"),
-    [
-        ({"popularity": 0.5, "logistic regression": 0.792}, {}, ["0.0080 above that of log"]),
-        ({"popularity": 0.81, "logistic regression": None}, {}, ["0.0100 below that of pop"]),
-        ({"popularity": 0.5, "best possible": 0.9}, {}, []),
-        ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
-        ({"without the networks": 0.77}, {}, ["in its order adds 0.0300 of AUC"]),
-        ({"without the networks": 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
-        ({"without the networks": 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
-        ({"without the networks": 0.8}, {"network_share": 0.0}, ["history adds nothing"]),
-    ],
-)
-def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
-    about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
-    result = types.SimpleNamespace(**{"network_share": 1.0, **about, **changes})
-    lines = [*train._worth(result), *train._margin(result), *train._more_epochs(result)]
-    assert len(lines) == len(expected)
-    assert all(part in line for line, part in zip(lines, expected, strict=True))

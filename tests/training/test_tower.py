@@ -1,0 +1,115 @@
+"""The tower: its part of a run, what the network beside it leaves, and what is said of both."""
+
+import dataclasses
+import functools
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+from support import tiny_run, untrained_run
+from support.tiny_logs import write
+
+from dien_jax import auc, train
+from dien_jax.config.presets import member
+from dien_jax.config.settings import Config, OptimConfig, TrainConfig
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.model.tower import of_part
+from dien_jax.preparation.sources import impressions
+from dien_jax.runs.trained import load_run, score_batches, trained_scores
+from dien_jax.steps import make_predict_step, make_train_step, training_tables
+from dien_jax.training.loop import COUNTS_ALONE
+
+MODEL = member("din", untrained_run.SMALL)
+CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=8, buckets=()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", ["tower", "network"])
+def test_a_step_trains_one_part_whether_it_updates_tables_or_their_rows(
+    part, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+    losses = []
+    for update in ("dense", "lazy_adam"):
+        config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_update=update))
+        state = untrained_run.random_state(config, dataset.schema)
+        before = jax.device_get((state.params, state.batch_stats, state.optimizer_state))
+        loader = Loader(dataset, "train", config.train, statistics=True)
+        step = make_train_step(config, dataset.schema, loader.steps_per_epoch, part=part)
+        tables = training_tables(dataset, config)
+        for batch in itertools.islice(loader.epoch(0), 2):
+            state, metrics = step(state, tables, batch)
+            losses.append(float(metrics["loss"]))
+        after = jax.device_get((state.params, state.batch_stats, state.optimizer_state))
+        for old, new in zip(before, after, strict=True):
+            slots = old is before[2]
+            for name in ("tower", "network"):
+                left, right = (tree[name] if slots else of_part(tree, name) for tree in (old, new))
+                moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), left, right)
+                assert (max(jax.tree.leaves(moved)) > 0) == (name == part)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)  # float32
+
+
+@pytest.mark.long
+def test_a_run_trains_both_parts_and_is_never_below_the_tower_on_validation(tmp_path, capfd):
+    """At a rate at which the network is ruined, the best checkpoint is one of the tower alone."""
+    data, folder = tiny_run.write_data(tmp_path / "data"), tmp_path / "run"
+    flags = [*tiny_run.light_flags(data, folder), "--model.statistics", "--train.epochs=2"]
+    assert train.main([*flags, "--optim.learning-rate=3"]) == 0
+    lines = tiny_run.evaluations(folder)
+    assert [line["part"] for line in lines] == ["tower", "tower", "network", "network"]
+    assert [line["step"] for line in lines] == [4, 8, 12, 16]
+    trained = load_run(folder)
+    assert trained.step == max(lines[:2], key=lambda line: line["valid"]["auc"])["step"]
+    dataset, config, scores = trained.dataset, trained.run.config, trained_scores(trained, "test")
+    step = make_predict_step(config, dataset.schema, tower_alone=True)
+    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
+    inputs = (trained.params, trained.batch_stats, trained.feature_tables())
+    alone = score_batches(step, *inputs, evaluation_loader(dataset, "test", config.train))
+    np.testing.assert_allclose(alone, scores, rtol=1e-6)
+    area = auc(np.asarray(dataset.splits["test"].label), scores)
+    printed = capfd.readouterr().out
+    rows = {line[:28].strip(): line[28:].split() for line in printed.splitlines()}
+    assert rows[f"test, {COUNTS_ALONE}"] == [f"{area:.4f}"]
+    assert "Reading the history adds nothing to counts alone." in printed
+
+
+@pytest.mark.long
+def test_labels_that_are_noise_are_not_learned(tmp_path):
+    """Counts leave out the example's own event: with it, they would tell the clicks of training."""
+    random, lines = np.random.default_rng(0), ["user,item,category,label,timestamp"]
+    for k in range(16_000):
+        item = int(random.integers(400))
+        lines.append(f"u{k % 800},i{item},c{item % 20},{int(random.random() < 0.5)},{1000 + k}")
+    options = {"item_features": ("category",), "split": "by-time", "valid_share": 0.4}
+    log, data, run = write(tmp_path, "\n".join(lines)), tmp_path / "data", tmp_path / "run"
+    impressions.prepare(impressions.ImpressionsOptions(file=log, out=data, **options))
+    flags = ["--train.max-history=8", "--train.buckets=8", "--train.epochs=2", "--model.layers=8"]
+    assert train.main(["--data", str(data), "--run-dir", str(run), *flags]) == 0
+    for line in tiny_run.evaluations(run):
+        assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.02)
+        assert line["train"]["click_loss"] > 0.68  # log 2 is .693
+
+
+@pytest.mark.parametrize(
+    ("simple", "changes", "expected"),
+    [
+        ({"popularity": 0.792}, {}, ["0.0080 above that of pop"]),
+        ({"popularity": 0.81, COUNTS_ALONE: None}, {}, ["0.0100 below that of pop"]),
+        ({"popularity": 0.5, "best possible": 0.9}, {}, []),
+        ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
+        ({COUNTS_ALONE: 0.77}, {}, ["history adds 0.0300 of test AUC"]),
+        ({COUNTS_ALONE: 0.81}, {}, ["history takes 0.0100 of test AUC"]),
+        ({COUNTS_ALONE: 0.80001}, {}, ["history adds nothing"]),
+    ],
+)
+def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
+    about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
+    result = types.SimpleNamespace(**about | changes)
+    lines = [*train._worth(result), *train._margin(result), *train._more_epochs(result)]
+    assert len(lines) == len(expected)
+    assert all(part in line for line, part in zip(lines, expected, strict=True))
