@@ -70,7 +70,7 @@ PRESETS: dict[str, Config] = {
 }
 """Named settings, by name.
 
-``wide_dien`` is DIEN beside counts of training events, similarities and what is fitted on them.
+``wide_dien`` is DIEN beside counts of training events and similarities.
 ``dien``, ``din`` and the others are the networks of the paper alone, with this project's choices of
 training; ``authors`` has those of the authors' program."""
 

@@ -119,8 +119,8 @@ class ModelConfig:
     statistics: bool = False
     """Read counts of training events (how many users chose the candidate, alone and together with
     the history) and similarities of candidate and history, by a factorization of which training
-    users chose what. The click network reads them, and so do a logistic regression and small
-    networks that are fitted before the first step; the other networks learn what these leave."""
+    users chose what. A tower of these and of a weight for each value is trained first; its logit
+    is added to that of the network, which learns what the tower leaves."""
     layers: LAYER_SIZES = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
@@ -189,7 +189,8 @@ class TrainConfig:
     batch_size: int = 128
     """Examples in a batch."""
     epochs: int = 20
-    """Maximum number of epochs; early stopping usually ends a run before."""
+    """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
+    these are epochs of the network; the tower has at most as many before."""
     patience: int = 4
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: int = 0

@@ -1,4 +1,4 @@
-"""Training runs: the logistic regression, the loop, its reports, and warm starts.
+"""Training runs: the loop, its reports, and warm starts.
 
 Flags, signals and the printing of results do not enter: ``dien_jax/train.py`` has them.
 """

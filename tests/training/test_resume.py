@@ -15,13 +15,7 @@ from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
-from dien_jax.training import (
-    fitted,
-    logistic_regression,
-    loop,
-    on_devices,
-    regression_inputs,
-)
+from dien_jax.training import loop, on_devices
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -30,7 +24,7 @@ pytestmark = pytest.mark.long
 DIES = """
 import os, signal, sys
 from dien_jax import train
-from dien_jax.training import logistic_regression, loop, on_devices, regression_inputs
+from dien_jax.training import loop, on_devices
 from dien_jax.runs.checkpoints import Checkpoints
 
 def die():
@@ -62,7 +56,7 @@ loop.SAVE_SECONDS = -1.0
 Checkpoints.save = after({call}, Checkpoints.save, die, then_call=False)
 """
 
-FITTED = ("--model.statistics", "--train.epochs=1")
+TOWER = ("--model.statistics", "--train.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +76,10 @@ def light_whole(data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted_whole(data, tmp_path_factory) -> Path:
-    """A run with a logistic regression that nobody stopped."""
-    folder = tmp_path_factory.mktemp("runs") / "fitted"
-    assert train.main([*light_flags(data, folder), *FITTED]) == 0
+def tower_whole(data, tmp_path_factory) -> Path:
+    """A run of a model with a tower that nobody stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "tower"
+    assert train.main([*light_flags(data, folder), *TOWER]) == 0
     return folder
 
 
@@ -201,31 +195,31 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
     assert_ends_alike(folder, whole)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "call"),
-    [
-        (on_devices, "create_state", 1),
-        (logistic_regression, "expit", 3),
-        (regression_inputs, "gather_rows", 3),
-    ],
-)
-def test_signal_before_the_first_step_loses_nothing(
-    owner, name, call, data, fitted_whole, tmp_path, monkeypatch, capfd
+@pytest.mark.parametrize("call", [5, 6, 8, 10])
+def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(
+    call, data, tower_whole, tmp_path
 ):
-    """As the state is made, and in the fit of the logistic regression."""
+    """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again."""
+    folder, arguments = tmp_path / "run", [*light_flags(data, tmp_path / "run"), *TOWER]
+    killed = run_child(BEFORE_SAVE.format(call=call), arguments)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, tower_whole)
+
+
+def test_signal_before_the_first_step_loses_nothing(
+    data, light_whole, tmp_path, monkeypatch, capfd
+):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(fitted, "_latest", {})
-        if owner is regression_inputs:
-            patch.setattr(fitted, "fit_logistic", None)  # not reached
-        signal_at_call(patch, owner, name, call, signal.SIGTERM)
-        assert train.main([*light_flags(data, folder), *FITTED]) == 128 + signal.SIGTERM
+        signal_at_call(patch, on_devices, "create_state", 1, signal.SIGTERM)
+        assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     output = capfd.readouterr()
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err
     assert "Traceback" not in output.err
     assert steps_saved(folder) == []
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, fitted_whole)
+    assert_ends_alike(folder, light_whole)
 
 
 def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, capfd, monkeypatch):

@@ -6,8 +6,6 @@ from support.tiny_logs import write
 
 from dien_jax import Ranker, train
 from dien_jax.preparation.sources import impressions
-from dien_jax.runs.trained import load_run
-from dien_jax.training import fitted
 
 FLAGS = (
     "--train.epochs=1",
@@ -19,7 +17,7 @@ FLAGS = (
     "--model.auxiliary-weight=0",
     "--optim.learning-rate=1e-9",
 )
-"""The fits before the first step decide the scores."""
+"""The tower decides the scores."""
 
 
 def run_of(tmp_path, items: int):
@@ -37,24 +35,12 @@ def run_of(tmp_path, items: int):
     return run
 
 
-def unknown_weight(run) -> float:
-    return float(load_run(run).params["logistic_regression"]["item_weights"]["item"][0, 0])
-
-
 @pytest.mark.long
 def test_an_unknown_candidate_scores_within_the_known_ones(tmp_path):
     run = run_of(tmp_path, items=12)
-    assert unknown_weight(run) != 0
     ranker, candidates = Ranker(run), [*(f"i{k}" for k in range(12)), "never seen"]
     for history in ([], ["i1", "i2", "i3"]):
         ranking = ranker.rank(history, candidates, user="u1")
         scores = dict(zip(ranking.ids, ranking.scores.tolist(), strict=True))
         unknown = scores.pop("never seen")
         assert min(scores.values()) / 2 < unknown < 2 * max(scores.values())
-
-
-@pytest.mark.parametrize(("logit", "is_moved"), [(0.2, False), (9.0, True), (-9.0, True)])
-def test_the_unknown_item_is_moved_only_from_beyond_training(logit, is_moved):
-    known = np.linspace(-3, 1, 1000, dtype=np.float32)
-    weight = fitted._level_of_unknown(known, np.full(5, logit, np.float32))
-    assert weight == pytest.approx(-1 - logit if is_moved else 0, abs=1e-5)
