@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dien_jax.training.regression_inputs import Inputs
 from scipy import sparse
 from support import small_dataset, tiny_run
 from support.tiny_run import light_flags, refused_by
@@ -14,6 +13,7 @@ from support.tiny_run import light_flags, refused_by
 from dien_jax import baselines, compare, train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments.baselines import fit_single
+from dien_jax.experiments.regression_inputs import Inputs
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration

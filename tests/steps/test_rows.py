@@ -63,8 +63,8 @@ def fresh(config: Config) -> TrainState:
     if config.model != CONFIG.model:
         return create_state(config, SCHEMA, 10, seed=0)
     state = jax.tree.map(lambda leaf: leaf.copy(), first_state())
-    optimizer = make_optimizer(config, 10)
-    return state._replace(optimizer_state=optimizer.init(state.params))
+    slots = make_optimizer(config, 10).init(state.params)
+    return state._replace(optimizer_state={"network": slots})
 
 
 def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:

@@ -204,13 +204,15 @@ def test_a_step_on_shown_items_refuses_batches_without_them() -> None:
 
 
 def test_schedules() -> None:
-    def rates(steps, **changes):
-        schedule = learning_rate(OptimConfig(learning_rate=0.8, **changes), 10, 3)
+    def rates(steps, part="network", **changes):
+        optim = OptimConfig(learning_rate=0.8, **changes)
+        schedule = learning_rate(Config(optim=optim, train=TrainConfig(epochs=3)), 10, part)
         return [round(float(schedule(step)), 6) for step in steps]
 
     assert rates([0, 9, 29]) == [0.8, 0.8, 0.8]
     assert rates([0, 9, 10, 20], schedule="halving") == [0.8, 0.8, 0.4, 0.2]
     assert rates([0, 15, 30], schedule="cosine") == [0.8, 0.4, 0.0]
+    assert rates([0, 15, 30], part="tower") == [0.003, 0.0015, 0.0]
 
 
 @pytest.mark.long

@@ -262,7 +262,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     def loss(params: Any, stats: Any, tables: Tables, batch: Batch, key: jax.Array) -> Any:
         batch, random, dropout_key = train_step.randomised(config, schema, batch, key)
         negatives = train_step.negatives_of(config, place, tables.sampler, batch, random)
-        return loss_of_draws(params, stats, tables.features, batch, negatives, dropout_key)
+        return loss_of_draws(params, {}, stats, tables.features, batch, negatives, dropout_key)
 
     return loss
 

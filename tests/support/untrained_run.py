@@ -34,8 +34,11 @@ def random_state(config: Config, schema: Schema) -> TrainState:
     def drawn(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.device_put(np.float32(random.normal(size=leaf.shape) / 2))
 
+    params = jax.tree.map(drawn, like.params)
+    if "tower" in params:  # its many inputs would make logits of dozens
+        params["tower"] = jax.tree.map(lambda leaf: leaf / 4, params["tower"])
     return TrainState(
-        params=jax.tree.map(drawn, like.params),
+        params=params,
         batch_stats=jax.tree.map(lambda leaf: abs(drawn(leaf)) + 0.5, like.batch_stats),
         optimizer_state=jax.tree.map(
             lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), like.optimizer_state

@@ -155,17 +155,17 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
 def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
     found = started(tiny)
     _, before, _ = tiny_run.saved_states(tiny.run)["best"]
-    (old, _), (new, schedule) = (s.optimizer_state["network"] for s in (before, found.state))
+    (old, _), (new, schedule) = (s.optimizer_state["tower"] for s in (before, found.state))
     assert int(new.count) == int(old.count) > 0
     assert int(schedule.count) == 0, "the schedule starts anew"
-    assert same_bits(new.nu["mlp"], old.nu["mlp"])
+    assert same_bits(new.nu["tower"]["logit"], old.nu["tower"]["logit"])
     items = tiny.new.vocabulary("item")
     for slots, trained in ((new.mu, old.mu), (new.nu, old.nu)):
-        table = np.asarray(slots["item_embeddings"]["item"])
+        table = np.asarray(slots["tower"]["item_weights"]["item"])
         assert not table[[items.index(item) for item in NEW_ITEMS]].any()
         for row, item in enumerate(tiny.old.vocabulary("item")):
             if row and item != GONE:
-                expected = np.asarray(trained["item_embeddings"]["item"][row])
+                expected = np.asarray(trained["tower"]["item_weights"]["item"][row])
                 assert table[items.index(item)].tobytes() == expected.tobytes()
 
 
