@@ -102,8 +102,9 @@ def test_labels_that_are_noise_are_not_learned(tmp_path):
         ({"popularity": 0.81, COUNTS_ALONE: None}, {}, ["0.0100 below that of pop"]),
         ({"popularity": 0.5, "best possible": 0.9}, {}, []),
         ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
-        ({COUNTS_ALONE: 0.77}, {}, ["history adds 0.0300 of test AUC"]),
-        ({COUNTS_ALONE: 0.81}, {}, ["history takes 0.0100 of test AUC"]),
+        ({COUNTS_ALONE: 0.77}, {}, ["in its order adds 0.0300 of AUC"]),
+        ({COUNTS_ALONE: 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
+        ({COUNTS_ALONE: 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
         ({COUNTS_ALONE: 0.80001}, {}, ["history adds nothing"]),
     ],
 )
