@@ -38,7 +38,7 @@ def test_two_shells_find_each_other(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_script_for_slurm_is_shell() -> None:
-    script = shell_blocks()[2]
+    script = (PAGE.parents[1] / "deploy/slurm.sh").read_text()
     assert "--distributed.auto" in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
