@@ -230,8 +230,9 @@ class Ranker:
             for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
                 encoded = self._encoded_or_error(request)
                 if isinstance(encoded, UserError):
-                    where = f"history {place} of {count}: " if count > 1 else ""
-                    raise UserError(f"{where}{encoded}") from encoded
+                    if count == 1:
+                        raise encoded
+                    raise UserError(f"history {place} of {count}: {encoded}") from encoded
                 given, kept = request.history, encoded.history.rows
                 whole = kept if given is None else self._item_rows("history", given)
                 encoded.candidates = self._lists.candidates(options, kept, whole)
