@@ -13,12 +13,13 @@ from dien_jax.__main__ import commands
 pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/architecture.md"
 
 
-def test_every_path_on_the_page_exists() -> None:
-    paths = re.findall(r"`([\w.-]+/[\w./-]*|\w+\.py)`", PAGE.read_text(encoding="utf-8"))
-    assert len(paths) > 50
+@pytest.mark.parametrize(("page", "least"), [("architecture.md", 50), ("promises.md", 20)])
+def test_every_path_on_the_page_exists(page: str, least: int) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w.-]+/[\w./-]*|\w+\.py)`", text)
+    assert len(paths) > least
     places = (ROOT, ROOT / "dien_jax", ROOT / "kernels/dien_kernels")
     missing = [path for path in paths if not any((place / path).exists() for place in places)]
     assert not missing

@@ -14,7 +14,13 @@ pytestmark = [pytest.mark.long, pytest.mark.repository]
 ROOT = Path(__file__).parents[2]
 
 
-PAGES = ["docs/own-loop.md", "docs/ranking.md", "docs/tutorial.md", "kernels/README.md"]
+PAGES = [
+    "docs/own-loop.md",
+    "docs/ranking.md",
+    "docs/recommending.md",
+    "docs/tutorial.md",
+    "kernels/README.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
