@@ -217,7 +217,8 @@ def test_remembered_users_score_as_their_history_given_whole(
 def test_an_event_within_max_history_is_one_step(ranker, monkeypatch) -> None:
     ranker.remember("Cid", [PEAR, ODD])
     expected = ranker.rank([PEAR, ODD, SLASH], [PEAR], "Cid", CONTEXT)
-    monkeypatch.setattr(ranker._programs, "programs", ranker._programs.programs._replace(read=None))
+    programs = ranker._programs
+    monkeypatch.setattr(programs, "_programs", programs.programs._replace(read=None))
     ranker.observe("Cid", SLASH)
     same(ranker.rank(None, [PEAR], "Cid", CONTEXT), expected)
 
@@ -267,10 +268,10 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
         return call
 
     programs = ranker._programs.programs
-    ranker._programs.programs = programs._replace(**{name: counted(name) for name in calls})
+    ranker._programs._programs = programs._replace(**{name: counted(name) for name in calls})
     outcomes = ranker.rank_many(requests)
     assert min(calls.values()) > 1
-    ranker._programs.programs = programs
+    ranker._programs._programs = programs
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(outcome, UserError):
             with pytest.raises(UserError) as alone:
@@ -283,7 +284,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
     assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
     assert "value of 'query'" in str(outcomes[9])
     # Without programs for several users each has calls of its own.
-    ranker._programs.programs = programs._replace(read_many=None, score_many=None)
+    ranker._programs._programs = programs._replace(read_many=None, score_many=None)
     for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
         if not isinstance(expected, UserError):
             same(outcome, expected)
