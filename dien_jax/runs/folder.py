@@ -11,6 +11,7 @@ RUN/result.json     written last: a run that has it is finished
 RUN/.lock           locked by the process that trains, whose number it holds
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -37,6 +38,7 @@ from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.family import check_modules
 from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.steps.rows import automatic_update
+from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
 from dien_jax.utils.json_values import (
     Count,
@@ -209,6 +211,16 @@ class Run:
                 hint = f", or --resume {folder} to continue that run" if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
             write_json(folder / CONFIG_FILE, self.to_json())
+
+    def restore(self, folder: Path) -> None:
+        """Write ``config.json`` again if it was removed or changed: a run cannot resume without."""
+        with contextlib.suppress(UserError):
+            if Run.load(folder) == self:
+                return
+        file = folder / CONFIG_FILE
+        say(f"{file} was removed or changed during training; it is written again")
+        with writing(file):
+            write_json(file, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""

@@ -130,7 +130,7 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _locked(folder), _by_default_on(devices), _opened(folder, loggers) as running:
+        with _locked(folder, run), _by_default_on(devices), _opened(folder, loggers) as running:
             choices = large_data_choices(config, run)
             return _train(run, dataset, folder, stop_signal, devices, running, source, choices)
     except Interrupted:
@@ -188,7 +188,7 @@ def resume(
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with _locked(folder), _by_default_on(devices), _opened(folder, loggers) as running:
+    with _locked(folder, run), _by_default_on(devices), _opened(folder, loggers) as running:
         return _train(run, dataset, folder, stop_signal, devices, running)
 
 
@@ -211,10 +211,15 @@ def _ids(devices: Sequence[jax.Device]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes than those of the run from writing into its folder."""
+def _locked(folder: Path, run: Run) -> Iterator[None]:
+    """Keep other processes than those of the run from writing into its folder.
+
+    At the end, settings that were changed all the same are written again.
+    """
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(locked(folder, f"run folder {folder}")))
+        if index() == 0:
+            stack.callback(run.restore, folder)
         yield
 
 

@@ -13,7 +13,7 @@ from support.tiny_run import flags, light_flags
 from dien_jax import train
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop, on_devices
 from dien_jax.training import run as training_run
@@ -159,13 +159,21 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     folder = tmp_path / "run"
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
-    # in the middle of an epoch
+    # in the middle of an epoch, and what resuming needs was removed by then
     with monkeypatch.context() as patch:
+        save = loop.Trainer._save
+
+        def after_a_loss(trainer, **given):
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            save(trainer, **given)
+
+        patch.setattr(loop.Trainer, "_save", after_a_loss)
         signal_at_call(patch, loop.Trainer, "_step", 6, signal.SIGINT)
         assert train.main(flags(data, folder)) == 128 + signal.SIGINT
     output = capfd.readouterr()
     assert output.out == ""
     assert f"step 6 is saved. Resume with: python -m dien_jax.train --resume {folder}" in output.err
+    assert f"{folder / CONFIG_FILE} was removed or changed during training" in output.err
     assert "Traceback" not in output.err
     assert steps_saved(folder) == ["4", "6"]
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
