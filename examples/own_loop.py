@@ -54,7 +54,7 @@ class Model(nn.Module):
         return nn.Dense(1)(hidden)[:, 0], output.auxiliary_loss
 
 
-def train(network: nn.Module, steps: int = 300) -> None:
+def train(network: nn.Module, steps: int = 200) -> None:
     """Train, and print both losses and the AUC on fresh users."""
     model, optimizer, key = Model(network), optax.adam(3e-3), jax.random.key(0)
     variables = jax.jit(model.init)(key, make_batch(key))
@@ -73,7 +73,7 @@ def train(network: nn.Module, steps: int = 300) -> None:
         return optax.apply_updates(params, updates), stats, slots, losses
 
     slots = optimizer.init(params)
-    for number in range(steps):
+    for number in range(steps + 1):
         key = jax.random.fold_in(jax.random.key(1), number)
         params, stats, slots, (click, auxiliary) = step(params, stats, slots, key)
         if number % 100 == 0:
