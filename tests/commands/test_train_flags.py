@@ -100,7 +100,7 @@ def test_native_kernels_are_loaded_before_the_data_is_read(
     settings, expected, tmp_path, monkeypatch, capfd
 ):
     calls = []
-    monkeypatch.setattr(train, "load_native_in_background", lambda: calls.append("kernels"))
+    monkeypatch.setattr("dien_kernels.load_native_in_background", lambda: calls.append("kernels"))
     nowhere = tmp_path / "nowhere"
     found = refusal([*flags(nowhere, tmp_path / "run"), *settings], capfd)
     assert str(nowhere) in found

@@ -54,6 +54,10 @@ def test_another_shape_is_refused_with_path_expected_and_found(values: Any, mess
         assert message in str(caught.value)
 
 
+UTF_8 = "expected JSON: 'utf-8' codec can't decode byte 0xff", "expected JSON: Invalid UTF-8"
+"""Messages of different versions of msgspec."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,14 +65,18 @@ def test_another_shape_is_refused_with_path_expected_and_found(values: Any, mess
         (b'{"step": NaN}', "expected JSON: JSON is malformed: invalid character"),
         (b'{"step": 1, "rate": 1e999}', "Number out of range"),
         (b'{"step": 1, "nested": ' + b'{"a":' * 100_000, "expected JSON: maximum recursion depth"),
-        (b'{"step": 1, "nested": "\xff"}', "expected JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"step": 1, "nested": "\xff"}', UTF_8),
         (b'{"step": 1}\x00', "expected JSON: JSON is malformed: trailing characters"),
     ],
 )
-def test_text_that_is_not_plain_json_is_refused(text: bytes, message: str) -> None:
+def test_text_that_is_not_plain_json_is_refused(
+    text: bytes, message: str | tuple[str, ...]
+) -> None:
     with pytest.raises(UserError) as caught:
         parse_json(text, Whole, "run.json")
-    assert str(caught.value).startswith(f"run.json: {message}")
+    file, _, reason = str(caught.value).partition(": ")
+    assert file == "run.json"
+    assert reason.startswith(message)
 
 
 def test_values_of_the_type_are_returned_and_other_keys_ignored() -> None:
