@@ -184,7 +184,7 @@ def document(
     decoders: Mapping[str, msgspec.json.Decoder], options: ServerOptions, *, token: bool
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document; ``token`` says whether requests need a bearer token."""
-    requests = {name: decoder.type for name, decoder in decoders.items()}
+    requests: dict[str, Any] = {name: decoder.type for name, decoder in decoders.items()}
     answers = dict.fromkeys(answer for _, _, _, answer, _, _ in _OPERATIONS if answer is not str)
     types = [*requests.values(), *answers, Failure, str]
     schemas, components = msgspec.json.schema_components(

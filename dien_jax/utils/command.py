@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -268,13 +269,21 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 
     JAX has such a callback. Python reports an exception that leaves one, and continues.
     """
-    report = sys.unraisablehook
+    report, main = sys.unraisablehook, threading.main_thread().ident
+
+    def raise_after(hook_frame: FrameType) -> None:
+        frame: FrameType | None = hook_frame
+        while frame is not None:
+            time.sleep(0.001)
+            frame = sys._current_frames().get(main or 0)
+            while frame is not None and frame is not hook_frame:
+                frame = frame.f_back
+        os.kill(os.getpid(), signal.SIGINT)
 
     def hook(lost: "sys.UnraisableHookArgs") -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            # Not now: it would leave this hook, and be lost too.
-            again = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
-            again.daemon = True
+            # Not while this hook runs: it would leave the hook, and be lost too.
+            again = threading.Thread(target=raise_after, args=(sys._getframe(),), daemon=True)
             again.start()
         else:
             report(lost)
