@@ -191,7 +191,7 @@ class TrainConfig:
     epochs: int = 20
     """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
     these are epochs of the network; the tower has at most as many before."""
-    patience: int = 2
+    patience: int = 3
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
