@@ -267,7 +267,7 @@ class CurrentModel:
             exclude_history=message.exclude_history,
             candidates=message.candidates,
             exclude=message.exclude,
-            at_most=message.at_most,
+            at_most={k: v for k, v in (msgspec.to_builtins(message.at_most) or {}).items() if v},
         )
         return self._answer(listed, ranker.step)
 

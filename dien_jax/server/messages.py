@@ -98,6 +98,11 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
     length = Annotated[int, msgspec.Meta(ge=1, le=options.max_candidates)]
+    limited = [feature.name for feature in schema.item[1:] if feature.kind == "categorical"]
+    limits = [(f"f{place}", Annotated[int, msgspec.Meta(ge=1)] | None, None)
+              for place in range(len(limited))]  # fmt: skip
+    names = {f"f{place}": name for place, name in enumerate(limited)}
+    at_most = msgspec.defstruct("AtMost", limits, rename=names, bases=(_Request,))
     structs: dict[str, list[Any]] = {
         "Rank": [("candidates", candidates), *of_user],
         "Recommend": [
@@ -106,7 +111,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
             ("exclude_history", bool, True),
             ("candidates", candidates | None, None),
             ("exclude", Annotated[list[Id], msgspec.Meta(max_length=options.max_candidates)], []),
-            ("at_most", dict[str, Annotated[int, msgspec.Meta(ge=1)]], {}),
+            ("at_most", at_most | None, None),
         ],
         "Remember": [("user", Id), ("history", history)],
         "Observe": [("user", Id), ("event", Id)],

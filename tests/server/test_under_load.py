@@ -213,7 +213,7 @@ def test_every_check_and_phase_of_schemathesis_passes(run, tmp_path) -> None:
             cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stdout
-        assert "6 selected / 6 total" in ended.stdout
+        assert "7 selected / 7 total" in ended.stdout
         server.stop()
         assert server.status == 0
         assert len(server.log.read_text()) < 5_000
