@@ -124,7 +124,6 @@ def fit(
         with writing(folder, "run folder"):
             is_new = not folder.exists()
         run.save(folder)
-        save_list_offsets(folder, dataset)
         return str(folder), is_new
 
     name, is_new = from_first(made)
@@ -304,6 +303,7 @@ def _train(
         f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
     )
     resume_with(folder)
+    on_first(lambda: save_list_offsets(folder, dataset))
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
     try:

@@ -13,6 +13,7 @@ from support.tiny_run import flags, light_flags
 from dien_jax import train
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop, on_devices
@@ -226,8 +227,10 @@ def test_signal_before_the_first_step_loses_nothing(
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err
     assert "Traceback" not in output.err
     assert steps_saved(folder) == []
+    (folder / OFFSETS_FILE).unlink()  # as after a kill between the first two files
     assert train.main(["--resume", str(folder)]) == 0
     assert_ends_alike(folder, light_whole)
+    assert (folder / OFFSETS_FILE).exists()
 
 
 def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, capfd, monkeypatch):
