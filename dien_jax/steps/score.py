@@ -11,7 +11,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.logit_map import LogitMap, click_probability
-from dien_jax.model.tower import of_part
+from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
 
@@ -19,12 +19,12 @@ _INPUTS = ("state", "whole", "features", "batch")
 
 
 def make_predict_step(
-    config: Config, schema: Schema, place: OneDevice | None = None, *, tower_alone: bool = False
+    config: Config, schema: Schema, place: OneDevice | None = None, part: Part = "network"
 ) -> Callable[..., jax.Array]:
     """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
     Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`. They are those
-    of a model's tower if it is ``tower_alone``.
+    of the whole model, or of the part ``"tower"`` alone.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -47,7 +47,7 @@ def make_predict_step(
         batch: Batch,
         logit_map: LogitMap | None,
     ) -> jax.Array:
-        if tower_alone:
+        if part == "tower":
             read = of_part(params, "tower")
             terms = _applied(config, place, read, batch_stats, features, batch, "tower_terms")
             return click_probability(terms.sum(1), logit_map)

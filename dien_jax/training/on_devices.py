@@ -67,7 +67,7 @@ class OnDevices:
             for part in parts(config.model)
         }
         self._predict_steps = {
-            part: make_predict_step(config, schema, self.place, tower_alone=part == "tower")
+            part: make_predict_step(config, schema, self.place, part)
             for part in parts(config.model)
         }
         self._summary_step = make_summary_step(config, schema, self.place)
