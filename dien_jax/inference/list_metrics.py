@@ -21,7 +21,7 @@ from dien_jax.inference.bucketed_programs import (
     LoadedModel,
     RankRequest,
 )
-from dien_jax.inference.lists import log_odds
+from dien_jax.inference.lists import first_places, log_odds
 from dien_jax.metrics.lists import CUT, list_metrics, target_rank
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import stage
@@ -70,8 +70,7 @@ def report_lists(
         own[popularity == 0] = own[UNKNOWN] = -np.inf
         own[target.history] = -np.inf
         ranks.append(target_rank(own, target.item))
-        first = np.flatnonzero(own >= np.partition(own, -CUT)[-CUT:][0])
-        first = first[np.argsort(-own[first], kind="stable")][:CUT]
+        first = first_places(own, CUT)
         lists.append(first[own[first] > -np.inf])
     groups = np.array([target.group for target in targets], np.int64)
     return list_metrics(np.array(ranks), groups, lists, popularity)

@@ -152,9 +152,7 @@ class ItemLists:
         if options.at_most:
             order = self._spread(rows, np.argsort(-scores, kind="stable"), options)
         else:
-            least = np.partition(scores, -options.n)[-options.n] if options.n < len(rows) else None
-            places = np.arange(len(rows)) if least is None else np.flatnonzero(scores >= least)
-            order = places[np.argsort(-scores[places], kind="stable")][: options.n]
+            order = first_places(scores, options.n)
         return rows[order], scores[order].astype(np.float32)
 
     def _spread(self, rows: np.ndarray, order: np.ndarray, options: ListOptions) -> np.ndarray:
@@ -231,6 +229,18 @@ def _top(scores: np.ndarray, most: int) -> np.ndarray:
     if len(places) <= most:
         return places
     return places[np.argpartition(-scores[places], most)[:most]]
+
+
+def first_places(scores: np.ndarray, n: int) -> np.ndarray:
+    """Return the places of the n highest scores, the highest first; equal ones by place.
+
+    >>> first_places(np.array([0.5, 0.9, 0.5, 0.1]), 2).tolist()
+    [1, 0]
+    """
+    places = np.arange(len(scores))
+    if n < len(scores):
+        places = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
+    return places[np.argsort(-scores[places], kind="stable")][:n]
 
 
 def check_count(name: str, value: Any) -> None:
