@@ -15,7 +15,7 @@ import tyro
 
 from dien_jax.inference.score_table import DEFAULT_COLUMNS, RequestColumns, score_requests
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result, say
+from dien_jax.utils.console import print_result, say, say_counts
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,14 @@ def _predict(arguments: Arguments) -> None:
     options: Any = {"columns": arguments.columns, "overwrite": arguments.overwrite}
     counts = score_requests(run, table, arguments.out, data, **options)
     say(f"scores: {arguments.out}")
-    for name, subject in {
+    subjects = {
         "unknown_users": "rows with a user that training did not see",
         "unknown_items": "rows with an item that training did not see",
         "unknown_history": "behaviours that training did not see",
         "unknown_context": "context values that training did not see",
         "empty_histories": "rows with an empty history",
-    }.items():
-        if counts[name]:
-            say(f"{counts[name]:,} {subject}")
+    }
+    say_counts(counts, subjects)
     print_result(json.dumps(counts), arguments.out)
 
 

@@ -18,7 +18,7 @@ from dien_jax.inference.list_table import USER_COLUMNS, list_for_users
 from dien_jax.inference.lists import check_count
 from dien_jax.inference.score_table import UserColumns
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result, say
+from dien_jax.utils.console import print_result, say, say_counts
 from dien_jax.utils.text_files import BadLines, read_lines
 
 
@@ -74,14 +74,13 @@ def _recommend(arguments: Arguments) -> None:
         at_most=arguments.at_most,
     )
     say(f"{counts['items']:,} items for {counts['rows']:,} users: {arguments.out}")
-    for name, subject in {
+    subjects = {
         "unknown_users": "users that training did not see",
         "unknown_history": "behaviours that training did not see",
         "unknown_context": "context values that training did not see",
         "empty_histories": "users with an empty history, who get popular items",
-    }.items():
-        if counts[name]:
-            say(f"{counts[name]:,} {subject}")
+    }
+    say_counts(counts, subjects)
     print_result(json.dumps(counts), arguments.out)
 
 
