@@ -92,17 +92,13 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     """
     history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
-    names = {f"f{place}": feature.name for place, feature in enumerate(schema.context)}
-    cells = zip(names, map(_cell_type, schema.context), strict=True)
-    context = msgspec.defstruct("Context", cells, rename=names, bases=(_Request,))
+    context = _of_features("Context", {f.name: (_cell_type(f),) for f in schema.context})
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
     length = Annotated[int, msgspec.Meta(ge=1, le=options.max_candidates)]
+    limit = Annotated[int, msgspec.Meta(ge=1)] | None, None
     limited = [feature.name for feature in schema.item[1:] if feature.kind == "categorical"]
-    limits = [(f"f{place}", Annotated[int, msgspec.Meta(ge=1)] | None, None)
-              for place in range(len(limited))]  # fmt: skip
-    names = {f"f{place}": name for place, name in enumerate(limited)}
-    at_most = msgspec.defstruct("AtMost", limits, rename=names, bases=(_Request,))
+    at_most = _of_features("AtMost", dict.fromkeys(limited, limit))
     structs: dict[str, list[Any]] = {
         "Rank": [("candidates", candidates), *of_user],
         "Recommend": [
@@ -119,6 +115,13 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     how: Any = {"bases": (_Request,), "kw_only": True}
     types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
+
+
+def _of_features(name: str, types: Mapping[str, tuple[Any, ...]]) -> Any:
+    """Return a struct with a field for each feature, from its type and default: any name may be."""
+    fields = [(f"f{place}", *typed) for place, typed in enumerate(types.values())]
+    names = {f"f{place}": feature for place, feature in enumerate(types)}
+    return msgspec.defstruct(name, fields, rename=names, bases=(_Request,))
 
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:
