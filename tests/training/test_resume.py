@@ -11,9 +11,8 @@ from support import tiny_run
 from support.tiny_run import flags, light_flags
 
 from dien_jax import train
-from dien_jax.runs.calibration import CALIBRATION_FILE
+from dien_jax.runs.calibration import CALIBRATION_FILE, OFFSETS_FILE
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop, on_devices
