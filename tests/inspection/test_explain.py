@@ -95,9 +95,9 @@ def test_ranking_of_a_user_has_the_items_in_the_order_of_the_ranker(tiny):
     first, _, *rows = ranking_lines(inspector)
     assert first == f"History of {example.user}, oldest first: {', '.join(history)}."
     ranking = Ranker(tiny).rank(history, items[1:])
-    placed = [row.split()[:2] for row in rows]
-    best = [[str(place), item] for place, item in enumerate(ranking.ids, start=1)]
-    assert placed == [*best[:5], best[-1]]
+    best = [f"{place} {item} " for place, item in enumerate(ranking.ids, start=1)]
+    expected = [*best[:5], best[-1]]
+    assert [row.lstrip()[: len(e)] for row, e in zip(rows, expected, strict=True)] == expected
 
 
 def test_missing_context_and_unknown_users_are_noted(small, capfd):
