@@ -1,6 +1,7 @@
 """Arrays of a dataset folder: memory-mapped, and checked in bounded memory."""
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class MappedFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._seen = {file: _mark(file) for file in sorted(folder.rglob("*.npy"))}
+        files = sorted(str(file) for file in folder.rglob("*.npy"))
+        self._seen = {file: _mark(file) for file in files}
 
     def check(self) -> None:
         """Raise a ``UserError`` that names a file with another size or time than at first."""
@@ -40,9 +42,9 @@ class MappedFiles:
 _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the last change
 
 
-def _mark(file: Path) -> _Mark | None:
+def _mark(file: str) -> _Mark | None:
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 - each batch asks for all files
     except OSError:
         return None
     return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
@@ -85,10 +87,9 @@ def read_array(
         raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
     if rows is not None and len(array) != rows:
         raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
-    row = first_bad(len(array), lambda part: check[0](array[part])) if check else None
+    row = first_bad(len(array), lambda part: check[0](array[part]), array) if check else None
     if check and row is not None:
         raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
-    release(array)
     return array
 
 
@@ -104,18 +105,19 @@ def release(array: np.ndarray) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
+def first_bad(rows: int, valid: Callable[[slice], np.ndarray], *mapped: np.ndarray) -> int | None:
+    """Return the first row that is not valid; mapped arrays are released after each chunk."""
     for part in chunks(rows):
         good = valid(part)
+        for array in mapped:
+            release(array)
         if not good.all():
             return part.start + int(np.argmin(good))
     return None
 
 
-def read_ids(
-    file: Path, dtype: type[np.generic], rows: int | None, end: int, first: int = 0
-) -> np.ndarray:
-    check = (lambda ids: (ids >= first) & (ids < end), f"at least {first} and below {end}")
+def read_ids(file: Path, dtype: type[np.generic], rows: int | None, end: int) -> np.ndarray:
+    check = (lambda ids: (ids >= 0) & (ids < end), f"at least 0 and below {end}")
     return read_array(file, dtype, rows, check)
 
 
@@ -123,15 +125,14 @@ def read_probabilities(file: Path, rows: int) -> np.ndarray:
     return read_array(file, np.float32, rows, (lambda p: (p >= 0) & (p <= 1), "a probability"))
 
 
-def read_offsets(file: Path, rows: int, total: int, first: int = 0) -> np.ndarray:
-    """Map offsets of ``rows`` rows of ``total`` values, that begin at ``first``."""
+def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
+    """Map offsets of ``rows`` rows of ``total`` values."""
     offsets = read_array(file, np.int64, rows + 1)
-    if offsets[0] != first or offsets[-1] != first + total:
+    if offsets[0] != 0 or offsets[-1] != total:
         span = f"{offsets[0]} to {offsets[-1]}"
-        raise UserError(f"{file}: expected offsets from {first} to {first + total}, found {span}")
-    row = first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
+        raise UserError(f"{file}: expected offsets from 0 to {total}, found {span}")
+    row = first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0, offsets)
     if row is not None:
         fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
         raise UserError(f"{file}: offsets must not fall, found {fall}")
-    release(offsets)
     return offsets

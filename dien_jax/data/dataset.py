@@ -1,41 +1,30 @@
 """The dataset folder: its files, and opening it.
 
-    DATA/meta.json                    format version, schema, counts of the whole and of each
-                                      part, source files, split policy
+    DATA/meta.json                    format version, schema, counts, source files, split policy
     DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/popularity.npy               int64 [items], training events of each item
+    DATA/groups.txt                   raw user ids
+    DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
+    DATA/events/negatives/            optional: values.npy and offsets.npy, items that were shown
+                                      with an event and not clicked
+    DATA/events/offsets.npy           int64 [sequences + 1]
+    DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
     DATA/statistics/<feature>/        counts of training events and vectors of values, see
                                       :mod:`dien_jax.data.statistics_files`
-    DATA/parts/<part>/                numbered 00000, 00001, ...; PART below
-
-    PART/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
-    PART/events/negatives/            optional: values.npy and offsets.npy, items that were shown
-                                      with an event and not clicked
-    PART/events/offsets.npy           int64 [sequences of the part + 1]
-    PART/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
-    PART/groups.txt                   raw user ids
-    PART/statistics/<feature>/own.npy of the training examples of the part
-
-A part has consecutive sequences, their events and examples, and consecutive groups; the data set is
-what the parts hold, in their order, and does not depend on how it is divided. The event offsets,
-``sequence``, ``history_end`` and ``group`` count from the start of the data set; the offsets of
-multi-valued columns from that of their own file. Memory for making a folder is bounded
-by its largest part, and for opening it by ``READERS`` parts.
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
 histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays are
-memory-mapped; those of several parts are chained, see :mod:`dien_jax.data.columns`. Opening checks,
-in bounded memory, everything that would fail silently later: a gather on an accelerator clamps an
-id out of range instead of refusing it.
+memory-mapped. Opening checks, in bounded memory, everything that would fail silently later: a
+gather on an accelerator clamps an id out of range instead of refusing it.
 """
 
-import functools
-from collections.abc import Sequence
+import dataclasses
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,17 +40,7 @@ from dien_jax.data.arrays import (
     read_probabilities,
     release,
 )
-from dien_jax.data.columns import (
-    Column,
-    Examples,
-    Rows,
-    Splits,
-    chained,
-    joined_columns,
-    joined_examples,
-    padded_columns,
-    without_borders,
-)
+from dien_jax.data.columns import Column, Examples, Splits, padded_columns
 from dien_jax.data.metadata import (
     EXAMPLE_COLUMNS,
     PROBABILITY,
@@ -72,15 +51,16 @@ from dien_jax.data.metadata import (
 )
 from dien_jax.data.schema import Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import (
+    FACTORS,
     STATISTICS,
     Statistics,
     read_factors,
     read_statistics,
 )
 from dien_jax.data.tables import FeatureTables, ValueFactors
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, reading
 
-READERS = 8  # threads that open and check parts
+READERS = 8  # threads that open and check arrays
 NEGATIVES = "events/negatives"
 """Folder of the items that were shown with an event and not clicked."""
 
@@ -88,8 +68,6 @@ NEGATIVES = "events/negatives"
 @dataclass(frozen=True)
 class Dataset:
     """An opened dataset folder; its arrays are read-only memory maps.
-
-    Those of a folder in several parts are a :class:`dien_jax.data.columns.ChainedArray` each.
 
     >>> from dien_jax.data import open_dataset
     >>> dataset = open_dataset("data")
@@ -121,9 +99,9 @@ class Dataset:
     meta: dict[str, Any]
     items: dict[str, Column]
     users: dict[str, Column]
-    event_item: Rows
-    event_timestamp: Rows
-    event_offsets: Rows
+    event_item: np.ndarray
+    event_timestamp: np.ndarray
+    event_offsets: np.ndarray
     popularity: np.ndarray
     splits: dict[str, Examples]
     event_negatives: Column | None = None
@@ -142,8 +120,7 @@ class Dataset:
 
     def groups(self) -> list[str]:
         """Return the raw user ids, by group."""
-        folders = metadata.part_folders(self.path, self.meta)
-        return [raw for folder in folders for raw in read_values(folder / "groups.txt")]
+        return read_values(self.path / "groups.txt")
 
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
@@ -197,117 +174,49 @@ def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
     for feature in schema.features:
         if feature.size is not None:
             metadata.check_vocabulary(path / "vocab" / f"{feature.name}.txt", feature.size)
-    folders, counts = metadata.part_folders(path, meta), meta["parts"]
-    has_negatives = any((folder / NEGATIVES).exists() for folder in folders)
-    has_probability = frozenset(
-        split for split in SPLITS if any(probability_file(f, split).exists() for f in folders)
-    )
-    read = functools.partial(
-        read_part, schema=schema, negatives=has_negatives, probabilities=has_probability
-    )
-    with ThreadPoolExecutor(READERS) as pool:
-        factors = pool.submit(read_factors, path / STATISTICS, schema) if is_counted else None
-        parts = list(pool.map(read, parts_in_turn(folders, counts)))
+    counts, events = meta["counts"], path / "events"
+    check_lines(path / "groups.txt", counts["groups"])
+    offsets = read_offsets(events / "offsets.npy", counts["sequences"], counts["events"])
     counted = (lambda part: part >= 0, "a count of 0 or more")
-    negatives = [part.event_negatives for part in parts if part.event_negatives is not None]
-    dataset = Dataset(
-        path=path,
-        schema=schema,
-        meta=meta,
-        items=read_columns(path / "items", schema.item[1:], schema.num_items),
-        users=read_columns(path / "users", schema.user[1:], schema.num_users),
-        event_item=chained([part.event_item for part in parts]),
-        event_timestamp=chained([part.event_timestamp for part in parts]),
-        event_offsets=chained(without_borders([part.event_offsets for part in parts])),
-        popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
-        splits=Splits({n: joined_examples([part.splits[n] for part in parts]) for n in SPLITS}),
-        event_negatives=joined_columns(negatives) if negatives else None,
-        statistics=(
-            read_statistics(path / STATISTICS, schema, folders, counts)
-            if is_counted
-            else Statistics({}, ())
-        ),
-        factors=factors.result() if factors else {},
-        files=files,
-    )
+    has_negatives = (path / NEGATIVES).exists()
+    with ThreadPoolExecutor(READERS) as pool:
+        timestamp = pool.submit(_timestamp, events, counts["events"], offsets)
+        item = pool.submit(
+            read_ids, events / "item/values.npy", np.int32, counts["events"], schema.num_items
+        )
+        factors = pool.submit(read_factors, path / STATISTICS, schema) if is_counted else None
+        splits = {name: _examples(path, name, schema, counts, offsets, pool) for name in SPLITS}
+        dataset = Dataset(
+            path=path,
+            schema=schema,
+            meta=meta,
+            items=read_columns(path / "items", schema.item[1:], schema.num_items),
+            users=read_columns(path / "users", schema.user[1:], schema.num_users),
+            event_item=item.result(),
+            event_timestamp=timestamp.result(),
+            event_offsets=offsets,
+            popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
+            splits=Splits(splits),
+            event_negatives=(
+                _multivalued(path / NEGATIVES, schema.num_items, counts["events"])
+                if has_negatives
+                else None
+            ),
+            statistics=(
+                read_statistics(path / STATISTICS, schema, counts)
+                if is_counted
+                else Statistics({}, ())
+            ),
+            factors=factors.result() if factors else {},
+            files=files,
+        )
     dataset.check_files()
     return dataset
-
-
-class PartFolder(NamedTuple):
-    """The folder of a part, and what its numbers count from."""
-
-    path: Path
-    counts: Counts
-    first_sequence: int
-    first_event: int
-    first_group: int
-
-
-class Part(NamedTuple):
-    """The arrays of a part, mapped; see :class:`dien_jax.data.Dataset`."""
-
-    event_item: np.ndarray
-    event_timestamp: np.ndarray
-    event_offsets: np.ndarray
-    event_negatives: Column | None
-    splits: dict[str, Examples]
-
-
-def parts_in_turn(folders: Sequence[Path], counts: Sequence[Counts]) -> list[PartFolder]:
-    """Return the folders of the parts, with the numbers that each begins at."""
-    parts, sequences, events, groups = [], 0, 0, 0
-    for folder, count in zip(folders, counts, strict=True):
-        parts.append(PartFolder(folder, count, sequences, events, groups))
-        sequences += count["sequences"]
-        events += count["events"]
-        groups += count["groups"]
-    return parts
-
-
-def read_part(
-    part: PartFolder, schema: Schema, *, negatives: bool, probabilities: frozenset[str]
-) -> Part:
-    """Map the arrays of a part, and check them.
-
-    Args:
-      part: the folder.
-      schema: the features.
-      negatives: whether the dataset has ``NEGATIVES``.
-      probabilities: splits that have true probabilities.
-
-    Raises:
-      UserError: when a file is missing, damaged or holds invalid values; it names the file.
-    """
-    path, counts = part.path, part.counts
-    check_lines(path / "groups.txt", counts["groups"])
-    events, num_events = path / "events", counts["events"]
-    offsets = read_offsets(
-        events / "offsets.npy", counts["sequences"], num_events, part.first_event
-    )
-    timestamp = read_array(events / "timestamp" / "values.npy", np.int64, num_events)
-    _check_order(events / "timestamp" / "values.npy", timestamp, offsets - part.first_event)
-    return Part(
-        event_item=read_ids(events / "item" / "values.npy", np.int32, num_events, schema.num_items),
-        event_timestamp=timestamp,
-        event_offsets=offsets,
-        event_negatives=(
-            _multivalued(path / NEGATIVES, schema.num_items, num_events) if negatives else None
-        ),
-        splits={
-            name: _examples(part, name, schema, offsets, name in probabilities) for name in SPLITS
-        },
-    )
 
 
 def read_columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str, Column]:
     """Map the columns of features, and check them."""
     return {feature.name: _column(folder / feature.name, feature, rows) for feature in features}
-
-
-def probability_file(part: Path, split: str) -> Path:
-    """Return the file of the true click probabilities of a split."""
-    return part / "examples" / split / PROBABILITY / "values.npy"
 
 
 def _column(folder: Path, feature: Feature, rows: int) -> Column:
@@ -325,8 +234,11 @@ def _multivalued(folder: Path, size: int, rows: int) -> Column:
     return Column(values, read_offsets(folder / "offsets.npy", rows, len(values)))
 
 
-def _check_order(file: Path, timestamp: np.ndarray, offsets: np.ndarray) -> None:
-    for part in chunks(len(timestamp)):
+def _timestamp(events: Path, rows: int, offsets: np.ndarray) -> np.ndarray:
+    """Map the timestamps, which must not fall within a sequence."""
+    file = events / "timestamp" / "values.npy"
+    timestamp = read_array(file, np.int64, rows)
+    for part in chunks(rows):
         times = timestamp[part.start : part.stop + 1]
         falls = part.start + 1 + np.flatnonzero(times[1:] < times[:-1])
         starts = offsets[np.searchsorted(offsets, falls)] == falls
@@ -334,43 +246,92 @@ def _check_order(file: Path, timestamp: np.ndarray, offsets: np.ndarray) -> None
             row = int(falls[np.argmin(starts)])
             fall = f"{timestamp[row - 1]} then {timestamp[row]} at entry {row}"
             raise UserError(f"{file}: events of a sequence must be oldest first, found {fall}")
-    release(timestamp)
+        release(timestamp)
+    return timestamp
 
 
 def _examples(
-    part: PartFolder, split: str, schema: Schema, offsets: np.ndarray, has_probability: bool
+    path: Path,
+    split: str,
+    schema: Schema,
+    counts: Counts,
+    offsets: np.ndarray,
+    pool: ThreadPoolExecutor,
 ) -> Examples:
-    counts, rows = part.counts, part.counts[split]  # type: ignore[literal-required]
-    folder = part.path / "examples" / split
-    first = {"sequence": part.first_sequence, "group": part.first_group}
+    folder, rows = path / "examples" / split, counts[split]  # type: ignore[literal-required]
     ends = {
-        "sequence": part.first_sequence + counts["sequences"],
-        "history_end": part.first_event + counts["events"] + 1,
+        "sequence": counts["sequences"],
+        "history_end": counts["events"] + 1,
         "user": schema.num_users,
-        "group": part.first_group + counts["groups"],
+        "group": counts["groups"],
         "item": schema.num_items,
         "label": 2,
     }
-    columns = {
-        name: read_ids(folder / name / "values.npy", dtype, rows, ends[name], first.get(name, 0))
-        for name, dtype in EXAMPLE_COLUMNS.items()
-    }
+
+    def read(name: str) -> np.ndarray:
+        return read_ids(folder / name / "values.npy", EXAMPLE_COLUMNS[name], rows, ends[name])
+
+    columns = dict(zip(EXAMPLE_COLUMNS, pool.map(read, EXAMPLE_COLUMNS), strict=True))
     sequence, end = columns["sequence"], columns["history_end"]
 
     def is_within(rows: slice) -> np.ndarray:
-        own = sequence[rows] - np.int32(part.first_sequence)
+        own = sequence[rows]
         return (offsets[own] <= end[rows]) & (end[rows] <= offsets[own + 1])
 
-    if (row := first_bad(rows, is_within)) is not None:
-        own = sequence[row] - part.first_sequence
+    if (row := first_bad(rows, is_within, sequence, end, offsets)) is not None:
+        own = sequence[row]
         expected = f"within its sequence, {offsets[own]} to {offsets[own + 1]}, found {end[row]}"
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
-    probability = None
-    file = probability_file(part.path, split)
-    if has_probability:  # a part without an example of the split need not have the file
-        is_there = rows or file.exists()
-        probability = read_probabilities(file, rows) if is_there else np.zeros(0, np.float32)
+    file = folder / PROBABILITY / "values.npy"
+    probability = read_probabilities(file, rows) if file.exists() else None
     context = read_columns(folder, schema.context, rows)
-    for array in (sequence, end, offsets):
-        release(array)
     return Examples(**columns, context=context, probability=probability)
+
+
+def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
+    """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
+    digests = {}
+    for feature in dataset.schema.features:
+        if feature.size is not None:
+            file = dataset.path / "vocab" / f"{feature.name}.txt"
+            with reading(file):
+                digests[feature.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return digests
+
+
+def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, str]:
+    """Return the sha256 of what a model reads of each item and user, besides their ids.
+
+    By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
+    ``statistics/item`` and the like, the counts of training events, and ``factors/item``.
+    """
+    tables: dict[str, list[np.ndarray]] = {}
+    for folder, columns in (("items", dataset.items), ("users", dataset.users)):
+        for name, column in columns.items():
+            given = (column.values, column.offsets)
+            tables[f"{folder}/{name}"] = [np.asarray(part) for part in given if part is not None]
+    for name, counts in dataset.statistics.values.items() if statistics else ():
+        fields = dataclasses.asdict(counts)
+        tables[f"{STATISTICS}/{name}"] = [
+            np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
+            for field in sorted(fields)
+        ]
+    for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
+        tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
+    return {name: _digest(arrays) for name, arrays in tables.items()}
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for part in chunks(array.size):
+            digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
+    return digest.hexdigest()
+
+
+def data_digest(dataset: Dataset) -> str:
+    """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
+    file = dataset.path / "meta.json"
+    with reading(file):
+        return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -12,8 +12,6 @@ K auxiliary negatives a step.
 import queue
 import threading
 from collections.abc import Generator
-from itertools import pairwise
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,32 +19,16 @@ import numpy as np
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
 from dien_jax.data.batch import Batch, is_live
-from dien_jax.data.columns import Column, Rows, reader, windows
+from dien_jax.data.columns import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
-from dien_jax.data.schema import FeatureValues
 from dien_jax.data.tables import folds
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
-BLOCK_ROWS, BLOCK_ENTRIES = 1 << 12, 1 << 22
-"""Rows of batches that are read at a time, and entries of their histories, at most or one batch."""
+STEPS_BETWEEN_CHECKS = 32  # of files that may have changed
 FEW_EXAMPLES = 2048
 """Examples of an evaluation that are worth a padded length, and so a program, of their own."""
-
-
-class _BatchRows(NamedTuple):
-    """Rows of the dataset for a batch: R real ones, Q of them in the loader's part."""
-
-    sequence: np.ndarray  # int32 [Q]
-    end: np.ndarray  # int64 [R], where histories end
-    lengths: np.ndarray  # int32 [R]
-    history: np.ndarray  # int32 [Q, .], as wide as any of the batches read with it; then anything
-    item: np.ndarray  # int32 [Q]
-    user: np.ndarray  # int32 [Q]
-    label: np.ndarray  # int8 [Q]
-    own: tuple[np.ndarray, ...]  # int8 [Q] of each feature with statistics
-    context: dict[str, FeatureValues]  # [Q] each
 
 
 class Loader:
@@ -121,8 +103,8 @@ class Loader:
         self._own = dataset.statistics.own if statistics and split == "train" else None
         self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
-        events: Rows = dataset.event_item if dataset.event_item.size else np.zeros(1, np.int32)
-        self._event_item = events if events.dtype == np.int32 else np.asarray(events, np.int32)
+        events = dataset.event_item if dataset.event_item.size else np.zeros(1)
+        self._event_item = events.astype(np.int32, copy=False)
         self.num_examples = size = len(examples.history_end)
         self.steps_per_epoch = -(-size // self._batch_size)
         self._max_history = train_config.max_history
@@ -136,9 +118,6 @@ class Loader:
         if order == "evaluation" and lengths is not None:
             self._edges = _worth_compiling(self._edges, lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
-        rows = min(BLOCK_ROWS, BLOCK_ENTRIES // self._max_history)
-        self._block_steps = max(1, rows // self._batch_size)
-        self._block: tuple[tuple[int, int], list[_BatchRows]] | None = None
         options = self._edges, self._batch_size, seed
         self._order: StoredOrder | KeyedOrder
         if lengths is None:
@@ -148,102 +127,51 @@ class Loader:
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B."""
-        self._check(step)
-        return self._order.indices(epoch, step)
-
-    def _check(self, step: int) -> None:
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
+        return self._order.indices(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
 
-        Its rows are those of this loader's part.
+        Its rows are those of this loader's part. Files that have changed are refused, every
+        ``STEPS_BETWEEN_CHECKS`` steps and as an epoch ends.
         """
-        rows = self._rows_of(epoch, step)
-        width = int(self._edges[np.searchsorted(self._edges, rows.lengths.max())])
+        indices, examples = self.example_indices(epoch, step), self._examples
+        if step % STEPS_BETWEEN_CHECKS == 0:
+            self._dataset.check_files()
+        end = examples.history_end[indices]
+        lengths = self._lengths_of(indices)
+        width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
         shown = None
         if self._shown is not None:  # drawn for the whole batch, whichever part this is
+            last, count = (_filled(values, self._batch_size) for values in (end, lengths))
+            event = (last - count)[:, None] + np.arange(1, width)
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
-            last = _filled(rows.end, self._batch_size)
-            first = last - _filled(rows.lengths, self._batch_size)
-            event = first[:, None] + np.arange(1, width)
             live = event < last[:, None]
             shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
             shown = shown[self._rows]
-        lengths = rows.lengths[self._rows].copy()  # batches share no memory with a block
-        history = rows.history[:, :width] * is_live(lengths, width)
+        rows = indices[self._rows]
+        first, lengths = (end - lengths)[self._rows], lengths[self._rows]
+        history = self._event_item.take(first[:, None] + np.arange(width), mode="clip")
         own = fold = None
         if self._own is not None:
-            own = self._filled(np.stack(rows.own, axis=-1))
-            fold = self._filled(folds(rows.sequence))
+            own = self._filled(np.stack([column[rows] for column in self._own], axis=-1))
+            fold = self._filled(folds(examples.sequence[rows]))
+        context = self._dataset.context_rows(self._split, rows)
         return Batch(
-            history=self._filled(history),
+            history=self._filled(history * is_live(lengths, width)),
             lengths=self._filled(lengths),
-            item=self._filled(rows.item.copy()),
-            user=self._filled(rows.user.copy()),
-            label=self._filled(rows.label).astype(np.float32),
+            item=self._filled(examples.item[rows]),
+            user=self._filled(examples.user[rows]),
+            label=self._filled(examples.label[rows]).astype(np.float32),
             weight=self._filled(np.ones(len(lengths), np.float32)),
-            context=jax.tree.map(lambda part: self._filled(part.copy()), rows.context),
+            context=jax.tree.map(self._filled, context),
             shown=shown,
             own=own,
             fold=fold,
         )
-
-    def _rows_of(self, epoch: int, step: int) -> _BatchRows:
-        """Return what a batch reads, from the block that was read last if it is there."""
-        self._check(step)
-        first, block = step - step % self._block_steps, self._block
-        if block is None or block[0] != (epoch, first):
-            block = self._block = (epoch, first), self._read_block(epoch, first)
-        return block[1][step - first]
-
-    def _read_block(self, epoch: int, first: int) -> list[_BatchRows]:
-        """Read the rows of consecutive batches at once: each part of an array takes its time.
-
-        Files that change meanwhile are refused before their values are used.
-        """
-        self._dataset.check_files()
-        blocks = self._unchecked_block(epoch, first)
-        self._dataset.check_files()
-        return blocks
-
-    def _unchecked_block(self, epoch: int, first: int) -> list[_BatchRows]:
-        last = min(first + self._block_steps, self.steps_per_epoch)
-        batches = [self.example_indices(epoch, number) for number in range(first, last)]
-        examples, indices = self._examples, np.concatenate(batches)
-        read = reader(examples.sequence, indices)
-        sequence, end = read(examples.sequence), read(examples.history_end)
-        lengths = np.minimum(end - self._dataset.event_offsets[sequence], self._max_history)
-        lengths = lengths.astype(np.int32)
-        bounds = np.cumsum([0, *map(len, batches)]).tolist()
-        own = [np.arange(begin, stop)[self._rows] for begin, stop in pairwise(bounds)]
-        own_bounds, mine = np.cumsum([0, *map(len, own)]).tolist(), np.concatenate(own)
-        if len(mine) < len(indices):
-            indices = indices[mine]
-            read = reader(examples.sequence, indices)
-        width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
-        history = windows(self._event_item, (end - lengths)[mine], width)
-        item, user, label = map(read, (examples.item, examples.user, examples.label))
-        bits = [read(column) for column in self._own or ()]
-        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
-
-        def batch(whole: slice, ours: slice) -> _BatchRows:
-            return _BatchRows(
-                sequence=sequence[mine[ours]],
-                end=end[whole],
-                lengths=lengths[whole],
-                history=history[ours],
-                item=item[ours],
-                user=user[ours],
-                label=label[ours],
-                own=tuple(column[ours] for column in bits),
-                context=jax.tree.map(lambda part: part[ours], context),
-            )
-
-        spans = zip(pairwise(bounds), pairwise(own_bounds), strict=True)
-        return [batch(slice(*whole), slice(*ours)) for whole, ours in spans]
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
@@ -260,6 +188,7 @@ class Loader:
                     ready.put(self.batch(epoch, step))
                     if dropped.is_set():
                         return
+                self._dataset.check_files()
                 ready.put(None)
             except BaseException as error:
                 ready.put(error)

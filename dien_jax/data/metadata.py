@@ -46,7 +46,7 @@ class _SchemaGroups(TypedDict):
 
 
 class Counts(TypedDict):
-    """Counts in ``meta.json``, of the folder or of a part."""
+    """Counts in ``meta.json``."""
 
     sequences: LargeCount
     events: LargeCount
@@ -69,7 +69,6 @@ class _Meta(TypedDict):
 
     schema: _SchemaGroups
     counts: Counts
-    parts: list[Counts]
     source: NotRequired[_MadeBy]
 
 
@@ -164,24 +163,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(file, dict[str, Any])
     check_format(meta, FORMAT_VERSION, file, "prepare the data again")
     as_type(meta, _Meta, file)
-    if not meta["parts"]:
-        raise UserError(f"{file}: expected parts, the counts of each part, found none")
-    for name in Counts.__annotations__:
-        total, found = sum(part[name] for part in meta["parts"]), meta["counts"][name]
-        if found != total:
-            expected = f"{total:,}, the sum of those of the parts, found {found:,}"
-            raise UserError(f"{file}: counts.{name} should be {expected}")
     return meta
-
-
-def part_name(number: int) -> str:
-    """Return the folder of a part within a dataset folder."""
-    return f"parts/{number:05d}"
-
-
-def part_folders(path: Path, meta: dict[str, Any]) -> list[Path]:
-    """Return the folders of the parts of a dataset."""
-    return [path / part_name(number) for number in range(len(meta["parts"]))]
 
 
 def read_schema(file: Path, meta: dict[str, Any]) -> Schema:

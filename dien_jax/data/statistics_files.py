@@ -2,7 +2,7 @@
 
     statistics/<feature>/counts.json     sequences and least, see :class:`ValueStatistics`
     statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
-    PART/statistics/<feature>/own.npy    int8 [n], bits of the n training examples of each part
+    statistics/<feature>/own.npy         int8 [n], bits of the n training examples
     statistics/<feature>/factors/row.npy, vectors.npy
                                          see :class:`ValueFactors`; vectors of all tables in
                                          sequence, flat
@@ -11,14 +11,13 @@ The folder is a function of the rest of the dataset: :mod:`dien_jax.statistics` 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
-from dien_jax.data.columns import Rows, chained
 from dien_jax.data.metadata import Counts
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
@@ -57,15 +56,15 @@ class Statistics(NamedTuple):
     """
 
     values: dict[str, ValueStatistics]
-    own: tuple[Rows, ...]
+    own: tuple[np.ndarray, ...]
 
 
 class CountedFeature(NamedTuple):
-    """Counts of one feature, and the bits of the training examples of each part."""
+    """Counts of one feature, and the bits of the training examples, int8 ``[n]``."""
 
     name: str
     values: ValueStatistics
-    own: list[np.ndarray]
+    own: np.ndarray
 
 
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
@@ -109,60 +108,38 @@ def _is_within_one(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint16) & 0x7FFF <= 0x3C00
 
 
-def write_counts(
-    folder: Path, parts: Sequence[Path], features: Iterable[CountedFeature]
-) -> dict[str, int]:
-    """Write the files of counts, and those of the training examples in the folders of parts.
+def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, int]:
+    """Write the files of counts, and of the bits of the training examples.
 
     Return the number of interactions of each feature's values.
     """
     interactions = {}
     for feature in features:
         interactions[feature.name] = int(feature.values.count.sum(dtype=np.int64))
-        _write_counted(folder / feature.name, parts, feature)
+        _write_counted(folder / feature.name, feature)
         del feature  # memory has one feature at a time
     return interactions
 
 
-def _write_counted(folder: Path, parts: Sequence[Path], feature: CountedFeature) -> None:
+def _write_counted(folder: Path, feature: CountedFeature) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     arrays = vars(feature.values).copy()
     numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
     del arrays["longest"]
     (folder / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     arrays["offsets"] = arrays["offsets"].astype(np.int64)
-    for array, values in arrays.items():
+    for array, values in (arrays | {"own": feature.own}).items():
         np.save(folder / f"{array}.npy", values)
-    for part, bits in zip(parts, feature.own, strict=True):
-        file = own_file(part, feature.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, bits)
 
 
-def own_file(part: Path, feature: str) -> Path:
-    """Return the file of the bits of the training examples of a part."""
-    return part / STATISTICS / feature / "own.npy"
-
-
-def read_statistics(
-    folder: Path, schema: Schema, parts: Sequence[Path], counts: Sequence[Counts]
-) -> Statistics:
-    """Read and check the files of counts.
-
-    ``parts`` are the folders of the parts of the dataset, of the given counts.
-    """
+def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
+    """Read and check the files of counts; ``counts`` are those of the dataset."""
     values, own = {}, []
-    sequences = sum(count["sequences"] for count in counts)
+    bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
     for feature in statistics_features(schema):
         assert feature.size is not None
-        values[feature.name] = _read(folder / feature.name, feature.size, sequences)
-        bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
-        files = zip(parts, counts, strict=True)
-        arrays = [
-            read_array(own_file(part, feature.name), np.int8, count["train"], bits)
-            for part, count in files
-        ]
-        own.append(chained(arrays))
+        values[feature.name] = _read(folder / feature.name, feature.size, counts["sequences"])
+        own.append(read_array(folder / feature.name / "own.npy", np.int8, counts["train"], bits))
     return Statistics(values, tuple(own))
 
 

@@ -20,8 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.comparison import metric_headers
 from dien_jax.experiments.logistic_regression import (

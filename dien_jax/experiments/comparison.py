@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.config.preset_files import WARM_START, flat_settings
-from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds

@@ -31,8 +31,7 @@ import numpy as np
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.baselines import BASELINES, folder_of, run_baselines
 from dien_jax.experiments.comparison import mean_and_deviation

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dien_jax.data.batch import Batch, example_batch, is_live
-from dien_jax.data.digests import table_digests
+from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive

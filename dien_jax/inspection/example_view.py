@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.data.columns import Examples, Rows
+from dien_jax.data.columns import Examples
 from dien_jax.inspection.examples import MEASURES, Example, Inspector
 from dien_jax.utils.plots import new_figure, padded, shortened
 
@@ -91,7 +91,7 @@ def ranking_lines(inspector: Inspector) -> list[str]:
     dataset = inspector.trained.dataset
     test, items = dataset.splits["test"], np.arange(1, dataset.schema.num_items, dtype=np.int32)
 
-    def same(column: Rows) -> np.ndarray:
+    def same(column: np.ndarray) -> np.ndarray:
         return np.repeat(column[:1], len(items))
 
     examples = Examples(

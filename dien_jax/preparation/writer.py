@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, Counts
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
-from dien_jax.statistics.features import count_features, factorise_training_events
+from dien_jax.statistics.counting import count_features
+from dien_jax.statistics.factors import factorise_features
 from dien_jax.utils.files import partial_folder, remove_left_partials
 from dien_jax.utils.machine import trim_memory
 
@@ -46,11 +49,10 @@ class DatasetWriter:
     >>> open_dataset(path).splits["train"].item.tolist()
     [2, 1]
 
-    A data set that is larger than memory is written in several parts, of consecutive sequences and
-    groups, with the examples of the sequences: :meth:`next_part` begins the next one. Its event
-    offsets begin at the last one of the part before, and ``sequence``, ``history_end`` and
-    ``group`` count on; offsets of multi-valued columns begin at 0 again. What is read from the
-    folder does not depend on the parts.
+    A data set that is larger than memory is written piece by piece: :meth:`groups`, :meth:`events`
+    and :meth:`examples` add to what they wrote before. Event offsets begin at the last ones of the
+    call before, and ``sequence``, ``history_end`` and ``group`` count on; offsets of multi-valued
+    columns begin at 0 again.
 
     Args:
       path: the folder to create; must not exist. Missing parents are created.
@@ -79,8 +81,7 @@ class DatasetWriter:
         self.path = Path(path)
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
-        self._parts: list[Counts] = []
-        self._counts: dict[str, int] = {}  # of the part that is being written
+        self._counts: Counter[str] = Counter()
         check_target(self.path)
 
     def __enter__(self) -> "DatasetWriter":
@@ -119,51 +120,51 @@ class DatasetWriter:
         _require_rows("popularity", written, self._schema.num_items)
 
     def groups(self, raw_ids: Iterable[str]) -> None:
-        """Write the raw user ids of the part, by group."""
-        self._counts["groups"] = self._part().lines("groups.txt", raw_ids)
+        """Write raw user ids, by group."""
+        self._counts["groups"] += self._files.lines("groups.txt", raw_ids)
 
     def events(
         self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
     ) -> None:
-        """Write the events of the part, by sequence, oldest first.
+        """Write events, by sequence, oldest first.
 
         ``negatives`` are the items that were shown with each event and not clicked.
         """
-        write = self._part().array
-        self._counts["events"] = rows = write("events/item/values.npy", item, np.int32)
+        write = self._files.array
+        rows = write("events/item/values.npy", item, np.int32)
         _require_rows("timestamp", write("events/timestamp/values.npy", timestamp, np.int64), rows)
-        self._counts["sequences"] = write("events/offsets.npy", offsets, np.int64) - 1
+        self._counts["sequences"] += self._files.offsets("events/offsets.npy", offsets)
+        self._counts["events"] += rows
         if negatives is not None:
-            write(f"{NEGATIVES}/values.npy", negatives.values, np.int32)
-            written = write(f"{NEGATIVES}/offsets.npy", negatives.offsets, np.int64) - 1
+            written = self._files.rows(NEGATIVES, negatives, np.int32)
             _require_rows("negatives", written, rows)
 
     def examples(self, split: str, examples: Examples) -> None:
-        """Write the examples of one split of the part; columns may be any sequences of numbers."""
+        """Write examples of one split; columns may be any sequences of numbers."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         folder = f"examples/{split}"
         rows = len(examples.label)
         for name, dtype in EXAMPLE_COLUMNS.items():
             file = f"{folder}/{name}/values.npy"
-            _require_rows(name, self._part().array(file, getattr(examples, name), dtype), rows)
+            _require_rows(name, self._files.array(file, getattr(examples, name), dtype), rows)
         for name in examples.context:
             _find_feature(name, self._schema.context)
         for feature in self._schema.context:
             if feature.name not in examples.context:
                 raise ValueError(f"context feature {feature.name!r} is missing")
-            self._part().column(folder, feature, examples.context[feature.name], rows)
+            self._files.column(folder, feature, examples.context[feature.name], rows)
         if examples.probability is not None:
             name = f"{folder}/{PROBABILITY}/values.npy"
-            written = self._part().array(name, examples.probability, np.float32)
+            written = self._files.array(name, examples.probability, np.float32)
             _require_rows(PROBABILITY, written, rows)
-        self._counts[split] = rows
+        self._counts[split] += rows
 
-    def next_part(self) -> None:
-        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next.
+    def note(self, **entries: Any) -> None:
+        """Add entries to ``meta.json``."""
+        self._meta.update(entries)
 
-        Splits of it that were not written are empty.
-        """
+    def _finish(self) -> None:
         none, no_offsets = np.zeros(0), {"multivalued": np.zeros(1, np.int64)}
         context = {f.name: Column(none, no_offsets.get(f.kind)) for f in self._schema.context}
         for split in SPLITS:
@@ -172,28 +173,11 @@ class DatasetWriter:
                 self.examples(split, empty)
         missing = [name for name in Counts.__annotations__ if name not in self._counts]
         if missing:
-            raise ValueError(f"the part lacks its {' and '.join(missing)}")
-        self._parts.append(Counts(**self._counts))  # type: ignore[typeddict-item]
-        self._counts = {}
-
-    def note(self, **entries: Any) -> None:
-        """Add entries to ``meta.json``."""
-        self._meta.update(entries)
-
-    def _part(self) -> "_FolderFiles":
-        """Return the files of the part that is being written."""
-        return _FolderFiles(self._partial / metadata.part_name(len(self._parts)), self.path)
-
-    def _finish(self) -> None:
-        if self._counts or not self._parts:
-            self.next_part()
-        names = Counts.__annotations__
-        totals = {name: sum(part[name] for part in self._parts) for name in names}  # type: ignore[literal-required]
+            raise ValueError(f"the dataset lacks its {' and '.join(missing)}")
         meta = {
             "format_version": metadata.FORMAT_VERSION,
             "schema": metadata.schema_to_json(self._schema),
-            "counts": totals,
-            "parts": self._parts,
+            "counts": {name: self._counts[name] for name in Counts.__annotations__},
             **self._meta,
         }
         with writing(self.path, "dataset folder"):
@@ -208,21 +192,20 @@ class DatasetWriter:
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
-            folders = metadata.part_folders(self._partial, meta)
             progress = functools.partial(self._progress, "counting training events")
             progress(0.0)
             counted = count_features(dataset, self._partial, progress)
-            interactions = write_counts(self._partial / STATISTICS, folders, counted)
+            interactions = write_counts(self._partial / STATISTICS, counted)
             trim_memory()
             progress = functools.partial(self._progress, "finding similar items")
             progress(0.0)
-            factors = factorise_training_events(dataset, interactions, progress)
+            factors = factorise_features(dataset, interactions, progress)
             write_factors(self._partial / STATISTICS, factors)
             self._partial.rename(self.path.absolute())
 
 
 class _FolderFiles:
-    """Writer of the files of one folder, by their names in it.
+    """Writer of the files of one folder, by their names in it. A file that is there is extended.
 
     Args:
       folder: where they are written; missing folders are created.
@@ -231,6 +214,8 @@ class _FolderFiles:
 
     def __init__(self, folder: Path, shown: Path) -> None:
         self.folder, self.shown = folder, shown
+        self._sizes: Counter[str] = Counter()  # entries of each array
+        self._ends: dict[str, int] = {}  # last of the offsets in a file
 
     def lines(self, name: str, values: Iterable[str]) -> int:
         """Write values in lines, and return their number."""
@@ -248,9 +233,12 @@ class _FolderFiles:
             array = array.astype(dtype)
         if array.ndim != 1 or array.dtype.kind not in ("f" if dtype is np.float32 else "biu"):
             raise ValueError(f"{name}: expected {dtype.__name__}, got {array.shape} {array.dtype}")
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": array.shape}
+        self._sizes[name] += len(array)
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False}
         with self.file(name) as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
+            stream.seek(0)  # NumPy leaves room in a header for any number of entries
+            np.lib.format.write_array_header_1_0(stream, header | {"shape": (self._sizes[name],)})
+            stream.seek(0, os.SEEK_END)
             for part in chunks(len(array)):
                 converted = array[part].astype(dtype)
                 if dtype is not np.float32 and not np.array_equal(converted, array[part]):
@@ -258,25 +246,44 @@ class _FolderFiles:
                 stream.write(converted.data)
         return len(array)
 
+    def offsets(self, name: str, offsets: Any, shift: int = 0) -> int:
+        """Write offsets, to which a number is added, and return how many rows they have."""
+        array = np.asarray(offsets) + shift
+        if name in self._ends:
+            if array[:1].tolist() != [self._ends[name]]:
+                raise ValueError(
+                    f"{name}: expected offsets from {self._ends[name]} on, got {array}"
+                )
+            array = array[1:]
+        rows = self.array(name, array, np.int64) - (name not in self._ends)
+        self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)
+        return rows
+
+    def rows(self, name: str, column: Column, dtype: type[np.generic]) -> int:
+        """Write a column into a folder, and return how many rows it has."""
+        before = self._sizes[f"{name}/values.npy"]
+        written = self.array(f"{name}/values.npy", column.values, dtype)
+        if column.offsets is None:
+            return written
+        return self.offsets(f"{name}/offsets.npy", column.offsets, before)
+
     def column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         """Write the values of a feature over some rows, as the schema has it."""
-        name = f"{folder}/{feature.name}"
-        dtype = np.float32 if feature.kind == "numeric" else np.int32
-        written = self.array(f"{name}/values.npy", column.values, dtype)
         if (column.offsets is not None) != (feature.kind == "multivalued"):
             where = f"{feature.kind} feature {feature.name!r}"
             raise ValueError(f"{where}: offsets are for multivalued")
-        if column.offsets is not None:
-            written = self.array(f"{name}/offsets.npy", column.offsets, np.int64) - 1
+        dtype = np.float32 if feature.kind == "numeric" else np.int32
+        written = self.rows(f"{folder}/{feature.name}", column, dtype)
         _require_rows(f"feature {feature.name!r}", written, rows)
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Any]:
-        """Open a new file."""
+        """Open a file to write at its end, or anywhere in it."""
         file = self.folder / name
         with writing(self.shown, "dataset folder"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
+            with file.open("r+b" if file.exists() else "w+b") as stream:
+                stream.seek(0, os.SEEK_END)
                 yield stream
 
 

@@ -29,8 +29,7 @@ from dien_kernels import Network, explain, explain_network, instruction_set
 from dien_jax._version import __version__
 from dien_jax.config.preset_files import RUN_FORMAT, WARM_START, without_auto
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import Dataset
-from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
+from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, reading, writing
@@ -140,7 +139,7 @@ class Run:
       preset: the preset that the settings started from.
       seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
       data: absolute path of the dataset folder.
-      data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.digests.data_digest`; a run
+      data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.dataset.data_digest`; a run
         resumes only on data with this digest.
       schema: its features as in ``meta.json``; a run is used only with data of this schema.
       config: all settings, see :func:`decided_config`.
@@ -149,7 +148,7 @@ class Run:
       vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
         ones.
       tables: sha256 of the features of items and users and, for a model that reads them, of the
-        counts of training events, see :func:`dien_jax.data.digests.table_digests`.
+        counts of training events, see :func:`dien_jax.data.dataset.table_digests`.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
 

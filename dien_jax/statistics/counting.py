@@ -7,25 +7,43 @@ a user did at an example and after it is in the counts of the example's candidat
 candidate's value first occurs at the example or after it, and then it is there once: the bits
 ``OWN_*`` tell where, and a model takes it out.
 
-The events come in parts of whole sequences, and counts do not depend on the division. Threads count
-slices of the parts. Memory is bounded by the largest part, and by :class:`Limits`.
+Threads count slices of whole sequences. Memory is bounded by them, and by :class:`Limits`.
 
-Dimensions: E events, S sequences and n training examples of a part, V values of a feature.
+Dimensions: E events, S sequences and n training examples of a slice, V values of a feature.
 """
 
-from collections.abc import Callable, Collection, Iterator
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, ValueStatistics
+from dien_jax.data.statistics_files import CountedFeature
+from dien_jax.data.tables import (
+    OWN_FOLLOWING,
+    OWN_PAIR,
+    OWN_VALUE,
+    ValueStatistics,
+    statistics_features,
+)
 from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
-from dien_jax.statistics.training_events import Slice, TrainingEvents, slices
+from dien_jax.statistics.training_events import (
+    Slice,
+    TrainingEvents,
+    slices,
+    training_events,
+    values_of_items,
+)
 from dien_jax.utils.machine import Progress, map_in_order, part_of_progress, thread_count, unseen
 
 T = TypeVar("T")
+KEPT_EVENTS = 1 << 22
+"""Events whose first occurrences are kept for the second pass; of longer logs they are computed
+again."""
 
 
 class Firsts(NamedTuple):
@@ -41,60 +59,36 @@ class Firsts(NamedTuple):
 class Occurrences:
     """First occurrences of one feature's values, for each slice when it is read.
 
-    Those of a single part are kept in memory. Those of several are computed each time, or kept in
-    files.
-
     Args:
-      parts: the events and the training examples.
+      events: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
-      folder: where the files are; None for none.
       threads: how many compute.
       most: events of a slice.
     """
 
     def __init__(
-        self,
-        parts: Collection[TrainingEvents],
-        value_of: np.ndarray,
-        folder: Path | None,
-        threads: int,
-        most: int,
+        self, events: TrainingEvents, value_of: np.ndarray, threads: int, most: int
     ) -> None:
-        self._parts, self._value_of, self._folder = parts, value_of, folder
+        self._events, self._value_of = events, value_of
         self._threads, self._most = threads, most
-        self._kept: dict[int, Firsts | Path] = {}
+        self._kept: dict[int, Firsts] = {}
 
-    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[tuple[Slice, T]]:
-        """Yield the slices, and what a function returns for each."""
+    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[tuple[float, T]]:
+        """Yield the share done with each slice, and what a function returns for it."""
 
-        def of_slice(numbered: tuple[int, Slice]) -> tuple[Slice, T]:
+        def of_slice(numbered: tuple[int, Slice]) -> tuple[float, T]:
             number, piece = numbered
-            return piece, function(piece.events, self._firsts(number, piece.events))
+            firsts = self._kept.get(number) or first_occurrences(piece.events, self._value_of)
+            if len(self._events.event_item) <= KEPT_EVENTS:
+                self._kept[number] = firsts
+            return piece.done, function(piece.events, firsts)
 
-        numbered = enumerate(slices(self._parts, self._most))
+        numbered = enumerate(slices(self._events, self._most))
         return map_in_order(of_slice, numbered, self._threads, lambda pair: pair[1].is_large)
-
-    def _firsts(self, number: int, events: TrainingEvents) -> Firsts:
-        kept = self._kept.get(number)
-        if kept is not None:
-            return _read_firsts(kept) if isinstance(kept, Path) else kept
-        firsts = first_occurrences(events, self._value_of)
-        if len(self._parts) == 1:
-            self._kept[number] = firsts
-        elif self._folder is not None:
-            file = self._folder / f"occurrences {number}.npz"
-            np.savez(file, **firsts._asdict())
-            self._kept[number] = file
-        return firsts
-
-
-def _read_firsts(file: Path) -> Firsts:
-    with np.load(file) as columns:
-        return Firsts(**columns)
 
 
 def count_values(
-    parts: Collection[TrainingEvents],
+    events: TrainingEvents,
     value_of: np.ndarray,
     size: int,
     folder: Path | None = None,
@@ -102,23 +96,23 @@ def count_values(
     *,
     limits: Limits = Limits(),  # noqa: B008 - never changed
     threads: int | None = None,
-) -> tuple[ValueStatistics, list[np.ndarray]]:
+) -> tuple[ValueStatistics, np.ndarray]:
     """Count the values of one feature in the training events.
 
     Args:
-      parts: the events and the training examples.
+      events: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
       folder: an empty folder for what memory need not hold; None to hold all.
-      progress: called with the share of the work that is done, after each part and more often.
+      progress: called with the share of the work that is done.
       limits: what is left out of a long log, and bounds of memory.
       threads: how many count, :func:`thread_count` by default; results do not depend on it.
 
     Returns:
-      The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
+      The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
     threads = threads or thread_count()
-    occurrences = Occurrences(parts, value_of, folder, threads, limits.slice)
+    occurrences = Occurrences(events, value_of, threads, limits.slice)
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
     first, second, third = (part_of_progress(progress, number, 1, 3) for number in range(3))
 
@@ -126,10 +120,10 @@ def count_values(
         found = np.minimum(np.bincount(firsts.sequence), limits.distinct)
         return firsts.value, np.bincount(found, minlength=limits.distinct + 1)
 
-    for piece, (values, numbers) in occurrences.each(totals):
+    for done, (values, numbers) in occurrences.each(totals):
         np.add.at(count, values, 1)
         distinct += numbers
-        first(piece.done)
+        first(done)
     used = _values_in_pairs(distinct, limits.pairs)
     pairs = PairCounts(size, folder, threads, limits)
 
@@ -137,12 +131,32 @@ def count_values(
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own: list[list[np.ndarray]] = [[] for _ in range(len(parts))]
-    for piece, bits in occurrences.each(of_slice):
-        own[piece.part].append(bits)
-        second(piece.done)
+    own = []
+    for done, bits in occurrences.each(of_slice):
+        own.append(bits)
+        second(done)
     statistics = pairs.statistics(count, int(distinct[1:].sum()), third)
-    return statistics, [np.concatenate(bits) for bits in own]
+    return statistics, np.concatenate(own)
+
+
+def count_features(
+    dataset: Dataset, folder: Path | None = None, progress: Progress = unseen
+) -> Iterator[CountedFeature]:
+    """Count the values of every feature with statistics, one feature after another.
+
+    With a ``folder``, counts that memory need not hold are in files there for a while.
+    """
+    features, events = statistics_features(dataset.schema), training_events(dataset)
+    for number, feature in enumerate(features):
+        of_feature = part_of_progress(progress, number, 1, len(features))
+        value_of = values_of_items(dataset, feature)
+        with contextlib.ExitStack() as stack:
+            files = None
+            if folder is not None:
+                files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+            counted = count_values(events, value_of, feature.size or 0, files, of_feature)
+        yield CountedFeature(feature.name, *counted)
+        del counted  # while the next feature is counted
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:

@@ -20,16 +20,32 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds, with_scale
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.tables import (
+    DIRECTED,
+    FOLDS,
+    ValueFactors,
+    factor_features,
+    factor_levels,
+    folds,
+    with_scale,
+)
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
-from dien_jax.statistics.training_events import Slice, TrainingEvents, of_sequences, slices
+from dien_jax.statistics.training_events import (
+    Slice,
+    TrainingEvents,
+    of_sequences,
+    slices,
+    training_events,
+    values_of_items,
+)
 from dien_jax.utils.machine import (
     Progress,
     map_in_order,
@@ -47,12 +63,31 @@ LAGS = 3
 """Events after an event that come next."""
 
 
-def work_of(size: int, *, transitions: bool) -> int:
-    """Return how much work the vectors of a feature of V values are, compared with others.
+def factorise_features(
+    dataset: Dataset, interactions: Mapping[str, int], progress: Progress = unseen
+) -> dict[str, ValueFactors]:
+    """Return the vectors of every feature that has some, from the training events of a dataset.
 
-    It grows with the interactions, of which all features have about as many.
+    Args:
+      dataset: the dataset.
+      interactions: the number of interactions of each feature's values, see :func:`factorise`.
+      progress: called with the share of the work that is done.
     """
-    return factor_levels(size)[-1] * (2 if transitions else 1)
+    schema, events = dataset.schema, training_events(dataset)
+    features, factors, done = factor_features(schema), {}, 0
+    # Features have about as many interactions each; the item id has two matrices.
+    work = [factor_levels(f.size or 0)[-1] * (1 + (f is schema.item[0])) for f in features]
+    for feature, own in zip(features, work, strict=True):
+        factors[feature.name] = factorise(
+            events,
+            values_of_items(dataset, feature),
+            feature.size or 0,
+            interactions=interactions[feature.name],
+            transitions=feature is schema.item[0],
+            progress=part_of_progress(progress, done, own, sum(work)),
+        )
+        done += own
+    return factors
 
 
 class _Interactions(NamedTuple):
@@ -63,32 +98,29 @@ class _Interactions(NamedTuple):
 
 
 def factorise(
-    parts: Collection[TrainingEvents],
+    events: TrainingEvents,
     value_of: np.ndarray,
     size: int,
     *,
-    interactions: int | None = None,
+    interactions: int,
     transitions: bool = False,
     progress: Progress = unseen,
 ) -> ValueFactors:
     """Return the vectors of one feature's values.
 
     Args:
-      parts: the events and the training examples.
+      events: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
-      interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`. They are
-        counted if it is None.
+      interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`.
       transitions: whether values have the vectors of transitions too.
       progress: called with the share of the work that is done, as interactions are read, and after
         each table or half of one.
     """
-    if interactions is None:
-        interactions = sum(len(first_occurrences(part, value_of).value) for part in parts)
     # Reading takes about as long as a quarter of the first table; the others have fewer users.
     done, whole = 1, 1 + FOLDS + FOLDS * (FOLDS - 1)
     reading = part_of_progress(progress, 0, done, whole)
-    read = _read_interactions(parts, value_of, -(-interactions // MAX_INTERACTIONS) or 1, reading)
+    read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1, reading)
     users = np.bincount(read.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
@@ -116,19 +148,19 @@ def factorise(
 
 
 def _read_interactions(
-    parts: Collection[TrainingEvents], value_of: np.ndarray, step: int, progress: Progress
+    events: TrainingEvents, value_of: np.ndarray, step: int, progress: Progress
 ) -> _Interactions:
     """Return the interactions of every user whose number is a multiple of ``step``."""
 
     def of_slice(piece: Slice) -> tuple[float, _Interactions]:
-        events = piece.events
-        numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
-        firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
-        sequence = firsts.sequence + np.int32(events.first_sequence)
+        own = piece.events
+        numbers = np.arange(len(own.offsets) - 1) + own.first_sequence
+        firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
+        sequence = firsts.sequence + np.int32(own.first_sequence)
         return piece.done, _Interactions(sequence, firsts.value)
 
     read = []
-    pieces = map_in_order(of_slice, slices(parts), thread_count(), lambda piece: piece.is_large)
+    pieces = map_in_order(of_slice, slices(events), thread_count(), lambda piece: piece.is_large)
     for done, interactions in pieces:
         read.append(interactions)
         progress(done)

@@ -1,25 +1,25 @@
-"""Events and training examples that statistics count: parts of whole sequences, and their slices.
+"""Events and training examples that statistics count, and slices of whole sequences.
 
-Dimensions: E events, S sequences and n training examples of a part.
+Dimensions: E events, S sequences and n training examples; of a dataset, or of a slice.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.data.arrays import release
-from dien_jax.data.columns import Examples, Rows, bounds, part_of
+from dien_jax.data.arrays import chunks, first_bad, release
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.schema import Feature
 
 SLICE_EVENTS = 1 << 18
 """Events that a thread counts at a time, or one longer sequence."""
 
 
 class TrainingEvents(NamedTuple):
-    """The events and training examples of a part; see :class:`dien_jax.data.Examples`.
+    """Events and training examples; see :class:`dien_jax.data.Examples`.
 
-    Numbers of events and sequences count from the start of the part.
+    Numbers of events and sequences count from the first ones here.
     """
 
     event_item: np.ndarray  # int [E]
@@ -33,31 +33,34 @@ class TrainingEvents(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Consecutive sequences of a part, which are a part of their own."""
+    """Consecutive sequences, with their events and examples."""
 
-    part: int  # number of the part
-    done: float  # share of all parts that ends with the slice
+    done: float  # share of all sequences that ends with the slice
     events: TrainingEvents
     is_large: bool  # longer than others: threads should have no other one in memory
 
 
-def slices(parts: Collection[TrainingEvents], most: int = SLICE_EVENTS) -> Iterator[Slice]:
-    """Divide parts into slices of ``most`` events at most, or one longer sequence.
+def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Slice]:
+    """Divide events into slices of ``most`` at most, or one longer sequence.
 
-    A part is one slice if its examples are not in the order of its sequences.
+    There is one slice if the examples are not in the order of their sequences. The pages of mapped
+    arrays are given back after each slice.
     """
-    for number, events in enumerate(parts):
-        sequence = np.asarray(events.sequence)
-        if (sequence[1:] < sequence[:-1]).any():
-            yield Slice(number, (number + 1) / len(parts), events, len(events.event_item) > most)
-            continue
-        borders = _borders(events.offsets, most)
-        rows = np.searchsorted(sequence, borders).tolist()
-        for place in range(1, len(borders)):
-            first, end = borders[place - 1 : place + 1]
-            own = _slice_of(events, first, end, slice(*rows[place - 1 : place + 1]))
-            done = (number + place / (len(borders) - 1)) / len(parts)
-            yield Slice(number, done, own, len(own.event_item) > most)
+    sequence = np.asarray(events.sequence)
+    fall = first_bad(
+        len(sequence) - 1, lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0, sequence
+    )
+    if fall is not None:
+        yield Slice(1.0, events, len(events.event_item) > most)
+        return
+    borders = _borders(events.offsets, most)
+    rows = np.searchsorted(sequence, borders).tolist()
+    for place in range(1, len(borders)):
+        first, end = borders[place - 1 : place + 1]
+        own = _slice_of(events, first, end, slice(*rows[place - 1 : place + 1]))
+        yield Slice(place / (len(borders) - 1), own, len(own.event_item) > most)
+        for array in events[:6]:
+            release(array)
 
 
 def _borders(offsets: np.ndarray, most: int) -> list[int]:
@@ -71,7 +74,7 @@ def _borders(offsets: np.ndarray, most: int) -> list[int]:
 
 
 def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> TrainingEvents:
-    """Return sequences ``first`` to ``end`` of a part, whose examples are in some rows."""
+    """Return sequences ``first`` to ``end``, whose examples are in some rows."""
     begin, stop = events.offsets[first], events.offsets[end]
     counted_end = events.counted_end
     return TrainingEvents(
@@ -87,7 +90,7 @@ def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> Trai
 
 
 def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
-    """Return a part in which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
+    """Return events of which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
     is_kept, counted_end = chosen[events.sequence], events.counted_end
     if counted_end is not None:
         counted_end = np.where(chosen, counted_end, events.offsets[:-1])
@@ -100,86 +103,42 @@ def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
     )
 
 
-class TrainingParts(Collection[TrainingEvents]):
-    """The parts of a dataset in turn, each with numbers that count from its own start.
+def training_events(dataset: Dataset) -> TrainingEvents:
+    """Return the training events and examples of a dataset.
 
-    Each is made when it is read, and the pages of mapped arrays are given back after it. Arrays
-    without common parts are one part.
-
-    Args:
-      event_item, event_timestamp, event_offsets: see :class:`dien_jax.data.Dataset`.
-      train: the training examples.
-      until: a time; all events before it count, also those of sequences without an example. A
-        sequence of one such event has none, as it would have no example. None to count only what
-        examples have as their target or in their histories.
+    Where training examples begin at some time, all events before validation count, also those of
+    sequences without an example. A sequence of one such event has none, as it would have no
+    example.
     """
-
-    def __init__(
-        self,
-        event_item: Rows,
-        event_timestamp: Rows,
-        event_offsets: Rows,
-        train: Examples,
-        until: int | None,
-    ) -> None:
-        columns = (train.sequence, train.history_end, train.item, train.label)
-        self._arrays: list[Rows] = [event_item, event_timestamp, event_offsets, *columns]
-        self._until = until
-        if len({len(bounds(array)) for array in self._arrays}) > 1:
-            self._arrays = [np.asarray(array) for array in self._arrays]
-
-    def __len__(self) -> int:
-        return len(bounds(self._arrays[0])) - 1
-
-    def __contains__(self, part: object) -> bool:
-        raise TypeError("parts are made when they are read, and are not compared")
-
-    def __iter__(self) -> Iterator[TrainingEvents]:
-        for number in range(len(self)):
-            arrays = [part_of(array, number) for array in self._arrays]
-            yield self._part(number, *arrays)
-            for array in arrays:
-                release(array)
-
-    def _part(
-        self,
-        number: int,
-        event_item: np.ndarray,
-        timestamp: np.ndarray,
-        offsets: np.ndarray,
-        sequence: np.ndarray,
-        history_end: np.ndarray,
-        item: np.ndarray,
-        label: np.ndarray,
-    ) -> TrainingEvents:
-        first_event = bounds(self._arrays[0])[number]
-        first_sequence = 0
-        if number:  # the chained offsets have the one between two parts once
-            first_sequence = bounds(self._arrays[2])[number] - 1
-            offsets = np.concatenate([[first_event], offsets])
-            sequence = sequence - np.int32(first_sequence)
-            history_end, offsets = history_end - first_event, offsets - first_event
-        until = self._until
-        counted = None if until is None else _counted_end(timestamp < until, offsets)
-        return TrainingEvents(
-            event_item, offsets, sequence, history_end, item, label, counted, first_sequence
-        )
+    split, train = dataset.meta.get("split", {}), dataset.splits["train"]
+    until = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
+    return TrainingEvents(
+        dataset.event_item,
+        dataset.event_offsets,
+        train.sequence,
+        train.history_end,
+        train.item,
+        train.label,
+        _counted_end(dataset, until) if isinstance(until, int) else None,
+    )
 
 
-def training_parts(dataset: Dataset) -> TrainingParts:
-    """Return the training events and examples of a dataset, part by part.
+def _counted_end(dataset: Dataset, until: int) -> np.ndarray:
+    """Return where the events before a time end in each sequence, int64 ``[S]``."""
+    offsets, timestamp = dataset.event_offsets, dataset.event_timestamp
+    events = np.zeros(len(offsets) - 1, np.int64)
+    for rows in chunks(len(timestamp)):
+        earlier = np.flatnonzero(timestamp[rows] < until) + rows.start
+        own = np.searchsorted(offsets, earlier, side="right") - 1
+        if len(own):
+            counts = np.bincount(own - own[0])
+            events[own[0] : own[0] + len(counts)] += counts
+        release(timestamp)
+    return offsets[:-1] + np.where(events > 1, events, 0)
 
-    Where training examples begin at some time, all events before validation count.
-    """
-    split = dataset.meta.get("split", {})
-    end = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
-    arrays = dataset.event_item, dataset.event_timestamp, dataset.event_offsets
-    return TrainingParts(*arrays, dataset.splits["train"], end if isinstance(end, int) else None)
 
-
-def _counted_end(counts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return where the events that count end in each sequence; they come first in it."""
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    start, stop = offsets[:-1], offsets[1:]
-    events = before[stop] - before[start]
-    return np.asarray(start + np.where(events > 1, events, 0), np.int64)
+def values_of_items(dataset: Dataset, feature: Feature) -> np.ndarray:
+    """Return the value of a feature for each item, int ``[items]``."""
+    if feature is dataset.schema.item[0]:
+        return np.arange(dataset.schema.num_items)
+    return dataset.items[feature.name].values

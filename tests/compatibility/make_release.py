@@ -5,7 +5,7 @@
 Run it once for each release that writes what earlier ones could not, the first among them. The
 folder must not exist.
 
-    dataset/       ``dien_jax.prepare interactions`` of a made log, in several parts
+    dataset/       ``dien_jax.prepare interactions`` of a made log
     run/           ``dien_jax.train dien``, finished, with all that is fitted before and after it
     stopped/       the same run, stopped by a signal before its last epoch
     model.dien     ``dien_jax.export`` of the run
@@ -89,16 +89,15 @@ def write_log(file: Path) -> None:
 
 
 def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
-    """Return all arrays of a dataset, of events and examples as if there were one part."""
+    """Return all arrays of a dataset."""
     everything = dict.fromkeys(("statistics", "folds"), True)
     splits = {name: examples._asdict() for name, examples in dataset.splits.items()}
     own = dataset.statistics.own
-    chained = {
+    whole = {
         "events": (dataset.event_item, dataset.event_timestamp, dataset.event_offsets),
         "splits": {n: {c: v for c, v in s.items() if v is not None} for n, s in splits.items()},
         "own": own,
     }
-    whole = jax.tree.map(np.asarray, chained, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     tables = dataset.feature_tables(**everything)
     return {**whole, "tables": tables, "popularity": dataset.popularity}
 
@@ -168,7 +167,7 @@ def make(folder: Path) -> None:
             out=Path("dataset"),
             item_features=("category", "price:numeric"),
         )
-        interactions.prepare(options, part_events=400)
+        interactions.prepare(options)
         run_folders()
         assert export.main(["run", "--out", "model.dien"]) == 0
         for run in ("run", "stopped"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support.small_dataset import PART, write
+from support.small_dataset import write
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
@@ -49,7 +49,7 @@ def test_batches_of_files_that_change_in_place_are_refused(
 ) -> None:
     """A file that is removed or replaced stays as it was for those who have mapped it."""
     loader = Loader(open_dataset(folder), "train", TrainConfig())
-    file = folder / PART / "events" / "item" / "values.npy"
+    file = folder / "events" / "item" / "values.npy"
     change(file)
     if not refused:
         assert loader.batch(0, 0).item.any()

@@ -11,8 +11,7 @@ from support.small_dataset import change_meta
 from support.tiny_run import light_flags
 
 from dien_jax import compare, train
-from dien_jax.data.dataset import open_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import data_digest, open_dataset
 from dien_jax.experiments import comparison
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric

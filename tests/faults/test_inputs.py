@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from support import faults
 from support.faults import PREPARE, SETTINGS, Case
-from support.small_dataset import PART
 from support.tiny_run import LIGHT
 
 pytestmark = pytest.mark.long
@@ -178,7 +177,7 @@ FRESH = ("--data", "data", *COUNTED, *LIGHT, "--train.epochs=1", "--run-dir", "n
 STATISTICS: dict[str, dict[str, Change]] = {
     **{f"statistics/item/{name}": {"-1": entry(0, -1)}
        for name in ("count", "other", "together", "before", "following", "offsets")},
-    f"{PART}/statistics/item/own": {"-1": entry(0, -1), "one entry less": lambda a: a[:-1],
+    "statistics/item/own": {"-1": entry(0, -1), "one entry less": lambda a: a[:-1],
                                     "another type": lambda a: a.astype("f4")},
     "statistics/category/other": {"2^30": entry(0, 2**30)},
     "statistics/category/offsets": {"falling": lambda a: a[::-1].copy()},

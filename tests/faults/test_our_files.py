@@ -15,7 +15,6 @@ import pytest
 from support import faults
 from support.faults import TRAIN, Case
 from support.our_files import FORMS, HOST, LOGGERS
-from support.small_dataset import PART
 
 pytestmark = pytest.mark.long
 
@@ -149,17 +148,17 @@ CUT: dict[tuple[str, ...], tuple[str, ...]] = {
         "data/meta.json",
         "data/vocab/item.txt",
         "data/vocab/category.txt",
-        f"data/{PART}/groups.txt",
+        "data/groups.txt",
         "data/popularity.npy",
         "data/items/price/values.npy",
         "data/items/tags/values.npy",
         "data/items/tags/offsets.npy",
-        f"data/{PART}/events/offsets.npy",
-        f"data/{PART}/events/item/values.npy",
-        f"data/{PART}/events/timestamp/values.npy",
-        f"data/{PART}/examples/test/label/values.npy",
-        f"data/{PART}/examples/train/history_end/values.npy",
-        f"data/{PART}/statistics/item/own.npy",
+        "data/events/offsets.npy",
+        "data/events/item/values.npy",
+        "data/events/timestamp/values.npy",
+        "data/examples/test/label/values.npy",
+        "data/examples/train/history_end/values.npy",
+        "data/statistics/item/own.npy",
         "data/statistics/item/count.npy",
         "data/statistics/item/counts.json",
     ),

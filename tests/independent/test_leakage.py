@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from support.small_dataset import PART
 from support.tiny_logs import SOURCES, noise, prepared
 
 pytestmark = pytest.mark.long
@@ -32,16 +31,16 @@ class Folder:
         for user, item, time in sorted(rows, key=lambda row: row[2]):
             self.log[str(user)].append((str(item), time))
         self.items = (data / "vocab" / "item.txt").read_text().split("\n")[:-1]
-        self.groups = (self.data / PART / "groups.txt").read_text().split("\n")[:-1]
+        self.groups = (self.data / "groups.txt").read_text().split("\n")[:-1]
         self.examples: list[Example] = []
         self.histories: list[list[str]] = []
         events, offsets = (
-            self.read(f"{PART}/events/item/values"),
-            self.read(f"{PART}/events/offsets"),
+            self.read("events/item/values"),
+            self.read("events/offsets"),
         )
         for split in ("train", "valid", "test"):
             names = ("group", "sequence", "history_end", "item", "label")
-            columns = [self.read(f"{PART}/examples/{split}/{name}/values") for name in names]
+            columns = [self.read(f"examples/{split}/{name}/values") for name in names]
             for group, sequence, end, item, label in zip(*columns, strict=True):
                 history = events[offsets[sequence] : end]
                 self.histories.append([self.items[row] for row in history])
@@ -124,7 +123,7 @@ def test_counts_are_of_training_events(folder):
 
 def test_count_of_a_training_candidate_leaves_out_its_own_event_and_later_ones(folder):
     trained = folder.training()
-    count, own = folder.read("statistics/item/count"), folder.read(f"{PART}/statistics/item/own")
+    count, own = folder.read("statistics/item/count"), folder.read("statistics/item/own")
     row_of = {item: row for row, item in enumerate(folder.items)}
     users: dict[str, set[str]] = {}
     for user, place in trained:

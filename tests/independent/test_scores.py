@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import untrained_run
-from support.small_dataset import PART
 
 from dien_jax import score_split
 
@@ -42,7 +41,7 @@ def test_scores_follow_their_examples(run):
     folder, data = run
     expected = score_split(folder, "test").scores
     order = np.random.default_rng(0).permutation(len(expected))
-    for file in (data / PART / "examples" / "test").glob("*/values.npy"):
+    for file in (data / "examples" / "test").glob("*/values.npy"):
         np.save(file, np.load(file)[order])
     # Examples of one length meet others in their batch, of the same padded length.
     np.testing.assert_allclose(score_split(folder, "test").scores, expected[order], atol=1e-6)

@@ -14,8 +14,7 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
-from dien_jax.statistics.counting import count_values
-from dien_jax.statistics.features import count_training_events
+from dien_jax.statistics.counting import count_features, count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
 SCHEMA = Schema((Feature("item", "categorical", 6),), (Feature("user", "categorical", 3),))
@@ -33,7 +32,7 @@ EXAMPLES = TrainingEvents(
 
 
 def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float]:
-    counts, _ = count_values([EXAMPLES], np.arange(6), 6)
+    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
     row = np.zeros((1, 4), np.int32)
     row[0, : len(history)] = history
     values = statistics_inputs(
@@ -100,14 +99,14 @@ def test_an_empty_history_and_a_log_without_pairs_have_finite_inputs() -> None:
     alone = TrainingEvents(
         EVENTS[:1], np.array([0, 1]), *([np.array([0])] * 2), EVENTS[:1], EVENTS[:1]
     )
-    counts, _ = count_values([alone], np.arange(6), 6)
+    counts, _ = count_values(alone, np.arange(6), 6)
     tables = FeatureTables({}, {}, {"item": counts})
     first = jnp.ones(1, jnp.int32)
     assert np.isfinite(statistics_inputs(SCHEMA, tables, first[:, None], first, first)).all()
 
 
 def test_padding_changes_nothing() -> None:
-    counts, _ = count_values([EXAMPLES], np.arange(6), 6)
+    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
     tables = FeatureTables({}, {}, {"item": counts})
     lengths, candidate = jnp.array([2], jnp.int32), jnp.array([3], jnp.int32)
     short, long = (
@@ -119,9 +118,10 @@ def test_padding_changes_nothing() -> None:
 
 def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
     stored = open_dataset(data)
-    computed = count_training_events(stored)
-    np.testing.assert_array_equal(np.stack(stored.statistics.own), np.stack(computed.own))
-    for name, counts in computed.values.items():
+    for (name, counts, own), bits in zip(
+        count_features(stored), stored.statistics.own, strict=True
+    ):
+        np.testing.assert_array_equal(bits, own)
         jax.tree.map(np.testing.assert_array_equal, stored.statistics.values[name], counts)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.small_dataset import PART
 from support.source_samples import SHOWN as LOG
 from support.tiny_logs import events_of, write
 
@@ -171,7 +170,7 @@ def test_without_anything_passed_over_there_is_no_column(tmp_path):
     lines = "a,x,1,s,1\na,y,1,s,1\na,y,0,s,2\nb,x,0,s,1\nb,y,1,s,3\n"
     dataset, summary = make(write(tmp_path, HEADER + lines), valid_from="9", test_from="9")
     assert dataset.event_negatives is None
-    assert not (dataset.path / PART / "events" / "negatives").exists()
+    assert not (dataset.path / "events" / "negatives").exists()
     assert summary[-1] == "no click has an item that was shown at the same time and not clicked"
 
 

@@ -12,7 +12,7 @@ from support.small_dataset import assert_equal
 from support.tiny_logs import log_of
 
 from dien_jax import UserError, make_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import data_digest
 from dien_jax.preparation.sources.impressions import ImpressionsOptions
 from dien_jax.preparation.sources.interactions import InteractionsOptions
 

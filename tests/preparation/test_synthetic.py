@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_dataset import PART
 
 import dien_jax.preparation
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -64,7 +63,7 @@ def test_seed_alone_decides_the_folder(tmp_path: Path) -> None:
     assert first == contents(make(tmp_path / "b", users=50).path)
     other = contents(make(tmp_path / "c", users=50, seed=1).path)
     for name in ("events/item/values.npy", "examples/train/label/values.npy"):
-        assert first[f"{PART}/{name}"] != other[f"{PART}/{name}"]
+        assert first[name] != other[name]
 
 
 def test_best_possible_scores_are_those_of_the_true_probabilities(data: Dataset) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_dataset import SCHEMA, ints, leftovers, write
+from support.small_dataset import SCHEMA, in_pieces, ints, leftovers, write, write_wide
 
 from dien_jax.data.columns import Column
 from dien_jax.data.dataset import open_dataset
@@ -42,7 +42,10 @@ def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
         ({"timestamp": ints(9, 8, 7, 6, 5)}, "oldest first"),
         ({"timestamp": ints(1)}, "timestamp: expected 5 rows, got 1"),
         ({"negatives": Column(ints(1), ints(0, 1))}, "negatives: expected 5 rows, got 1"),
-        ({"negatives": Column(ints(1), None)}, "negatives/offsets.npy: expected int64"),
+        (
+            {"negatives": Column(ints(1, 1, 1, 1, 1), None)},
+            "not a dataset: .*offsets.npy is missing",
+        ),
         ({"negatives": Column(ints(4), ints(0, 1, 1, 1, 1, 1))}, "not a dataset: .*below 4"),
         ({"context": {}}, "context feature 'device' is missing"),
         ({"context": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
@@ -57,10 +60,34 @@ def test_misuse_of_the_writer_is_refused_and_leaves_nothing(
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("borders", [[1, 2], [0, 2, 2]])
+@pytest.mark.parametrize("make", [write, write_wide])
+def test_a_folder_does_not_depend_on_the_pieces_it_is_written_in(
+    tmp_path: Path, make: Any, borders: list[int]
+) -> None:
+    data = make(tmp_path / "data")
+    one, several = (in_pieces(data, tmp_path / str(k), k) for k in ([], borders))
+    files = [file for file in one.rglob("*") if file.is_file()]
+    assert len(files) > 30
+    for file in files:
+        assert file.read_bytes() == (several / file.relative_to(one)).read_bytes(), file
+    open_dataset(several)
+
+
+def test_event_offsets_of_a_piece_begin_where_those_before_ended(tmp_path: Path) -> None:
+    def write_twice() -> None:
+        with DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}) as writer:
+            writer.events(ints(1, 1), ints(1, 2), ints(0, 2))
+            writer.events(ints(1), ints(1), ints(0, 1))
+
+    with pytest.raises(ValueError, match="expected offsets from 2 on"):
+        write_twice()
+
+
 def test_incomplete_folder_is_never_left_behind(tmp_path: Path) -> None:
     path = tmp_path / "data"
     with (
-        pytest.raises(ValueError, match=r"the part lacks its groups"),
+        pytest.raises(ValueError, match=r"the dataset lacks its groups"),
         DatasetWriter(path, schema=SCHEMA, source={}, split={}) as writer,
     ):
         writer.events(ints(), ints(), ints(0))

@@ -86,7 +86,7 @@ def test_counts_are_those_of_plain_python(targets_in_events: bool, by_category: 
     for seed in range(20):
         events = random_events(seed, targets_in_events=targets_in_events)
         size = int(value_of.max()) + 1
-        statistics, _ = count_values([events], value_of, size)
+        statistics, _ = count_values(events, value_of, size)
         count, together, before, following = brute_counts(sequences(events, value_of))
         assert statistics.count.tolist() == [count[value] for value in range(size)]
         for value in range(size):
@@ -105,7 +105,7 @@ def test_own_bits_remove_the_own_event_and_all_later_ones(
     removed = 0
     for seed in range(20):
         events = random_events(seed, targets_in_events=targets_in_events)
-        statistics, [own] = count_values([events], value_of, int(value_of.max()) + 1)
+        statistics, own = count_values(events, value_of, int(value_of.max()) + 1)
         whole = sequences(events, value_of)
         for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):
             past = [(position, value) for position, value in whole[user] if position < end]
@@ -130,7 +130,7 @@ def test_only_the_first_values_of_a_user_make_pairs() -> None:
     end = np.arange(1, 5)
     zeros = np.zeros(4, np.int64)
     events = TrainingEvents(items, np.array([0, 5]), zeros, end, items[1:], zeros + 1)
-    statistics, [own] = count_values([events], np.arange(6), 6, limits=Limits(distinct=3))
+    statistics, own = count_values(events, np.arange(6), 6, limits=Limits(distinct=3))
     assert statistics.count.tolist() == [0, 1, 1, 1, 1, 1]
     assert looked_up(statistics, 3, 1) == (1, 1, 0)
     assert looked_up(statistics, 4, 1) == (0, 0, 0)
@@ -140,9 +140,9 @@ def test_only_the_first_values_of_a_user_make_pairs() -> None:
 
 def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
     events = random_events(0)
-    whole, _ = count_values([events], np.arange(ITEMS), ITEMS)
+    whole, _ = count_values(events, np.arange(ITEMS), ITEMS)
     limits = Limits(kept=len(whole.other) // 2)
-    kept, _ = count_values([events], np.arange(ITEMS), ITEMS, limits=limits)
+    kept, _ = count_values(events, np.arange(ITEMS), ITEMS, limits=limits)
     assert kept.least > 1
     assert len(kept.other) <= len(whole.other) // 2
     assert sorted(kept.together) == sorted(whole.together[whole.together >= kept.least])

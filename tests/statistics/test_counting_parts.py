@@ -1,18 +1,29 @@
-"""Counts and factors of training events do not depend on how the events are divided."""
+"""Counts and factors of training events do not depend on how the events are sliced."""
 
+import dataclasses
+import functools
 import hashlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support import tiny_run
 
+from dien_jax.data import arrays
+from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import ValueStatistics
-from dien_jax.statistics import factors
+from dien_jax.statistics import counting, factors
 from dien_jax.statistics.counting import count_values, first_occurrences
 from dien_jax.statistics.factors import factorise
 from dien_jax.statistics.pairs import Limits
-from dien_jax.statistics.training_events import TrainingEvents, of_sequences, slices
+from dien_jax.statistics.training_events import (
+    TrainingEvents,
+    of_sequences,
+    slices,
+    training_events,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -57,28 +68,6 @@ def random_log(seed: int, *, all_before: bool = False) -> TrainingEvents:
     return TrainingEvents(item.astype(np.int32), offsets, *columns, counted)
 
 
-def divided(events: TrainingEvents, parts: int) -> list[TrainingEvents]:
-    """Return events in parts of random sizes, some of them empty."""
-    borders = np.random.default_rng(parts).integers(0, USERS + 1, parts - 1)
-    found = []
-    for first, stop in pairwise(np.sort([0, USERS, *borders]).tolist()):
-        chosen = (events.sequence >= first) & (events.sequence < stop)
-        begin, end = events.offsets[[first, stop]]
-        counted = events.counted_end
-        part = TrainingEvents(
-            events.event_item[begin:end],
-            events.offsets[first : stop + 1] - begin,
-            events.sequence[chosen] - np.int32(first),
-            events.history_end[chosen] - begin,
-            events.item[chosen],
-            events.label[chosen],
-            None if counted is None else counted[first:stop] - begin,
-            first,
-        )
-        found.append(part)
-    return found
-
-
 def digest(counts: ValueStatistics, own: np.ndarray) -> str:
     """Return the start of the sha256 of all counts."""
     sha = hashlib.sha256(repr((counts.sequences, counts.least, counts.longest)).encode())
@@ -97,69 +86,62 @@ def test_factors_are_those_of_the_whole_log(
         monkeypatch.setattr(factors, "MAX_INTERACTIONS", MOST_INTERACTIONS)
     value_of = VALUES[feature]
     log, size = random_log(0), int(value_of.max()) + 1
-    expected = factorise([log], value_of, size, transitions=feature == "item")
-    interactions = int(count_values([log], value_of, size)[0].count.sum())
-    known = factorise(
-        [log], value_of, size, interactions=interactions, transitions=feature == "item"
-    )
-    for ours, theirs in zip(known, expected, strict=True):
+    interactions = int(count_values(log, value_of, size)[0].count.sum())
+    given: Any = {"interactions": interactions, "transitions": feature == "item"}
+    expected = factorise(log, value_of, size, **given)
+    monkeypatch.setattr(factors, "slices", functools.partial(slices, most=100))
+    found = factorise(log, value_of, size, **given)
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    for parts in (2, 5, 60):
-        found = factorise(divided(log, parts), value_of, size, transitions=feature == "item")
-        for ours, theirs in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("threads", "number"), [(1, 1), (2, 3), (7, 60)])
+@pytest.mark.parametrize(("threads", "is_kept"), [(1, True), (2, False), (7, True)])
 @pytest.mark.parametrize("is_ordered", [True, False])
 @pytest.mark.parametrize(("feature", "all_before", "is_long"), DIGESTS)
-def test_counts_are_those_of_the_whole_log_whatever_the_parts_and_threads(
+def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     feature: str,
     all_before: bool,
     is_long: bool,
     is_ordered: bool,
     threads: int,
-    number: int,
+    is_kept: bool,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not is_kept:
+        monkeypatch.setattr(counting, "KEPT_EVENTS", 0)
     limits = LIMITS[is_long]._replace(slice=100)
-    value_of, parts = VALUES[feature], divided(random_log(0, all_before=all_before), number)
-    pieces = list(slices(parts, limits.slice))
+    value_of, log = VALUES[feature], random_log(0, all_before=all_before)
+    pieces = list(slices(log, limits.slice))
     assert len(pieces) > 20
     assert [piece.done for piece in pieces] == sorted(piece.done for piece in pieces)
     assert pieces[-1].done == 1
-    orders = [np.arange(len(part.item)) for part in parts]
+    order = np.arange(len(log.item))
     if not is_ordered:
-        place = np.random.default_rng(0).permutation(USERS)  # of a sequence, in any part
-        orders = [np.argsort(place[part.sequence], kind="stable") for part in parts]
-        parts = [_with_examples(*pair) for pair in zip(parts, orders, strict=True)]
-        assert len(list(slices(parts, limits.slice))) == number
+        place = np.random.default_rng(0).permutation(USERS)
+        order = np.argsort(place[log.sequence], kind="stable")
+        log = _with_examples(log, order)
+        assert len(list(slices(log, limits.slice))) == 1
     size = int(value_of.max()) + 1
-    counts, own = count_values(parts, value_of, size, tmp_path, limits=limits, threads=threads)
-    assert any(tmp_path.glob("occurrences *.npz")) == (number > 1)
-    assert [len(bits) for bits in own] == [len(part.item) for part in parts]
-    placed = [bits[np.argsort(order)] for bits, order in zip(own, orders, strict=True)]
-    assert digest(counts, np.concatenate(placed)) == DIGESTS[feature, all_before, is_long]
+    counts, own = count_values(log, value_of, size, tmp_path, limits=limits, threads=threads)
+    assert len(own) == len(log.item)
+    assert digest(counts, own[np.argsort(order)]) == DIGESTS[feature, all_before, is_long]
 
 
 def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
-    """Return a part whose examples have another order."""
+    """Return events whose examples have another order."""
     names = ("sequence", "history_end", "item", "label")
     return events._replace(**{name: getattr(events, name)[rows] for name in names})
 
 
 def test_a_long_sequence_is_a_slice_of_its_own() -> None:
     log = random_log(0)
-    lengths = [np.diff(piece.events.offsets) for piece in slices([log], 6)]
+    lengths = [np.diff(piece.events.offsets) for piece in slices(log, 6)]
     assert np.concatenate(lengths).tolist() == np.diff(log.offsets).tolist()
     assert all(own.sum() <= 6 or len(own) == 1 for own in lengths)
-    large = [piece.is_large for piece in slices([log], 6)]
+    large = [piece.is_large for piece in slices(log, 6)]
     assert large == [own.sum() > 6 for own in lengths]
     assert 0 < sum(large) < len(large)
-
-
-def test_a_part_may_be_empty() -> None:
-    assert min(len(part.event_item) for part in divided(random_log(0), 60)) == 0
 
 
 @pytest.mark.parametrize("all_before", [False, True])
@@ -173,3 +155,19 @@ def test_the_interactions_of_some_users_are_those_that_they_have_among_all(
     assert 0 < len(of_some.value) < len(of_all.value)
     for ours, theirs in zip(of_some, of_all, strict=True):
         np.testing.assert_array_equal(ours, theirs[chosen[of_all.sequence]])
+
+
+def test_events_before_validation_count_where_training_begins_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+    assert training_events(dataset).counted_end is None
+    split = {"train_from": 1, "valid_from": 60}
+    offsets, times = dataset.event_offsets, dataset.event_timestamp
+    before = [int((times[a:b] < 60).sum()) for a, b in pairwise(offsets.tolist())]
+    assert {0, 1} <= set(before)
+    monkeypatch.setattr(arrays, "CHUNK_ROWS", 7)
+    found = training_events(dataclasses.replace(dataset, meta=dataset.meta | {"split": split}))
+    assert found.counted_end is not None
+    expected = [count if count > 1 else 0 for count in before]
+    assert (found.counted_end - offsets[:-1]).tolist() == expected

@@ -7,10 +7,10 @@ import pytest
 from support import small_dataset
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data.tables import FOLDS, factor_levels, folds
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds
 from dien_jax.statistics import factors, singular_vectors
-from dien_jax.statistics.factors import factorise
-from dien_jax.statistics.features import CountedFeature, count_features, factorise_training_events
+from dien_jax.statistics.counting import count_features, count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
 pytestmark = pytest.mark.fast
@@ -18,8 +18,19 @@ pytestmark = pytest.mark.fast
 VALUES, USERS, LENGTH = 60, 200, 8
 
 
-def count_all(*arguments, **options) -> list[CountedFeature]:
-    return list(count_features(*arguments, **options))
+def factorise(events: TrainingEvents, value_of: np.ndarray, size: int, **options) -> ValueFactors:
+    """Vectors of a log, whose interactions are counted first."""
+    interactions = int(count_values(events, value_of, size)[0].count.sum())
+    return factors.factorise(events, value_of, size, interactions=interactions, **options)
+
+
+def count_all(dataset: Dataset, progress) -> dict[str, int]:
+    counted = count_features(dataset, progress=progress)
+    return {feature.name: int(feature.values.count.sum()) for feature in counted}
+
+
+def factorise_all(dataset: Dataset, progress) -> None:
+    factors.factorise_features(dataset, count_all(dataset, lambda share: None), progress)
 
 
 def log(seed: int = 0) -> TrainingEvents:
@@ -50,7 +61,7 @@ def gram(vectors: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("table", [0, 1, FOLDS])
 def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None:
     events, components = log(), factor_levels(VALUES)[-1]
-    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     matrix = normalised(events, np.flatnonzero(folds(np.arange(USERS)) != table))
     _, singular, right = np.linalg.svd(matrix, full_matrices=False)
     expected = right[:components].T * np.sqrt(singular[:components])
@@ -81,7 +92,7 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
 ) -> None:
     monkeypatch.setattr(singular_vectors, "ROUNDS", 40)
     events, components = log(), factor_levels(VALUES)[-1]
-    row, vectors, scale = factorise([events], np.arange(VALUES), VALUES, transitions=True)
+    row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components
     matrix = transitions(events, np.flatnonzero(folds(np.arange(USERS)) != table))
     left, singular, right = np.linalg.svd(matrix)
@@ -95,21 +106,21 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     as_event, as_next = (found[1:, part * components :][:, :components] for part in (1, 2))
     # Float16 rounds each component by 5e-4 of itself at most.
     np.testing.assert_allclose(as_event @ as_next.T, earlier[1:] @ later[1:].T, atol=2e-3)
-    alone = factorise([events], np.arange(VALUES), VALUES)
+    alone = factorise(events, np.arange(VALUES), VALUES)
     np.testing.assert_array_equal(vectors[..., :components], alone.vectors)
     np.testing.assert_array_equal(scale[..., : alone.scale.shape[2]], alone.scale)
 
 
 def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     events, user = log(), 17
-    _, before, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
+    _, before, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     start, end = events.offsets[user : user + 2]
     changed = events.event_item.copy()
     changed[start:end] = changed[start:end] % (VALUES - 1) + 1
     items = events.item.copy()
     items[user] = changed[end - 1]
     events = events._replace(event_item=changed, item=items)
-    _, after, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
+    _, after, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     fold = int(folds(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
@@ -125,7 +136,7 @@ def test_unknown_and_unchosen_values_have_no_vector() -> None:
     events = log()
     items = np.where(events.event_item == 5, 0, events.event_item)
     events = events._replace(event_item=items, item=np.where(events.item == 5, 0, events.item))
-    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     assert row[0] == row[5] == 0
     assert not vectors[:, 0].any()
     assert (np.delete(row, [0, 5]) > 0).all()
@@ -136,7 +147,7 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(factors, "MAX_VALUES", 20)
     events = log()
-    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     users = (normalised(events, np.arange(USERS)) > 0).sum(0)
     assert vectors.shape[1] == 21
     assert users[row > 0].min() >= users[row == 0].max()
@@ -145,10 +156,10 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "MAX_INTERACTIONS", 800)
     events = log()
-    _, limited, _ = factorise([events], np.arange(VALUES), VALUES)
+    _, limited, _ = factorise(events, np.arange(VALUES), VALUES)
     other = events.event_item.copy()
     other[LENGTH : 2 * LENGTH] = 1  # the second user, whom a step of two leaves out
-    _, same, _ = factorise([events._replace(event_item=other)], np.arange(VALUES), VALUES)
+    _, same, _ = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
     np.testing.assert_array_equal(limited, same)
 
 
@@ -161,7 +172,7 @@ def test_levels_need_three_values_for_a_component() -> None:
 def test_no_training_events_give_no_vectors() -> None:
     none = np.zeros(0, np.int32)
     events = TrainingEvents(none, np.zeros(1, np.int64), none, none, none, none)
-    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert not row.any()
     assert vectors.shape == (1 + FOLDS, 1, 3 * 16)
 
@@ -185,7 +196,7 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     users, ends = np.arange(len(histories)), offsets[1:] - 1
     labels = np.ones(len(users), np.int8)
     events = TrainingEvents(items, offsets, users, ends, items[ends], labels)
-    _, vectors, scale = factorise([events], np.arange(600), 600, transitions=True)
+    _, vectors, scale = factorise(events, np.arange(600), 600, transitions=True)
     assert np.isfinite(vectors).all()
     assert np.isfinite(scale).all()
     parts = np.stack(np.split(vectors.astype(np.float32), 3, axis=2))
@@ -194,7 +205,7 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     assert norms[0, 0].any()
 
 
-@pytest.mark.parametrize("work", [factorise_training_events, count_all])
+@pytest.mark.parametrize("work", [factorise_all, count_all])
 def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
     dataset = open_dataset(small_dataset.write_wide(tmp_path / "data"))
     shares: list[float] = []

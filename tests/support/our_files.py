@@ -39,7 +39,6 @@ FORMS: dict[str, dict[str, Any]] = {
         "format_version": 2,
         "schema": SCHEMA,
         "counts": dict.fromkeys(COUNTS, 20),
-        "parts": [dict.fromkeys(COUNTS, 20)],
         "source": {"name": "interactions", "settings": {"split": "last-event"}},
         "split": {"policy": "last-event"},
     },

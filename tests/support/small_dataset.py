@@ -1,4 +1,4 @@
-"""Small dataset folders: one with every kind of feature, one of many items, divisions, equality."""
+"""Small dataset folders: one with every kind of feature, one of many items, pieces, equality."""
 
 import json
 from collections.abc import Sequence
@@ -29,8 +29,6 @@ SCHEMA = Schema(
         Feature("query", "multivalued", size=4, max_values=2),
     ),
 )
-PART = "parts/00000"
-"""The part of the folder."""
 ITEMS = ["", "pear\nfig", "back\\slash", "\u2028\x00\ud800"]
 
 
@@ -51,7 +49,7 @@ def write_folder(
     users: dict[str, tuple[Any, ...]] | None = None,
     **notes: Any,
 ) -> Path:
-    """A dataset folder of one part; ``items`` and ``users`` are values, and offsets if any."""
+    """A dataset folder; ``items`` and ``users`` are values, and offsets if any."""
     with DatasetWriter(
         path, schema=schema, source={"name": "test", "files": {}}, split={"policy": "by-user"}
     ) as writer:
@@ -167,10 +165,10 @@ def write_wide(path: Path) -> Path:
     )
 
 
-def in_parts(data: Path, out: Path, borders: Sequence[int]) -> Path:
-    """Write a folder again, divided before some sequences, rising; they are its groups too.
+def in_pieces(data: Path, out: Path, borders: Sequence[int]) -> Path:
+    """Write a folder again, piece by piece: before some sequences, rising, a new piece begins.
 
-    Examples are sorted by sequence, so that folders of any parts have the same content.
+    Sequences are groups too. Examples are sorted by sequence.
     """
     dataset = open_dataset(data)
     schema, meta = dataset.schema, dataset.meta
@@ -185,12 +183,11 @@ def in_parts(data: Path, out: Path, borders: Sequence[int]) -> Path:
                 write(name, *column)
         writer.popularity(dataset.popularity)
         for first, end in pairwise([0, *borders, sequences]):
-            write_part(writer, dataset, groups, first, end)
-            writer.next_part()
+            write_piece(writer, dataset, groups, first, end)
     return out
 
 
-def write_part(
+def write_piece(
     writer: DatasetWriter, dataset: Dataset, groups: list[str], first: int, end: int
 ) -> None:
     """Write some sequences, their groups, events and examples."""
@@ -213,11 +210,6 @@ def of_sequences(examples: Examples, first: int, end: int) -> Examples:
     return examples.take(order[is_inside])
 
 
-def as_array(column: Column) -> list[np.ndarray]:
-    """Return the arrays of a column."""
-    return [np.asarray(part) for part in column if part is not None]
-
-
 def change_meta(data: Path) -> None:
     """Give a folder another digest."""
     file = data / "meta.json"
@@ -225,7 +217,7 @@ def change_meta(data: Path) -> None:
 
 
 def assert_equal(first: Dataset, other: Dataset) -> None:
-    """The two have the same content, whatever their parts."""
+    """The two have the same content."""
     assert (first.schema, first.groups()) == (other.schema, other.groups())
     for feature in first.schema.features:
         if feature.size is not None:

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.digests import data_digest
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events

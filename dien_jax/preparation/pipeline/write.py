@@ -142,7 +142,6 @@ def write_folder(
             current.share = int(events.offsets[users]) / len(events.item)
             for name, rows in part.examples.items():
                 summaries[name].add(rows, part.history, encoder.items.row_of)
-            writer.next_part()
             missing += part.missing
     labels = {name: summary.rules.examples for name, summary in summaries.items()}
     held_out = {name: summaries[name].rules for name in SPLITS[1:]}
