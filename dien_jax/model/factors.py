@@ -4,6 +4,7 @@ Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L
 or 8 L of the item id.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -97,23 +98,20 @@ def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -
     components, levels = ours.vectors.shape[-1], ours.scale.shape[-1]
     is_used = np.arange(components)[None, :] < np.array(LEVELS[:levels])[:, None]
     is_used = is_used.astype(np.float32)  # [L, D]
-    units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
     age, recency = recency_of(lengths, theirs.vectors.shape[1])
     live = age >= 0
-
-    cosine = _products(theirs.vectors, units) * theirs.scale  # [B, T, L]
     weights = jnp.stack([live.astype(jnp.float32), recency], axis=-1)  # [H, T, 2]
     scaled = theirs.scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
     sums = jnp.einsum("htlw,htd->hlwd", scaled, theirs.vectors, precision="highest")
     sums = sums * is_used[None, :, None, :]
     sums = sums * _inverse_root((sums**2).sum(-1))[..., None]
-    pooled = (sums * units[:, :, None, :]).sum(-1)  # [B, L, 2]
+    cosine, pooled = _products(ours, theirs, sums, is_used)  # [B, L, T], [B, L, 2]
 
-    most = jnp.where(live[..., None], cosine, -1.0).max(1, initial=-1.0)
+    most = jnp.where(live[:, None], cosine, -1.0).max(2, initial=-1.0)
     most = jnp.where(lengths[:, None] > 0, most, 0.0)  # of no events
-    last = jnp.where((age == 0)[..., None], cosine, 0.0).sum(1)
+    last = jnp.where((age == 0)[:, None], cosine, 0.0).sum(2)
     columns = jnp.stack([most, last, pooled[..., 0], pooled[..., 1]], axis=-1)
-    return columns.reshape(units.shape[0], levels * len(OF_LEVEL))
+    return columns.reshape(ours.vectors.shape[0], levels * len(OF_LEVEL))
 
 
 def recency_of(
@@ -127,11 +125,18 @@ def recency_of(
     return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0.0)
 
 
-def _products(theirs: Float[Array, "H T D"], units: Float[Array, "B L D"]) -> jax.Array:
-    """Return the products of events and units, ``[B, T, L]``."""
-    if theirs.shape[0] == 1:  # one history for all candidates
-        return jnp.einsum("td,bld->btl", theirs[0], units, precision="highest")
-    return jnp.einsum("btd,bld->btl", theirs, units, precision="highest")
+def _products(
+    ours: _Vectors, theirs: _Vectors, sums: Float[Array, "H L 2 D"], is_used: np.ndarray
+) -> tuple[Float[Array, "B L T"], Float[Array, "B L 2"]]:
+    """Return the products of candidates with events, and with sums of events, at each level."""
+    if theirs.vectors.shape[0] == 1:  # one history for all candidates, so its side is the smaller
+        products = functools.partial(jnp.einsum, precision="highest")
+        events = theirs.vectors * theirs.scale[0].T[:, :, None] * is_used[:, None, :]  # [L, T, D]
+        cosine = products("bd,ltd->blt", ours.vectors, events) * ours.scale[:, :, None]
+        return cosine, products("bd,lwd->blw", ours.vectors, sums[0]) * ours.scale[:, :, None]
+    units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
+    cosine = jnp.einsum("btd,bld->btl", theirs.vectors, units, precision="highest") * theirs.scale
+    return cosine.swapaxes(1, 2), (sums * units[:, :, None, :]).sum(-1)
 
 
 def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -5,6 +5,7 @@ One more input, the match of attributes, needs no counts.
 Dimensions: B rows, T steps, F inputs, S features with statistics.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -104,25 +105,42 @@ def inputs_of_values(
     fold: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B F"]:
     """Return :func:`statistics_inputs` of the values of items, as :func:`gather` gives them."""
-    candidate = of_candidate["item"]
-    one, one_length = of_history, lengths
+    rows, is_shared = of_candidate["item"].shape[0], lengths.shape[0] == 1
 
-    def to_rows(values: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(values, (candidate.shape[0], *values.shape[1:]))
+    def of_each(name: str, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Return ``function`` of the candidates' values, of all values if these are fewer."""
+        values, size = of_candidate[name], tables.statistics[name].count.shape[0]
+        if is_shared and own is None and isinstance(rows, int) and size < rows:
+            return function(jnp.arange(size, dtype=values.dtype))[values]
+        return function(values)
 
-    of_history, lengths = jax.tree.map(to_rows, of_history), to_rows(lengths)
-    columns = [jnp.log1p(lengths.astype(jnp.float32))]
+    def to_rows(values: jax.Array, rows: Any = rows) -> jax.Array:
+        return jnp.broadcast_to(values, (rows, *values.shape[1:]))
+
+    parts = [to_rows(jnp.log1p(lengths.astype(jnp.float32))[:, None])]
     for place, feature in enumerate(statistics_features(schema)):
         name = feature.name
-        bits = jnp.zeros_like(candidate) if own is None else own[:, place].astype(candidate.dtype)
-        values = of_candidate[name], of_history[name]
-        columns += _of_value(tables.statistics[name], *values, lengths, bits)
+        bits = None if own is None else own[:, place]
+
+        def counts(values: jax.Array, name: str = name, bits: Any = bits) -> jax.Array:
+            count = values.shape[0]
+            bits = jnp.zeros_like(values) if bits is None else bits.astype(values.dtype)
+            history = to_rows(of_history[name], count), to_rows(lengths, count)
+            return jnp.stack(_of_value(tables.statistics[name], values, *history, bits), axis=-1)
+
+        parts.append(of_each(name, counts))
     if attributes := _attributes(schema):
-        columns.append(_match(attributes, of_candidate, of_history, lengths))
-    parts = [jnp.stack(columns, axis=-1)]
+        histories = jax.tree.map(to_rows, of_history)
+        parts.append(_match(attributes, of_candidate, histories, to_rows(lengths))[:, None])
     for name, factors in tables.factors.items():
-        arrays = of_candidate[name], one[name], one_length, fold
-        parts.append(similarities(factors, *arrays, transitions=name == schema.item[0].name))
+        arrays = of_history[name], lengths, fold
+        transitions = name == schema.item[0].name
+
+        def similar(values: jax.Array, read: Any = (factors, arrays, transitions)) -> jax.Array:
+            factors, arrays, transitions = read
+            return similarities(factors, values, *arrays, transitions=transitions)
+
+        parts.append(of_each(name, similar))
     return jnp.concatenate(parts, axis=-1)
 
 
