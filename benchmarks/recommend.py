@@ -9,7 +9,7 @@ the most popular items of the last event's value of the first categorical item f
 is the model without the correction for how negatives were drawn. RecBole's models have a script of
 their own, ``benchmarks/peers/recbole_lists.py``.
 
-``share_found`` is the mean share of the exact first ten that two stages find. Times are of lists of
+``share_found`` is the mean share of the exact first ten that stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
 """
 
@@ -91,18 +91,18 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
-    """Yield rows of times, and of the share that two stages find."""
+    """Yield rows of times, and of the share that stages find."""
     names = model.dataset.vocabulary("item")
     histories = [
         [names[row] for row in target.history]
         for target in list_targets(model.dataset, "test", USERS)
     ]
     random, exact = np.random.default_rng(0), Ranker(model, exact_items=len(names))
-    staged = Ranker(model, exact_items=TOP)
+    staged = Ranker(model)
     context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
     contexts = [context] * len(histories)
     lists = []
-    for stages, ranker in (("exact", exact), ("two stages", staged)):
+    for stages, ranker in (("exact", exact), ("in stages", staged)):
         for events in EVENTS:
             spent = []
             for call in range(CALLS + 1):
@@ -117,7 +117,7 @@ def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
         seconds = time.perf_counter() - start
         row = timed_row("recommend", [1e3 * seconds], case=f"{stages}, {len(histories)} users")
         row["users_per_second"] = len(histories) / seconds
-        if stages == "two stages":
+        if ranker is staged:
             pairs = zip(*lists, strict=True)
             row["share_found"] = np.mean([len({*a.ids} & {*b.ids}) / len(a.ids) for a, b in pairs])
         yield row

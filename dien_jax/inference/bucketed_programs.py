@@ -179,10 +179,12 @@ def grouped(
 
 CANDIDATE_BUCKETS = (8, 32, 128, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
+TOWER_ROWS = 1280
+"""Number of candidates that the program of the tower is compiled for; more are in slices."""
 
 
 class _Slice(NamedTuple):
-    """At most ``CANDIDATE_BUCKETS[-1]`` candidates of a request, ``size`` when padded."""
+    """Candidates of a request that share a call, ``size`` when padded."""
 
     request: EncodedRequest
     scores: np.ndarray  # of these candidates, to be filled
@@ -263,21 +265,39 @@ class BucketedPrograms:
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
-        largest = CANDIDATE_BUCKETS[-1]
+        return self._in_slices(requests, CANDIDATE_BUCKETS, self._score, self._user_counts)
+
+    def tower(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
+        """Return logits of the tower, float32 ``[N]`` of each request."""
+
+        def call(group: Sequence[_Slice]) -> jax.Array:
+            return self.programs.tower(*self._arguments, *self._inputs(*group))
+
+        return self._in_slices(requests, (TOWER_ROWS,), call, lambda _: USER_BUCKETS[:1])
+
+    def _in_slices(
+        self,
+        requests: Sequence[EncodedRequest],
+        sizes: Sequence[int],
+        call: Callable[[Sequence[_Slice]], jax.Array],
+        user_counts: Callable[[int], Sequence[int]],
+    ) -> list[np.ndarray]:
+        """Return what a program gives for the candidates, padded to some sizes."""
+        largest = sizes[-1]
         scores = [np.zeros(len(request.candidates), np.float32) for request in requests]
         slices = []
         for request, of_request in zip(requests, scores, strict=True):
             for start in range(0, len(of_request), largest):
                 candidates = request.candidates[start : start + largest]
-                size = CANDIDATE_BUCKETS[_bucket_place(len(candidates))]
+                size = sizes[min(bisect_left(sizes, len(candidates)), len(sizes) - 1)]
                 own = of_request[start : start + largest]
                 slices.append(_Slice(request, own, start, candidates, size))
 
         def shape(part: _Slice) -> tuple[int, int, int]:
             return self._bucket(len(part.request.history.rows)), part.size, part.start
 
-        groups = list(grouped(slices, shape, lambda part: self._user_counts(part.size)))
-        results = jax.device_get([self._score(group) for group in groups])
+        groups = list(grouped(slices, shape, lambda part: user_counts(part.size)))
+        results = jax.device_get([call(group) for group in groups])
         for group, result in zip(groups, results, strict=True):
             for part, padded in zip(group, np.atleast_2d(result), strict=True):
                 part.scores[:] = padded[: len(part.scores)]
@@ -285,17 +305,20 @@ class BucketedPrograms:
 
     def _score(self, group: Sequence[_Slice]) -> jax.Array:
         """Call the program: ``[size]`` for one slice, ``[U, size]`` for more."""
-        arguments: list[tuple[Any, ...]] = []
-        for request, _, _, candidates, size in group:
-            rows, count = request.history.rows, np.int32(len(candidates))
-            history, length = self._padded(rows), np.int32(len(rows))
-            items = _padded(candidates, size)
-            arguments.append((history, length, request.user, request.context, items, count))
-        interests = tuple(part.request.history.interests for part in group)
+        interests, inputs = (
+            (part.request.history.interests for part in group),
+            map(self._inputs, group),
+        )
         if len(group) == 1:
-            return self.programs.score(*self._arguments, interests[0], *arguments[0])
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *arguments)
-        return self.programs.score_many(*self._arguments, interests, *stacked)
+            return self.programs.score(*self._arguments, *interests, *next(inputs))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
+        return self.programs.score_many(*self._arguments, tuple(interests), *stacked)
+
+    def _inputs(self, part: _Slice) -> tuple[Any, ...]:
+        rows, count = part.request.history.rows, np.int32(len(part.candidates))
+        history, length = self._padded(rows), np.int32(len(rows))
+        items = _padded(part.candidates, part.size)
+        return history, length, part.request.user, part.request.context, items, count
 
     def _user_counts(self, candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
         return user_counts(candidates, at_most) if self.programs.score_many else [1]

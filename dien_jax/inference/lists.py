@@ -3,7 +3,7 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,14 +12,17 @@ import numpy as np
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import DIRECTED
 from dien_jax.errors import UserError, suggestion
+from dien_jax.inference.bucketed_programs import TOWER_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXACT_ITEMS = 20_000
-"""Maximum number of items that are all ranked by default."""
-SHORTLIST = 1000
-"""Maximum number of items that the first of two stages leaves, for a list of up to 250."""
+EXACT_ITEMS = 500
+"""Maximum number of items that the whole model scores all, by default."""
+SHORTLIST = TOWER_ROWS
+"""Maximum number of items that the first stage leaves, for a list of up to 320."""
+KEPT = 128
+"""Number of items that the tower leaves, for a list of up to 16."""
 STATISTICS, FACTORS = "tables/statistics", "tables/factors"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
@@ -76,7 +79,7 @@ class ItemLists:
       schema: the features.
       offsets: float32 ``[I]``, see :func:`dien_jax.runs.calibration.list_offsets`.
       tables: arrays by names such as ``tables/item/category``.
-      exact_items: maximum number of items that are all ranked.
+      exact_items: maximum number of items for lists without a ``shortlist``.
     """
 
     def __init__(
@@ -91,9 +94,9 @@ class ItemLists:
         self._features = [f.name for f in schema.item[1:] if f.kind == "categorical"]
         self._offsets = offsets
         self._listed = np.zeros(0, bool) if offsets is None else np.isfinite(offsets)
-        self._shortlist: Shortlist | None = None
+        self.shortlist: Shortlist | None = None
         if len(self._listed) > exact_items and f"{STATISTICS}/{self._item}/count" in tables:
-            self._shortlist = Shortlist(tables, self._item)
+            self.shortlist = Shortlist(tables, self._item)
 
     def check(self, options: ListOptions) -> None:
         """Refuse a length, a feature or a number of items that no list can have."""
@@ -116,26 +119,34 @@ class ItemLists:
         return int(np.count_nonzero(~self._listed[rows]))
 
     def candidates(
-        self, options: ListOptions, history: np.ndarray, chosen: np.ndarray
-    ) -> np.ndarray:
-        """Return the rows of the items to rank, rising, int32 ``[N]``.
+        self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Return the rows of the items to rank for each user, rising, int32 ``[N]``.
 
         Args:
-          options: what may be on the list.
-          history: rows of the kept behaviours, oldest first.
-          chosen: rows of all behaviours.
+          options: what may be on the lists.
+          kept: rows of the kept behaviours of each user, oldest first.
+          chosen: rows of all behaviours of each user.
         """
-        allowed = self._listed.copy()
+        listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
         if options.candidates is not None:
-            allowed[:] = False
-            allowed[options.candidates] = True
-            allowed &= self._listed
-        allowed[options.exclude] = False
+            listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
+        listed[options.exclude] = False
+        allowed = np.repeat(listed[None], len(chosen), axis=0)
         if options.exclude_history:
-            allowed[chosen] = False
-        if self._shortlist is not None and np.count_nonzero(allowed) > self._exact_items:
-            return self._shortlist.rows(history, allowed, max(SHORTLIST, 4 * options.n))
-        return np.flatnonzero(allowed).astype(np.int32)
+            for of_user, rows in zip(allowed, chosen, strict=True):
+                of_user[rows] = False
+        if self.shortlist is not None and np.count_nonzero(listed) > most:
+            return self.shortlist.rows(kept, allowed, most)
+        return [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
+
+    def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
+        """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
+        assert self._offsets is not None
+        count = max(KEPT, 8 * options.n)
+        at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
+        more = options._replace(n=count, at_most=at_most)
+        return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
@@ -149,11 +160,13 @@ class ItemLists:
         """
         assert self._offsets is not None
         scores = log_odds(probabilities) + self._offsets[rows]
-        if options.at_most:
-            order = self._spread(rows, np.argsort(-scores, kind="stable"), options)
-        else:
-            order = first_places(scores, options.n)
+        order = self._first(rows, scores, options)
         return rows[order], scores[order].astype(np.float32)
+
+    def _first(self, rows: np.ndarray, scores: np.ndarray, options: ListOptions) -> np.ndarray:
+        if options.at_most:
+            return self._spread(rows, np.argsort(-scores, kind="stable"), options)
+        return first_places(scores, options.n)
 
     def _spread(self, rows: np.ndarray, order: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the first places of an order that exceed no number of items of a value."""
@@ -172,7 +185,7 @@ class ItemLists:
 
 
 class Shortlist:
-    """The first of two stages: few of many items, by what counts of training events say.
+    """The first stage: few of many items, by what counts of training events say.
 
     These are the items that most users chose together with the events of the history, those whose
     vectors are most similar to them or to what follows them, and the most popular.
@@ -182,6 +195,7 @@ class Shortlist:
         names = ("count", "offsets", "other", "together")
         counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
         self._count, self._offsets, self._other, self._together = counts
+        self._popular = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
         self._vectors: list[np.ndarray] = []
         if f"{FACTORS}/{item}/row" in tables:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
@@ -189,26 +203,33 @@ class Shortlist:
             self._vectors = [part / _norms(part) for part in parts]
             self._row = tables[f"{FACTORS}/{item}/row"]
 
-    def rows(self, history: np.ndarray, allowed: np.ndarray, most: int) -> np.ndarray:
-        """Return the rows to rank, rising: int32 ``[N]``.
+    def rows(
+        self, histories: Sequence[np.ndarray], allowed: np.ndarray, most: int
+    ) -> list[np.ndarray]:
+        """Return the rows to rank for each of U users, rising: int32 ``[N]``.
 
         Args:
-          history: rows of the kept behaviours, oldest first.
-          allowed: bool ``[I]``, the items that may be listed.
+          histories: rows of the kept behaviours, oldest first.
+          allowed: bool ``[U, I]``, the items that may be listed.
           most: maximum number of rows.
         """
-        recency = 1 / np.arange(len(history), 0, -1.0)
-        scores = [self._count, self._chosen_together(history, recency)]
+        recency = [1 / np.arange(len(history), 0, -1.0) for history in histories]
+        weighted, similar = list(zip(histories, recency, strict=True)), []
         if self._vectors:
             chosen, before, following = self._vectors
-            events = self._row[history]
             for ours, theirs in ((chosen, chosen), (following, before)):
-                similar = ours @ (recency @ theirs[events]).astype(np.float32)
-                scores.append(similar[self._row])
-        found = [_top(np.where(allowed, score, 0), most // len(scores)) for score in scores]
-        return np.unique(np.concatenate(found)).astype(np.int32)
+                sums = np.stack([weights @ theirs[self._row[rows]] for rows, weights in weighted])
+                similar.append((sums.astype(np.float32) @ ours.T)[:, self._row])
+        most //= 2 + len(similar)
+        found = []
+        for of_user, history, *scores in zip(allowed, weighted, *similar, strict=True):
+            scores = [np.where(of_user, s, 0) for s in (self._together_with(*history), *scores)]
+            popular = self._popular[of_user[self._popular]][:most]
+            rows = np.concatenate([popular, *(_top(score, most) for score in scores)])
+            found.append(np.unique(rows).astype(np.int32))
+        return found
 
-    def _chosen_together(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
+    def _together_with(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
         """Return the sum over events of recency times the cosine of who chose both, ``[I]``."""
         total = np.zeros(len(self._count))
         for row, weight in zip(history, recency, strict=True):

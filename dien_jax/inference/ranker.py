@@ -27,7 +27,7 @@ from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, ListOptions, Rankin
 from dien_jax.inference.remembered_users import RememberedUsers
 from dien_jax.runs.trained import TrainedModel
 
-USERS_AT_ONCE = 64
+USERS_AT_ONCE = 16
 """Users whose lists are made together; more take no more memory."""
 
 
@@ -61,8 +61,7 @@ class Ranker:
       data: dataset folder of the run; None for the one that it was trained on.
       max_users: maximum number of remembered users; the least recently used are evicted.
       separator: separator between the values of a multi-valued context feature given as one text.
-      exact_items: maximum number of items that :meth:`recommend` scores all; of more, about a
-        thousand are chosen first.
+      exact_items: maximum number of items that :meth:`recommend` scores all by the whole model.
 
     Attributes:
       step: training step of the checkpoint.
@@ -155,7 +154,8 @@ class Ranker:
         negative in training (:func:`dien_jax.runs.calibration.list_offsets`): they compare items of
         one list. Equal ones are in the order of the item vocabulary. Items without a training event
         are left out. Of more than ``exact_items`` items, about a thousand that users chose together
-        with the history, that are similar to it or popular are scored, if the model reads counts.
+        with the history, that are similar to it or popular are scored by the model's tower, and the
+        whole model scores the best 128 of them, if the model has a tower.
 
         Args:
           history: see :meth:`rank`.
@@ -226,17 +226,23 @@ class Ranker:
         ]
         ids, rankings = self.vocabularies.items, []
         for start in range(0, count, USERS_AT_ONCE):
-            requests = []
+            requests, kept, whole = [], [], []
             for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
                 encoded = self._encoded_or_error(request)
                 if isinstance(encoded, UserError):
                     if count == 1:
                         raise encoded
                     raise UserError(f"history {place} of {count}: {encoded}") from encoded
-                given, kept = request.history, encoded.history.rows
-                whole = kept if given is None else self._item_rows("history", given)
-                encoded.candidates = self._lists.candidates(options, kept, whole)
+                given = request.history
                 requests.append(encoded)
+                kept.append(encoded.history.rows)
+                whole.append(kept[-1] if given is None else self._item_rows("history", given))
+            chosen = self._lists.candidates(options, kept, whole)
+            for encoded, rows in zip(requests, chosen, strict=True):
+                encoded.candidates = rows
+            if self._lists.shortlist and self._programs.programs.tower:
+                for encoded, logits in zip(requests, self._programs.tower(requests), strict=True):
+                    encoded.candidates = self._lists.kept(encoded.candidates, logits, options)
             for encoded, scores in zip(requests, self._scores(requests), strict=True):
                 if error := _not_finite([ids[row] for row in encoded.candidates], scores):
                     raise error

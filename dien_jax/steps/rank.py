@@ -28,13 +28,17 @@ class Interests(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The jitted programs of ranking; without the last two, each user has calls of its own."""
+    """The jitted programs of ranking; some models have no tower, and exported ones none for many.
+
+    Without the programs for many, each user has calls of its own.
+    """
 
     read: Any
     extend: Any
     score: Any
     read_many: Any = None
     score_many: Any = None
+    tower: Any = None
 
 
 @functools.lru_cache(maxsize=8)
@@ -45,8 +49,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     ``extend(variables, tables, interests, item, length) -> Interests`` and
     ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
     count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
-    of logits under ``CALIBRATION``. For ``read_many`` and
-    ``score_many`` see the functions of these names.
+    of logits under ``CALIBRATION``. ``tower`` has the arguments of ``score`` but the interests, and
+    gives the logits of the tower. For ``read_many`` and ``score_many`` see the functions of these
+    names; calls of ``tower`` for several users are as fast as one call for all.
     """
     model = ClickModel(config.model, schema)
 
@@ -72,26 +77,39 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         return Interests(states, encoded.last)
 
     def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
-        history, length, user, context, items, count = request
-        history, items = jnp.asarray(history), jnp.asarray(items)
-        length = jnp.asarray(length, jnp.int32)
-        candidates = items.shape[0]
-        real = jnp.arange(candidates) < count
-        weight = real.astype(jnp.float32)
-        batch = Batch(
-            history[None], length[None], items, jnp.asarray(user), weight, weight, context
-        )
+        history, length, *_ = request
+        batch, real = requested(*request)
 
         def method(model: ClickModel) -> Array:
             rows = model.row_inputs(batch, tables)
-            embedded = model.embed_items(history, tables)
-            return model.score_candidates(interests.states, embedded, length, rows, real)
+            embedded = model.embed_items(jnp.asarray(history), tables)
+            steps = jnp.asarray(length, jnp.int32)
+            return model.score_candidates(interests.states, embedded, steps, rows, real)
 
         logits: Any = model.apply(variables, method=method)
         return click_probability(logits, variables.get(CALIBRATION))
 
-    programs: Any = (read, extend, score, read_many(read), score_many(score))
+    def tower(variables: Any, tables: FeatureTables, *request: Any) -> Array:
+        batch, _ = requested(*request)
+        terms: Any = model.apply(variables, batch, tables, method="tower_terms")
+        return terms.sum(1)
+
+    programs: Any = [read, extend, score, read_many(read), score_many(score)]
+    if config.model.statistics:
+        programs.append(tower)
     return Programs(*map(jax.jit, programs))
+
+
+def requested(
+    history: Array, length: Array, user: Array, context: Any, items: Array, count: Array
+) -> tuple[Batch, Array]:
+    """Return a batch of one history and many items, and which of these are real."""
+    history, items = jnp.asarray(history), jnp.asarray(items)
+    length = jnp.asarray(length, jnp.int32)
+    real = jnp.arange(items.shape[0]) < count
+    weight = real.astype(jnp.float32)
+    columns = history[None], length[None], items, jnp.asarray(user), weight, weight, context
+    return Batch(*columns), real
 
 
 def read_many(read: Callable[..., Any]) -> Callable[..., Any]:

@@ -67,7 +67,7 @@ def test_scores_of_the_best_classifier_are_the_probabilities_of_the_next_item(
     split = {} if drawn is None else {"negative_distribution": drawn}
     dataset = dataclasses.replace(open_dataset(data), popularity=COUNTS, meta={"split": split})
     made = lists(list_offsets(dataset))
-    rows = made.candidates(options(), NO_ROWS, NO_ROWS)
+    (rows,) = made.candidates(options(), [NO_ROWS], [NO_ROWS])
     assert rows.tolist() == [1, 2, 3, 4]
     listed, corrected = made.best(rows, np.float32(scores)[rows], options())
     assert listed.tolist() == [1, 2, 3, 4]
@@ -160,8 +160,17 @@ def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> No
     for history in ([], ["i9"], ["i40", "?", "i41"]):
         found, expected = staged.recommend(history), exact.recommend(history)
         assert found.ids == expected.ids
-    few = staged._lists._shortlist.rows(np.int32([9, 1]), np.ones(60, bool), 8)
+    (few,) = staged._lists.shortlist.rows([np.int32([9, 1])], np.ones((1, 60), bool), 8)
     assert 0 < len(few) <= 8
+
+
+def test_the_tower_leaves_a_longer_list_within_wider_limits() -> None:
+    made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
+    rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
+    assert made.kept(rows, logits, options(2)).tolist() == list(range(1, 129))
+    assert made.kept(rows, logits, options(20)).tolist() == list(range(1, 161))
+    limited = made.kept(rows, logits, options(2, at_most={"category": 1}))
+    assert limited.tolist() == [*range(1, 65), *range(200, 264)]
 
 
 @pytest.mark.long
