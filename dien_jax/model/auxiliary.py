@@ -77,7 +77,8 @@ class AuxiliaryNetwork(nn.Module):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AuxiliaryNetwork
     >>> states, behaviours = jnp.ones((4, 9, 6)), jnp.ones((2, 4, 9, 3))
-    >>> logits, _ = AuxiliaryNetwork().init_with_output(jax.random.key(0), states, behaviours)
+    >>> run = jax.jit(AuxiliaryNetwork().init_with_output)
+    >>> logits, _ = run(jax.random.key(0), states, behaviours)
     >>> logits.shape
     (2, 4, 9)
 
@@ -109,8 +110,8 @@ class BinaryAuxiliaryLoss(nn.Module):
     >>> from dien_jax.model import BinaryAuxiliaryLoss
     >>> states, history, sampled = jnp.ones((4, 9, 6)), jnp.ones((4, 9, 3)), jnp.ones((1, 4, 8, 3))
     >>> arrays = states, history, sampled, jnp.ones((4, 8), bool), jnp.ones((1, 4, 8), bool)
-    >>> auxiliary, key = BinaryAuxiliaryLoss(), jax.random.key(0)
-    >>> loss, variables = auxiliary.init_with_output(key, *arrays, weights=jnp.ones(4))
+    >>> run = jax.jit(BinaryAuxiliaryLoss().init_with_output)
+    >>> loss, variables = run(jax.random.key(0), *arrays, weights=jnp.ones(4))
     >>> loss.shape, sorted(variables["params"])
     ((), ['network', 'norm_behaviour', 'norm_state'])
 

@@ -72,7 +72,7 @@ class DIEN(nn.Module):
     >>> history, lengths, candidate = jnp.ones((2, 5, 8)), jnp.array([5, 0]), jnp.ones((2, 8))
     >>> network = DIEN(extractor=GRU(16), evolution=AUGRU(16))
     >>> variables = jax.jit(network.init)(jax.random.key(0), history, lengths, candidate)
-    >>> output = network.apply(variables, history, lengths, candidate)
+    >>> output = jax.jit(network.apply)(variables, history, lengths, candidate)
     >>> output.interests.shape, output.attention.shape, output.final_state.shape
     ((2, 5, 16), (2, 5), (2, 16))
 

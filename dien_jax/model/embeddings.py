@@ -22,7 +22,7 @@ class FeatureEmbeddings(nn.Module):
     >>> features = (Feature("item", "categorical", 9), Feature("category", "categorical", 3))
     >>> module, ids = FeatureEmbeddings(features, size=4), jnp.zeros((2, 5), jnp.int32)
     >>> values = {"item": ids, "category": ids}
-    >>> module.init_with_output(jax.random.key(0), values)[0].shape
+    >>> jax.jit(module.init_with_output)(jax.random.key(0), values)[0].shape
     (2, 5, 8)
 
     The result has ``len(features) * size`` columns.

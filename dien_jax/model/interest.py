@@ -100,7 +100,7 @@ class GRU(Recurrence):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import GRU
     >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 0])
-    >>> (states, last), _ = GRU(4).init_with_output(jax.random.key(0), x, lengths)
+    >>> (states, last), _ = jax.jit(GRU(4).init_with_output)(jax.random.key(0), x, lengths)
     >>> states.shape, last.shape
     ((2, 5, 4), (2, 4))
     """
@@ -137,7 +137,8 @@ class AGRU(_Attentional):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AGRU
     >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
-    >>> (states, last), _ = AGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> run = jax.jit(AGRU(4).init_with_output)
+    >>> (states, last), _ = run(jax.random.key(0), x, attention, lengths)
     >>> states.shape, last.shape
     ((2, 5, 4), (2, 4))
     """
@@ -156,7 +157,8 @@ class AUGRU(_Attentional):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AUGRU
     >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
-    >>> (states, last), _ = AUGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> run = jax.jit(AUGRU(4).init_with_output)
+    >>> (states, last), _ = run(jax.random.key(0), x, attention, lengths)
     >>> states.shape, last.shape
     ((2, 5, 4), (2, 4))
     """
@@ -175,7 +177,8 @@ class AIGRU(_Attentional):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AIGRU
     >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
-    >>> (states, last), _ = AIGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> run = jax.jit(AIGRU(4).init_with_output)
+    >>> (states, last), _ = run(jax.random.key(0), x, attention, lengths)
     >>> states.shape, last.shape
     ((2, 5, 4), (2, 4))
     """
@@ -215,8 +218,8 @@ class MLPAttention(nn.Module):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import MLPAttention
     >>> candidate, states, lengths = jnp.ones((2, 3)), jnp.ones((2, 4, 6)), jnp.array([2, 0])
-    >>> attention = MLPAttention(layers=(8,))
-    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    >>> run = jax.jit(MLPAttention(layers=(8,)).init_with_output)
+    >>> run(jax.random.key(0), candidate, states, lengths)[0].tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
     Without ``projects_query``, as in DIN, q is the candidate itself, as wide as a state.
@@ -276,8 +279,8 @@ class BilinearAttention(nn.Module):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import BilinearAttention
     >>> candidate, states, lengths = jnp.ones((1, 3)), jnp.ones((1, 4, 6)), jnp.array([2])
-    >>> attention = BilinearAttention()
-    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    >>> run = jax.jit(BilinearAttention().init_with_output)
+    >>> run(jax.random.key(0), candidate, states, lengths)[0].tolist()
     [[0.5, 0.5, 0.0, 0.0]]
 
     Source: Zhou et al., AAAI 2019, eq. 8 (arXiv:1809.03672).

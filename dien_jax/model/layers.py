@@ -163,7 +163,8 @@ class Dice(nn.Module):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import Dice
     >>> x, live = jnp.ones((3, 2)), jnp.ones(3, bool)
-    >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    >>> run = jax.jit(Dice().init_with_output, static_argnames="train")
+    >>> run(jax.random.key(0), x, live, train=False)[0].shape
     (3, 2)
 
     Moments ``"running"`` are those of live rows in training and running ones when scoring, so that
@@ -222,7 +223,8 @@ class MLP(nn.Module):
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import MLP
     >>> x, live = jnp.ones((3, 5)), jnp.ones(3, bool)
-    >>> MLP((8, 4)).init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    >>> run = jax.jit(MLP((8, 4)).init_with_output, static_argnames="train")
+    >>> run(jax.random.key(0), x, live, train=False)[0].shape
     (3,)
 
     With ``follow_authors``, :class:`BatchNorm` is ``"frozen"``, :class:`Dice` has the moments

@@ -38,7 +38,8 @@ class Tower(nn.Module):
     >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
     >>> item, user = {"item": jnp.zeros(2, jnp.int32)}, {"user": jnp.zeros(1, jnp.int32)}
     >>> inputs = item, user, jnp.ones((2, 5)), {}, jnp.ones(2, bool)
-    >>> Tower(schema).init_with_output(jax.random.key(0), *inputs, train=False)[0].shape
+    >>> run = jax.jit(Tower(schema).init_with_output, static_argnames="train")
+    >>> run(jax.random.key(0), *inputs, train=False)[0].shape
     (2, 3)
 
     Every value of a feature has a weight, of which multi-valued features take the mean; a number is
