@@ -15,7 +15,7 @@ from dien_jax.metrics import auc
 from dien_jax.model import DIEN
 from dien_jax.steps import click_loss
 
-ITEMS, TASTES, STEPS, ROWS = 200, 20, 20, 128
+ITEMS, TASTES, STEPS, ROWS = 200, 20, 20, 64
 
 
 def make_batch(key: jax.Array) -> dict[str, jax.Array]:
@@ -27,7 +27,7 @@ def make_batch(key: jax.Array) -> dict[str, jax.Array]:
     items = (taste + 7 * changes) % TASTES * 10 + place % 10
     label = jax.random.bernoulli(keys[3], 0.5, (ROWS,)).astype(jnp.float32)
     candidate = jnp.where(label > 0, items[:, -1], jax.random.randint(keys[4], (ROWS,), 0, ITEMS))
-    negatives = jax.random.randint(keys[5], (5, ROWS, STEPS - 1), 0, ITEMS)
+    negatives = jax.random.randint(keys[5], (3, ROWS, STEPS - 1), 0, ITEMS)
     return {
         "history": items[:, :-1],
         "lengths": jnp.full(ROWS, STEPS),  # live steps; entries past them are never read

@@ -15,8 +15,8 @@ LARGE_BYTES = 1 << 20  # size of files whose pages are given back
 Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
 
 
-class MappedFiles:
-    """The arrays of a folder, which must not change while they are mapped.
+class FolderFiles:
+    """The files of a dataset folder as they were when it was opened.
 
     A mapped array has what its file holds at the time of reading: a file rewritten in place changes
     values without an error, and one that is cut ends the process. A file that is removed, or
@@ -24,8 +24,17 @@ class MappedFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(str(file) for file in folder.rglob("*.npy"))
+        kinds = ("npy", "txt", "json")
+        files = sorted(str(file) for kind in kinds for file in folder.rglob(f"*.{kind}"))
         self._seen = {file: _mark(file) for file in files}
+
+    def array_bytes(self) -> int:
+        """Return the size of all arrays."""
+        return sum(mark[1] for file, mark in self._seen.items() if mark and file.endswith(".npy"))
+
+    def forget_arrays(self) -> None:
+        """Check texts alone from now on: the arrays were copied."""
+        self._seen = {file: seen for file, seen in self._seen.items() if not file.endswith(".npy")}
 
     def check(self) -> None:
         """Raise a ``UserError`` that names a file with another size or time than at first."""

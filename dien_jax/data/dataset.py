@@ -14,9 +14,10 @@
                                       :mod:`dien_jax.data.statistics_files`
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
-histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays are
-memory-mapped. Opening checks, in bounded memory, everything that would fail silently later: a
-gather on an accelerator clamps an id out of range instead of refusing it.
+histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays of more
+than ``IN_MEMORY`` bytes in all are memory-mapped, others copied to memory. Opening checks, in
+bounded memory, everything that would fail silently later: a gather on an accelerator clamps an id
+out of range instead of refusing it.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ import numpy as np
 
 from dien_jax.data import metadata
 from dien_jax.data.arrays import (
-    MappedFiles,
+    FolderFiles,
     chunks,
     first_bad,
     read_array,
@@ -40,7 +41,7 @@ from dien_jax.data.arrays import (
     read_probabilities,
     release,
 )
-from dien_jax.data.columns import Column, Examples, Splits, padded_columns
+from dien_jax.data.columns import Column, Examples, Splits, copied, padded_columns
 from dien_jax.data.metadata import (
     EXAMPLE_COLUMNS,
     PROBABILITY,
@@ -60,6 +61,8 @@ from dien_jax.data.statistics_files import (
 from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError, reading
 
+IN_MEMORY = 1 << 28
+"""Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
 READERS = 8  # threads that open and check arrays
 NEGATIVES = "events/negatives"
 """Folder of the items that were shown with an event and not clicked."""
@@ -67,7 +70,7 @@ NEGATIVES = "events/negatives"
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset folder; its arrays are read-only memory maps.
+    """An opened dataset folder; its arrays are in memory or, if large, read-only memory maps.
 
     >>> from dien_jax.data import open_dataset
     >>> dataset = open_dataset("data")
@@ -91,7 +94,7 @@ class Dataset:
         None where the log does not record them.
       statistics: counts of training events.
       factors: vectors of who chose what in training, by feature.
-      files: the files that are mapped; its ``check`` refuses those that have changed.
+      files: the files that are read later; its ``check`` refuses those that have changed.
     """
 
     path: Path
@@ -107,7 +110,7 @@ class Dataset:
     event_negatives: Column | None = None
     statistics: Statistics = field(default_factory=lambda: Statistics({}, ()))
     factors: dict[str, ValueFactors] = field(default_factory=dict)
-    files: MappedFiles | None = None
+    files: FolderFiles | None = None
 
     def __repr__(self) -> str:
         """Sizes, as the arrays would fill the screen."""
@@ -116,11 +119,15 @@ class Dataset:
 
     def vocabulary(self, feature: str) -> list[str]:
         """Return the raw values of a categorical or multi-valued feature, by index."""
-        return read_values(self.path / "vocab" / f"{feature}.txt")
+        values = read_values(self.path / "vocab" / f"{feature}.txt")
+        self.check_files()
+        return values
 
     def groups(self) -> list[str]:
         """Return the raw user ids, by group."""
-        return read_values(self.path / "groups.txt")
+        values = read_values(self.path / "groups.txt")
+        self.check_files()
+        return values
 
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
@@ -143,7 +150,7 @@ class Dataset:
         return FeatureTables(*copied)
 
     def check_files(self) -> None:
-        """Raise a ``UserError`` if a mapped file has changed since the folder was opened."""
+        """Raise a ``UserError`` if a file in use has changed since the folder was opened."""
         if self.files is not None:
             self.files.check()
 
@@ -153,7 +160,7 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset folder, memory-mapped, and check all of it.
+    """Open a dataset folder, and check all of it.
 
     >>> from dien_jax.data import open_dataset
     >>> open_dataset("data").path.name
@@ -166,9 +173,15 @@ def open_dataset(path: str | Path) -> Dataset:
     return open_folder(Path(path))
 
 
-def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
-    """Open a dataset folder, without statistics unless ``is_counted``; see :func:`open_dataset`."""
-    files = MappedFiles(path)
+def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMORY) -> Dataset:
+    """Open a dataset folder; see :func:`open_dataset`.
+
+    Args:
+      path: the folder.
+      is_counted: whether the dataset has statistics.
+      in_memory: bytes of arrays up to which they are copied to memory.
+    """
+    files = FolderFiles(path)
     meta = metadata.read_meta(path)
     schema = metadata.read_schema(path / "meta.json", meta)
     for feature in schema.features:
@@ -210,7 +223,11 @@ def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
             factors=factors.result() if factors else {},
             files=files,
         )
+    if is_small := files.array_bytes() <= in_memory:
+        dataset = dataclasses.replace(dataset, **copied(vars(dataset)))
     dataset.check_files()
+    if is_small:
+        files.forget_arrays()
     return dataset
 
 

@@ -23,7 +23,7 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
-from dien_jax.utils.compile_cache import require_32_bits
+from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import Stage, stage
 from dien_jax.utils.files import starts_with
 
@@ -106,7 +106,7 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
 
     ``dataset`` fits the run.
     """
-    require_32_bits()
+    require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:
@@ -257,6 +257,7 @@ def score_split(
 
 def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
     """Return the scores ``[n]`` of a split with its labels, users and known candidates."""
+    dataset.check_files()
     examples = dataset.splits[split]
     known = np.asarray(examples.item) != UNKNOWN
     return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group), known)

@@ -37,7 +37,7 @@ from dien_jax.training.result import (
 )
 from dien_jax.training.run_data import check_splits, large_data_choices, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
-from dien_jax.utils.compile_cache import require_32_bits
+from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
@@ -99,7 +99,7 @@ def fit(
     preset = nearest_preset(config) if preset is None else preset
 
     def opened() -> tuple[Dataset, Sequence[jax.Device]]:
-        require_32_bits()
+        require_usable_jax()
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
         check_splits(dataset, config)

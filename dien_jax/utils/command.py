@@ -20,7 +20,7 @@ from docstring_parser import parse_from_object
 from typing_extensions import Doc
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
-from dien_jax.utils.compile_cache import require_32_bits
+from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import (
     replace_what_encodings_lack,
     say,
@@ -77,7 +77,7 @@ def _status(
         _require_folder()
         options = parse()
         if compiles:
-            require_32_bits()
+            require_usable_jax()
         if compiles and getattr(options, "keep_memory", True):
             keep_freed_memory()
         if compiles and getattr(options, "compile_cache", True):

@@ -1,4 +1,4 @@
-"""Settings of JAX: its persistent compile cache, and numbers of 32 bits."""
+"""State of JAX: its compile cache, numbers of 32 bits, and processes that lack its threads."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,35 @@ def _replace_damaged(folder: Path) -> None:
     warnings.showwarning = remove
 
 
-def require_32_bits() -> None:
-    """Refuse JAX's mode of 64-bit numbers, in which parameters would have another type.
+_forked_from: list[int] = []
+"""The process that this one was forked from after JAX had started there."""
 
-    A run trained in it could be read by no other process, and no other run by its process.
 
-    >>> require_32_bits()
+def _note_fork() -> None:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if bridge is not None and bridge.backends_are_initialized():
+        _forked_from[:] = [os.getppid()]
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def require_usable_jax() -> None:
+    """Refuse states of JAX in which a call would wait for ever, or parameters have another type.
+
+    A process that was forked after JAX had started lacks its threads. In the mode of 64 bits a run
+    could be read by no other process.
+
+    >>> require_usable_jax()
 
     Raises:
-      UserError: when the mode is on.
+      UserError: in a forked process, and when the mode is on.
     """
     import jax  # here, so that importing dien_jax.utils does not import it
 
+    if _forked_from:
+        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
+        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         problem = "JAX computes in 64 bits (JAX_ENABLE_X64, or jax_enable_x64 of its configuration)"
         raise UserError(f"{problem}; expected 32 bits, which runs are trained and saved in")

@@ -11,7 +11,7 @@ import pytest
 from support.small_dataset import write
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.dataset import open_dataset
+from dien_jax.data.dataset import open_folder
 from dien_jax.data.loader import Loader
 from dien_jax.errors import UserError
 
@@ -48,7 +48,7 @@ def test_batches_of_files_that_change_in_place_are_refused(
     folder: Path, change: Callable[[Path], None], refused: bool
 ) -> None:
     """A file that is removed or replaced stays as it was for those who have mapped it."""
-    loader = Loader(open_dataset(folder), "train", TrainConfig())
+    loader = Loader(open_folder(folder, in_memory=0), "train", TrainConfig())
     file = folder / "events" / "item" / "values.npy"
     change(file)
     if not refused:
@@ -59,7 +59,7 @@ def test_batches_of_files_that_change_in_place_are_refused(
 
 
 def test_tables_do_not_follow_their_files(folder: Path) -> None:
-    data = open_dataset(folder)
+    data = open_folder(folder, in_memory=0)
     tables = data.feature_tables(statistics=True, folds=True)
     for leaf in jax.tree.leaves(tables):
         base = leaf

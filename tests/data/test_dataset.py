@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.small_dataset import ITEMS, SCHEMA, ints, write
 
 from dien_jax.data import arrays, dataset, metadata
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset, open_folder
 from dien_jax.data.metadata import encoded_lines, escape, unescape
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.vocabularies import Vocabularies
@@ -95,8 +95,8 @@ def test_what_was_shown_and_not_clicked_may_be_unknown(tmp_path: Path) -> None:
     assert not (folder / "events" / "negatives").exists()
 
 
-def test_arrays_are_mapped_and_read_only(folder: Path) -> None:
-    data = open_dataset(folder)
+def test_large_arrays_are_mapped_and_read_only(folder: Path) -> None:
+    data = open_folder(folder, in_memory=0)
     assert data.event_negatives is not None
     for array in (data.event_item, *data.event_negatives):
         assert array is not None

@@ -170,15 +170,14 @@ def test_every_precision_of_native_is_float32():
     np.testing.assert_array_equal(found[1], found[2])
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
 @pytest.mark.parametrize("form", FORMS)
-def test_attention_of_zero_and_one(form, implementation):
+def test_attention_of_zero_and_one(form):
     x, attention, weights, lengths, initial = operands("augru")
     zero, one = jnp.zeros_like(attention), jnp.ones_like(attention)
     without_update = Weights(*(part[..., ::2, :] for part in weights[:3]))
 
     def states(cell, attention, weights):
-        return evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)[0]
+        return evaluate(cell, form, "reference")(x, attention, weights, lengths, initial)[0]
 
     plain = states("gru", one, weights)
     frozen = jnp.broadcast_to(initial[:, None], plain.shape)
@@ -207,13 +206,13 @@ def test_bfloat16_inputs_keep_a_float32_state(implementation):
     np.testing.assert_array_equal(states, exact.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize("implementation", ["xla", "native"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_two_calls_that_hand_over_the_state_equal_one(cell, implementation):
-    form = "authors" if cell == "agru" else "paper"
+@pytest.mark.parametrize(
+    ("cell", "form", "implementation"), [("agru", "authors", "xla"), ("augru", "paper", "native")]
+)
+def test_two_calls_that_hand_over_the_state_equal_one(cell, form, implementation):
     x, attention, weights, lengths, initial = operands(cell, seed=3)
     whole, last, _ = evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)
-    run = functools.partial(call, cell, form=form, implementation=implementation)
+    run = jax.jit(functools.partial(call, cell, form=form, implementation=implementation))
     for cut in (1, 4):
         start = x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial
         first, middle = run(*start)
@@ -229,7 +228,7 @@ def short_chunks(monkeypatch) -> None:
     monkeypatch.setattr(chunks, "LONGEST_CHUNK", 3)
 
 
-@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+@pytest.mark.parametrize(("cell", "form", "biased"), [CASES[1], CASES[5], CASES[6]])
 def test_short_chunks_up_to_the_longest_history_are_the_oracle(cell, form, biased, short_chunks):
     x, attention, weights, lengths, initial = operands(cell, batch=5, biased=biased)
     run = fresh(cell, form, "xla")

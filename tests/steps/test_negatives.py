@@ -1,7 +1,5 @@
 """Auxiliary negatives: the table holds the distribution, and draws avoid the positive."""
 
-from fractions import Fraction
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,22 +18,6 @@ def distribution_of(sampler) -> np.ndarray:
     return mass / len(keep)
 
 
-def table_of_loop(counts: list[int]) -> tuple[list[float], list[int]]:
-    """Vose's loop, in exact fractions."""
-    size, total = len(counts), sum(counts)
-    share = [Fraction(count * size, total) for count in counts]
-    alias = list(range(size))
-    light = [item for item in range(size) if share[item] < 1]
-    heavy = [item for item in range(size) if share[item] >= 1]
-    while light:
-        low, high = light.pop(), heavy[-1]
-        alias[low] = high
-        share[high] -= 1 - share[low]
-        if share[high] < 1:
-            light.append(heavy.pop())
-    return [1.0 if alias[i] == i else float(share[i]) for i in range(size)], alias
-
-
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda c: sum(c[1:]) > 0))
 def test_table_holds_the_popularity_exactly(counts: list[int]) -> None:
@@ -51,15 +33,6 @@ def test_table_holds_counts_beyond_exact_sums(counts: list[int]) -> None:
     known = np.array(counts, np.float64)
     found = distribution_of(make_sampler(np.array([0, *counts[1:]]), "popularity"))
     np.testing.assert_allclose(found, known / known.sum(), atol=1e-6)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.lists(st.integers(0, 99), min_size=2, max_size=60).filter(lambda c: sum(c[1:]) > 0))
-def test_table_is_that_of_vose_loop(counts: list[int]) -> None:
-    sampler = make_sampler(np.array(counts), "popularity")
-    keep, alias = table_of_loop([0, *counts[1:]])
-    np.testing.assert_array_equal(sampler.alias, alias)
-    np.testing.assert_array_equal(sampler.keep, np.array(keep, np.float32))
 
 
 def test_uniform_draws_every_known_item_alike() -> None:

@@ -17,16 +17,14 @@ from support.tiny_run import (
     make_loss,
     tables,
 )
-from support.untrained_run import random_state
 
-from dien_jax.config.presets import member, preset
+from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step, replaced_items
 
@@ -65,18 +63,7 @@ def run(config: Config, steps: int, seed: int = 0):
 
 
 @pytest.mark.long
-def test_a_run_is_a_function_of_its_seed() -> None:
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.3))
-    first, losses = run(config, 3)
-    again, losses_again = run(config, 3)
-    assert losses == losses_again
-    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
-    _, others = run(config, 3, seed=1)
-    assert losses != others
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
+@pytest.mark.parametrize("name", ["wide_deep", "gru_att"])
 def test_what_dien_is_compared_with_learns(name: str) -> None:
     config = dataclasses.replace(CONFIG, model=member(name, MODEL))
     _, losses = run(config, 150)
@@ -87,7 +74,6 @@ def test_what_dien_is_compared_with_learns(name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"evolution": "aigru", "attention": "bilinear", "activation": "prelu"},
         {"evolution": "agru", "auxiliary_negatives": 3, "dropout": 0.1},
         {"gates": "authors", "follow_authors": True},
     ],
@@ -97,39 +83,6 @@ def test_the_loss_falls(changes: dict) -> None:
     model = dataclasses.replace(MODEL, **changes)
     _, losses = run(dataclasses.replace(CONFIG, model=model), 150)
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
-
-
-@pytest.mark.long
-def test_filler_rows_change_nothing() -> None:
-    batch = batch_of(4)
-    filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)
-    filler.weight[16:] = 0
-    filler.label[16:] = 1 - filler.label[16:]
-    without_auxiliary = dataclasses.replace(
-        CONFIG, model=dataclasses.replace(MODEL, auxiliary_weight=0.0)
-    )
-    step = make_train_step(without_auxiliary, SCHEMA, 10)
-    results = [
-        step(create_state(without_auxiliary, SCHEMA, 10, seed=0), tables(), each)
-        for each in (batch, filler)
-    ]
-    (first, metrics), (second, metrics_again) = results
-    assert metrics["weight"] == metrics_again["weight"] == 16
-    for name in ("loss", "accuracy", "gradient_norm"):
-        np.testing.assert_allclose(metrics[name], metrics_again[name], rtol=1e-5)
-    for want, got in zip(
-        jax.tree.leaves(first.batch_stats), jax.tree.leaves(second.batch_stats), strict=True
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
-
-
-def test_predictions_are_probabilities() -> None:
-    state = random_state(CONFIG, SCHEMA)
-    scores = make_predict_step(CONFIG, SCHEMA)(
-        state.params, state.batch_stats, tables().features, batch_of(4)
-    )
-    assert scores.shape == (16,)
-    assert ((scores > 0) & (scores < 1)).all()
 
 
 def shown_config(count: int = 1) -> Config:
@@ -188,16 +141,6 @@ def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
-@pytest.mark.long
-def test_shown_items_compile_once_whether_there_are_any_or_none() -> None:
-    config = shown_config()
-    step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed=0)
-    for item in (1, -1, 3):
-        shown = np.full((16, 3, 1), item, np.int32)
-        state, _ = step(state, tables(), batch_of(4)._replace(shown=shown))
-    assert step._cache_size() == 1
-
-
 def test_a_step_on_shown_items_refuses_batches_without_them() -> None:
     with pytest.raises(ValueError, match=r"needs batch\.shown, got None"):
         auxiliary_loss_of(shown_config(), batch_of(4), tables())
@@ -230,16 +173,6 @@ def test_unknown_users_train_the_row_that_held_out_users_share(share, known_move
     assert set(np.flatnonzero(moved)) == {
         row for row, moves in ((0, share > 0), (3, known_moves)) if moves
     }
-
-
-@pytest.mark.long
-def test_the_authors_preset_makes_a_step() -> None:
-    config = preset("authors")
-    small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)
-    config = dataclasses.replace(config, model=small, train=TrainConfig(batch_size=4))
-    state = create_state(config, SCHEMA, 10, seed=0)
-    _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
-    assert np.isfinite(metrics["loss"])
 
 
 def test_unknown_items_take_their_own_bits_along() -> None:

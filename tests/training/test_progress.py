@@ -39,6 +39,19 @@ def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None
         Progress.restored(values, 8, "host")
 
 
+@pytest.mark.parametrize("value", [REMOVED, [[]], -7, 10**30], ids=str)
+@pytest.mark.parametrize("name", dataclasses.asdict(BEFORE))
+def test_every_key_is_needed_and_has_its_type(name: str, value: Any) -> None:
+    values = dataclasses.asdict(BEFORE) | {name: value}
+    if value is REMOVED:
+        del values[name]
+    is_number = value == 10**30 and type(getattr(BEFORE, name)) is not int
+    if is_number or (name, value) == ("best_score", -7):  # a log loss, with its sign changed
+        return
+    with pytest.raises(UserError, match=r"^host: "):
+        Progress.restored(values, 8, "host")
+
+
 def test_speed_is_that_of_the_steps_that_were_timed() -> None:
     assert Progress().examples_per_second is None
     progress = Progress()

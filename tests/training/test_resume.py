@@ -203,7 +203,7 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
     assert_ends_alike(folder, whole)
 
 
-@pytest.mark.parametrize("call", [5, 6, 8, 10])
+@pytest.mark.parametrize("call", [5, 8])
 def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(
     call, data, tower_whole, tmp_path
 ):

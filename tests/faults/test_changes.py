@@ -1,0 +1,242 @@
+"""Commands whose files change while they run, that run without JIT, or in a forked process.
+
+Cases are made: every command meets every event. It ends as if nothing had happened, or with one
+line that says what happened: never with other results, a traceback, a signal or no end.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from support import faults
+from support.fault_programs import PROGRAMS, remove
+from support.faults import SECONDS, Ending
+from support.forks import Forks, Job
+from support.http_server import Server
+
+from dien_jax.__main__ import commands
+from dien_jax.data import dataset as datasets
+from dien_jax.data.loader import Loader
+from dien_jax.runs.folder import Run
+
+pytestmark = pytest.mark.long
+Event = Callable[[Path], object]
+LINES: dict[str, tuple[str, ...]] = {
+    **{name: program.line for name, program in PROGRAMS.items() if name != "prepare"},
+    "compare": ("compare", "run", "other"),
+    "baselines": ("baselines", "data", "--out", "out"),
+    "explain": ("explain", "run", "--example", "0"),
+    "report": ("report", "run", "--out", "out.html"),
+    "serve": (),
+}
+"""Command lines; ``extend`` is the ``prepare`` that reads a dataset folder, ``serve`` is below."""
+
+
+def test_every_command_has_a_case():
+    assert {*LINES} - {"extend"} | {"prepare"} == {*commands()}
+
+
+def serve(workspace: Path) -> Ending:
+    """Rank one request by a server on the run."""
+    server = Server(workspace / "run").warm()
+    try:
+        body = {"history": ["i1"], "candidates": ["i2", "i3"], "user": "u1", "context": {}}
+        answer = server.post("/v1/rank", body)
+        return Ending(0 if answer.status_code == 200 else answer.status_code, answer.text)
+    finally:
+        server.end()
+
+
+def run(name: str, workspace: Path) -> Ending:
+    """Run a command in the current folder."""
+    return faults.run_in_process(*LINES[name]) if LINES[name] else serve(workspace)
+
+
+def results(name: str, ending: Ending, workspace: Path) -> Any:
+    """Return what a command made: its files or, without them, its output; no times."""
+    if name == "export":  # programs name their places in the process that wrote them
+        entries = zipfile.ZipFile(workspace / "out").infolist()
+        return {one.filename: one.CRC for one in entries if one.filename.endswith(".npy")}
+    if name in PROGRAMS:
+        return PROGRAMS[name].results(workspace / "out")
+    files = [path for path in sorted(workspace.glob("out*/**/*")) if path.is_file()]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return digests, re.sub(r"[\d.]+ s\b", "", ending.output)
+
+
+class Whole(NamedTuple):
+    """What a command makes that nothing disturbs, and how often it opens data and reads a batch."""
+
+    results: Any
+    moments: int
+
+
+@contextlib.contextmanager
+def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+    """Count the openings of data and the batches of a block; let something happen at one."""
+    count = [0]
+
+    def hooked(function: Callable) -> Callable:
+        def call(*arguments: Any, **options: Any) -> Any:
+            value = function(*arguments, **options)
+            count[0] += 1
+            if count[0] == at:
+                event()
+            return value
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "open_folder", hooked(datasets.open_folder))
+        patch.setattr(Loader, "batch", hooked(Loader.batch))
+        yield count
+
+
+_wholes: dict[str, Whole] = {}
+
+
+def whole(name: str, place: Path) -> Whole:
+    """Return the undisturbed run of a command; leave the place as it was."""
+    if name not in _wholes:
+        before = faults.contents(place)
+        with counted() as count:
+            ending = run(name, place)
+        assert ending.status == 0, ending.output
+        _wholes[name] = Whole(results(name, ending, place), count[0])
+        remove(place, before)
+    return _wholes[name]
+
+
+@pytest.fixture
+def place(place: Path) -> Path:
+    """A workspace with a second run."""
+    shutil.copytree(place / "run", place / "other")
+    return place
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def rewritten(file: Path) -> None:
+    """Write the values of an array in place, in another order."""
+    values = np.load(file)
+    with file.open("r+b") as stream:
+        stream.seek(-values.nbytes, os.SEEK_END)
+        stream.write(values[::-1].tobytes())
+
+
+CHANGES = (truncated, rewritten, Path.unlink)
+
+
+def change_arrays(place: Path, first: int) -> None:
+    """Change each mapped file in another way, in turn."""
+    for number, file in enumerate(sorted((place / "data").rglob("*.npy"))):
+        CHANGES[(number + first) % len(CHANGES)](file)
+
+
+def change_settings(place: Path, change: Event) -> None:
+    """Change the settings of all runs, that of the command too."""
+    for file in place.rglob("config.json"):
+        change(file)
+
+
+EVENTS: dict[str, Event] = {
+    **{f"arrays {first}": partial(change_arrays, first=first) for first in range(len(CHANGES))},
+    "settings removed": partial(change_settings, change=Path.unlink),
+    "settings emptied": partial(change_settings, change=partial(Path.write_text, data="{}")),
+}
+SLOW = ("export", "train", "reproduce", "baselines", "report")
+"""Commands that take seconds: several events in one run."""
+AT_ONCE = ("arrays 0", "settings removed"), ("arrays 1", "settings emptied")
+REFUSED = "changed while it was in use|is not a run folder|config.json: expected format_version"
+
+
+def _cases() -> Iterator[tuple[str, tuple[str, ...]]]:
+    for number, name in enumerate(LINES):
+        yield from [(name, AT_ONCE[number % 2])] if name in SLOW else [(name, (e,)) for e in EVENTS]
+
+
+@pytest.mark.parametrize(("name", "events"), _cases())
+def test_what_changes_meanwhile_changes_no_result(name, events, place):
+    expected = whole(name, place)
+    at = (expected.moments + 1) // 2 if "settings" in events[-1] else 1
+    with counted(at, lambda: [EVENTS[event](place) for event in events]):
+        ending = run(name, place)
+    assert "Traceback" not in ending.output, ending.output
+    if ending.status == 2:
+        assert re.search(REFUSED, ending.output), ending.output
+        return
+    assert ending.status == 0, ending.output
+    assert results(name, ending, place) == expected.results
+    for file in place.glob("out/**/config.json"):  # as what resumes the run needs it
+        Run.load(file.parent)
+
+
+@pytest.fixture(scope="module")
+def eager() -> Iterator[Forks]:
+    """A process without JIT, whose forks run commands."""
+    forks = Forks(JAX_DISABLE_JIT="1", JAX_PLATFORMS="cpu")
+    yield forks
+    forks.end()
+
+
+ONE_STEP = ("--train.batch-size=256",)
+"""Operations are dispatched one by one."""
+
+
+def scores(file: Path) -> list[float]:
+    """Return the fractions in a text."""
+    return [float(number) for number in re.findall(r"\d\.\d{3,}(?:e-\d+)?", file.read_text())]
+
+
+@pytest.mark.parametrize("name", sorted(LINES.keys() - {"serve", "reproduce"}))
+def test_without_jit_every_command_ends_as_with_it(name, place, eager):
+    """``reproduce`` trains and scores as ``train`` does."""
+    line = (*LINES[name], *(ONE_STEP if name == "train" else ()))
+    (ended,) = eager.run(Job(line, str(place)))
+    assert ended.status == 0, ended.said
+    assert "Traceback" not in ended.said
+    if name in ("predict", "recommend", "evaluate"):
+        found = scores(place / "out")
+        assert faults.run_in_process(*LINES[name]).status == 0
+        assert found == pytest.approx(scores(place / "out"), rel=1e-5)  # a sum in another order
+
+
+def test_without_jit_the_server_answers(place):
+    with jax.disable_jit():
+        assert serve(place).status == 0
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+@pytest.mark.parametrize("name", LINES)
+def test_a_forked_process_works_or_says_what_to_do(name, place):
+    """JAX's threads do not survive a fork: a call would wait for ever."""
+    jax.device_put(1)
+    end, start = os.pipe()
+    if not (child := os.fork()):
+        try:
+            ending = run(name, place)
+            os.write(start, f"{ending.status} {ending.output[-4000:]}".encode())
+        except BaseException as error:
+            os.write(start, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    with faults._limit(SECONDS):
+        try:
+            os.waitpid(child, 0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    found = os.read(end, 5000).decode()
+    assert re.match(r"0 |2 .*forked from process \d+|UserError: .*forked from", found, re.S), found
