@@ -168,7 +168,7 @@ def _cases() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield from [(name, AT_ONCE[number % 2])] if name in SLOW else [(name, (e,)) for e in EVENTS]
 
 
-@pytest.mark.parametrize(("name", "events"), _cases())
+@pytest.mark.parametrize(("name", "events"), list(_cases()))
 def test_what_changes_meanwhile_changes_no_result(name, events, place):
     expected = whole(name, place)
     at = (expected.moments + 1) // 2 if "settings" in events[-1] else 1
