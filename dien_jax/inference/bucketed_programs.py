@@ -1,7 +1,7 @@
 """A loaded model and its programs, called with padded histories and candidates of several requests.
 
-Histories are padded to the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. A call for one
-user leaves most of a device idle. Requests of the same padded sizes therefore share a call, in
+Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. A call for
+one user leaves most of a device idle. Requests of the same padded sizes therefore share a call, in
 groups of as many users U as programs are compiled for, never padded with dummy users.
 """
 
@@ -27,8 +27,10 @@ from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.steps.state import placed_like
 
-USER_BUCKETS = (1, 2, 4, 8)
+USER_BUCKETS = (1, 4)
 """Numbers of users that programs are compiled for, in rising order from 1."""
+LEAST_RATIO = 3
+"""Least ratio of two lengths of histories that programs are compiled for."""
 MAX_ROWS = 1024
 """Maximum number of candidates of all users of a call; with more, sharing saves nothing."""
 
@@ -115,9 +117,15 @@ def load_model(
 
 
 def history_buckets(config: Config) -> tuple[int, ...]:
-    """Return the padded lengths of histories, the last of which is ``max_history``."""
-    train = config.train
-    return (*(edge for edge in train.buckets if edge < train.max_history), train.max_history)
+    """Return the padded lengths of histories, the last of which is ``max_history``.
+
+    They are few, as programs are compiled for each; all where scores depend on the padding.
+    """
+    edges, least = [config.train.max_history], 1 if config.model.follow_authors else LEAST_RATIO
+    for edge in sorted(config.train.buckets, reverse=True):
+        if edge < edges[0] and least * edge <= edges[0]:
+            edges.insert(0, edge)
+    return tuple(edges)
 
 
 class RankRequest(NamedTuple):
@@ -177,7 +185,7 @@ def grouped(
             alike = alike[size:]
 
 
-CANDIDATE_BUCKETS = (8, 32, 128, 512)
+CANDIDATE_BUCKETS = (32, 128, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
 TOWER_ROWS = 1280
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
@@ -221,7 +229,7 @@ class BucketedPrograms:
         self, context: dict[str, FeatureValues], users: int, candidates: int
     ) -> Iterator[float]:
         """Call every program at every combination of sizes; yield the share that is done."""
-        sizes = CANDIDATE_BUCKETS[: _bucket_place(candidates) + 1]
+        sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
         for number, bucket in enumerate(self.buckets):
             history = History(np.zeros(bucket, np.int32))
             for count in self._user_counts(1, users):
@@ -234,6 +242,8 @@ class BucketedPrograms:
                 request = EncodedRequest(RankRequest(None, ()), encoded, rows, user, context, 0)
                 for count in self._user_counts(size, users):
                     self.score([request] * count)
+            if candidates > sizes[-1] and self.programs.tower:
+                self.tower([request])
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
@@ -289,7 +299,7 @@ class BucketedPrograms:
         for request, of_request in zip(requests, scores, strict=True):
             for start in range(0, len(of_request), largest):
                 candidates = request.candidates[start : start + largest]
-                size = sizes[min(bisect_left(sizes, len(candidates)), len(sizes) - 1)]
+                size = sizes[_bucket_place(sizes, len(candidates))]
                 own = of_request[start : start + largest]
                 slices.append(_Slice(request, own, start, candidates, size))
 
@@ -336,6 +346,6 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def _bucket_place(candidates: int) -> int:
-    """Return the place of the smallest bucket that holds the candidates, else of the largest."""
-    return min(bisect_left(CANDIDATE_BUCKETS, candidates), len(CANDIDATE_BUCKETS) - 1)
+def _bucket_place(sizes: Sequence[int], candidates: int) -> int:
+    """Return the place of the smallest size that holds the candidates, else of the largest."""
+    return min(bisect_left(sizes, candidates), len(sizes) - 1)

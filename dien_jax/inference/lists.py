@@ -12,12 +12,12 @@ import numpy as np
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import DIRECTED
 from dien_jax.errors import UserError, suggestion
-from dien_jax.inference.bucketed_programs import TOWER_ROWS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, TOWER_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXACT_ITEMS = 500
+EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
 """Maximum number of items that the first stage leaves, for a list of up to 320."""

@@ -324,8 +324,9 @@ class Ranker:
         :func:`dien_jax.utils.enable_compile_cache` keeps the programs on disk.
 
         Args:
-          users: maximum number of requests of one :meth:`rank_many`; 8 covers any number.
-          candidates: maximum number of candidates of a request; 512 covers any number.
+          users: maximum number of requests of one :meth:`rank_many`; 4 covers any number.
+          candidates: maximum number of candidates of a request; 512 covers any number, 513 also
+            lists.
           progress: called now and then with the share that is done, from 0 to 1.
         """
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))

@@ -18,7 +18,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data, buckets=(3,))
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data, buckets=(2,))
 
 
 @pytest.fixture(scope="session")

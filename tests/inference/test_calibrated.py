@@ -24,7 +24,7 @@ TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated")
     data = small_dataset.write(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", buckets=(3,), statistics=False)
+    return untrained_run.write(folder / "run", data, model="din", buckets=(2,), statistics=False)
 
 
 def mapped(scores: np.ndarray, shift: float = 0.0) -> np.ndarray:

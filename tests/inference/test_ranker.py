@@ -257,6 +257,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
         RankRequest([SLASH, ODD], [ODD, PEAR], "Bob", phone),
         RankRequest([PEAR], [ODD], "Ann", {"device": "desk"}),
         RankRequest([PEAR, SLASH] * 3, [ODD, PEAR], "Ann", phone),
+        *[RankRequest([SLASH, ODD] * steps, [PEAR], "Bob", phone) for steps in (2, 2, 3, 3)],
     ]
     calls = {"read_many": 0, "score_many": 0}
 
@@ -294,13 +295,13 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
 def test_groups_are_as_large_as_programs_are_and_never_padded() -> None:
     members = [*range(0, 22, 2), *range(1, 6, 2)]
     groups = list(grouped(members, lambda one: one % 2, lambda _: user_counts(8)))
-    assert [len(group) for group in groups] == [8, 2, 1, 2, 1]
+    assert [len(group) for group in groups] == [4, 4, 1, 1, 1, 1, 1, 1]
     assert sorted(member for group in groups for member in group) == sorted(members)
-    assert groups[0] == list(range(0, 16, 2))
+    assert groups[0] == list(range(0, 8, 2))
     assert [user_counts(size) for size in (1, 128, 512, 5000)] == [
-        [1, 2, 4, 8], [1, 2, 4, 8], [1, 2], [1],
+        [1, 4], [1, 4], [1], [1],
     ]  # fmt: skip
-    assert user_counts(8, at_most=3) == [1, 2]
+    assert user_counts(8, at_most=3) == [1]
 
 
 def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
@@ -326,7 +327,7 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
 
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
-    run = untrained_run.write(tmp_path / "run", data, buckets=(4,), **NO_COUNTS)
+    run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **NO_COUNTS)
     monkeypatch.setattr("dien_jax.inference.bucketed_programs.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
@@ -337,8 +338,8 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> N
     before = len(COMPILED)
     ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns
     assert len(COMPILED) == before
-    ranker.warm_up(users=3)
-    assert len(COMPILED) - before == lengths * (1 + sizes)  # of 2 users
+    ranker.warm_up(users=4)
+    assert len(COMPILED) - before == lengths * (1 + sizes)  # of 4 users
     before = len(COMPILED)
     for length in range(9):
         for size in (1, 2, 3, 4, 11):
@@ -347,9 +348,9 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> N
     for _ in range(9):
         ranker.observe("Ann", PEAR)
         ranker.rank(None, [ODD], "Ann", CONTEXT)
-    for users in range(4):
+    for users in range(6):
         ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
         ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
         ranker.observe("Ann", PEAR)
-    Ranker(run).warm_up(users=3)
+    Ranker(run).warm_up(users=4)
     assert len(COMPILED) == before
