@@ -29,7 +29,7 @@ WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
 
 AUTO = "auto"
-ON_SMALL_DATA = {"optim.embedding_update": "dense", "train.order": "shuffled"}
+ON_SMALL_DATA = {"optim.embedding_update": "dense"}
 """Settings that data decides where they are ``auto``, and their values for small data. A run
 records the values, so that it resumes with them."""
 

@@ -2,11 +2,10 @@
 
 A batch is a function of (seed, epoch, step), so a run can start again at any step. All batches
 have ``batch_size`` rows and one of a few padded lengths: a jitted step is compiled a bounded number
-of times. An epoch shows every example once; which ones a batch has is the task of
-:mod:`dien_jax.data.order`.
+of times. An epoch shows every example once.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
-K auxiliary negatives a step.
+L padded lengths, K auxiliary negatives a step.
 """
 
 import queue
@@ -21,11 +20,11 @@ from dien_jax.data.arrays import chunks
 from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.columns import Column
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
 from dien_jax.data.tables import folds
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
+SORT_BUFFER = 20  # batches within which "sorted" sorts by length
 STEPS_BETWEEN_CHECKS = 32  # of files that may have changed
 FEW_EXAMPLES = 2048
 """Examples of an evaluation that are worth a padded length, and so a program, of their own."""
@@ -40,11 +39,7 @@ class Loader:
     Orders:
       ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
         does not fill a batch goes up into the next larger bucket. Then the batches themselves are
-        shuffled, but for one with filler, which is last.
-      ``keyed``: the same, drawn otherwise, for any number of examples: where ``shuffled`` keeps
-        some 30 bytes an example, this computes and keeps the order of ``WINDOW`` batches at a time.
-        A batch of another window than the last one takes as long as some hundred batches.
-      ``auto``: ``shuffled`` up to ``KEYED_EXAMPLES`` examples, ``keyed`` beyond.
+        shuffled, but for one with filler, which is last. It takes some 30 bytes an example.
       ``sorted``: batches cut from the file's order, sorted by length within buffers of
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
@@ -108,25 +103,18 @@ class Loader:
         self.num_examples = size = len(examples.history_end)
         self.steps_per_epoch = -(-size // self._batch_size)
         self._max_history = train_config.max_history
-        order = order or train_config.order
-        order = automatic_order(size) if order == "auto" else order
-        lengths = None if order == "keyed" else np.empty(size, np.int32)
+        order, lengths = order or train_config.order, np.empty(size, np.int32)
         longest = self._read_lengths(lengths)
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, longest) + 1]
-        if order == "evaluation" and lengths is not None:
+        if order == "evaluation":
             self._edges = _worth_compiling(self._edges, lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
-        options = self._edges, self._batch_size, seed
-        self._order: StoredOrder | KeyedOrder
-        if lengths is None:
-            self._order = KeyedOrder(self._lengths_of, size, *options)
-        else:
-            self._order = StoredOrder(order, lengths, *options)
+        self._order = _Order(order, lengths, self._edges, self._batch_size, seed)
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
-        """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B."""
+        """Return the examples of a batch's real rows, integers ``[R]`` with 1 <= R <= B."""
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
         return self._order.indices(epoch, step)
@@ -213,7 +201,7 @@ class Loader:
         lengths = examples.history_end[indices] - offsets[examples.sequence[indices]]
         return np.minimum(lengths, self._max_history).astype(np.int32)
 
-    def _read_lengths(self, kept: np.ndarray | None) -> int:
+    def _read_lengths(self, kept: np.ndarray) -> int:
         """Count histories that are cut, write all lengths to ``kept``, and return the greatest."""
         self.cut_histories, longest = 0, 0
         for part in chunks(self.num_examples):
@@ -222,12 +210,70 @@ class Loader:
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
             lengths = np.minimum(lengths, self._max_history)
             longest = max(longest, int(lengths.max(initial=0)))
-            if kept is not None:
-                kept[part] = lengths
+            kept[part] = lengths
         return longest
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         return _filled(values, self._share)
+
+
+class _Order:
+    """The orders ``shuffled``, ``sorted`` and ``evaluation`` of :class:`Loader`.
+
+    Args:
+      order: which one.
+      lengths: of all histories, int32 ``[n]``.
+      edges: padded lengths, rising, ``[L]``.
+      batch_size: B.
+      seed: seed of the order, with the epoch.
+    """
+
+    def __init__(
+        self, order: str, lengths: np.ndarray, edges: np.ndarray, batch_size: int, seed: int
+    ) -> None:
+        self._order, self._lengths, self._edges = order, lengths, edges
+        self._batch_size, self._seed = batch_size, seed
+        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def indices(self, epoch: int, step: int) -> np.ndarray:
+        """Return the examples of a batch, integers ``[R]``."""
+        epoch = 0 if self._order == "evaluation" else epoch
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, *self._plan_epoch(epoch))
+        _, order, chunks = self._plan
+        start = int(chunks[step]) * self._batch_size
+        return order[start : start + self._batch_size]
+
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the examples in order, integers ``[n]``, and which B in turn each step takes."""
+        size = len(self._lengths)
+        generator = np.random.default_rng((self._seed, epoch))
+        if self._order == "shuffled":
+            drawn = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+            generator.shuffle(drawn)
+            lengths = self._lengths[drawn]
+            return _by_bucket(drawn, lengths, self._edges, self._batch_size, generator)
+        chunks = np.arange(-(-size // self._batch_size))
+        if self._order == "evaluation":
+            return np.argsort(-self._lengths, kind="stable"), chunks
+        buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
+        generator.shuffle(chunks[: size // self._batch_size])
+        return np.lexsort((-self._lengths, buffer)), chunks
+
+
+def _by_bucket(
+    drawn: np.ndarray,
+    lengths: np.ndarray,
+    edges: np.ndarray,
+    batch_size: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return examples by length bucket, and an order of their batches, one with filler last."""
+    bucket = np.searchsorted(edges, lengths).astype(np.uint16)  # numpy sorts these by radix
+    order = drawn[np.argsort(bucket, kind="stable")]
+    chunks = np.arange(-(-len(order) // batch_size))
+    generator.shuffle(chunks[: len(order) // batch_size])
+    return order, chunks
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -26,13 +26,14 @@ from dien_jax.experiments.comparison import metric_headers
 from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
+    Inputs,
+    RegressionInputs,
     fit_logistic,
     minimise,
     probability,
     selection,
     standard,
 )
-from dien_jax.experiments.regression_inputs import Inputs, RegressionInputs
 from dien_jax.metrics.scores import METRICS
 from dien_jax.model.statistics import MATCH
 from dien_jax.runs.calibration import fit_calibration
@@ -157,7 +158,7 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
 
     Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
     are a logistic regression's on training examples. A logistic regression and boosted trees have
-    all columns of :class:`~dien_jax.experiments.regression_inputs.RegressionInputs`. What a fit
+    all columns of :class:`~dien_jax.experiments.logistic_regression.RegressionInputs`. What a fit
     leaves open is chosen on the validation split, where probabilities are calibrated too, as those
     of a run, and the test split is scored once.
 

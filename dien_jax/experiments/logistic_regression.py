@@ -1,20 +1,38 @@
 """A logistic regression of counts and values, which models are compared with.
 
-Dimensions: R examples, D dense columns, W one-hot columns.
+Its inputs are the counts of training events that a model with ``model.statistics`` reads, and a
+column for each value. Those of a training example leave out its own event and its user's later
+ones, as in training. Other baselines have the same inputs.
+
+Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
 """
 
+from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from dien_jax.experiments.regression_inputs import Inputs
+from dien_jax.config.settings import ModelConfig, TrainConfig
+from dien_jax.data.batch import Batch
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import Loader
+from dien_jax.data.metadata import SPLITS
+from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.metrics.scores import evaluate_scores, selection_score
-from dien_jax.utils.console import Stage
+from dien_jax.model.embeddings import gather
+from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
+from dien_jax.steps.state import feature_tables
+from dien_jax.utils.console import Stage, say, stage
 
 LOGISTIC_REGRESSION = "logistic regression"
 """Its name among baselines."""
@@ -27,6 +45,180 @@ BLOCK = 1 << 12
 """Rows that are float64 at a time: they stay in the processor's cache."""
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
+BATCH = 1024
+MAX_COLUMNS = 1 << 20
+"""One-hot columns of a feature; of a larger vocabulary, values share columns."""
+UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
+"""Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
+
+
+class Inputs(NamedTuple):
+    """Some examples as a logistic regression sees them.
+
+    Attributes:
+      dense: float32 ``[R, D]``, the columns :attr:`RegressionInputs.names`.
+      one_hot: sparse float32 ``[R, W]``: features, then the ids of item and user. The values of a
+        multi-valued feature share 1.
+      labels: int8 ``[R]``, 1 for a click.
+    """
+
+    dense: np.ndarray
+    one_hot: sparse.csr_array
+    labels: np.ndarray
+
+
+class RegressionInputs:
+    """The inputs of a logistic regression for the examples of a dataset.
+
+    Args:
+      dataset: the data.
+      max_history: events kept of a history.
+
+    Attributes:
+      schema: features of the dataset.
+      names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, and the
+        numbers of candidates, users and requests.
+      num_counts: the columns of counts come first, and are so many.
+      uncounted: the places of the dense columns that no count enters.
+      one_hot_columns: of each feature with values and its group: its first column, and how many;
+        value v > 0 has column v - 1 of them, modulo how many there are.
+      num_attributes: the one-hot columns that are not of an id come first, and are so many.
+    """
+
+    def __init__(self, dataset: Dataset, max_history: int) -> None:
+        schema = dataset.schema
+        self._dataset, self.schema = dataset, schema
+        # Batches of one padded length, so that one program is compiled for all splits.
+        self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
+        self._tables = feature_tables(dataset, ModelConfig(statistics=True), folds=True)
+        self._host_tables = dataset.feature_tables()
+        numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
+        counts = statistics_names(schema)
+        self.names, self.num_counts = (*counts, *numbers), len(counts)
+        self.uncounted = [
+            place
+            for place, name in enumerate(self.names)
+            if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
+        ]
+        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch))
+        groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
+        attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
+        ids = [(schema.item[0], "item"), (schema.user[0], "user")]
+        widths = [min((f.size or 0) - 1, MAX_COLUMNS) for f, _ in (*attributes, *ids)]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
+        places = zip(starts, widths, strict=False)
+        self.one_hot_columns = dict(zip((*attributes, *ids), places, strict=True))
+        self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
+
+    def read(self, split: str, limit: int) -> Inputs:
+        """Return all examples of a split in a random order, or about ``limit`` of them."""
+        loader = self._loader(split, "shuffled")
+        steps = min(loader.steps_per_epoch, max(1, limit // BATCH))
+        total = len(self._dataset.splits[split].label)
+        rows = total if steps == loader.steps_per_epoch else steps * BATCH
+        dense = np.empty((rows, len(self.names)), np.float32)
+        if rows < total:
+            say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
+        filled, one_hot, labels = 0, [], []
+        with stage(f"inputs of {rows:,} {split} examples") as current:
+            for indices, inputs in self._batches(loader, steps):
+                dense[filled : filled + len(indices)] = inputs.dense
+                filled += len(indices)
+                one_hot.append(inputs.one_hot)
+                labels.append(inputs.labels)
+                current.share = filled / rows
+        return Inputs(dense[:filled], sparse.vstack(one_hot, format="csr"), np.concatenate(labels))
+
+    def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
+        """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
+        loader = self._loader(split, "evaluation")
+        yield from self._batches(loader, loader.steps_per_epoch)
+
+    def _loader(self, split: str, order: str) -> Loader:
+        """Return the batches of a split; those of training have the bits ``own``.
+
+        Each split has a seed of its own. Splits of the same size would be sampled alike: the users
+        of the validation sample would be those with a weight from the training sample, and larger
+        weights would seem better than they are.
+        """
+        return Loader(
+            self._dataset,
+            split,
+            self._batch_options,
+            seed=SPLITS.index(split),
+            statistics=True,
+            order=order,
+        )
+
+    def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
+        features = len(self._tables.statistics)
+        with closing(loader.epoch(0)) as batches:
+            for step, batch in zip(range(steps), batches, strict=False):
+                if batch.own is None:  # the counts are complete: nothing is left out
+                    nothing = np.zeros((BATCH, features), np.int8)
+                    batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))
+                indices = loader.example_indices(0, step)
+                rows = len(indices)
+                dense = np.asarray(self._step(self._tables, batch))[:rows]
+                labels = np.asarray(batch.label)[:rows].astype(np.int8)
+                yield indices, Inputs(dense, self._one_hot_rows(batch, rows), labels)
+
+    def _one_hot_rows(self, batch: Batch, rows: int) -> sparse.csr_array:
+        tables = self._host_tables
+        values = {"item": gather_rows(tables.item, np.asarray(batch.item)[:rows], "item")}
+        values["user"] = gather_rows(tables.user, np.asarray(batch.user)[:rows], "user")
+        values["context"] = {name: _first(value, rows) for name, value in batch.context.items()}
+        columns, shares = [], []
+        for (feature, group), (start, width) in self.one_hot_columns.items():
+            value, share = _slots(values[group][feature.name])
+            columns.append(start + (value.astype(np.int64) - 1) % max(width, 1))
+            shares.append(np.where(value != UNKNOWN, share, 0))
+        share = np.concatenate(shares, axis=1)
+        used = share > 0
+        places = np.concatenate(columns, axis=1)[used].astype(np.int32)
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(used.sum(1))]).astype(np.int32)
+        return sparse.csr_array((share[used], places, ends), shape=(rows, self._num_columns))
+
+
+def gather_rows(
+    tables: dict[str, FeatureValues], ids: np.ndarray, name: str
+) -> dict[str, FeatureValues]:
+    """Return the feature values of some rows on the host, and the ids under ``name``."""
+    return {name: ids} | {key: jax.tree.map(lambda t: t[ids], v) for key, v in tables.items()}
+
+
+def _first(value: FeatureValues, rows: int) -> FeatureValues:
+    return jax.tree.map(lambda array: np.asarray(array)[:rows], value)
+
+
+def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
+    """Return values ``[R, K]`` and the share of each, float32; K is 1 for a categorical feature."""
+    if isinstance(value, MultiValued):
+        values, count = np.asarray(value.values), np.asarray(value.count)[:, None]
+        live = np.arange(values.shape[1]) < count
+        return values, live.astype(np.float32) / np.maximum(count, 1).astype(np.float32)
+    values = np.asarray(value)[:, None]
+    return values, np.ones(values.shape, np.float32)
+
+
+def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, "B D"]:
+    """Return the dense columns of a batch."""
+    history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
+    own = None if batch.own is None else jnp.asarray(batch.own)
+    fold = None if batch.fold is None else jnp.asarray(batch.fold)
+    columns = [statistics_inputs(schema, tables, history, lengths, item, own, fold)]
+    values = (
+        gather(item, tables.item, "item"),
+        gather(jnp.asarray(batch.user), tables.user, "user"),
+        batch.context,
+    )
+    for features, of_rows in zip((schema.item, schema.user, schema.context), values, strict=True):
+        columns += [
+            jnp.asarray(of_rows[feature.name])[:, None]
+            for feature in features
+            if feature.kind == "numeric"
+        ]
+    return jnp.concatenate(columns, axis=1)
 
 
 class FittedRegression(NamedTuple):

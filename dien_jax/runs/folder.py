@@ -31,7 +31,6 @@ from dien_jax.config.preset_files import RUN_FORMAT, WARM_START, without_auto
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
-from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, reading, writing
 from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.family import check_modules
@@ -296,8 +295,7 @@ class Run:
 def decided_config(config: Config, dataset: Dataset) -> Config:
     """Return the settings of a run on a dataset: what ``auto`` leaves to the data is decided."""
     update = automatic_update(dataset.schema)
-    order = automatic_order(len(dataset.splits["train"].label))
-    return without_auto(config, {"optim.embedding_update": update, "train.order": order})
+    return without_auto(config, {"optim.embedding_update": update})
 
 
 class StoredResult(TypedDict):

@@ -6,7 +6,6 @@ from dien_jax.config.preset_files import AUTO
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
-from dien_jax.data.order import KEYED_EXAMPLES
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.folder import Run
@@ -63,9 +62,6 @@ def cut_histories(loader: Loader) -> list[str]:
 def large_data_choices(given: Config, run: Run) -> list[str]:
     """Return a line for each setting that large data decided."""
     said = []
-    if given.train.order == AUTO and run.config.train.order != "shuffled":
-        reason = f"the order of more than {KEYED_EXAMPLES:,} training examples is not kept"
-        said.append(f"train.order is keyed: {reason}; --train.order shuffled keeps it in memory")
     if given.optim.embedding_update == AUTO and run.config.optim.embedding_update != "dense":
         reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
         said.append(f"optim.embedding_update is {run.config.optim.embedding_update}: {reason}")

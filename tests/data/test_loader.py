@@ -18,14 +18,13 @@ from support.loader_data import (
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data import loader as loader_module
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
-from dien_jax.data.order import KEYED_EXAMPLES, SORT_BUFFER, automatic_order
+from dien_jax.data.loader import SORT_BUFFER, Loader
 from dien_jax.data.schema import MultiValued
 from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
 
-ORDERS = ("shuffled", "keyed", "sorted", "evaluation")
+ORDERS = ("shuffled", "sorted", "evaluation")
 
 
 @settings(deadline=None, max_examples=60)
@@ -113,12 +112,11 @@ def test_a_batch_does_not_depend_on_what_was_read_before(order):
     assert step == straight.steps_per_epoch - 1
 
 
-@pytest.mark.parametrize("order", ["shuffled", "keyed"])
-def test_shuffled_order_depends_on_seed_and_epoch(order):
+def test_shuffled_order_depends_on_seed_and_epoch():
     history_lengths = random_lengths(70)
 
     def indices(seed, epoch):
-        loader = make_loader(history_lengths, order=order, seed=seed)
+        loader = make_loader(history_lengths, order="shuffled", seed=seed)
         return np.concatenate(indices_of(loader, epoch)).tolist()
 
     assert indices(0, 0) == indices(0, 0)
@@ -126,10 +124,9 @@ def test_shuffled_order_depends_on_seed_and_epoch(order):
     assert len(orders) == 9
 
 
-@pytest.mark.parametrize("order", ["shuffled", "keyed"])
-def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(order):
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
     history_lengths = random_lengths(400)
-    loader = make_loader(history_lengths, batch_size=8, order=order)
+    loader = make_loader(history_lengths, batch_size=8, order="shuffled")
     mixed = 0
     padded = []
     for batch in loader.epoch(0):
@@ -139,15 +136,6 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(order):
         padded.append(length)
     assert mixed <= len(loader.padded_lengths) - 1
     assert padded != sorted(padded)  # long and short batches alternate in training
-
-
-def test_order_is_kept_in_memory_up_to_a_number_of_examples():
-    auto, shuffled = (
-        make_loader(random_lengths(70), order=order) for order in ("auto", "shuffled")
-    )
-    np.testing.assert_array_equal(auto.example_indices(1, 3), shuffled.example_indices(1, 3))
-    limits = (KEYED_EXAMPLES, KEYED_EXAMPLES + 1)
-    assert [automatic_order(size) for size in limits] == ["shuffled", "keyed"]
 
 
 def test_sorted_batches_are_cut_from_the_files_order_within_buffers():

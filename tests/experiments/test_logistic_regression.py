@@ -14,8 +14,7 @@ from dien_jax import auc
 from dien_jax.data.columns import Examples
 from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments import logistic_regression, regression_inputs
-from dien_jax.experiments.logistic_regression import minimise
-from dien_jax.experiments.regression_inputs import RegressionInputs
+from dien_jax.experiments.logistic_regression import RegressionInputs, minimise
 
 pytestmark = pytest.mark.long
 

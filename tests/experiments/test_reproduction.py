@@ -13,7 +13,6 @@ from dien_jax import reproduce, train
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import PRESETS, member
 from dien_jax.config.settings import Config
-from dien_jax.data import order
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments import reproduction
@@ -67,14 +66,13 @@ def test_parts_change_one_part_of_the_present_default() -> None:
 
 def test_runs_are_identified_by_the_settings_that_their_data_decides(data, monkeypatch) -> None:
     dataset, config = open_dataset(data), PRESETS["dien"]
-    small = with_settings(config, {"optim.embedding_update": "dense", "train.order": "shuffled"})
+    small = with_settings(config, {"optim.embedding_update": "dense"})
     for given in (config, small):
         task = reproduction._task(dataset, "dien", 0, given)
         assert (task.config, task.key[1]) == (small, reproduction.settings_digest(small))
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
     monkeypatch.setattr(embedding_rows, "LAZY_ROWS", 0)
-    monkeypatch.setattr(order, "KEYED_EXAMPLES", 0)
-    large = with_settings(config, {"optim.embedding_update": "lazy_adam", "train.order": "keyed"})
+    large = with_settings(config, {"optim.embedding_update": "lazy_adam"})
     for given, expected in ((config, large), (small, small)):
         task = reproduction._task(dataset, "dien", 0, given)
         assert (task.config, task.key[1]) == (expected, reproduction.settings_digest(expected))

@@ -6,7 +6,6 @@ from support import tiny_run
 import dien_jax
 from dien_jax import train
 from dien_jax.config.preset_files import with_settings
-from dien_jax.data import order
 from dien_jax.runs.folder import Run
 from dien_jax.steps import rows as embedding_rows
 
@@ -56,18 +55,6 @@ def test_large_tables_take_lazy_adam_and_say_so(data, tmp_path, capfd):
     dense = fit(data, tmp_path / "dense", "--optim.embedding-update=dense")
     assert "embedding_update" not in capfd.readouterr().err
     assert automatic.valid == chosen.valid != dense.valid
-
-
-@pytest.mark.long
-def test_many_examples_take_the_keyed_order_and_say_so(data, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(order, "KEYED_EXAMPLES", tiny_run.SIZES["train"] - 1)
-    automatic = fit(data, tmp_path / "auto")
-    assert Run.load(tmp_path / "auto").config.train.order == "keyed"
-    said = "train.order is keyed: the order of more than 10,000,000 training examples is not kept"
-    assert said in " ".join(capfd.readouterr().err.split())
-    assert fit(data, tmp_path / "keyed", "--train.order=keyed").valid == automatic.valid
-    assert fit(data, tmp_path / "kept", "--train.order=shuffled").valid != automatic.valid
-    assert "train.order" not in capfd.readouterr().err
 
 
 def test_a_run_of_data_that_counts_as_large_by_now_resumes_as_it_began(data, tmp_path, request):

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.data.order import mixed_bits
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 from dien_jax.statistics.pairs import sort_together
@@ -251,8 +250,12 @@ class NegativeSampler:
 def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:
     """Return a random number of [0, 1) for each counter, float64: SplitMix64, 53 bits.
 
+    Source: Steele, Lea and Flood, OOPSLA 2014.
+
     >>> uniform_numbers(np.arange(2), np.uint64(0)).round(4).tolist()
     [0.8835, 0.4322]
     """
-    state = key + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed_bits(state) >> np.uint64(11)) * 2.0**-53
+    bits = key + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ bits >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ bits >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return ((bits ^ bits >> np.uint64(31)) >> np.uint64(11)) * 2.0**-53
