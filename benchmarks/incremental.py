@@ -43,8 +43,8 @@ from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
-from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.files import atomic_path
+from dien_jax.utils.machine import enable_compile_cache
 
 SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
 """Settings of every run: two lengths, so that little of the time is compilation."""

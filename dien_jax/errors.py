@@ -1,7 +1,8 @@
-"""Errors that a person can act on, and the contexts that raise them."""
+"""Errors that a person can act on, and the checks and contexts that raise them."""
 
 import contextlib
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -104,3 +105,32 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
         if isinstance(error, FileExistsError) and path.is_symlink():
             why = "it is a symbolic link that leads to no file"
         raise UserError(f"{name} cannot be {verb}: {why}") from error
+
+
+EXTRAS = {
+    "baselines": ("lightgbm",),
+    "data": ("ibis", "duckdb", "pooch", "pyarrow"),
+    "export": ("flatbuffers",),
+    "mlflow": ("mlflow",),
+    "onnx": ("jax2onnx", "onnxruntime"),
+    "plot": ("matplotlib",),
+    "spark": ("pyspark",),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
+    "wandb": ("wandb",),
+}
+"""The modules that each extra brings."""
+
+
+def require(extra: str, work: str) -> None:
+    """Check that an extra is installed, before a module that needs it is imported.
+
+    ``work`` is the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
+    """
+    for module in EXTRAS[extra]:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"{work} needs the extra {extra!r} ({module} is not installed): "
+                f"pip install 'dien_jax[{extra}]'"
+            ) from error

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from dien_jax.data.arrays import Column, Examples
     from dien_jax.data.batch import Batch, example_batch
-    from dien_jax.data.columns import Column, Examples
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader, evaluation_loader
     from dien_jax.data.schema import Feature, MultiValued, Schema
@@ -35,7 +35,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "batch": ("Batch", "example_batch"),
-        "columns": ("Column", "Examples"),
+        "arrays": ("Column", "Examples"),
         "dataset": ("Dataset", "open_dataset"),
         "loader": ("Loader", "evaluation_loader"),
         "schema": ("Feature", "MultiValued", "Schema"),

@@ -32,16 +32,20 @@ import numpy as np
 
 from dien_jax.data import metadata
 from dien_jax.data.arrays import (
+    Column,
+    Examples,
     FolderFiles,
+    Splits,
     chunks,
+    copied,
     first_bad,
+    padded_columns,
     read_array,
     read_ids,
     read_offsets,
     read_probabilities,
     release,
 )
-from dien_jax.data.columns import Column, Examples, Splits, copied, padded_columns
 from dien_jax.data.metadata import (
     EXAMPLE_COLUMNS,
     PROBABILITY,

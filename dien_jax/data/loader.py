@@ -16,9 +16,8 @@ import jax
 import numpy as np
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.arrays import chunks
+from dien_jax.data.arrays import Column, chunks
 from dien_jax.data.batch import Batch, is_live
-from dien_jax.data.columns import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import folds
 from dien_jax.errors import UserError

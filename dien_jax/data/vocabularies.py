@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.arrays import chunks
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column, chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema

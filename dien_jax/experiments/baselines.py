@@ -21,7 +21,7 @@ from scipy import sparse
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError, require, writing
 from dien_jax.experiments.comparison import metric_headers
 from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
@@ -41,7 +41,6 @@ from dien_jax.runs.folder import versions
 from dien_jax.runs.summary import BaselineRun
 from dien_jax.runs.trained import measure
 from dien_jax.utils.console import Stage, aligned, say, stage
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import partial_folder
 
 TREES = ((7, 15), (31, 255))

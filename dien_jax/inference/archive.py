@@ -31,11 +31,10 @@ from jax import export
 
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError, reason
+from dien_jax.errors import UserError, reason, require
 from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.model_card import CARD_FILE
-from dien_jax.utils.extras import require
 from dien_jax.utils.json_values import check_format, parse_json
 
 FORMAT = "dien_jax.export"

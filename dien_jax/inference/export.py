@@ -15,7 +15,7 @@ import numpy as np
 from dien_jax.data.batch import Batch, example_batch, is_live
 from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError, require, writing
 from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
 from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
 from dien_jax.inference.exported_programs import (
@@ -39,7 +39,6 @@ from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.utils.console import stage
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_out
 
 CHECKED_ROWS = 8

@@ -23,11 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.errors import UserError, reading, reason, writing
+from dien_jax.errors import UserError, reading, reason, require, writing
 from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import partial_folder, starts_with, write_text
 
 MAX_BYTES = 2**31 - 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.columns import padded_columns
+from dien_jax.data.arrays import padded_columns
 from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
-from dien_jax.errors import UserError, encodable, printable, suggestion
+from dien_jax.errors import UserError, encodable, printable, require, suggestion
 from dien_jax.inference.lists import Ranking
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import (
     BadLines,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dien_jax.data.columns import Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN, Schema

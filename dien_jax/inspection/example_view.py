@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.data.columns import Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.inspection.examples import MEASURES, Example, Inspector
 from dien_jax.utils.plots import new_figure, padded, shortened
 

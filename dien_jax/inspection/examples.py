@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.arrays import Examples
 from dien_jax.data.batch import Batch
-from dien_jax.data.columns import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN, Schema

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data import metadata
-from dien_jax.data.arrays import chunks
-from dien_jax.data.columns import Column, Examples
+from dien_jax.data.arrays import Column, Examples, chunks
 from dien_jax.data.dataset import NEGATIVES, open_folder
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, Counts
 from dien_jax.data.schema import Feature, Schema

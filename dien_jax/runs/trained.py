@@ -23,9 +23,9 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
-from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import Stage, stage
 from dien_jax.utils.files import starts_with
+from dien_jax.utils.machine import require_usable_jax
 
 
 class TrainedModel(NamedTuple):

@@ -9,9 +9,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import convert_fields
 
 MODEL_THREAD = "current model"

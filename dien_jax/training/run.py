@@ -37,9 +37,9 @@ from dien_jax.training.result import (
 )
 from dien_jax.training.run_data import check_splits, large_data_choices, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
-from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
+from dien_jax.utils.machine import require_usable_jax
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
 StopSignal = Callable[[], int | None]

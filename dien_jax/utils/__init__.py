@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dien_jax.utils.compile_cache import enable_compile_cache
-    from dien_jax.utils.machine import keep_freed_memory
+    from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory
 
 __all__ = ["enable_compile_cache", "keep_freed_memory"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"compile_cache": ("enable_compile_cache",), "machine": ("keep_freed_memory",)}
+    __name__, {"machine": ("enable_compile_cache", "keep_freed_memory")}
 )

@@ -20,7 +20,6 @@ from docstring_parser import parse_from_object
 from typing_extensions import Doc
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
-from dien_jax.utils.compile_cache import require_usable_jax
 from dien_jax.utils.console import (
     replace_what_encodings_lack,
     say,
@@ -29,7 +28,11 @@ from dien_jax.utils.console import (
     take_closed_streams,
 )
 from dien_jax.utils.files import remove_unfinished
-from dien_jax.utils.machine import keep_freed_memory
+from dien_jax.utils.machine import (
+    enable_compile_cache,
+    keep_freed_memory,
+    require_usable_jax,
+)
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"
@@ -81,8 +84,6 @@ def _status(
         if compiles and getattr(options, "keep_memory", True):
             keep_freed_memory()
         if compiles and getattr(options, "compile_cache", True):
-            from dien_jax.utils.compile_cache import enable_compile_cache
-
             enable_compile_cache()
         with saying_messages_of("dien_kernels"):
             return run(options) or 0

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from dien_jax.errors import writing
-from dien_jax.utils.extras import require
+from dien_jax.errors import require, writing
 from dien_jax.utils.files import atomic_path, check_out, starts_with
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from support.loader_data import BUCKETS, make_dataset, random_lengths
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column
 from dien_jax.data.loader import Loader
 
 pytestmark = pytest.mark.fast

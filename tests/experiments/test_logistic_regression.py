@@ -11,7 +11,7 @@ from support import small_dataset, tiny_run
 from threadpoolctl import threadpool_info
 
 from dien_jax import auc
-from dien_jax.data.columns import Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments import logistic_regression, regression_inputs
 from dien_jax.experiments.logistic_regression import RegressionInputs, minimise

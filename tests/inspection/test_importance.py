@@ -9,7 +9,7 @@ import pytest
 from support import small_dataset, tiny_run
 from support.untrained_run import trained
 
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.inspection.importance import (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_logs import HEADER, make, write
 
-from dien_jax.preparation.pipeline.baselines import (
+from dien_jax.preparation.pipeline.splits import (
     RuleCounts,
     describe_baselines,
     in_history,

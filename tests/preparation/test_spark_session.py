@@ -20,6 +20,7 @@ from support.small_dataset import assert_equal
 from support.spark import needs_spark, without_spark
 from support.tiny_logs import write
 
+from dien_jax import errors
 from dien_jax import prepare as command
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
@@ -30,7 +31,6 @@ from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources import interactions
-from dien_jax.utils import extras
 
 connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra spark brings it")
 NUMBERS = """
@@ -199,7 +199,7 @@ def test_the_session_of_the_environment_has_its_own_settings_again(monkeypatch):
 
 
 def test_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(extras.EXTRAS, "spark", ("no_such_module",))
+    monkeypatch.setitem(errors.EXTRAS, "spark", ("no_such_module",))
     refused(r"--engine spark needs the extra 'spark'", tmp_path, spark_url="sc://x")
 
 

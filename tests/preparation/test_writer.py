@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.small_dataset import SCHEMA, in_pieces, ints, leftovers, write, write_wide
 
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError

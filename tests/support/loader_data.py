@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.columns import Column, Examples
+from dien_jax.data.arrays import Column, Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import Feature, Schema

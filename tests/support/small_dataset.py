@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.columns import Column, Examples
+from dien_jax.data.arrays import Column, Examples
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter

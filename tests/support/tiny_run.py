@@ -15,8 +15,8 @@ import numpy as np
 from dien_jax import train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.arrays import Column, Examples
 from dien_jax.data.batch import Batch
-from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables

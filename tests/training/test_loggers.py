@@ -6,10 +6,10 @@ from collections import deque
 
 import pytest
 
+from dien_jax import errors
 from dien_jax.errors import UserError
 from dien_jax.training.loggers import Logger, opened_loggers, trackers
 from dien_jax.training.loggers.trackers import LONGEST_QUEUE, Background
-from dien_jax.utils import extras
 
 pytestmark = pytest.mark.fast
 
@@ -60,7 +60,7 @@ def test_loggers_are_kept_for_a_later_resumption(tmp_path):
     ],
 )
 def test_wrong_names_and_files_are_refused(tmp_path, monkeypatch, names, content, expected):
-    monkeypatch.setattr(extras, "EXTRAS", dict.fromkeys(("mlflow", "wandb"), ("no_such_module",)))
+    monkeypatch.setattr(errors, "EXTRAS", dict.fromkeys(("mlflow", "wandb"), ("no_such_module",)))
     for variable in ("MLFLOW_DISABLE_TELEMETRY", "WANDB_ERROR_REPORTING"):
         monkeypatch.setenv(variable, "true")
     file = tmp_path / "loggers.json"

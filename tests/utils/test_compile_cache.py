@@ -9,15 +9,15 @@ import jax
 import pytest
 from support.tiny_run import light_flags, write_data
 
-from dien_jax.utils.compile_cache import enable_compile_cache
+from dien_jax.utils.machine import enable_compile_cache
 
 pytestmark = pytest.mark.long
 
 LOADED = """
 import sys, jax
 from dien_jax import train
-from dien_jax.utils import compile_cache
-compile_cache.LEAST_SECONDS = 0.0  # however fast this machine compiles
+from dien_jax.utils import machine
+machine.LEAST_SECONDS = 0.0  # however fast this machine compiles
 counts = {"hit": 0, "miss": 0}
 def note(event, **_):
     for name in counts:

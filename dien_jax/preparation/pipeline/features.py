@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER

@@ -16,9 +16,8 @@ from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.arrow import read_table
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.reading.log import Log, LogForm, address_of, files_of
+from dien_jax.preparation.reading.log import Log, LogForm, address_of, files_of, read_table
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256

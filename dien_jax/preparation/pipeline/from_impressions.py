@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.columns import Column
+from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError

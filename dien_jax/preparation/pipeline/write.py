@@ -11,14 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.columns import Column, Examples, joined_columns
+from dien_jax.data.arrays import Column, Examples, joined_columns
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
 from dien_jax.preparation.memory import IDLE
-from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
-from dien_jax.preparation.pipeline.splits import class_warnings
+from dien_jax.preparation.pipeline.splits import (
+    RuleCounts,
+    class_warnings,
+    describe_baselines,
+    in_history,
+)
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 

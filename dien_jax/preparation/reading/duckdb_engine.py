@@ -24,8 +24,8 @@ from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.data.value_text import check_type
 from dien_jax.errors import UserError, reason
-from dien_jax.preparation.reading.arrow import ROWS, text_batches, text_schema
 from dien_jax.preparation.reading.log import (
+    ROWS,
     FileStart,
     Log,
     LogForm,
@@ -35,6 +35,8 @@ from dien_jax.preparation.reading.log import (
     files_of,
     header_names,
     load_records,
+    text_batches,
+    text_schema,
 )
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 from dien_jax.utils.console import stage

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from dien_jax.errors import writing
+from dien_jax.errors import require, writing
 from dien_jax.preparation.options import Spark
 from dien_jax.preparation.reading.duckdb_engine import (
     DuckDBWorkspace,
@@ -14,7 +14,6 @@ from dien_jax.preparation.reading.duckdb_engine import (
 from dien_jax.preparation.reading.log import Log, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import check_target
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import check_utf8, partial_folder
 
 

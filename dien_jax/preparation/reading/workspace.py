@@ -4,7 +4,7 @@ Ibis only writes the SQL, so nothing depends on which releases of the Python int
 an engine work together. Expressions are those that all engines have, with equal results; what an
 engine has in words of its own is a method of :class:`Workspace`. Importing this module needs the
 extra ``data``: sources import it in their ``prepare``, after ``require("data", ...)`` of
-:mod:`dien_jax.utils.extras`.
+:mod:`dien_jax.errors`.
 """
 
 import abc

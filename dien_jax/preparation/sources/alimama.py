@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dien_jax.errors import require
 from dien_jax.preparation.options import Features, LogOptions, SplitPolicy, feature_columns
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import plain_or_gzip
 
 if TYPE_CHECKING:

@@ -35,11 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import LocalFile, Remote, fetch, given
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import as_text, json_object, text_value
 
 if TYPE_CHECKING:

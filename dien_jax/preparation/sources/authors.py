@@ -22,13 +22,19 @@ from typing import NoReturn
 
 import numpy as np
 
-from dien_jax.data.columns import Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
-from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
-from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
+from dien_jax.preparation.pipeline.splits import (
+    VALID,
+    RuleCounts,
+    class_warnings,
+    describe_baselines,
+    in_history,
+    user_sides,
+)
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, store_pools
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.files import convert_fields

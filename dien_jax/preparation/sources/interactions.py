@@ -6,9 +6,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dien_jax.errors import require
 from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
-from dien_jax.utils.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log import Log

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from dien_jax.data.columns import Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.metadata import FORMAT_VERSION, SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, writing

@@ -15,11 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 if TYPE_CHECKING:

@@ -20,11 +20,10 @@ from typing import Any, TypedDict
 import numpy as np
 
 from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
-from dien_jax.errors import Interrupted, UserError, reason, suggestion
+from dien_jax.errors import Interrupted, UserError, reason, require, suggestion
 from dien_jax.training.loggers.protocol import HISTOGRAM_BINS, Forwarding, Logger
 from dien_jax.training.loggers.tensorboard import TensorBoard
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import read_json, write_json
 
 LONGEST_QUEUE = 1000
