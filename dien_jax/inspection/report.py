@@ -28,7 +28,6 @@ from dien_jax.inspection.examples import (
     missing_measures,
 )
 from dien_jax.metrics import diagnostics
-from dien_jax.metrics.diagnostics import Calibration, PartAuc
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.folder import Run
 from dien_jax.runs.summary import RunSummary, load_summaries
@@ -36,7 +35,7 @@ from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_spl
 from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file, check_out, starts_with
-from dien_jax.utils.plots import drawing, new_figure
+from dien_jax.utils.plots import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,12 +159,8 @@ def _calibration_section(scored: SplitScores, split: str) -> str:
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
         for part in calibration.bins
     ]
-    alternative = ("Reliability diagram: share clicked over click probability, and number of "
-                   "examples; the table has the numbers")  # fmt: skip
-    picture = image(lambda: reliability(calibration), alternative)
     header = ["click probability", "examples", "mean", "share clicked"]
-    numbers = table(header, rows, "Bins of the reliability diagram")
-    return paragraph(text) + _side_by_side(picture, numbers)
+    return paragraph(text) + table(header, rows, "Bins of equal width")
 
 
 def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> list[tuple[str, str]]:
@@ -186,19 +181,8 @@ def _parts(scored: SplitScores, sizes: np.ndarray, factor: int, title: str) -> s
         [name, f"{examples:,}", f"{clicks:,}", _number(area, "undefined"), _number(error)]
         for name, examples, clicks, area, error in parts
     ]
-    areas = "; ".join(f"{name}: {_number(area, 'undefined')}" for name, _, _, area, _ in parts)
-    alternative = f"AUC by {title}: {areas}"
-    picture = image(lambda: auc_by_part(parts, title), alternative)
     header = [title, "examples", "clicks", "AUC", "standard error"]
-    caption = (
-        f"Standard errors are DeLong's. Error bars are 1.96 standard errors; the figure leaves out "
-        f"parts with fewer than {FEWEST} examples of either label."
-    )
-    return _side_by_side(picture, table(header, rows, caption))
-
-
-def _side_by_side(picture: str, numbers: str) -> str:
-    return f"<div class='pair'><div>{picture}</div>{numbers}</div>"
+    return table(header, rows, "Standard errors are DeLong's.")
 
 
 def _example_sections(
@@ -335,10 +319,6 @@ def article(example: Example, feature: str | None, command: str) -> str:
     )
 
 
-FEWEST = 10
-"""Minimum number of examples of either label for an AUC to be drawn."""
-
-
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
     """Return a figure as an ``img``, or a paragraph that says that matplotlib is missing.
 
@@ -355,40 +335,3 @@ def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     encoded = base64.b64encode(stream.getvalue()).decode()
     return f"<img src='data:image/svg+xml;base64,{encoded}' alt='{escape(alternative)}'>"
-
-
-def reliability(calibration: Calibration) -> "Figure":
-    """Draw the share of clicks over the mean score, above the number of examples."""
-    figure, [above, below] = new_figure(5.6, 5.2, rows=2, sharex=True, height_ratios=(3, 1))
-    points = [part[-2:] for part in calibration.bins if part.examples]
-    above.plot([0, 1], [0, 1], ls="--", lw=1, color="0.5", label="perfectly calibrated")
-    above.plot(*np.array(points, float).T, marker="o", label="model", clip_on=False)
-    above.set(ylabel="share clicked", xlim=(0, 1), ylim=(0, 1))
-    above.legend(loc="upper left", fontsize="small")
-    counts = [part.examples for part in calibration.bins]
-    centres = [(part.low + part.high) / 2 for part in calibration.bins]
-    bars = below.bar(centres, counts, width=0.9 / len(counts))
-    below.bar_label(bars, [f"{count:,}" for count in counts], fontsize="x-small")
-    below.margins(y=0.25)
-    below.set(xlabel="click probability", ylabel="examples")
-    return figure
-
-
-def auc_by_part(parts: Sequence[PartAuc], title: str) -> "Figure":
-    """Draw the AUC of each part with error bars of 1.96 standard errors."""
-    figure, [axes] = new_figure(5.6, 3.6)
-    shown = [part for part in parts if min(part.clicks, part.examples - part.clicks) >= FEWEST]
-    for place, part in enumerate(shown):
-        assert part.auc is not None
-        margin = 1.96 * (part.standard_error or 0)
-        axes.errorbar(place, part.auc, yerr=margin, fmt="o", capsize=3, color="C0")
-    axes.axhline(0.5, color="0.5", lw=1, ls="--")
-    labels = [f"{part.name}\nn = {part.examples:,}" for part in shown]
-    rotation = 0 if len(shown) <= 8 else 45
-    axes.set_xticks(range(len(shown)), labels, fontsize="x-small", rotation=rotation)
-    axes.set_xlim(-0.5, max(len(shown), 1) - 0.5)
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), min(high, 1.02))
-    axes.set(xlabel=title, ylabel="AUC")
-    axes.grid(visible=False, axis="x")
-    return figure

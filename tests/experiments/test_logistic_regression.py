@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 from dien_jax import auc
 from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import open_dataset
-from dien_jax.experiments import logistic_regression, regression_inputs
+from dien_jax.experiments import logistic_regression
 from dien_jax.experiments.logistic_regression import RegressionInputs, minimise
 
 pytestmark = pytest.mark.long
@@ -138,7 +138,7 @@ def test_each_value_has_a_column_and_ids_come_last(tmp_path):
 
 
 def test_values_of_a_large_vocabulary_share_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(regression_inputs, "MAX_COLUMNS", 2)
+    monkeypatch.setattr(logistic_regression, "MAX_COLUMNS", 2)
     inputs = RegressionInputs(open_dataset(small_dataset.write(tmp_path / "small")), STEPS)
     [(_, found)] = inputs.stream("train")
     assert found.one_hot.shape == (4, 2 + 2 + 1 + 2 + 2 + 2 + 2)
@@ -146,7 +146,7 @@ def test_values_of_a_large_vocabulary_share_columns(tmp_path, monkeypatch):
 
 def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 20, "test": 20})
-    monkeypatch.setattr(regression_inputs, "BATCH", 64)
+    monkeypatch.setattr(logistic_regression, "BATCH", 64)
     inputs = RegressionInputs(open_dataset(data), STEPS)
     sample = inputs.read("train", 200)
     assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
@@ -158,7 +158,7 @@ def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
 
 def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 600, "test": 20})
-    monkeypatch.setattr(regression_inputs, "BATCH", 64)
+    monkeypatch.setattr(logistic_regression, "BATCH", 64)
     drawn: dict[str, set[int]] = {"train": set(), "valid": set()}
 
     batches = RegressionInputs._batches

@@ -33,7 +33,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "evaluate": ("run",),
     "compare": ("run",),
     "reproduce": ("--data", "data", "--out", "new"),
-    "explain": ("run", "--features"),
+    "explain": ("run", "--example=0"),
     "report": ("run",),
     "serve": ("run", "--port=0"),
     "prepare interactions": ("log.csv", "--out", "new"),
@@ -45,8 +45,6 @@ LINES: dict[str, tuple[str, ...]] = {
     "prepare taobao": ("--from", "log.csv", "--out", "new"),
     "prepare alimama": ("--from", "data", "--out", "new"),
 }
-EXPLAINED = {"example", "features"}
-"""Flags of ``explain`` that exclude each other; the line has one."""
 
 
 def flags(options: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -81,8 +79,7 @@ def _cases() -> Iterator[Case]:
         module = importlib.import_module(f"dien_jax.{name}")
         options = prepare.SOURCES[source[0]][0] if source else module.Arguments
         for flag, kind in flags(options):
-            is_tried = source and source != ["interactions"] and flag in shared
-            if is_tried or (name == "explain" and flag in EXPLAINED):
+            if source and source != ["interactions"] and flag in shared:
                 continue
             written = f"--{flag.replace('_', '-')}"
             more = WORDS if f"{name} {written}" in ONE and "synthetic" not in source else ()
@@ -149,8 +146,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
     "prepare amazon": {("--name=books",): "--name and --reviews with --meta exclude"},
     "prepare taobao": {("--behaviours",): "--behaviours"},
     "explain": {
-        ("--example=0",): "found --example with --features",
-        ("--user=u1",): "found --user and --item with --features",
+        ("--user=u1",): "expected --example, or --user and --item; found both",
         ("--context", "slot", "top"): "--context needs --user",
     },
     "reproduce": {
@@ -176,7 +172,6 @@ TOO_LARGE: dict[str, dict[tuple[str, ...], str]] = {
     },
     "prepare synthetic": {("--users=1000000000",): SIMULATED},
     "prepare interactions": {("--negatives=1000000000",): PROMISED},
-    "explain": {("--permutations=10000000000",): INSTALLED},
 }
 """What exceeds the memory of any machine: the system would kill the command without a word."""
 ALONE = ("--preset-file=preset.json", "--resume", "--resume=run", "--seed=1")

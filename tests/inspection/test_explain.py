@@ -112,7 +112,7 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "expected one of --example, --user and --item, --features; found none"),
+        ((), "expected --example, or --user and --item; found none"),
         (("--user", "u1"), "must be given together; --item is missing"),
         (("--item", "i2"), "must be given together; --user is missing"),
         (("--example", 24), "example 24 does not exist: the valid split"),
@@ -137,19 +137,6 @@ def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, 
     assert (
         "drawing a figure needs the extra 'plot' (matplotlib is not installed): pip install" in told
     )
-
-
-def test_importance_is_printed_and_drawn(tiny, tmp_path, capfd):
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "features.png"
-    text, notes = shown(
-        capfd, tiny, "--features", "--permutations", 2, "--split", "test", "--out", picture
-    )
-    assert "on 20 test examples" in text
-    names = [line.split("  ")[0] for line in text.splitlines()[3:]]
-    assert {"candidate", "candidate: category", "user", "history", "history order"} < set(names)
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert notes.splitlines()[-1] == f"figure: {picture}"
 
 
 def test_long_histories_of_long_ids_stay_in_their_columns():

@@ -17,7 +17,6 @@ from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import NotFiniteError
 from dien_jax.inference import export_run
 from dien_jax.inspection.examples import Inspector
-from dien_jax.inspection.importance import permutation_importance
 from dien_jax.metrics.scores import auc
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.trained import score_batches
@@ -137,7 +136,6 @@ def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeyp
     Ranker(run).rank(["i2"], ["i3"])
     export_run(run, tmp_path / "model.dien")
     Inspector(model).examples("test", [0])
-    permutation_importance(model, "test", 1)
     assert built == []
     training_tables(model.dataset, model.run.config)  # counts
     assert len(built) == 1
