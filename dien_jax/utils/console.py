@@ -3,8 +3,7 @@
 Nothing else in the package prints. Text may come from files: what a terminal would act on is
 escaped here, and what the encoding of a stream lacks is replaced.
 
-Progress is one line: redrawn on a terminal, one display that changes in a notebook, and printed
-every few seconds elsewhere.
+Progress is one line: redrawn on a terminal, and printed every few seconds elsewhere.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
-"""Least time between updates of a terminal or notebook."""
+"""Least time between updates of a terminal."""
 BAR_WIDTH = 20
 
 
@@ -194,20 +193,17 @@ class ProgressLine:
     """One line that shows how far work is; a context manager.
 
     ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
-    where the line is redrawn, on a terminal or in a notebook.
+    where the line is redrawn, on a terminal.
     """
 
     def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self._notebook = self._console.is_jupyter
-        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        self.live = terminal or self._notebook
+        self.live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._every = every
         ascii_only = self._console.options.ascii_only
         self._spinner = Spinner("line" if ascii_only else "dots")
         self._full, self._empty = "#-" if ascii_only else "━╌"
         self._redrawn: Live | None = None
-        self._display: Any = None  # an IPython.display.DisplayHandle
         self._updated_at = float("-inf")
 
     def __enter__(self) -> "ProgressLine":
@@ -221,20 +217,17 @@ class ProgressLine:
         if _other_process is not None:
             return
         text = printable_lines(text)
-        done = round(BAR_WIDTH * min(share or 0.0, 1.0))
-        bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
-        if self.live and not self._notebook:
+        if self.live:
+            done = round(BAR_WIDTH * min(share or 0.0, 1.0))
+            bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
             self._redraw(line if bar else self._spinner)
             return
         now = time.monotonic()
-        if now - self._updated_at >= (SECONDS_BETWEEN_UPDATES if self._notebook else self._every):
+        if now - self._updated_at >= self._every:
             self._updated_at = now
-            if self._notebook:
-                self._show(bar + text)
-            else:
-                say(text)
+            say(text)
 
     def say(self, line: str) -> None:
         """Print one line above."""
@@ -248,11 +241,8 @@ class ProgressLine:
         if self._redrawn is not None:
             self._redrawn.stop()
             self._redrawn = None
-        if self._display is not None:  # a display cannot be removed: without a line it is empty
-            self._show(line or "")
-        elif line is not None:
+        if line is not None:
             say(line)
-        self._display = None
 
     def _redraw(self, content: Text | Spinner) -> None:
         if self._redrawn is not None:
@@ -264,16 +254,6 @@ class ProgressLine:
         self._redrawn.start()
         self._console.show_cursor(True)  # a process that is killed cannot restore it
 
-    def _show(self, line: str) -> None:
-        """Change the display of a notebook; rich would need ipywidgets for that."""
-        from IPython.display import display
-
-        content = {"text/plain": printable_lines(line)}
-        if self._display is None:
-            self._display = display(content, raw=True, display_id=True)
-        else:
-            self._display.update(content, raw=True)
-
 
 @dataclass
 class Stage:
@@ -284,9 +264,6 @@ class Stage:
     share: float | None = None
     began: float = 0.0
     """Seconds after the start at which the share began to count."""
-    asked: Callable[[], float | None] | None = None
-    """Returns the share, where it is known without being told: asked each time it is shown."""
-    _last: float = 0.0
     _start: float = field(default_factory=lambda: time.monotonic())  # as seconds() does
 
     def now(self, note: str, share: float | None = None) -> None:
@@ -294,19 +271,6 @@ class Stage:
         if note != self.note:
             self.began = self.seconds()
         self.note, self.share = note, share
-
-    def ask(self) -> None:
-        """Ask for the share. One below the last is that of the next piece of work.
-
-        Pieces of a few seconds have none: a bar that begins again each second says nothing.
-        """
-        if self.asked is not None:
-            share = self.asked()
-            if share is None or share < self._last:
-                self.began = self.seconds()
-            self._last = share or 0.0
-            is_long = self.seconds() - self.began >= SECONDS_BETWEEN_LINES
-            self.share = share if is_long else None
 
     def seconds(self) -> float:
         """Return the seconds since the start."""
@@ -330,13 +294,13 @@ def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterato
       name: what it does.
       share: called from another thread for the share that is done, None while it is unknown.
     """
-    current = Stage(name, asked=share)
+    current = Stage(name)
     done = threading.Event()
     line = ProgressLine(every=0.0)
 
     def watch() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
-            current.ask()
+            current.share = share() if share else current.share
             passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)
 

@@ -8,7 +8,6 @@ import io
 import json
 import lzma
 import math
-import os
 import re
 import stat
 import zipfile
@@ -126,12 +125,14 @@ def read_lines(
       Line number, from 1, and the line without its end (LF or CR LF).
 
     Raises:
-      UserError: when the file is missing, unreadable or empty, the gzip stream or the archive is
-        cut off or damaged, or the archive has no such member that could be read.
+      UserError: when the file is missing, unreadable or empty, or its size changes meanwhile, the
+        gzip stream or the archive is cut off or damaged, or the archive has no such member that
+        could be read.
     """
     number = 0
     shown = file / member
     with reading(file):
+        size = file.stat().st_size
         try:
             with open_member(file, member) if member else open_bytes(file) as stream:
                 while line := stream.readline(LONGEST_LINE):
@@ -161,6 +162,7 @@ def read_lines(
             kind = "archive" if member else "gzip stream"
             damage = f"the {kind} is cut off or damaged after line {number}: {error}"
             raise UserError(f"{shown}: {damage}") from error
+        check_size(file, size, file.stat().st_size)
     if number == 0:
         raise UserError(f"{shown}: the file is empty")
 
@@ -180,31 +182,6 @@ def refuse_pipe(file: Path) -> None:
         raise UserError(f"{file} {problem}; write it to a file first")
 
 
-class _AsOpened(io.RawIOBase):
-    """Bytes of a file up to its size when it was opened; at the end it must have the same size.
-
-    A file that another program appends to faster than it is read would have no end.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._stream = file, file.open("rb", buffering=0)
-        self._size = self._left = os.fstat(self._stream.fileno()).st_size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._stream.readinto(memoryview(buffer)[: self._left]) or 0
-        self._left -= count
-        if not count:
-            check_size(self._file, self._size, os.fstat(self._stream.fileno()).st_size)
-        return count
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
 def check_size(file: Path, before: int, after: int) -> None:
     """Refuse a file whose size changed while it was read."""
     if before != after:
@@ -215,13 +192,9 @@ def check_size(file: Path, before: int, after: int) -> None:
 def open_bytes(file: Path) -> io.BufferedIOBase:
     """Open the bytes of a file, decompressed when it is gzip.
 
-    Reading can raise OSError, EOFError and zlib.error, and a UserError for a file whose size
-    changes meanwhile.
+    Reading can raise OSError, EOFError and zlib.error.
     """
-    if not is_gzip(file):
-        is_sized = file.is_file() and file.stat().st_size > 0  # files of /proc have no size
-        return io.BufferedReader(_AsOpened(file), 1 << 18) if is_sized else file.open("rb")
-    return gzip.GzipFile(file, "rb")
+    return gzip.GzipFile(file, "rb") if is_gzip(file) else file.open("rb")
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
-"""From a log to events: what a source must read, and how far a query is."""
+"""From a log to events: what a source must read."""
 
 from pathlib import Path
 
 import ibis
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from dien_jax.preparation.options import Features, LogColumn
@@ -29,14 +27,3 @@ def test_a_feature_that_is_read_by_its_plain_name_is_refused_with_the_right_one(
         pytest.raises(ValueError, match=expected),
     ):
         load_events(workspace, log, Features(item=(CATEGORY,)), max_bad_share=0.1)
-
-
-def test_the_share_of_a_query_is_known_while_it_runs(tmp_path: Path) -> None:
-    values = np.arange(1 << 20)
-    with open_workspace(tmp_path / "data", "1GB") as workspace:
-        table = workspace.store("table", pa.table({"key": values % 977, "value": values}))
-        assert workspace.share() is None
-        shares = [workspace.share() for _ in workspace.batches(table.order_by("key", "value"))]
-        assert shares[0] is not None
-        assert 0 < shares[0] < 1
-    assert workspace.share() is None

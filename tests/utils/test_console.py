@@ -1,11 +1,9 @@
-"""Progress on a terminal, in a notebook and elsewhere."""
+"""Progress on a terminal and elsewhere."""
 
 import ast
-import builtins
 import io
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -31,34 +29,6 @@ def as_terminal(monkeypatch) -> io.StringIO:
     return stream
 
 
-@pytest.fixture
-def notebook(monkeypatch) -> list[list[str]]:
-    """The displays of a notebook, each with the contents it had; standard error is a pipe."""
-    displays: list[list[str]] = []
-
-    class Handle:
-        def __init__(self, content):
-            self.contents = [content["text/plain"]]
-            displays.append(self.contents)
-
-        def update(self, content, raw):
-            assert raw
-            self.contents.append(content["text/plain"])
-
-    def display(content, *, raw, display_id):
-        assert raw
-        assert display_id
-        return Handle(content)
-
-    module = types.ModuleType("IPython.display")
-    module.display = display
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "IPython.display", module)
-    shell = type("ZMQInteractiveShell", (), {})()
-    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
-    return displays
-
-
 def test_terminal_has_a_line_with_a_bar_and_keeps_its_cursor(monkeypatch, capfd):
     terminal = as_terminal(monkeypatch)
     line = ProgressLine()
@@ -81,33 +51,6 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     with ProgressLine() as line:
         line.update("step 1", 0.5)
     assert terminal.getvalue() == "step 1\n"
-
-
-def test_notebook_has_one_display_that_changes_and_ends_empty(notebook, capfd, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    line = ProgressLine()
-    for step in (1, 2, 3):
-        line.update(f"step {step}", 0.5)
-        now[0] += 0.2  # too soon for the second
-    line.say("above")
-    line.close()
-    bar = "━" * (console.BAR_WIDTH // 2) + "╌" * (console.BAR_WIDTH // 2)
-    assert notebook == [[f"{bar} step 1", f"{bar} step 3", ""]]
-    assert capfd.readouterr() == ("", "above\n")
-
-
-def test_stage_of_a_notebook_ends_in_its_display(notebook, capfd, monkeypatch):
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_UPDATES", 0.01)
-    with stage("reading") as current:
-        deadline = time.monotonic() + 10
-        while not notebook and time.monotonic() < deadline:
-            time.sleep(0.01)
-        current.note = "all of it"
-    [contents] = notebook
-    assert contents[0].startswith("  reading, 0 s")
-    assert contents[-1].startswith("  reading: all of it (")
-    assert capfd.readouterr() == ("", "")
 
 
 def test_elsewhere_lines_come_every_few_seconds(capfd, monkeypatch):
@@ -202,22 +145,3 @@ def test_a_stage_tells_the_time_left_once_it_can_be_known():
     current.now("counting", 0.5)
     assert current.left(104.0) == ""
     assert current.left(130.0) == ", about 30 s left"
-
-
-def test_a_stage_asks_for_the_share_of_one_piece_after_the_other(monkeypatch):
-    clock = iter([0.0, 10.0, 20.0, 30.0, 40.0, 50.0])
-    shares = iter([None, 0.1, 0.5, 0.2, 0.4, None])
-    current = console.Stage("ordering", asked=shares.__next__)
-    shown = []
-    for passed in clock:
-        monkeypatch.setattr(current, "seconds", lambda passed=passed: passed)
-        current.ask()
-        shown.append((current.share, current.left(passed)))
-    assert shown == [
-        (None, ""),
-        (0.1, ", about 90 s left"),
-        (0.5, ", about 20 s left"),
-        (None, ""),  # the next piece has begun
-        (0.4, ", about 15 s left"),
-        (None, ""),
-    ]

@@ -144,7 +144,7 @@ def load_events(
             columns = ", ".join(log.rows.columns)
             raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
-    with stage("checking rows", workspace.share):
+    with stage("checking rows"):
         checked = _checked(workspace, log.rows, clock, features.columns)
         malformed = workspace.count(checked.filter(checked.reason.notnull()))
     if malformed and log.reread is not None:
@@ -161,7 +161,7 @@ def load_events(
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
-    with stage("ordering events", workspace.share) as current:
+    with stage("ordering events") as current:
         current.now("well-formed rows")
         clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
         clean = narrow(clean) if narrow else clean

@@ -150,7 +150,7 @@ class Encoder:
         }
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
-            with stage(f"encoding {group} features", self.workspace.share):
+            with stage(f"encoding {group} features"):
                 table, counts = events.contexts, self._context_counts
                 if group != "context":
                     table = training_values(self.workspace, events, group, self._trained)

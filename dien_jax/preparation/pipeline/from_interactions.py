@@ -108,7 +108,7 @@ def write_interactions(
     popularity = np.bincount(row_of[:-1], counts.before["item"], encoder.items.size)
     # An extended folder knows more than training.
     known = (counts.seen["item"] > 0) | (row_of[:-1] > 0)
-    with stage("sorting events by time", workspace.share):
+    with stage("sorting events by time"):
         pools = _pools(workspace, options, events, split, known)
 
     def parts() -> Iterator[FolderPart]:

@@ -90,11 +90,6 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
-        # The share of a query is known to what draws a bar, which a notebook without ipywidgets
-        # refuses. Our own progress shows it.
-        with contextlib.suppress(duckdb.InvalidInputException):
-            connection.execute("SET enable_progress_bar_print = false")
-            connection.execute("SET enable_progress_bar = true")
     except duckdb.IOException as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
@@ -118,12 +113,6 @@ class DuckDBWorkspace(Workspace):
         self.sql("SET threads = 1")
         self.sql("RESET threads")
         trim_memory()
-
-    def share(self) -> float | None:
-        with contextlib.suppress(duckdb.Error):  # the database was closed meanwhile
-            percent = self._connection.query_progress()
-            return percent / 100 if percent >= 0 else None
-        return None
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that Ibis cannot express."""
@@ -191,7 +180,7 @@ def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
         raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
     if file.is_dir():
         return _read_folder(workspace, file, form, by_line=False)
-    with stage(f"reading {file}", workspace.share):
+    with stage(f"reading {file}"):
         log = _read(workspace, file, form)
     if log.reread is None:
         return log

@@ -37,10 +37,6 @@ class Workspace(abc.ABC):
     def limit(self, memory: int) -> None:  # noqa: B027 - an engine elsewhere takes none of ours
         """Limit the memory that the engine takes of this process, in bytes."""
 
-    def share(self) -> float | None:
-        """Return the share that is done of the query that runs, from any thread, if it is known."""
-        return None
-
     @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
