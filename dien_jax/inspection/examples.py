@@ -157,22 +157,11 @@ def available_measures(model: ModelConfig) -> list[str]:
 
 
 def missing_measures(model: ModelConfig) -> list[str]:
-    """Return sentences that say why a model lacks attention or an update gate."""
+    """Return a sentence that says which of attention and update gate a model lacks, if any."""
+    missing = {"attention", "update_gate"} - {*available_measures(model)}
+    titles = " and no ".join(MEASURES[name].title for name in sorted(missing))
     name = member_name(model).replace("custom", "this model")
-    if model.evolution == "none":
-        pooling = "sum" if model.follow_authors else "mean"
-        lines = [f"{name} has no attention; it uses the {pooling} of the history's embeddings"]
-        if model.extractor == "none":
-            lines.append(f"{name} has no recurrence, so no gates; it ignores the order of items")
-        return lines
-    if model.evolution == "attention":
-        place = "" if model.extractor == "none" else " in interest evolution"
-        return [f"{name} has attention but no recurrence{place}, so it has no update gate"]
-    if model.evolution == "agru":
-        return [f"{name} has no update gate: attention is the share of the state that is replaced"]
-    if "update_gate" not in available_measures(model):
-        return [f"the gates of the evolution {model.evolution!r} are not known"]
-    return []
+    return [f"{name} has no {titles}"] if missing else []
 
 
 UNKNOWN_NAME = "(unknown)"

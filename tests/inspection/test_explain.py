@@ -58,7 +58,7 @@ def test_example_is_shown_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
     assert text.startswith(f"valid example 3: user u{split.group[3]}, item {item} (")
     assert "click probability 0." in text
     assert "attention: weight of a behaviour" in text
-    assert "din has attention but no recurrence" in text
+    assert "din has no update gate" in text
     assert notes.splitlines()[-1] == f"figure: {picture}"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["example.png"]

@@ -137,13 +137,6 @@ def test_files_of_a_sorted_table_are_read_in_its_order(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_engine_that_mixes_ranges_is_refused(tmp_path):
-    folder = SharedFolder(str(tmp_path))
-    write_table(folder, np.arange(30_000) // 1_000 % 4, 4)
-    with pytest.raises(UserError, match="wrote files whose ranges overlap, which Spark does not"):
-        list(folder.read("t", ["x"]))
-
-
 def options(folder: Path, **changes: Any) -> interactions.InteractionsOptions:
     file = write(
         folder, "user,item,timestamp\n" + "".join(f"u{k % 5},i{k},{k}\n" for k in range(40))

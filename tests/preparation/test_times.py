@@ -88,24 +88,6 @@ def impressions_of(file: Path, **changes: object) -> list[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("labels", "warnings"),
-    [
-        ("1111111111", ["train: all 80 ", "valid: all 10 ", "test: all 10 "]),
-        ("0000000000", ["train: all 80 ", "valid: all 10 ", "test: all 10 "]),
-        ("0101010111", ["valid: all 10 ", "test: all 10 "]),
-        ("0101010100", ["valid: all 10 ", "test: all 10 "]),
-    ],
-)
-def test_splits_of_one_class_are_reported(labels, warnings, tmp_path) -> None:
-    lines = [f"u{u},i{k},{label},{k}\n" for k, label in enumerate(labels) for u in range(10)]
-    summary = impressions_of(write(tmp_path, "user,item,label,timestamp\n" + "".join(lines)))
-    found = [line for line in summary if line.startswith("warning: ")]
-    assert len(found) == len(warnings)
-    for line, expected in zip(found, warnings, strict=True):
-        assert line.startswith(f"warning: {expected}examples are ")
-
-
 def test_requests_have_the_unit_that_the_folder_records(tmp_path) -> None:
     """Dates in 1970 are few milliseconds, which look like seconds."""
     dates = [f"1970-01-0{1 + k % 9}" for k in range(480)]

@@ -204,23 +204,6 @@ def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray
     return np.unique(sequence_of(targets[tied], offsets))
 
 
-def class_warnings(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Return warnings about splits of one class; empty splits are not looked at.
-
-    ``labels`` has the number of examples of each label, 0 and 1, of each split, by name.
-    """
-    warnings = []
-    for name, (negatives, positives) in labels.items():
-        if bool(negatives) != bool(positives):
-            kind = "positive" if positives else "negative"
-            found = f"all {negatives + positives:,} examples are {kind}"
-            outcome = "AUC is not defined there"
-            if name == SPLITS[TRAIN]:
-                outcome = "no model can learn from them"
-            warnings.append(f"warning: {name}: {found}, so {outcome}")
-    return warnings
-
-
 class RuleCounts:
     """Counts of the examples of a split by label, int64 ``[2]`` each.
 

@@ -19,7 +19,6 @@ from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.splits import (
     RuleCounts,
-    class_warnings,
     describe_baselines,
     in_history,
 )
@@ -147,7 +146,6 @@ def write_folder(
             for name, rows in part.examples.items():
                 summaries[name].add(rows, part.history, encoder.items.row_of)
             missing += part.missing
-    labels = {name: summary.rules.examples for name, summary in summaries.items()}
     held_out = {name: summaries[name].rules for name in SPLITS[1:]}
     times = events.times()
     dates = [events.clock.date(time) for time in times]
@@ -162,7 +160,6 @@ def write_folder(
         *encoder.notes,
         *(summary.describe(name) for name, summary in summaries.items()),
         *describe_baselines(held_out, no_own_negatives=no_own_negatives),
-        *class_warnings(labels),
     ]
     return lines, missing
 

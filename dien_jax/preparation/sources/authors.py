@@ -30,7 +30,6 @@ from dien_jax.preparation.options import check_bad_share, check_shares, require_
 from dien_jax.preparation.pipeline.splits import (
     VALID,
     RuleCounts,
-    class_warnings,
     describe_baselines,
     in_history,
     user_sides,
@@ -115,8 +114,6 @@ def prepare(options: AuthorsOptions) -> list[str]:
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
-    labels = {n: np.bincount(columns["label"], minlength=2) for n, columns in splits.items()}
-    warnings += class_warnings(labels)
     groups = list(log.groups)
     trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
     users = ["", *(user for user in _by_index(user_index) if user in trained)]
