@@ -32,8 +32,7 @@ from benchmarks.common.report import make_parser, parse, print_rows, write_rows
 from benchmarks.recurrence import CELLS, MODES, computation, operands
 from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import example_batch
-from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
+from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics, example_batch
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step

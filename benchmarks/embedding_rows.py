@@ -23,8 +23,7 @@ from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.settings import Config, OptimConfig
-from dien_jax.data.batch import Batch
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step

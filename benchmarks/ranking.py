@@ -27,8 +27,8 @@ from benchmarks.common.cases import CATEGORIES, ITEMS, schema_of
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, surroundings
 from dien_jax.config.presets import PRESETS, preset
-from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.tables import example_batch
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker

@@ -37,11 +37,10 @@ from benchmarks.common.timing import (
 from benchmarks.peers import Peers, installed
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state, training_tables
 from dien_jax.steps.train import make_train_step

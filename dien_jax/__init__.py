@@ -20,10 +20,10 @@ from dien_jax.errors import UserError
 if TYPE_CHECKING:
     from dien_jax.config.presets import PRESETS, preset
     from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
-    from dien_jax.data.batch import Batch
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader
     from dien_jax.data.schema import Feature, Schema
+    from dien_jax.data.tables import Batch
     from dien_jax.inference.bucketed_programs import RankRequest
     from dien_jax.inference.lists import Ranking
     from dien_jax.inference.ranker import Ranker
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "config.presets": ("PRESETS", "preset"),
     "config.settings": ("Config", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
-    "data.batch": ("Batch",),
+    "data.tables": ("Batch",),
     "data.dataset": ("Dataset", "open_dataset"),
     "data.loader": ("Loader",),
     "data.schema": ("Feature", "Schema"),

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import Batch
 
 ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364
 """Rows of the tables of the Amazon beauty set."""

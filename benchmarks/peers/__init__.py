@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
+from dien_jax.data.tables import Batch
 
 PEERS = {
     "deepctr-torch": "benchmarks.peers.deepctr",

@@ -19,8 +19,8 @@ from deepctr_torch.models import DIEN
 
 from benchmarks.peers import Arrays, arrays_of, table_sizes
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
+from dien_jax.data.tables import Batch
 from dien_jax.model.interest import ATTENTION_LAYERS
 
 VERSIONS = {package: version(package) for package in ("deepctr-torch", "torch")}

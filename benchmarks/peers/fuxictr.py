@@ -24,8 +24,8 @@ from torch.nn.functional import softplus
 
 from benchmarks.peers import Arrays, arrays_of, table_sizes
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
+from dien_jax.data.tables import Batch
 from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.interest import ATTENTION_LAYERS
 

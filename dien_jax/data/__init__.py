@@ -10,11 +10,10 @@ from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
     from dien_jax.data.arrays import Column, Examples
-    from dien_jax.data.batch import Batch, example_batch
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader, evaluation_loader
     from dien_jax.data.schema import Feature, MultiValued, Schema
-    from dien_jax.data.tables import FeatureTables
+    from dien_jax.data.tables import Batch, FeatureTables, example_batch
 
 __all__ = [
     "Batch",
@@ -34,11 +33,10 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "batch": ("Batch", "example_batch"),
         "arrays": ("Column", "Examples"),
         "dataset": ("Dataset", "open_dataset"),
         "loader": ("Loader", "evaluation_loader"),
         "schema": ("Feature", "MultiValued", "Schema"),
-        "tables": ("FeatureTables",),
+        "tables": ("Batch", "FeatureTables", "example_batch"),
     },
 )

@@ -17,9 +17,8 @@ import numpy as np
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import Column, chunks
-from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import folds
+from dien_jax.data.tables import Batch, folds, is_live
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use

@@ -22,12 +22,11 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from dien_jax.config.settings import ModelConfig, TrainConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.metrics.scores import evaluate_scores, selection_score
 from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names

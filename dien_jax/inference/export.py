@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.data.batch import Batch, example_batch, is_live
 from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
+from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
 from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
 from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets

@@ -19,9 +19,8 @@ from dien_kernels.candidates import CHUNK
 from jax import export
 
 from dien_jax.config.settings import Attention, Config, Evolution
-from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables, example_batch
 from dien_jax.errors import UserError, reason
 from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability

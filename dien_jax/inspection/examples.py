@@ -25,11 +25,10 @@ from jaxtyping import Array, Float
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.arrays import Examples
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.click_model import ClickModel

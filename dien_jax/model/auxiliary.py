@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.data.batch import is_live
+from dien_jax.data.tables import is_live
 from dien_jax.model.devices import Axis, total
 from dien_jax.model.layers import BatchNorm, as_logit, rescaled
 

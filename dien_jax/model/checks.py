@@ -3,9 +3,8 @@
 import jax
 from dien_kernels.checks import check_shapes, refuse
 
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 
 
 def check_inputs(

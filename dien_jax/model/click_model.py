@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables, is_live
 from dien_jax.model.checks import check_batch
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import EncodedHistory

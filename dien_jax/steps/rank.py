@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.logit_map import CALIBRATION, click_probability

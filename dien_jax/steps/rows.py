@@ -20,9 +20,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import with_statistics
 from dien_jax.model.embeddings import gather as gather_values
 from dien_jax.model.tower import WEIGHTS

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 from dien_jax.model.tower import Part, of_part

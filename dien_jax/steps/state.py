@@ -8,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
+from dien_jax.data.tables import (
+    FeatureTables,
+    blank_factors,
+    blank_statistics,
+    blank_values,
+    example_batch,
+)
 from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
+from dien_jax.data.tables import Batch, is_live
 from dien_jax.model.tower import Part, of_part
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.trained import score_batches

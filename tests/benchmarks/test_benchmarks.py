@@ -34,8 +34,8 @@ from benchmarks.common.compiled_text import collectives, kinds
 from benchmarks.common.timing import WARM_UP, interleaved_milliseconds
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.tables import Batch
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 

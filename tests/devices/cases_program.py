@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from benchmarks.common.compiled_text import Collective, collectives, kinds, shapes
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import FeatureTables, example_batch
 from dien_jax.devices import Placement
 from dien_jax.steps.negatives import Sampler
 from dien_jax.steps.placement import Layout

@@ -11,9 +11,8 @@ from support.untrained_run import random_state
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import BilinearAttention, MLPAttention

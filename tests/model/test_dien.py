@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import FeatureTables, example_batch
 from dien_jax.model import (
     AGRU,
     AIGRU,

@@ -15,9 +15,8 @@ from dien_kernels import xla_networks
 
 from dien_jax.config.presets import AUTHORS, FAMILY, member
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.authors import from_authors
 from dien_jax.model.click_model import ClickModel

@@ -11,9 +11,8 @@ from dien_kernels.candidates import CHUNK
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import FeatureTables, example_batch
 from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_recurrence

@@ -20,9 +20,8 @@ from support.sharded_steps import (
 )
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import make_optimizer

@@ -20,8 +20,8 @@ from support.tiny_run import (
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.tables import Batch
 from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.devices import Placement
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice

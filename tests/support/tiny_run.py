@@ -16,10 +16,9 @@ from dien_jax import train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.arrays import Column, Examples
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.steps import rows as embedding_rows
