@@ -8,11 +8,9 @@ import io
 import json
 import lzma
 import math
-import re
 import stat
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +19,6 @@ from dien_jax.errors import UserError, printable, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 EXAMPLES = 5  # malformed lines that are shown
-KINDS = 8  # reasons in a report
-MOST_KINDS = 64  # reasons that are counted
-OTHERS = "other reasons"
-QUOTED = "'.*'"  # the value in a reason
-LEFT_OUT = "'...'"  # in its place
 LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
 
 
@@ -42,20 +35,14 @@ class BadLines:
     Attributes:
       read: lines that :func:`read_lines` has read, malformed ones included.
       bytes: their size, without compression.
-      kinds: malformed lines by reason, with the values that ``QUOTED`` matches left out.
+      count: malformed lines.
       examples: the first of them, one line of text each.
     """
 
     def __init__(self, unit: str = "line") -> None:
         self.unit = unit
-        self.read = self.bytes = 0
-        self.kinds: Counter[str] = Counter()
+        self.read = self.bytes = self.count = 0
         self.examples: list[str] = []
-
-    @property
-    def count(self) -> int:
-        """Number of malformed lines."""
-        return self.kinds.total()
 
     def share_of(self, file: Path) -> float | None:
         """Return the share of a file that was read; None if it is compressed."""
@@ -66,8 +53,7 @@ class BadLines:
 
     def add(self, file: Path | str, line_number: int, reason: str) -> None:
         """Count one malformed line; the first line of a file has number 1."""
-        kind = re.sub(QUOTED, LEFT_OUT, reason)
-        self.kinds[kind if kind in self.kinds or len(self.kinds) < MOST_KINDS else OTHERS] += 1
+        self.count += 1
         self.show(file, line_number, reason)
 
     def show(self, file: Path | str, line_number: int, reason: str) -> None:
@@ -91,21 +77,11 @@ class BadLines:
         shown = [f"  {example}" for example in self.examples]
         if self.count > len(shown):
             shown.append(f"  and {self.count - len(shown)} more")
-            if len(self.kinds) > 1:
-                shown.append(f"  by reason: {self._counted()}")
         malformed = f"{self.count} of {total} {self.unit}s are malformed"
         if self.count > max_share * total:
             allowed = f"more than the allowed share of {max_share:g} (--max-bad-share)"
             raise UserError("\n".join([f"{malformed}, {allowed}:", *shown]))
         return [f"{malformed} and were left out:", *shown]
-
-    def _counted(self) -> str:
-        """Return the kinds with their counts, the most frequent first."""
-        named = [item for item in self.kinds.items() if item[0] != OTHERS]
-        shown = sorted(named, key=lambda item: (-item[1], item[0]))[:KINDS]
-        if rest := self.count - sum(count for _, count in shown):
-            shown.append((OTHERS, rest))
-        return "; ".join(f"{printable(kind)} ({count})" for kind, count in shown)
 
 
 def read_lines(

@@ -83,18 +83,6 @@ def test_malformed_lines_have_the_file_that_they_are_in(folder, tmp_path):
     ]
 
 
-def test_malformed_lines_are_counted_by_reason(folder, tmp_path):
-    for name, lines in {NAMES[1]: ["u1,i1,k1,'soon'"] * 3, NAMES[2]: ["u1,i1"] * 2}.items():
-        file = folder / name
-        file.write_text("\n".join([file.read_text().strip(), *lines, "u1,i1,k1,-5"]))
-    _, summary = make(folder, tmp_path / "data")
-    assert summary[6:8] == [
-        "  and 2 more",
-        "  by reason: timestamp '...' is not a whole number (3); expected 4 columns, found 2 (2); "
-        "timestamp '...' is negative (2)",
-    ]
-
-
 def test_rows_of_parquet_have_the_file_that_they_are_in(folder, tmp_path):
     as_parquet(folder)
     file = folder / NAMES[2].replace("csv", "parquet")

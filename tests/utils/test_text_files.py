@@ -10,7 +10,6 @@ import pytest
 from dien_jax.errors import UserError
 from dien_jax.utils.text_files import (
     EXAMPLES,
-    MOST_KINDS,
     BadLines,
     read_lines,
 )
@@ -82,26 +81,6 @@ def test_few_bad_lines_are_reported_and_many_refused() -> None:
     assert len(report) == EXAMPLES + 2
     with pytest.raises(UserError, match=r"(?s)more than the allowed share of 0\.09 .*log:1: has 3"):
         bad.check(100, 0.09)
-
-
-def test_reasons_are_counted_without_the_values_in_them() -> None:
-    bad = BadLines()
-    for number in range(8):
-        bad.add("log", number, f"label 'it's {number}' is not 0 or 1")
-    bad.add("log", 9, "the user is empty")
-    assert (
-        bad.check(100, 0.1)[-1]
-        == "  by reason: label '...' is not 0 or 1 (8); the user is empty (1)"
-    )
-
-
-def test_reasons_without_end_take_no_memory_without_end() -> None:
-    bad = BadLines()
-    for number in range(1000):
-        bad.add("log", number, f"line {number} is wrong")
-    assert bad.count == 1000
-    assert len(bad.kinds) == MOST_KINDS + 1
-    assert bad.check(1000, 1.0)[-1].endswith("line 15 is wrong (1); other reasons (992)")
 
 
 def zipped(file: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytearray:

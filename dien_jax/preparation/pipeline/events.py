@@ -17,7 +17,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
-from dien_jax.preparation.reading.log import Log, count_reasons
+from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
@@ -157,7 +157,7 @@ def load_events(
         shown = [row for batch in workspace.batches(first) for row in batch.to_pylist()]
         for row in shown:
             log.bad.show(*log.place(row["line"]), row["reason"])
-        count_reasons(workspace, wrong, "reason", log.bad)
+        log.bad.count += workspace.count(wrong)
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")

@@ -199,7 +199,7 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_lin
         for number, file in enumerate(files):
             log = _read(workspace, file, form, BadLines() if by_line else None)
             starts.append(FileStart(line, str(file)))
-            bad.kinds += log.bad.kinds
+            bad.count += log.bad.count
             bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
             has_reread |= log.reread is not None
             moved = log.rows.mutate(line=log.rows.line + line)

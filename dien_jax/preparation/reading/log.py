@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +26,7 @@ from dien_jax.errors import UserError, printable, reading, reason, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.text_files import LEFT_OUT, MOST_KINDS, OTHERS, QUOTED, BadLines, read_lines
+from dien_jax.utils.text_files import BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
 ROWS = 1 << 18  # rows of Arrow converted at a time
@@ -76,18 +75,6 @@ class Log(NamedTuple):
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
         """Check the share of malformed lines, and return lines about them."""
         return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
-
-
-def count_reasons(workspace: Workspace, wrong: Table, column: str, bad: BadLines) -> None:
-    """Count malformed rows, which have a reason in a column."""
-    kind = wrong[column].re_replace(QUOTED, LEFT_OUT)
-    counted = wrong.group_by(kind=kind).aggregate(rows=wrong.count())
-    ordered = counted.order_by(ibis.desc("rows"), "kind").limit(MOST_KINDS)
-    before = bad.count
-    for batch in workspace.batches(ordered):
-        bad.kinds.update({row["kind"]: row["rows"] for row in batch.to_pylist()})
-    if rest := workspace.count(wrong) - (bad.count - before):
-        bad.kinds[OTHERS] += rest
 
 
 def address_of(file: Path) -> str | None:

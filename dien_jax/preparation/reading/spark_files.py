@@ -26,7 +26,6 @@ from dien_jax.preparation.reading.log import (
     LogForm,
     address_of,
     column_places,
-    count_reasons,
     files_of,
     header_names,
 )
@@ -116,7 +115,7 @@ def _read_text(
     for batch in workspace.batches(first, ["line", "problem"]):
         for row in batch.to_pylist():
             bad.show(*log.place(row["line"]), row["problem"])
-    count_reasons(workspace, wrong, "problem", bad)
+    bad.count = workspace.count(wrong)
     return log
 
 

@@ -96,7 +96,7 @@ def _narrow(
     first = workspace.strings(wrong.order_by("line").limit(EXAMPLES), "reason")
     bad = BadLines()
     bad.examples = [f"{options.source}: {text}" for text in first]
-    bad.kinds["another behaviour or time"] = workspace.count(wrong)
+    bad.count = workspace.count(wrong)
     report += bad.check(workspace.count(clean), options.max_bad_share)
     sums = {name: (good.behaviour == name).sum() for name in BEHAVIOURS}
     counts = workspace.numbers(good.aggregate(**sums))
