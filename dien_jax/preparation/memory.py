@@ -57,13 +57,6 @@ class Sizes(NamedTuple):
     examples: int = 1  # of each event
 
 
-class Division(NamedTuple):
-    """Shares of the memory for a log of known sizes."""
-
-    database: int  # limit of the database while the log is ordered, in bytes
-    part_events: int  # events that a part may have
-
-
 def reading_limit(memory: str) -> int:
     """Return the limit of the database while it reads a log of which nothing is known, in bytes.
 
@@ -76,8 +69,8 @@ def reading_limit(memory: str) -> int:
     return int((limit - PROGRAM) / OVERSHOOT)
 
 
-def divide(memory: str, sizes: Sizes) -> Division:
-    """Divide the memory for a log.
+def divide(memory: str, sizes: Sizes) -> tuple[int, int]:
+    """Return the limit of the database in bytes while a log is ordered, and the events of a part.
 
     Raises:
       UserError: when the log takes more than ``--memory``, with an estimate.
@@ -97,7 +90,7 @@ def divide(memory: str, sizes: Sizes) -> Division:
         remedy = "raise it, or prepare fewer examples, users and items"
         raise _too_little(memory, f"{log}; {remedy}")
     database = max(int((limit - PROGRAM - arrays) / OVERSHOOT), IDLE)
-    return Division(database, (limit - least) // of_event)
+    return database, (limit - least) // of_event
 
 
 def _too_little(memory: str, problem: str) -> UserError:

@@ -31,9 +31,8 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
     columns = np.array(items, np.int32), np.array(times, np.int64), np.arange(len(items))
     parts = [slice(start, start + 5) for start in range(0, len(items), 5)]
     batches = [tuple(column[part] for column in columns) for part in parts]
-    bits = None if chosen is None else np.packbits(np.append(chosen, [0]))
     folder = Path(tempfile.mkdtemp())
-    every = ("all", None), ("chosen", bits)
+    every = ("all", None), ("chosen", None if chosen is None else np.asarray(chosen, bool))
     return store_pools(folder, batches, dict(every), 300, distribution)[1]
 
 

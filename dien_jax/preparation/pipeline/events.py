@@ -100,9 +100,9 @@ class Events(NamedTuple):
         """
         longest = int(np.diff(self.offsets).max())
         sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
-        division = divide(memory, sizes)
-        workspace.limit(division.database)
-        return self._replace(part_events=min(self.part_events, division.part_events))
+        database, part_events = divide(memory, sizes)
+        workspace.limit(database)
+        return self._replace(part_events=min(self.part_events, part_events))
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""

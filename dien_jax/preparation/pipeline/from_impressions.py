@@ -81,7 +81,7 @@ def write_impressions(
     )
     row_of, size = encoder.items.row_of, encoder.items.size
     popularity = np.bincount(row_of[:-1], counts.clicks, size).astype(np.int64)
-    shown = _Shown()
+    shown = np.zeros(3, np.int64)
     has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())
 
     def parts() -> Iterator[FolderPart]:
@@ -89,12 +89,14 @@ def write_impressions(
         for part in events.parts():
             negatives = _passed_over(part, row_of, size)
             history, examples = _histories(part, sides(part), negatives if has_shown else None)
-            shown.add(negatives)
+            assert negatives.offsets is not None
+            lengths = np.diff(negatives.offsets)
+            shown[:] += np.array([len(lengths), np.count_nonzero(lengths), lengths.sum()])
             yield FolderPart(part.first_sequence, clicks, history, examples)
             clicks += len(history.item)
 
     report, _ = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
-    return [*events.report, *report, shown.describe()]
+    return [*events.report, *report, _describe_shown(*shown.tolist())]
 
 
 def _passed_over(part: EventPart, row_of: np.ndarray, size: int) -> Column:
@@ -144,28 +146,15 @@ def _by_last_time(part: EventPart) -> np.ndarray:
     return splits.last_time_sides(part.timestamp, part.offsets)
 
 
-class _Shown:
-    """Numbers about the items that were shown with clicks."""
-
-    def __init__(self) -> None:
-        self._clicks = self._with_items = self._items = 0
-
-    def add(self, negatives: Column) -> None:
-        """Count those of a part."""
-        assert negatives.offsets is not None
-        self._clicks += len(negatives.offsets) - 1
-        self._with_items += int(np.count_nonzero(np.diff(negatives.offsets)))
-        self._items += len(negatives.values)
-
-    def describe(self) -> str:
-        """Return a line about them."""
-        if not self._with_items:
-            return "no click has an item that was shown at the same time and not clicked"
-        return (
-            f"{self._with_items:,} of {self._clicks:,} clicks have items that were shown at the "
-            f"same time and not clicked, {self._items / self._with_items:.3g} on average "
-            f"(auxiliary negatives for --model.auxiliary-distribution shown)"
-        )
+def _describe_shown(clicks: int, with_items: int, items: int) -> str:
+    """Return a line about the items that were shown with clicks."""
+    if not with_items:
+        return "no click has an item that was shown at the same time and not clicked"
+    return (
+        f"{with_items:,} of {clicks:,} clicks have items that were shown at the same time and not "
+        f"clicked, {items / with_items:.3g} on average (auxiliary negatives for "
+        f"--model.auxiliary-distribution shown)"
+    )
 
 
 def passed_over_items(

@@ -165,18 +165,14 @@ def _pools(
     known: np.ndarray,
 ) -> tuple[Pool, Pool]:
     """Return the pools of training and of the other splits."""
-    bits = np.zeros(len(events.item) // 8 + 1, np.uint8)
+    chosen = np.zeros(len(events.item), bool)
     for part in events.parts():
-        chosen = np.flatnonzero(split.before(part) & known[part.item]) + part.first_event
-        start = int(part.first_event) >> 3
-        length = (len(part.item) + part.first_event >> 3) + 1 - start
-        marked = np.zeros(8 * length, bool)
-        marked[chosen - 8 * start] = True
-        bits[start : start + length] |= np.packbits(marked)
+        stop = part.first_event + len(part.item)
+        chosen[part.first_event : stop] = split.before(part) & known[part.item]
     train, held_out = store_pools(
         workspace.folder,
         events.by_time(workspace),
-        {"train": bits, "held out": None},
+        {"train": chosen, "held out": None},
         events.num_items,
         options.negative_distribution,
     )

@@ -80,15 +80,14 @@ class _PoolWriter:
     item: ArrayWriter
     time: ArrayWriter
     start: ArrayWriter
-    chosen: np.ndarray | None  # the events of the pool, bits as of np.packbits; None for all
+    chosen: np.ndarray | None  # bool [E], the events of the pool; None for all
     is_new: np.ndarray | None  # bool [num_items], items of which the first event is the only entry
     length: int = 0
     last: int = -1  # no event has a time below 0
 
     def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
         if self.chosen is not None:
-            bits = self.chosen[position >> 3] >> (7 - (position & 7))
-            is_chosen = (bits & 1).astype(bool)
+            is_chosen = self.chosen[position]
             item, time = item[is_chosen], time[is_chosen]
         if self.is_new is not None:
             first = np.sort(np.unique(item, return_index=True)[1])
@@ -117,7 +116,7 @@ def store_pools(
     Args:
       folder: where their files are.
       by_time: batches of events: item, time and number of each, oldest first.
-      chosen: the events of each pool by its name, bits as of ``np.packbits``; None for all.
+      chosen: the events of each pool by its name, bool ``[E]``; None for all.
       num_items: number of items.
       distribution: how items are drawn.
     """
