@@ -28,7 +28,7 @@ from dien_jax.preparation.options import Spark
 from dien_jax.preparation.pipeline.events import ISO_DATE
 from dien_jax.preparation.reading import spark_workspace
 from dien_jax.preparation.reading.engines import open_workspace
-from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
+from dien_jax.preparation.reading.spark_workspace import PLACE, SharedFolder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources import interactions
 

@@ -10,20 +10,23 @@ import gc
 import re
 import signal
 import socket
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import ibis
 import ibis.expr.datatypes as dt
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
 from ibis.expr.operations import Node
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
-from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
 PORT = 15002
@@ -34,6 +37,11 @@ OLDEST = 4
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
 PLACE_BITS = 33
 """Bits of a place that number the rows of one range; those above number the ranges."""
+PLACE = "_place"
+"""Column that rises in the order of the rows, int64."""
+BATCH_ROWS = 1 << 16
+OPEN_AT_A_TIME = 16
+"""Files whose ends are read at a time: a request to a store of objects takes long."""
 SPACE = r"[ \t\n\x0b\f\r]*"
 NUMBER = (
     f"^{SPACE}"
@@ -128,7 +136,6 @@ class SparkWorkspace(Workspace):
         rows: dict[int, int] = {}
         for part in self._shared.files(file):
             range_ = part.first >> PLACE_BITS
-            assert range_ == part.last >> PLACE_BITS, "a file holds rows of one range"
             rows[range_] = rows.get(range_, 0) + part.rows
         own = stored[PLACE] & ((1 << PLACE_BITS) - 1)
         if len(rows) <= 1:
@@ -211,6 +218,90 @@ class SparkWorkspace(Workspace):
         return ibis.table(schema, name=name)
 
 
+class SharedFolder:
+    """A folder that this process and an engine see, removed by :meth:`remove`.
+
+    Args:
+      address: a path, or an address such as ``s3://bucket/folder``; a new folder is made in it.
+    """
+
+    def __init__(self, address: str) -> None:
+        name = f"dien-jax-{uuid.uuid4().hex[:12]}"
+        self.address = f"{address.rstrip('/')}/{name}"
+        try:
+            if ":/" in address:
+                uri = self.address.replace("s3a://", "s3://", 1)
+                self._files, self._path = pa_fs.FileSystem.from_uri(uri)
+            else:
+                self._files, self._path = pa_fs.LocalFileSystem(), self.address
+            self._files.create_dir(self._path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{address} cannot be written: {reason(error)}") from error
+        self._tables = 0
+
+    def new_table(self) -> str:
+        """Return the name of a table that nobody has written yet."""
+        self._tables += 1
+        return f"t{self._tables}"
+
+    def address_of(self, table: str) -> str:
+        """Return the address of a table for the engine."""
+        return f"{self.address}/{table}"
+
+    def write(self, table: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+        """Write a table from this process."""
+        self._files.create_dir(f"{self._path}/{table}")
+        with (
+            self._files.open_output_stream(f"{self._path}/{table}/part-0.parquet") as stream,
+            pq.ParquetWriter(stream, schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+
+    def read(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield columns of a table that the engine wrote, in the order of its places."""
+        for file in self.files(table):
+            with self._files.open_input_file(file.path) as stream:
+                parquet = pq.ParquetFile(stream, pre_buffer=False)
+                yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
+
+    def files(self, table: str) -> list["TableFile"]:
+        """Return the files of a table that have rows, by their first place."""
+        selector = pa_fs.FileSelector(f"{self._path}/{table}", allow_not_found=True, recursive=True)
+        infos = self._files.get_file_info(selector)
+        names = [info.path for info in infos if info.type == pa_fs.FileType.File]
+        names = [name for name in names if not Path(name).name.startswith(("_", "."))]
+        with ThreadPoolExecutor(OPEN_AT_A_TIME) as pool:
+            files = [file for file in pool.map(self._open, names) if file is not None]
+        return sorted(files, key=lambda file: file.first)
+
+    def remove_table(self, table: str) -> None:
+        """Remove a table."""
+        self._files.delete_dir(f"{self._path}/{table}")
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._files.delete_dir(self._path)
+
+    def _open(self, path: str) -> "TableFile | None":
+        """Return a file with its first place, None for one without rows."""
+        with self._files.open_input_file(path) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        if not metadata.num_rows:
+            return None
+        place = metadata.schema.names.index(PLACE)
+        groups = (metadata.row_group(k).column(place) for k in range(metadata.num_row_groups))
+        return TableFile(path, min(column.statistics.min for column in groups), metadata.num_rows)
+
+
+class TableFile(NamedTuple):
+    """A file of a table, with the first of its places, and its number of rows."""
+
+    path: str
+    first: int
+    rows: int
+
+
 @contextlib.contextmanager
 def _session(url: str | None) -> Iterator[Any]:
     """Open a session with the settings that results depend on, and put them back.
@@ -238,7 +329,8 @@ def _session(url: str | None) -> Iterator[Any]:
         raise UserError(f"Spark: {_spark_reason(error)}") from error
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):
-            _cancel(session)
+            cancel = getattr(session, "interruptAll", None)  # of Spark Connect
+            (cancel or session.sparkContext.cancelAllJobs)()
         raise
     finally:
         with contextlib.suppress(Exception):  # an interrupted or lost session has no settings
@@ -266,14 +358,6 @@ def _spark_reason(error: Exception) -> str:
     if lines and lines[0].startswith("An error occurred while calling"):
         lines = lines[1:]
     return reason(Exception(lines[0] if lines else type(error).__name__))
-
-
-def _cancel(session: Any) -> None:
-    """End what Spark computes for a session."""
-    if hasattr(session, "interruptAll"):  # of Spark Connect
-        session.interruptAll()
-    else:
-        session.sparkContext.cancelAllJobs()
 
 
 def _connected_session(url: str) -> Any:
