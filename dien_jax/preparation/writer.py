@@ -1,7 +1,6 @@
 """Writing a dataset folder: all of it or nothing."""
 
 import contextlib
-import functools
 import json
 import os
 from collections import Counter
@@ -58,8 +57,7 @@ class DatasetWriter:
       schema: the features.
       source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
-      progress: called with what the end of the block works at, which takes long for a long log, and
-        with the share of that which is done, if it is known.
+      progress: called with what the end of the block works at, which takes long for a long log.
 
     Raises:
       UserError: when ``path`` exists or cannot be written, for example because the disk is full.
@@ -74,7 +72,7 @@ class DatasetWriter:
         schema: Schema,
         source: dict[str, Any],
         split: dict[str, Any],
-        progress: Callable[[str, float | None], None] = lambda *_: None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         metadata.check_names(schema)
         self.path = Path(path)
@@ -183,7 +181,7 @@ class DatasetWriter:
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
         trim_memory()
-        self._progress("checking the folder", None)
+        self._progress("checking the folder")
         try:
             dataset = open_folder(self._partial, is_counted=False)
         except UserError as error:
@@ -191,14 +189,12 @@ class DatasetWriter:
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
-            progress = functools.partial(self._progress, "counting training events")
-            progress(0.0)
-            counted = count_features(dataset, self._partial, progress)
+            self._progress("counting training events")
+            counted = count_features(dataset, self._partial)
             interactions = write_counts(self._partial / STATISTICS, counted)
             trim_memory()
-            progress = functools.partial(self._progress, "finding similar items")
-            progress(0.0)
-            factors = factorise_features(dataset, interactions, progress)
+            self._progress("finding similar items")
+            factors = factorise_features(dataset, interactions)
             write_factors(self._partial / STATISTICS, factors)
             self._partial.rename(self.path.absolute())
 

@@ -38,7 +38,7 @@ from dien_jax.statistics.training_events import (
     training_events,
     values_of_items,
 )
-from dien_jax.utils.machine import Progress, map_in_order, part_of_progress, thread_count, unseen
+from dien_jax.utils.machine import map_in_order, thread_count
 
 T = TypeVar("T")
 KEPT_EVENTS = 1 << 22
@@ -73,15 +73,15 @@ class Occurrences:
         self._threads, self._most = threads, most
         self._kept: dict[int, Firsts] = {}
 
-    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[tuple[float, T]]:
-        """Yield the share done with each slice, and what a function returns for it."""
+    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
+        """Yield what a function returns for each slice."""
 
-        def of_slice(numbered: tuple[int, Slice]) -> tuple[float, T]:
+        def of_slice(numbered: tuple[int, Slice]) -> T:
             number, piece = numbered
             firsts = self._kept.get(number) or first_occurrences(piece.events, self._value_of)
             if len(self._events.event_item) <= KEPT_EVENTS:
                 self._kept[number] = firsts
-            return piece.done, function(piece.events, firsts)
+            return function(piece.events, firsts)
 
         numbered = enumerate(slices(self._events, self._most))
         return map_in_order(of_slice, numbered, self._threads, lambda pair: pair[1].is_large)
@@ -92,7 +92,6 @@ def count_values(
     value_of: np.ndarray,
     size: int,
     folder: Path | None = None,
-    progress: Progress = unseen,
     *,
     limits: Limits = Limits(),  # noqa: B008 - never changed
     threads: int | None = None,
@@ -104,7 +103,6 @@ def count_values(
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
       folder: an empty folder for what memory need not hold; None to hold all.
-      progress: called with the share of the work that is done.
       limits: what is left out of a long log, and bounds of memory.
       threads: how many count, :func:`thread_count` by default; results do not depend on it.
 
@@ -114,16 +112,14 @@ def count_values(
     threads = threads or thread_count()
     occurrences = Occurrences(events, value_of, threads, limits.slice)
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
-    first, second, third = (part_of_progress(progress, number, 1, 3) for number in range(3))
 
     def totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
         found = np.minimum(np.bincount(firsts.sequence), limits.distinct)
         return firsts.value, np.bincount(found, minlength=limits.distinct + 1)
 
-    for done, (values, numbers) in occurrences.each(totals):
+    for values, numbers in occurrences.each(totals):
         np.add.at(count, values, 1)
         distinct += numbers
-        first(done)
     used = _values_in_pairs(distinct, limits.pairs)
     pairs = PairCounts(size, folder, threads, limits)
 
@@ -131,30 +127,23 @@ def count_values(
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own = []
-    for done, bits in occurrences.each(of_slice):
-        own.append(bits)
-        second(done)
-    statistics = pairs.statistics(count, int(distinct[1:].sum()), third)
-    return statistics, np.concatenate(own)
+    own = np.concatenate([*occurrences.each(of_slice)])
+    return pairs.statistics(count, int(distinct[1:].sum())), own
 
 
-def count_features(
-    dataset: Dataset, folder: Path | None = None, progress: Progress = unseen
-) -> Iterator[CountedFeature]:
+def count_features(dataset: Dataset, folder: Path | None = None) -> Iterator[CountedFeature]:
     """Count the values of every feature with statistics, one feature after another.
 
     With a ``folder``, counts that memory need not hold are in files there for a while.
     """
-    features, events = statistics_features(dataset.schema), training_events(dataset)
-    for number, feature in enumerate(features):
-        of_feature = part_of_progress(progress, number, 1, len(features))
+    events = training_events(dataset)
+    for feature in statistics_features(dataset.schema):
         value_of = values_of_items(dataset, feature)
         with contextlib.ExitStack() as stack:
             files = None
             if folder is not None:
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            counted = count_values(events, value_of, feature.size or 0, files, of_feature)
+            counted = count_values(events, value_of, feature.size or 0, files)
         yield CountedFeature(feature.name, *counted)
         del counted  # while the next feature is counted
 

@@ -47,12 +47,9 @@ from dien_jax.statistics.training_events import (
     values_of_items,
 )
 from dien_jax.utils.machine import (
-    Progress,
     map_in_order,
-    part_of_progress,
     thread_count,
     trim_memory,
-    unseen,
 )
 
 MAX_VALUES = 1 << 16
@@ -64,30 +61,23 @@ LAGS = 3
 
 
 def factorise_features(
-    dataset: Dataset, interactions: Mapping[str, int], progress: Progress = unseen
+    dataset: Dataset, interactions: Mapping[str, int]
 ) -> dict[str, ValueFactors]:
     """Return the vectors of every feature that has some, from the training events of a dataset.
 
-    Args:
-      dataset: the dataset.
-      interactions: the number of interactions of each feature's values, see :func:`factorise`.
-      progress: called with the share of the work that is done.
+    ``interactions`` is the number of those of each feature's values, see :func:`factorise`.
     """
     schema, events = dataset.schema, training_events(dataset)
-    features, factors, done = factor_features(schema), {}, 0
-    # Features have about as many interactions each; the item id has two matrices.
-    work = [factor_levels(f.size or 0)[-1] * (1 + (f is schema.item[0])) for f in features]
-    for feature, own in zip(features, work, strict=True):
-        factors[feature.name] = factorise(
+    return {
+        feature.name: factorise(
             events,
             values_of_items(dataset, feature),
             feature.size or 0,
             interactions=interactions[feature.name],
             transitions=feature is schema.item[0],
-            progress=part_of_progress(progress, done, own, sum(work)),
         )
-        done += own
-    return factors
+        for feature in factor_features(schema)
+    }
 
 
 class _Interactions(NamedTuple):
@@ -104,7 +94,6 @@ def factorise(
     *,
     interactions: int,
     transitions: bool = False,
-    progress: Progress = unseen,
 ) -> ValueFactors:
     """Return the vectors of one feature's values.
 
@@ -114,13 +103,8 @@ def factorise(
       size: V, of which :func:`factor_levels` must give a level.
       interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`.
       transitions: whether values have the vectors of transitions too.
-      progress: called with the share of the work that is done, as interactions are read, and after
-        each table or half of one.
     """
-    # Reading takes about as long as a quarter of the first table; the others have fewer users.
-    done, whole = 1, 1 + FOLDS + FOLDS * (FOLDS - 1)
-    reading = part_of_progress(progress, 0, done, whole)
-    read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1, reading)
+    read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1)
     users = np.bincount(read.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
@@ -131,40 +115,28 @@ def factorise(
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
     fold = folds(read.sequence)
     for table in range(1 + FOLDS):
-        own = FOLDS - 1 if table else FOLDS
-        of_table = part_of_progress(progress, done, own, whole)
-        done += own
         others, frequent = _by_frequency(_where(read, fold != table), len(kept))
         rows = 1 + frequent
         (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
         if transitions:
-            of_table(0.5)
             earlier, later = _transition_vectors(others, len(frequent), components)
             vectors[table, rows, components : 2 * components] = earlier
             vectors[table, rows, 2 * components :] = later
             del earlier, later
-        of_table(1.0)
     return with_scale(row, vectors, transitions=transitions)
 
 
-def _read_interactions(
-    events: TrainingEvents, value_of: np.ndarray, step: int, progress: Progress
-) -> _Interactions:
+def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:
     """Return the interactions of every user whose number is a multiple of ``step``."""
 
-    def of_slice(piece: Slice) -> tuple[float, _Interactions]:
+    def of_slice(piece: Slice) -> _Interactions:
         own = piece.events
         numbers = np.arange(len(own.offsets) - 1) + own.first_sequence
         firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
-        sequence = firsts.sequence + np.int32(own.first_sequence)
-        return piece.done, _Interactions(sequence, firsts.value)
+        return _Interactions(firsts.sequence + np.int32(own.first_sequence), firsts.value)
 
-    read = []
     pieces = map_in_order(of_slice, slices(events), thread_count(), lambda piece: piece.is_large)
-    for done, interactions in pieces:
-        read.append(interactions)
-        progress(done)
-    return _Interactions(*map(np.concatenate, zip(*read, strict=True)))
+    return _Interactions(*map(np.concatenate, zip(*pieces, strict=True)))
 
 
 def _by_frequency(interactions: _Interactions, size: int) -> tuple[_Interactions, np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.tables import ValueStatistics
 from dien_jax.statistics.training_events import SLICE_EVENTS
-from dien_jax.utils.machine import Progress, map_in_order, trim_memory, unseen
+from dien_jax.utils.machine import map_in_order, trim_memory
 
 SAMPLES = 256  # keys that a range is found by
 
@@ -113,13 +113,11 @@ class PairCounts:
         del both, key, number
         trim_memory()
 
-    def statistics(
-        self, count: np.ndarray, sequences: int, progress: Progress = unseen
-    ) -> ValueStatistics:
+    def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
         """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
         if self._pending:
             self._count(self._pending)
-        pairs, least = self._most_frequent(progress)
+        pairs, least = self._most_frequent()
         starts = np.arange(self._size + 1) * self._size
         offsets = np.searchsorted(pairs.key, starts).astype(np.int32)
         return ValueStatistics(
@@ -134,20 +132,17 @@ class PairCounts:
             longest=int(np.diff(offsets).max()),
         )
 
-    def _most_frequent(self, progress: Progress) -> tuple[_Rows, int]:
+    def _most_frequent(self) -> tuple[_Rows, int]:
         """Return at most ``Limits.kept`` pairs, and the least number of users that they have."""
         kept, total, least = [_no_rows()], 0, 1
-        ranges = self._ranges()
-        for done, rows in enumerate(map_in_order(self._rows, ranges, self._threads), start=1):
+        for rows in map_in_order(self._rows, self._ranges(), self._threads):
             kept.append(_where(rows, rows.together >= least))
             total += len(kept[-1].key)
             if 4 * total > 5 * self._most:
                 least = _cut(kept, least, self._most)
                 total = sum(len(part.key) for part in kept)
                 trim_memory()
-            progress(done / len(ranges))
         least = _cut(kept, least, self._most)
-        progress(1.0)
         return _Rows(*map(np.concatenate, zip(*kept, strict=True))), least
 
     def _ranges(self) -> list[tuple[int, int]]:

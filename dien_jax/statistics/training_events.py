@@ -35,7 +35,6 @@ class TrainingEvents(NamedTuple):
 class Slice(NamedTuple):
     """Consecutive sequences, with their events and examples."""
 
-    done: float  # share of all sequences that ends with the slice
     events: TrainingEvents
     is_large: bool  # longer than others: threads should have no other one in memory
 
@@ -51,14 +50,14 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Slice]:
         len(sequence) - 1, lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0, sequence
     )
     if fall is not None:
-        yield Slice(1.0, events, len(events.event_item) > most)
+        yield Slice(events, len(events.event_item) > most)
         return
     borders = _borders(events.offsets, most)
     rows = np.searchsorted(sequence, borders).tolist()
     for place in range(1, len(borders)):
         first, end = borders[place - 1 : place + 1]
         own = _slice_of(events, first, end, slice(*rows[place - 1 : place + 1]))
-        yield Slice(place / (len(borders) - 1), own, len(own.event_item) > most)
+        yield Slice(own, len(own.event_item) > most)
         for array in events[:6]:
             release(array)
 

@@ -262,15 +262,11 @@ class Stage:
     name: str
     note: str = ""
     share: float | None = None
-    began: float = 0.0
-    """Seconds after the start at which the share began to count."""
     _start: float = field(default_factory=lambda: time.monotonic())  # as seconds() does
 
-    def now(self, note: str, share: float | None = None) -> None:
-        """Show what is worked at now, and the share of that which is done, if it is known."""
-        if note != self.note:
-            self.began = self.seconds()
-        self.note, self.share = note, share
+    def now(self, note: str) -> None:
+        """Show what is worked at now; the share of that which is done is not known."""
+        self.note, self.share = note, None
 
     def seconds(self) -> float:
         """Return the seconds since the start."""
@@ -278,9 +274,9 @@ class Stage:
 
     def left(self, seconds: float) -> str:
         """Return the time that is left after some seconds, in words; empty where it is unknown."""
-        if not self.share or seconds - self.began < SECONDS_BETWEEN_LINES:
+        if not self.share or seconds < SECONDS_BETWEEN_LINES:
             return ""
-        return f", about {(seconds - self.began) * (1 - self.share) / self.share:.0f} s left"
+        return f", about {seconds * (1 - self.share) / self.share:.0f} s left"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name

@@ -7,10 +7,9 @@ import pytest
 from support import small_dataset
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds
 from dien_jax.statistics import factors, singular_vectors
-from dien_jax.statistics.counting import count_features, count_values
+from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
 pytestmark = pytest.mark.fast
@@ -22,15 +21,6 @@ def factorise(events: TrainingEvents, value_of: np.ndarray, size: int, **options
     """Vectors of a log, whose interactions are counted first."""
     interactions = int(count_values(events, value_of, size)[0].count.sum())
     return factors.factorise(events, value_of, size, interactions=interactions, **options)
-
-
-def count_all(dataset: Dataset, progress) -> dict[str, int]:
-    counted = count_features(dataset, progress=progress)
-    return {feature.name: int(feature.values.count.sum()) for feature in counted}
-
-
-def factorise_all(dataset: Dataset, progress) -> None:
-    factors.factorise_features(dataset, count_all(dataset, lambda share: None), progress)
 
 
 def log(seed: int = 0) -> TrainingEvents:
@@ -203,15 +193,6 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     norms = np.linalg.norm(parts, axis=3)
     assert ((norms == 0) | (np.abs(norms - 1) < 2e-3)).all()
     assert norms[0, 0].any()
-
-
-@pytest.mark.parametrize("work", [factorise_all, count_all])
-def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
-    dataset = open_dataset(small_dataset.write_wide(tmp_path / "data"))
-    shares: list[float] = []
-    work(dataset, progress=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,3 @@ def test_a_stage_tells_the_time_left_once_it_can_be_known():
     assert current.left(20.0) == ", about 60 s left"
     current.now("counting")
     assert (current.left(60.0), str(current)) == ("", "writing: counting")
-    current.began = 100.0
-    current.now("counting", 0.5)
-    assert current.left(104.0) == ""
-    assert current.left(130.0) == ", about 30 s left"
