@@ -114,6 +114,13 @@ def test_the_figure_has_a_description(content):
     assert ET.fromstring(drawn).tag.endswith("svg")
 
 
+def test_without_matplotlib_the_page_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = Page(write_report(run, out=tmp_path / "page.html").read_text())
+    assert "matplotlib is not installed" in " ".join(page.text)
+    assert not page.all("img")
+
+
 def test_numbers_are_those_of_the_run(run, content):
     trained = load_run(run)
     scores = trained_scores(trained, "valid")
@@ -132,12 +139,11 @@ def test_numbers_are_those_of_the_run(run, content):
     assert "counts alone 0.7312" in text
 
 
-def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
+def test_unfinished_run_without_attention(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", test=1)
     run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
     settings = json.loads((run / CONFIG_FILE).read_text())
     write_json(run / CONFIG_FILE, settings | {"preset": "any name of a run in Python"})
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "page.html"
     assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
     assert capfd.readouterr().out == f"{out}\n"
@@ -145,7 +151,6 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
     assert "test split of" in text
     assert "The run is unfinished" in text
     assert "There is no evaluation yet" in text
-    assert "matplotlib is not installed" in text
     assert "wide_deep has no attention" in text
     assert "value of preset wide_dien, if different" in text
     assert "undefined" in text  # AUC of one label
