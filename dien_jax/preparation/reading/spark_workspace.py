@@ -103,7 +103,7 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
 class SparkWorkspace(Workspace):
     """Tables that Spark stores as Parquet in a folder, and views of them."""
 
-    def __init__(self, folder: Path, session: Any, shared: SharedFolder) -> None:
+    def __init__(self, folder: Path, session: Any, shared: "SharedFolder") -> None:
         assert ibis.pyspark  # this registers the settings that writing its SQL reads
         self.folder = folder
         self.session, self._shared = session, shared
