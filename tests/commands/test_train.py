@@ -181,6 +181,7 @@ def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatc
 # Stopping and choosing
 
 
+@pytest.mark.long
 def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monkeypatch):
     scores = iter([0.6, 0.7, 0.65, 0.7])  # equal is not better
     measure = loop.measure
@@ -200,12 +201,14 @@ def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monke
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
 
 
+@pytest.mark.long
 def test_last_step_is_evaluated_though_no_evaluation_falls_on_it(data, tmp_path):
     odd = ["--train.evaluate-every=5", "--train.epochs=2"]
     assert train.main([*light_flags(data, tmp_path / "run"), *odd]) == 0
     assert [line["step"] for line in tiny_run.evaluations(tmp_path / "run")] == [5, 8]
 
 
+@pytest.mark.long
 def test_validation_of_one_label_has_no_auc_and_log_loss_chooses(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", valid=1)
     assert train.main(light_flags(data, tmp_path / "run")) == 0
@@ -233,6 +236,7 @@ def test_data_without_examples_to_train_or_validate_on_is_refused(sizes, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_data_without_a_test_set_trains(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
     assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
@@ -243,6 +247,7 @@ def test_data_without_a_test_set_trains(tmp_path, capfd):
 # Divergence
 
 
+@pytest.mark.long
 def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monkeypatch, capfd):
     def spoil(state, metrics):
         return state, metrics | {"loss": jnp.where(state.step == 7, jnp.inf, metrics["loss"])}
@@ -257,6 +262,7 @@ def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monke
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.long
 def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypatch, capfd):
     def spoil(state, metrics):
         poison = jnp.where(state.step == 4, jnp.nan, 0.0)
@@ -292,6 +298,7 @@ class FakeTrainer:
         } | speed
 
 
+@pytest.mark.long
 def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     tmp_path, monkeypatch, capfd
 ):

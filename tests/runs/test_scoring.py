@@ -86,6 +86,7 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, t
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
+@pytest.mark.long
 def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
     schema = tiny_run.SCHEMA
     monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
@@ -101,6 +102,7 @@ def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
     assert f"{other} does not fit the run: expected the item features item, category" in message
 
 
+@pytest.mark.long
 def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", test=0)
     assert evaluate.main([str(run), "--data", str(data)]) == 0
@@ -111,6 +113,7 @@ def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
     assert "warning: the test split has one label only" in output.err
 
 
+@pytest.mark.long
 def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):

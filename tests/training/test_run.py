@@ -89,6 +89,7 @@ def test_a_finished_run_has_a_card_with_its_metrics_and_their_interval(result):
     assert 0 <= float(found[2]) < area < float(found[3]) <= 1
 
 
+@pytest.mark.long
 def test_run_that_another_process_trains_is_refused(result, data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(result.run_dir, folder)
@@ -109,6 +110,7 @@ def test_scores_are_those_that_the_result_measured(result):
     assert (dien_jax.score_split(model, "valid").scores == scored.scores).all()
 
 
+@pytest.mark.long
 def test_calibration_can_be_turned_off_and_changes_neither_training_nor_the_order(
     result, data, tmp_path
 ):
@@ -140,6 +142,7 @@ def test_click_rate_needs_validation_examples_of_both_labels(tmp_path):
         dien_jax.TrainConfig(calibrate=False, click_rate=0.1)
 
 
+@pytest.mark.long
 def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path):
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
