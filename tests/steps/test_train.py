@@ -62,6 +62,32 @@ def run(config: Config, steps: int, seed: int = 0):
     return state, losses
 
 
+def test_a_run_is_a_function_of_its_seed() -> None:
+    model = dataclasses.replace(LIGHT_CONFIG.model, dropout=0.3)
+    config = dataclasses.replace(LIGHT_CONFIG, model=model)
+    (first, losses), (again, same), (_, others) = (run(config, 3, seed) for seed in (0, 0, 1))
+    assert losses == same != others
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+
+
+def test_filler_rows_change_nothing() -> None:
+    batch = batch_of(4)
+    filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)
+    filler.weight[16:] = 0
+    filler.label[16:] = 1 - filler.label[16:]
+    (first, metrics), (second, more) = (
+        step_of(LIGHT_CONFIG)(create_state(LIGHT_CONFIG, SCHEMA, 10, seed=0), tables(), each)
+        for each in (batch, filler)
+    )
+    assert metrics["weight"] == more["weight"] == 16
+    for name in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(metrics[name], more[name], rtol=1e-5)
+    for want, got in zip(
+        *map(jax.tree.leaves, (first.batch_stats, second.batch_stats)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["wide_deep", "gru_att"])
 def test_what_dien_is_compared_with_learns(name: str) -> None:
