@@ -113,7 +113,7 @@ def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(w
     ranker = Ranker(trained._replace(list_offsets=offsets))
     history = ["i9", "i1", "i9"]
     allowed = [name for row, name in enumerate(names) if row and np.isfinite(offsets[row])]
-    assert len(allowed) > CANDIDATE_BUCKETS[1]
+    assert len(allowed) > CANDIDATE_BUCKETS[0]
     ranked = ranker.rank(history, allowed, "u3")
     score = dict(zip(ranked.ids, log_odds(ranked.scores), strict=True))
     score = {name: odds + offsets[names.index(name)] for name, odds in score.items()}
