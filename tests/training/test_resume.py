@@ -60,14 +60,6 @@ TOWER = ("--model.statistics", "--train.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory) -> Path:
-    """A run that nobody stopped."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main(flags(data, folder)) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def light_whole(data, tmp_path_factory) -> Path:
     """A run of a model without recurrence that nobody stopped."""
     folder = tmp_path_factory.mktemp("runs") / "light"
@@ -154,7 +146,7 @@ def signal_at_call(monkeypatch, owner, name: str, calls: int, number: int) -> No
 
 
 def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped(
-    data, whole, tmp_path, monkeypatch, capfd
+    data, light_whole, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -169,7 +161,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
         patch.setattr(loop.Trainer, "_save", after_a_loss)
         signal_at_call(patch, loop.Trainer, "_step", 6, signal.SIGINT)
-        assert train.main(flags(data, folder)) == 128 + signal.SIGINT
+        assert train.main(light_flags(data, folder)) == 128 + signal.SIGINT
     output = capfd.readouterr()
     assert output.out == ""
     assert f"step 6 is saved. Resume with: python -m dien_jax.train --resume {folder}" in output.err
@@ -186,7 +178,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, whole)
+    assert_ends_alike(folder, light_whole)
 
 
 def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
