@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,7 @@ def run_command(
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _clean_sigterm(when_interrupted):
+        with _clean_sigterm(when_interrupted), _ctrl_c_is_not_lost():
             return _status(parse, run, compiles)
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:
@@ -261,6 +262,38 @@ def _clean_sigterm(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _ctrl_c_is_not_lost() -> Iterator[None]:
+    """Raise Ctrl-C again where it came during a callback of the garbage collector.
+
+    JAX has such a callback. Python reports an exception that leaves one, and continues.
+    """
+    report, main = sys.unraisablehook, threading.main_thread().ident
+
+    def raise_after(hook_frame: FrameType) -> None:
+        frame: FrameType | None = hook_frame
+        while frame is not None:
+            time.sleep(0.001)
+            frame = sys._current_frames().get(main or 0)
+            while frame is not None and frame is not hook_frame:
+                frame = frame.f_back
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            # Not while this hook runs: it would leave the hook, and be lost too.
+            again = threading.Thread(target=raise_after, args=(sys._getframe(),), daemon=True)
+            again.start()
+        else:
+            report(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +66,30 @@ def test_what_the_kernels_log_is_a_plain_line(capsys, caplog) -> None:
     assert not caplog.records
     logging.getLogger("dien_kernels").warning("after the command")
     assert [record.getMessage() for record in caplog.records] == ["after the command"]
+
+
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_lost(capsys) -> None:
+    sent = []
+
+    def send(phase: str, details: dict[str, int]) -> None:
+        if not sent:
+            sent.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    def run(options: None) -> None:
+        gc.collect()
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.callbacks.append(send)
+    try:
+        assert run_command(lambda: None, run, compiles=False) == 130
+    finally:
+        gc.callbacks.remove(send)
+        signal.signal(signal.SIGINT, before)
+    assert sent
+    assert "KeyboardInterrupt" not in capsys.readouterr().err
 
 
 class Renamed:
