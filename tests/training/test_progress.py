@@ -39,7 +39,9 @@ def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None
         Progress.restored(values, 8, "host")
 
 
-@pytest.mark.parametrize("value", [REMOVED, [[]], -7, 10**30], ids=str)
+@pytest.mark.parametrize(
+    "value", [REMOVED, [[]], -7, 10**30], ids=["missing", "list", "negative", "huge"]
+)
 @pytest.mark.parametrize("name", dataclasses.asdict(BEFORE))
 def test_every_key_is_needed_and_has_its_type(name: str, value: Any) -> None:
     values = dataclasses.asdict(BEFORE) | {name: value}
