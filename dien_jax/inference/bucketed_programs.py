@@ -315,14 +315,12 @@ class BucketedPrograms:
 
     def _score(self, group: Sequence[_Slice]) -> jax.Array:
         """Call the program: ``[size]`` for one slice, ``[U, size]`` for more."""
-        interests, inputs = (
-            (part.request.history.interests for part in group),
-            map(self._inputs, group),
-        )
+        interests = tuple(part.request.history.interests for part in group)
+        inputs = [self._inputs(part) for part in group]
         if len(group) == 1:
-            return self.programs.score(*self._arguments, *interests, *next(inputs))
+            return self.programs.score(*self._arguments, interests[0], *inputs[0])
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
-        return self.programs.score_many(*self._arguments, tuple(interests), *stacked)
+        return self.programs.score_many(*self._arguments, interests, *stacked)
 
     def _inputs(self, part: _Slice) -> tuple[Any, ...]:
         rows, count = part.request.history.rows, np.int32(len(part.candidates))
