@@ -9,7 +9,7 @@ the most popular items of the last event's value of the first categorical item f
 is the model without the correction for how negatives were drawn. RecBole's models have a script of
 their own, ``benchmarks/peers/recbole_lists.py``.
 
-``share_found`` is the mean share of the exact first ten that stages find. Times are of lists of
+``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
 """
 
@@ -91,7 +91,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
-    """Yield rows of times, and of the share that stages find."""
+    """Yield rows of times, and of the share that the stages find."""
     names = model.dataset.vocabulary("item")
     histories = [
         [names[row] for row in target.history]

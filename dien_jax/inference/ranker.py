@@ -153,7 +153,7 @@ class Ranker:
         Scores are log odds of a click plus the log of the probability that the item was drawn as a
         negative in training (:func:`dien_jax.runs.calibration.list_offsets`): they compare items of
         one list. Equal ones are in the order of the item vocabulary. Items without a training event
-        are left out. Of more than ``exact_items`` items, about a thousand that users chose together
+        are left out. Of more than ``exact_items`` items, at most 1,280 that users chose together
         with the history, that are similar to it or popular are scored by the model's tower, and the
         whole model scores the best 128 of them, if the model has a tower.
 
