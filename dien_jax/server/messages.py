@@ -95,8 +95,8 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     context = _of_features("Context", {f.name: (_cell_type(f),) for f in schema.context})
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
-    length = Annotated[int, msgspec.Meta(ge=1, le=options.max_candidates)]
-    limit = Annotated[int, msgspec.Meta(ge=1)] | None, None
+    length = _count(options.max_candidates)
+    limit = _count() | None, None
     limited = [feature.name for feature in schema.item[1:] if feature.kind == "categorical"]
     at_most = _of_features("AtMost", dict.fromkeys(limited, limit))
     structs: dict[str, list[Any]] = {
@@ -115,6 +115,14 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     how: Any = {"bases": (_Request,), "kw_only": True}
     types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
+
+
+def _count(largest: int | None = None) -> Any:
+    """Return the type of a whole number from 1 to the largest."""
+    return (
+        Annotated[int, msgspec.Meta(ge=1, le=largest)]
+        | Annotated[float, msgspec.Meta(ge=1, le=largest, multiple_of=1)]
+    )
 
 
 def _of_features(name: str, types: Mapping[str, tuple[Any, ...]]) -> Any:

@@ -54,8 +54,9 @@ def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None
 def test_a_list_is_the_rankers(server, ranker) -> None:
     body = {"context": {"device": "desk", "query": ["q"]}, "history": [PEAR], "user": "Ann"}
     filters = {"n": 2, "exclude_history": False, "exclude": [SLASH], "at_most": {"category": 1}}
-    wrong = ({"n": 0}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
-    bodies = (body, body | filters, *({**body, **change} for change in wrong))
+    in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
+    wrong = ({"n": 0}, {"n": 1.5}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
+    bodies = (body, body | filters, *({**body, **change} for change in (in_floats, *wrong)))
     answers = server.run_calls(
         *(lambda c, b=one: c.post("/v1/recommend", json=b) for one in bodies)
     )
@@ -64,7 +65,9 @@ def test_a_list_is_the_rankers(server, ranker) -> None:
         found = answer.json()
         assert found["ids"] == [item.replace("\ud800", "\\ud800") for item in expected.ids]
         np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-4)
-    assert [answer.status_code for answer in answers[2:]] == [422, 422, 404]
+    assert answers[2].json() == answers[1].json()
+    assert [answer.status_code for answer in answers[3:]] == [422, 422, 422, 404]
+    assert "whole number" in answers[4].json()["error"]
 
 
 def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
