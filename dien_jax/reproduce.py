@@ -23,19 +23,18 @@ class Arguments:
     data: tuple[Path, ...]
     """Dataset folders. The tables use their names."""
     out: Path
-    """Folder for runs and tables. Runs that it holds are not repeated."""
+    """Folder for runs and results.csv. Runs that it holds are not repeated."""
     table: Literal["family", "wide", "parts"] = "family"
     """Rows: the networks of the paper alone; beside counts; or wide_dien with one part changed."""
     rows: tuple[str, ...] = ()
-    """Rows of the table to train. Default: all."""
+    """Rows of the table to train; the others are compared with the first. Default: all."""
     seeds: int = 5
     """Number of runs of each row, with the seeds 0, 1, 2 and so on."""
 
 
 def reproduce(arguments: Arguments) -> None:
     """Train what is missing, and print the tables."""
-    reproduce_table(**vars(arguments))
-    print_result((arguments.out / "results.md").read_text(encoding="utf-8").rstrip("\n"))
+    print_result(reproduce_table(**vars(arguments)))
 
 
 STOPPED = "Stopped. Run the same command again to resume."

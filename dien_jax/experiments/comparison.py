@@ -40,8 +40,8 @@ def compare_runs(
       data: the dataset folder, which must be that of the first run, if it has moved.
 
     Yields:
-      The sections as text, each a table: the runs; means over runs that differ by seed only; the
-      settings that differ; differences over seeds; differences to the first run. A section
+      The sections as text, each a table: the runs; means over runs that differ by seed only;
+      differences over seeds; the settings that differ; differences to the first run. A section
       without rows is left out.
 
     Raises:
@@ -60,17 +60,22 @@ def compare_runs(
                 f"{run.name} is unfinished: its best evaluation so far is shown, and no test "
                 f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
             )
+    yield from seed_tables(runs, split)
+    if settings := _settings_table(seed_groups(runs)):
+        yield settings
+    if others := _comparable(runs):
+        dataset = dataset or _data_of(runs[0], Path(runs[0].run.data))
+        yield _pair_table(runs[0], others, split, dataset)
+
+
+def seed_tables(runs: Sequence[RunSummary], split: str = "test") -> Iterator[str]:
+    """Yield the tables of runs, of means over their seeds, and of differences over seeds."""
     groups = seed_groups(runs)
     yield _run_table(runs)
     if several := [group for group in groups if len(group.finished) > 1]:
         yield f"mean ± deviation over seeds\n{_seed_table(several)}"
-    if settings := _settings_table(groups):
-        yield settings
     if seeds := _seed_differences(groups, split):
         yield seeds
-    if others := _comparable(runs):
-        dataset = dataset or _data_of(runs[0], Path(runs[0].run.data))
-        yield _pair_table(runs[0], others, split, dataset)
 
 
 def _data_of(run: RunSummary, folder: Path) -> Dataset:
@@ -119,8 +124,11 @@ def _seed_table(groups: Sequence[SeedGroup]) -> str:
         rows.append([group.name, str(len(group.finished))])
         for split, name in itertools.product(("valid", "test"), METRICS):
             values = list(group.by_seed(split, name).values())
-            complete = len(values) == len(group.finished)
-            rows[-1].append(mean_and_deviation(values) if complete else _ABSENT)
+            if len(values) < len(group.finished):
+                rows[-1].append(_ABSENT)
+            else:
+                mean, deviation = statistics.mean(values), statistics.stdev(values)
+                rows[-1].append(f"{mean:.4f} ± {deviation:.4f}")
     return aligned(rows, left=1)
 
 
@@ -216,10 +224,3 @@ def metric_headers(*columns: str) -> list[list[str]]:
     gap = [""] * (len(METRICS) - 1)
     labels = [metric.label for metric in METRICS.values()]
     return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation as text; only the value if there is one."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}" if values else "none"
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"

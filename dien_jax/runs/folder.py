@@ -306,6 +306,7 @@ class StoredResult(TypedDict):
     test: Metrics
     train_examples_per_second: NotNegative | None
     device: NotRequired[str]
+    wall_seconds: NotRequired[NotNegative]
     baselines: NotRequired[dict[str, NotNegative | None]]
 
 

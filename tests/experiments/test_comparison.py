@@ -129,7 +129,7 @@ def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds
         rate: [read_json(runs / f"{rate}-{s}" / "result.json", dict)["test"]["auc"] for s in (0, 1)]
         for rate in ("0.02", "0.005")
     }
-    table = shown[shown.index("mean ± deviation") : shown.index("settings that differ")]
+    table = shown[shown.index("mean ± deviation") : shown.index("mean difference")]
     for rate, found in values.items():
         words = line(table, f"{rate}-*  ")
         assert words[1] == "2"

@@ -10,33 +10,27 @@ import pytest
 from support.tiny_run import SETTINGS, write_data
 
 from dien_jax import reproduce, train
-from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import PRESETS, member
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import open_dataset
-from dien_jax.errors import Interrupted, UserError
+from dien_jax.errors import Interrupted
 from dien_jax.experiments import reproduction
 from dien_jax.experiments.baselines import BASELINES
-from dien_jax.experiments.reproduction import Table, read_results, reproduce_table, write_tables
 from dien_jax.runs.folder import Run
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.training.run import fit
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
-ROWS = ("din", "dien")
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "present_defaults.csv"
+ROWS = ("dien", "din")
 
 
-def tiny_tables() -> dict[str, Table]:
+def tiny_tables() -> dict[str, dict[str, Config]]:
     """Tables of which no row but DIN's is what its name says: smaller models stand for them."""
     arguments = train.parse(["dien", *SETTINGS, "--train.epochs=1"])
     rows = {
         row: Config(member(model, arguments.model), arguments.optim, arguments.train)
-        for row, model in (("din", "din"), ("dien", "base_model"))
+        for row, model in (("dien", "base_model"), ("din", "din"))
     }
-    return {"family": Table(rows, {"DIN": "din", "DIEN": "dien"})}
+    return {"family": rows, "parts": rows}
 
 
 @pytest.fixture(scope="module")
@@ -54,94 +48,62 @@ def flags(data: Path, out: Path) -> list[str]:
     return ["--data", str(data), "--out", str(out), "--seeds", "2"]
 
 
+def lines_of(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_parts_change_one_part_of_the_present_default() -> None:
     tables = reproduction.paper_tables()
-    rows = tables["parts"].rows
-    assert rows["wide_dien"] == tables["wide"].rows["wide_dien"] == PRESETS["wide_dien"]
-    assert tables["family"].rows["dien"] == PRESETS["dien"]
+    rows = tables["parts"]
+    assert rows["wide_dien"] == tables["wide"]["wide_dien"] == PRESETS["wide_dien"]
+    assert tables["family"]["dien"] == PRESETS["dien"]
     assert len(set(rows.values())) == len(rows)
-    wide = tables["wide"].rows  # a name stands for the same settings in all tables
-    assert all(config == wide.get(row, config) for row, config in rows.items())
+    # A name stands for the same settings in all tables.
+    assert all(config == tables["wide"].get(row, config) for row, config in rows.items())
+    assert [next(iter(table)) for table in tables.values()] == ["dien", "wide_dien", "wide_dien"]
 
 
-def test_runs_are_identified_by_the_settings_that_their_data_decides(data, monkeypatch) -> None:
-    dataset, config = open_dataset(data), PRESETS["dien"]
-    small = with_settings(config, {"optim.embedding_update": "dense"})
-    for given in (config, small):
-        task = reproduction._task(dataset, "dien", 0, given)
-        assert (task.config, task.key[1]) == (small, reproduction.settings_digest(small))
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
-    monkeypatch.setattr(embedding_rows, "LAZY_ROWS", 0)
-    large = with_settings(config, {"optim.embedding_update": "lazy_adam"})
-    for given, expected in ((config, large), (small, small)):
-        task = reproduction._task(dataset, "dien", 0, given)
-        assert (task.config, task.key[1]) == (expected, reproduction.settings_digest(expected))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        (",0,", ",one,", "a number of 0 or more"),
-        (",0.", ",nan", "a number of 0 or more"),
-        (",0,", ",,", "a value for 'seed'"),
-    ],
-)
-def test_damaged_results_are_refused_by_line(old, new, expected, tmp_path) -> None:
-    lines = RESULTS.read_text().splitlines(keepends=True)[:3]
-    (tmp_path / "results.csv").write_text("".join([*lines[:2], lines[2].replace(old, new, 1)]))
-    with pytest.raises(UserError, match=rf"results\.csv, line 3: expected {expected}"):
-        read_results(tmp_path / "results.csv")
-
-
-def test_published_results_are_written_as_they_are_read(tmp_path) -> None:
-    write_tables(tmp_path, read_results(RESULTS), reproduction.paper_tables())
-    assert (tmp_path / "results.csv").read_bytes() == RESULTS.read_bytes()
-
-
-def test_every_row_and_seed_has_a_line_and_a_mean(tiny) -> None:
-    _, out, _ = tiny
-    with (out / "results.csv").open() as stream:
-        lines = list(csv.DictReader(stream))
-    runs, fitted = [line for line in lines if line["row"] in ROWS], lines[2 * len(ROWS) :]
-    assert [(line["row"], line["seed"]) for line in runs] == [
+def test_every_row_and_seed_has_a_line_and_a_mean(tiny, capfd) -> None:
+    data, out, _ = tiny
+    lines = lines_of(out)
+    runs = [line for line in lines if line["row"] in ROWS]
+    assert sorted((line["row"], line["seed"]) for line in runs) == [
         (row, seed) for row in ROWS for seed in "01"
     ]
-    assert [(line["row"], line["seed"]) for line in fitted] == [(row, "0") for row in BASELINES]
-    lines = runs
+    assert {line["row"] for line in lines} - {*ROWS} == {*BASELINES}
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
-    for line in lines:
+    for line in runs:
         run = out / "runs" / "tiny" / line["row"] / line["seed"]
         result = json.loads((run / "result.json").read_text())
         assert float(line["test_auc"]) == result["test"]["auc"]
         assert result["preset"] == line["row"]
         scores[line["row"]].append(result["test"]["auc"])
-        assert float(line["auc_difference_error_din"] or 1) > 0
-    text = (out / "results.md").read_text()
+    assert reproduce.main(flags(data, out)) == 0
+    shown = capfd.readouterr().out
     for row in ROWS:
         mean, deviation = statistics.mean(scores[row]), statistics.stdev(scores[row])
-        assert f"| {row} | 2 | {mean:.4f} ± {deviation:.4f} |" in text
+        assert f"  {mean:.4f} ± {deviation:.4f}" in shown[shown.index("mean ± deviation") :]
+    difference = statistics.mean(scores["din"]) - statistics.mean(scores["dien"])
+    differences = shown[shown.index("test, mean difference to dien/* over seeds") :].splitlines()
+    assert differences[1].split()[:4] == ["din/*", "AUC", "2", f"{difference:+.4f}"]
 
 
-def test_what_is_done_is_not_done_again(tiny, tmp_path, capfd) -> None:
+def test_finished_runs_are_not_trained_again(tiny, capfd) -> None:
     data, out, patch = tiny
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    shutil.copy(out / "results.csv", copy)
+    before = (out / "results.csv").read_bytes()
     with patch.context() as inner:
-        inner.setattr(reproduction, "fit", None)
-        inner.setattr(reproduction, "resume", None)
-        for folder in (out, copy):
-            assert reproduce.main(flags(data, folder)) == 0
-            told = capfd.readouterr()
-            assert "4 runs, 4 of them done\n" in told.err
-            assert told.out == (out / "results.md").read_text()
-    assert (copy / "results.csv").read_bytes() == (out / "results.csv").read_bytes()
+        for name in ("fit", "resume", "run_baselines"):
+            inner.setattr(reproduction, name, None)
+        assert reproduce.main(flags(data, out)) == 0
+    assert "4 runs, 4 of them done\n" in capfd.readouterr().err
+    assert (out / "results.csv").read_bytes() == before
 
 
 def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd) -> None:
     data, _, patch = tiny
     out = tmp_path / "out"
-    command = [*flags(data, out), "--rows", "din"]
+    command = [*flags(data, out), "--table", "parts", "--rows", "din"]
     stops = iter([False, True])
 
     def stopped(config, *, data, run_dir, stop_signal, **options):
@@ -155,54 +117,19 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
         inner.setattr(reproduction, "fit", stopped)
         assert reproduce.main(command) == 128 + 15
     assert "Run the same command again" in capfd.readouterr().err
-    lines = read_results(out / "results.csv")
-    assert [line["seed"] for line in lines if line["row"] == "din"] == ["0"]
+    assert [line["seed"] for line in lines_of(out)] == ["0"]
     assert reproduce.main(command) == 0
     assert "2 runs, 1 of them done\n" in capfd.readouterr().err
-    lines = read_results(out / "results.csv")
-    assert [line["seed"] for line in lines if line["row"] == "din"] == ["0", "1"]
+    assert [line["seed"] for line in lines_of(out)] == ["0", "1"]
 
 
-def test_rows_of_the_same_settings_on_other_data_keep_their_names(
-    tiny, tmp_path, monkeypatch
-) -> None:
-    data, _, _ = tiny
-    other = write_data(tmp_path / "other", sizes={"train": 48, "valid": 24, "test": 20})
-    config = tiny_tables()["family"].rows["din"]
-    monkeypatch.setattr(
-        reproduction,
-        "paper_tables",
-        lambda: {"parts": Table({"here": config, "there": config}, {})},
-    )
-    for row, folder in (("here", data), ("there", other), ("here", data)):
-        reproduce_table([folder], tmp_path / "out", "parts", [row], seeds=1)
-    lines = read_results(tmp_path / "out" / "results.csv")
-    assert [(line["row"], line["data"]) for line in lines] == [
-        ("there", "other"), ("here", data.name)
-    ]  # fmt: skip
-
-
-def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> None:
+@pytest.mark.parametrize(("name", "old", "new"), [
+    ("settings", '"epochs": 1', '"epochs": 2'), ("data", '"data_digest": "', '"data_digest": "0')
+])  # fmt: skip
+def test_a_run_of_other_settings_or_data_is_refused(name, old, new, tiny, tmp_path, capfd) -> None:
     data, out, _ = tiny
-    other = tmp_path / "out"
-    shutil.copytree(out, other)
-    (other / "results.csv").unlink()
+    other = shutil.copytree(out, tmp_path / "out")
     config = other / "runs" / "tiny" / "din" / "0" / "config.json"
-    config.write_text(config.read_text().replace('"epochs": 1', '"epochs": 2'))
+    config.write_text(config.read_text().replace(old, new))
     assert reproduce.main(flags(data, other)) == 2
-    assert f"{config.parent} was begun with other settings" in capfd.readouterr().err
-
-
-def test_differences_are_of_shared_seeds(tmp_path) -> None:
-    scores = {"din": {"0": 0.70, "1": 0.72, "2": 0.9}, "dien": {"0": 0.73, "1": 0.76}}
-    lines = [
-        {"data": "set", "row": row, "seed": seed, "test_auc": str(score), "valid_auc": "",
-         "test_gauc": "", "test_logloss": "", "device": "cpu", "python": "3", "jax": "1"}
-        for row, seeds in scores.items()
-        for seed, score in seeds.items()
-    ]  # fmt: skip
-    table = Table(dict.fromkeys(ROWS), {"DIN": "din", "DIEN": "dien"})
-    write_tables(tmp_path, lines, {"family": table})
-    text = (tmp_path / "results.md").read_text()
-    assert "| dien | 2 | 0.7450 ± 0.0212 | none | none | none | +0.0350 ± 0.0050 |  |" in text
-    assert "| din | 3 | 0.7733 ± 0.1102 | none | none | none |  | -0.0350 ± 0.0050 |" in text
+    assert f"{config.parent} was begun with other settings or data" in capfd.readouterr().err

@@ -51,12 +51,10 @@ def run_results(folder: Path) -> Any:
 
 
 def table_results(folder: Path) -> Any:
-    """Return the results of a study, and the predictions of its runs."""
+    """Return the results of a study."""
     with (folder / "results.csv").open(newline="") as stream:
         lines = [_untimed(line) for line in csv.DictReader(stream)]
-    files = sorted(folder.glob("runs/*/*/*/test-predictions.csv"))
-    predictions = {str(file.relative_to(folder)): file.read_bytes() for file in files}
-    return [lines, predictions, sorted(path.name for path in folder.iterdir())]
+    return [lines, sorted(path.name for path in folder.iterdir())]
 
 
 def _untimed(values: dict[str, Any]) -> dict[str, Any]:
