@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
     Inputs,
+    Predict,
     RegressionInputs,
     fit_logistic,
     minimise,
@@ -68,7 +69,7 @@ class Baseline(NamedTuple):
       settings: what the fit and the validation rows chose, by name.
     """
 
-    predict: Callable[[Inputs], np.ndarray]
+    predict: Predict
     settings: dict[str, Any]
 
 
@@ -248,8 +249,8 @@ def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
     with stage(LOGISTIC_REGRESSION) as current:
-        fitted = fit_logistic(train, valid, current)
-        models[LOGISTIC_REGRESSION] = Baseline(fitted.predict, {"C": fitted.strength})
+        predict, strength = fit_logistic(train, valid, current)
+        models[LOGISTIC_REGRESSION] = Baseline(predict, {"C": strength})
     with stage(BOOSTED_TREES) as current:
         models[BOOSTED_TREES] = fit_trees(inputs, train, valid, current)
     return models

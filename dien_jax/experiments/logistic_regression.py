@@ -7,7 +7,7 @@ ones, as in training. Other baselines have the same inputs.
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -45,8 +45,6 @@ BLOCK = 1 << 12
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
 BATCH = 1024
-MAX_COLUMNS = 1 << 20
-"""One-hot columns of a feature; of a larger vocabulary, values share columns."""
 UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
 """Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
 
@@ -74,26 +72,22 @@ class RegressionInputs:
       max_history: events kept of a history.
 
     Attributes:
-      schema: features of the dataset.
       names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, and the
         numbers of candidates, users and requests.
-      num_counts: the columns of counts come first, and are so many.
       uncounted: the places of the dense columns that no count enters.
-      one_hot_columns: of each feature with values and its group: its first column, and how many;
-        value v > 0 has column v - 1 of them, modulo how many there are.
       num_attributes: the one-hot columns that are not of an id come first, and are so many.
     """
 
     def __init__(self, dataset: Dataset, max_history: int) -> None:
         schema = dataset.schema
-        self._dataset, self.schema = dataset, schema
+        self._dataset = dataset
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
         self._tables = feature_tables(dataset, ModelConfig(statistics=True), folds=True)
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
         counts = statistics_names(schema)
-        self.names, self.num_counts = (*counts, *numbers), len(counts)
+        self.names = (*counts, *numbers)
         self.uncounted = [
             place
             for place, name in enumerate(self.names)
@@ -103,10 +97,9 @@ class RegressionInputs:
         groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
         attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
-        widths = [min((f.size or 0) - 1, MAX_COLUMNS) for f, _ in (*attributes, *ids)]
+        widths = [(feature.size or 0) - 1 for feature, _ in (*attributes, *ids)]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
-        places = zip(starts, widths, strict=False)
-        self.one_hot_columns = dict(zip((*attributes, *ids), places, strict=True))
+        self._columns = dict(zip((*attributes, *ids), starts, strict=False))
         self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
 
     def read(self, split: str, limit: int) -> Inputs:
@@ -164,30 +157,22 @@ class RegressionInputs:
 
     def _one_hot_rows(self, batch: Batch, rows: int) -> sparse.csr_array:
         tables = self._host_tables
-        values = {"item": gather_rows(tables.item, np.asarray(batch.item)[:rows], "item")}
-        values["user"] = gather_rows(tables.user, np.asarray(batch.user)[:rows], "user")
-        values["context"] = {name: _first(value, rows) for name, value in batch.context.items()}
+        item, user = np.asarray(batch.item)[:rows], np.asarray(batch.user)[:rows]
+        values = {
+            "item": {"item": item, **jax.tree.map(lambda table: table[item], tables.item)},
+            "user": {"user": user, **jax.tree.map(lambda table: table[user], tables.user)},
+            "context": jax.tree.map(lambda column: np.asarray(column)[:rows], batch.context),
+        }
         columns, shares = [], []
-        for (feature, group), (start, width) in self.one_hot_columns.items():
+        for (feature, group), start in self._columns.items():  # value v > 0 has column v - 1
             value, share = _slots(values[group][feature.name])
-            columns.append(start + (value.astype(np.int64) - 1) % max(width, 1))
+            columns.append(start + value.astype(np.int64) - 1)
             shares.append(np.where(value != UNKNOWN, share, 0))
         share = np.concatenate(shares, axis=1)
         used = share > 0
         places = np.concatenate(columns, axis=1)[used].astype(np.int32)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(used.sum(1))]).astype(np.int32)
         return sparse.csr_array((share[used], places, ends), shape=(rows, self._num_columns))
-
-
-def gather_rows(
-    tables: dict[str, FeatureValues], ids: np.ndarray, name: str
-) -> dict[str, FeatureValues]:
-    """Return the feature values of some rows on the host, and the ids under ``name``."""
-    return {name: ids} | {key: jax.tree.map(lambda t: t[ids], v) for key, v in tables.items()}
-
-
-def _first(value: FeatureValues, rows: int) -> FeatureValues:
-    return jax.tree.map(lambda array: np.asarray(array)[:rows], value)
 
 
 def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
@@ -220,37 +205,12 @@ def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, 
     return jnp.concatenate(columns, axis=1)
 
 
-class FittedRegression(NamedTuple):
-    """A fitted logistic regression.
-
-    Attributes:
-      strength: C, chosen on validation.
-      score: the validation score of that choice, see ``selection_score``.
-      intercept: float.
-      mean: float32 ``[D]``, subtracted from the dense columns.
-      dense: float32 ``[D]``, weights of the dense columns.
-      one_hot: float32 ``[W]``, weights of the others.
-    """
-
-    strength: float
-    score: float
-    intercept: float
-    mean: np.ndarray
-    dense: np.ndarray
-    one_hot: np.ndarray
-
-    def predict(self, inputs: Inputs) -> np.ndarray:
-        """Return click probabilities, float32 ``[R]``."""
-        return probability(self.logits(inputs))
-
-    def logits(self, inputs: Inputs) -> np.ndarray:
-        """Return logits, float32 ``[R]``."""
-        logits = (inputs.dense - self.mean) @ self.dense + inputs.one_hot @ self.one_hot
-        return logits + np.float32(self.intercept)
+Predict = Callable[[Inputs], np.ndarray]
+"""Inputs of examples to click probabilities, float32 ``[R]``."""
 
 
-def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegression:
-    """Fit a logistic regression on all columns; C is chosen on validation.
+def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict, float]:
+    """Fit a logistic regression on all columns; return it, and C, chosen on validation.
 
     The dense columns are standardised. C rises, each fit starts from the one before, and the first
     C that is no better than the one before ends the search.
@@ -258,18 +218,28 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegressi
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
     weights = np.zeros(1 + dense.shape[1] + train.one_hot.shape[1])
-    best: FittedRegression | None = None
+    best: tuple[float, Predict, float] | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        fitted = FittedRegression(strength, 0.0, float(start[0]), mean, of_dense / scale, of_values)
-        fitted = fitted._replace(score=selection(fitted.predict(valid), valid.labels))
-        if best is not None and fitted.score <= best.score:
+        predict = _predictor(mean, start, of_dense / scale, of_values)
+        score = selection(predict(valid), valid.labels)
+        if best is not None and score <= best[0]:
             break
-        best = fitted
+        best = score, predict, strength
     assert best is not None
-    return best
+    return best[1:]
+
+
+def _predictor(
+    mean: np.ndarray, start: np.ndarray, of_dense: np.ndarray, of_values: np.ndarray
+) -> Predict:
+    def predict(inputs: Inputs) -> np.ndarray:
+        logits = (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values
+        return probability(logits + start)
+
+    return predict
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -137,13 +137,6 @@ def test_each_value_has_a_column_and_ids_come_last(tmp_path):
                     3: [7]}  # fmt: skip
 
 
-def test_values_of_a_large_vocabulary_share_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(logistic_regression, "MAX_COLUMNS", 2)
-    inputs = RegressionInputs(open_dataset(small_dataset.write(tmp_path / "small")), STEPS)
-    [(_, found)] = inputs.stream("train")
-    assert found.one_hot.shape == (4, 2 + 2 + 1 + 2 + 2 + 2 + 2)
-
-
 def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 20, "test": 20})
     monkeypatch.setattr(logistic_regression, "BATCH", 64)
