@@ -44,7 +44,6 @@ PROCESS_FLAGS = (
 """Flags of the process, not of the run, without a value."""
 PROCESS_VALUES = (
     "--mesh.data",
-    "--mesh.devices",
     *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
     "--loggers",
 )

@@ -252,33 +252,16 @@ class MeshConfig:
     >>> from dien_jax.config import MeshConfig
     >>> MeshConfig(data=2).data
     2
-    >>> MeshConfig(devices=(0, 2, 3)).number
-    3
-
-    Attributes:
-      number: devices that are asked for; None without either setting.
     """
 
     data: int | None = None
     """Number of devices that share each batch and the rows of large tables, of all processes
     together; it must divide train.batch_size. Default: all that there are, or as many as divide
     it."""
-    devices: tuple[int, ...] | None = None
-    """Devices to use, by the id that JAX gives each, such as 0 2 3; with several processes as many
-    of each. Default: the first ones, as many as --mesh.data says."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "mesh")
         _check(self, "mesh", "data", lambda n: n is None or n >= 1, "at least 1")
-        if (ids := self.devices) is not None:
-            are_ids = bool(ids) and len({*ids}) == len(ids) and min(ids) >= 0
-            _require(are_ids, "mesh.devices", "one or more different ids, at least 0 each", ids)
-            same = f"{len(ids)}, the number of mesh.devices, or left out"
-            _require(self.data in (None, len(ids)), "mesh.data", same, self.data)
-
-    @property
-    def number(self) -> int | None:
-        return self.data if self.devices is None else len(self.devices)
 
 
 @dataclass(frozen=True)

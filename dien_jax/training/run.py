@@ -82,8 +82,7 @@ def fit(
       warm_start: run folder whose trained parameters replace fresh ones.
       stop_signal: asked before each batch; the number of a signal stops the run once its state
         is saved.
-      mesh: devices; all of this machine by default. A single one is the default device of JAX
-        while the run lasts.
+      mesh: devices; all of this machine by default.
       loggers: names among ``tensorboard``, ``mlflow`` and ``wandb``, see ``docs/training.md``.
 
     Raises:
@@ -111,8 +110,7 @@ def fit(
     dataset, devices = on_each(opened)
     source = origin = None
     if warm_start is not None:
-        with _by_default_on(devices):
-            source = on_first(lambda: load_source(Path(warm_start), dataset, config))
+        source = on_first(lambda: load_source(Path(warm_start), dataset, config))
         step = from_first(lambda: 0 if source is None else source.step)
         origin = WarmStart(run=str(Path(warm_start).absolute()), step=step)
     about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": len(devices)}
@@ -129,7 +127,7 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _locked(folder, run), _by_default_on(devices), _opened(folder, loggers) as running:
+        with _locked(folder, run), _opened(folder, loggers) as running:
             choices = large_data_choices(config, run)
             return _train(run, dataset, folder, stop_signal, devices, running, source, choices)
     except Interrupted:
@@ -180,14 +178,14 @@ def resume(
         return dataset, devices, versions(run.config, len(devices))
 
     dataset, devices, now = on_each(opened)
-    agree(now | _ids(devices))
+    agree(now | {"mesh.data": str(len(devices))})
     before = dict.fromkeys(COUNTED, "1") | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name in run.versions | now:
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with _locked(folder, run), _by_default_on(devices), _opened(folder, loggers) as running:
+    with _locked(folder, run), _opened(folder, loggers) as running:
         return _train(run, dataset, folder, stop_signal, devices, running)
 
 
@@ -202,11 +200,7 @@ def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:
     values |= {"the data, by the sha256 of its meta.json,": run.data_digest}
     for digests in (run.vocabularies or {}, run.tables or {}):
         values |= {f"the data, by the sha256 of {name},": text for name, text in digests.items()}
-    agree(values | _ids(devices))
-
-
-def _ids(devices: Sequence[jax.Device]) -> dict[str, str]:
-    return {"mesh.devices": " ".join(str(device.id) for device in devices)}
+    agree(values | {"mesh.data": str(len(devices))})
 
 
 @contextlib.contextmanager
@@ -241,20 +235,10 @@ def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
     """Return the devices, and say so if the batch size leaves some unused."""
     devices = devices_in_use(mesh, config.train.batch_size)
     there = sum(map(len, devices_there()))
-    if mesh.number is None and len(devices) < there:
+    if mesh.data is None and len(devices) < there:
         reason = f"train.batch_size {config.train.batch_size} is a multiple of no larger number"
         say(f"{len(devices)} of {there} devices in use: {reason}")
     return devices
-
-
-@contextlib.contextmanager
-def _by_default_on(devices: Sequence[jax.Device]) -> Iterator[None]:
-    """Let JAX use a run's only device, if that is not the one that it uses by default."""
-    if len(devices) > 1 or devices[0] == jax.local_devices()[0]:
-        yield
-        return
-    with jax.default_device(devices[0]):
-        yield
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:

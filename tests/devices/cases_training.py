@@ -136,20 +136,6 @@ def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_no_other_device_than_those_named_is_used(runs: Path, data: Path, tmp_path: Path) -> None:
-    used, earlier = set[int](), set(map(id, jax.live_arrays()))
-
-    def stop_signal() -> None:
-        new = [array for array in jax.live_arrays() if id(array) not in earlier]
-        used.update(device.id for array in new for device in array.devices())
-
-    mesh = MeshConfig(devices=(5, 2))
-    loss = of_one_epoch(tmp_path / "named", data, mesh, stop_signal=stop_signal)
-    assert used == {5, 2}
-    expected = tiny_run.evaluations(runs / "8")[0]["valid"]["logloss"]
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-
-
 def test_the_command_says_how_a_run_is_spread(data: Path, tmp_path: Path, capfd) -> None:
     flags = [*tiny_run.light_flags(data, tmp_path / "run"), "--train.epochs=1"]
     assert train.main(flags) == 0
@@ -158,9 +144,4 @@ def test_the_command_says_how_a_run_is_spread(data: Path, tmp_path: Path, capfd)
     assert train.main([*flags[:-1], "--mesh.data=5"]) != 0
     assert "mesh.data must divide train.batch_size 16, got 5" in capfd.readouterr().err
     assert train.main(["--resume", str(tmp_path / "run"), "--mesh.data", "2"]) == 0
-    capfd.readouterr()
-    assert train.main([*flags[:-1], "--mesh.devices", "0", "8"]) != 0
-    assert "ids of devices that are there, 0 to 7, got 8" in capfd.readouterr().err
-    resumed = ["--resume", str(tmp_path / "run"), "--mesh.devices", "4", "1"]
-    assert train.main(resumed) == 0
-    assert train.main([*resumed, "--seed=1"]) != 0
+    assert train.main(["--resume", str(tmp_path / "run"), "--mesh.data", "2", "--seed=1"]) != 0

@@ -37,31 +37,6 @@ def test_all_devices_are_used_that_a_batch_divides_over(monkeypatch) -> None:
     assert devices_in_use(MeshConfig(2), 100) == [device(0), device(1)]
 
 
-def test_named_devices_are_used_in_their_order(monkeypatch) -> None:
-    has_devices(monkeypatch, [*range(8)])
-    assert devices_in_use(MeshConfig(devices=(3, 0)), 100) == [device(3), device(0)]
-    assert devices_in_use(MeshConfig(1, (7,)), 5) == [device(7)]
-    has_devices(monkeypatch, [0, 1], [64, 65])
-    found = devices_in_use(MeshConfig(devices=(65, 1)), 100)
-    assert found == [device(1), device(65)]  # those of a process in sequence
-
-
-def test_devices_that_cannot_be_used_are_refused(monkeypatch) -> None:
-    for ids in ((), (0, 0), (1, -1)):
-        with pytest.raises(UserError, match=r"mesh.devices must be one or more different ids"):
-            MeshConfig(devices=ids)
-    with pytest.raises(UserError, match=r"mesh.data must be 2, the number of mesh.devices, .* 3"):
-        MeshConfig(3, (0, 1))
-    has_devices(monkeypatch, [0, 1, 2, 3, 8], [64, 65])
-    for ids, message in (
-        ((0, 9), "ids of devices that are there, 0 to 3, 8, 64 to 65, got 9"),
-        ((0, 1, 64), "got 1 of process 1 and 2 of process 0; theirs are 64 to 65 and 0 to 3, 8"),
-        ((0, 1, 64, 65), "must divide train.batch_size 6, got 4; .* choose --train.batch-size 8"),
-    ):
-        with pytest.raises(UserError, match=message):
-            devices_in_use(MeshConfig(devices=ids), 6)
-
-
 def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
     with pytest.raises(UserError, match=r"mesh.data must be at least 1, got 0"):
         MeshConfig(0)

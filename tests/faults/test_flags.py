@@ -116,9 +116,6 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--model.extractor=none",): r"model\.auxiliary_weight must be 0 unless model\.extractor",
         ("--model.layers",): r"model\.layers must be one or more",
         ("--model.layers=8", "--model.layers", "8"): "--model.layers is given twice",
-        ("--mesh.devices", "0", "0"): r"mesh\.devices .* got \(0, 0\)",
-        ("--mesh.devices", "999"): r"mesh\.devices must be ids of devices .*, 0.*, got 999",
-        ("--mesh.devices", "0", "--mesh.data=2"): r"mesh\.data must be 1, .*, got 2",
     },
     "evaluate": {("--distributed.processes=2",): "[Uu]nrecognized .*--distributed"},
     "prepare interactions": {
