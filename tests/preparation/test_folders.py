@@ -1,6 +1,5 @@
 """A log in a folder of files is the log of their rows, in the order of their names."""
 
-import contextlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +9,6 @@ from support.small_dataset import assert_equal
 from support.tiny_logs import write
 
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.preparation.reading import duckdb_engine
 from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.fast
@@ -37,20 +35,6 @@ def folder(tmp_path) -> Path:
         rows = ROWS[number * 20 : number * 20 + 20]
         (folder / name).write_text("\n".join([HEADER, *rows]) + "\n")
     return folder
-
-
-def test_progress_is_the_share_of_the_bytes_that_are_read(folder, tmp_path, monkeypatch):
-    ends, stage = [], duckdb_engine.stage
-
-    @contextlib.contextmanager
-    def noted(name, *asked):
-        with stage(name, *asked) as current:
-            yield current
-        ends.append((current.name, current.note, current.share))
-
-    monkeypatch.setattr(duckdb_engine, "stage", noted)
-    make(folder, tmp_path / "data")
-    assert (f"reading {folder}", "3 of 3 files", 1) in ends
 
 
 def as_parquet(folder: Path) -> None:

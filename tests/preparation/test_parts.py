@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_logs import SPLITS, log_of
 
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
-from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter, kth_smallest
+from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = pytest.mark.long
@@ -111,13 +111,6 @@ def stored(folder: Path, numbers) -> ArrayFile:
         for start in range(0, len(numbers), 4):
             writer.append(numbers[start : start + 4])
     return writer.file
-
-
-@given(st.lists(st.integers(-(2**62), 2**62) | st.integers(-3, 3), min_size=1, max_size=40))
-@example([2**62, -(2**62)])  # their distance has 64 bits
-def test_the_kth_smallest_entry_is_found_without_sorting(tmp_path_factory, numbers):
-    file = stored(tmp_path_factory.mktemp("kth"), np.array(numbers, np.int64))
-    assert kth_smallest(file, list(range(len(numbers)))) == sorted(numbers)
 
 
 @given(

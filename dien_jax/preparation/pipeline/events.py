@@ -87,6 +87,15 @@ class Events(NamedTuple):
         first, last = zip(*extremes, strict=True)
         return int(min(first)), int(max(last))
 
+    def times_at(self, workspace: Workspace, places: list[int]) -> list[int]:
+        """Return the times of some events by their places in the order of time, which rise."""
+        found, done = [], 0
+        for batch in workspace.batches(self.ordered, ["time"]):
+            here = [place - done for place in places if 0 <= place - done < batch.num_rows]
+            found += batch.column("time").take(pa.array(here, pa.int64())).to_pylist()
+            done += batch.num_rows
+        return found
+
     def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield item, time and number of all events, oldest first, a batch at a time."""
         for batch in workspace.batches(self.ordered):
@@ -123,8 +132,21 @@ class Events(NamedTuple):
             first = last
 
 
-Trained = Callable[[EventPart], np.ndarray]
-"""Mark the events of a part that training sees, bool ``[e]``."""
+Marks = Callable[[EventPart], np.ndarray]
+"""Mark events of a part, such as those that training sees, bool ``[e]``."""
+
+
+def count_events(events: Events, *marks: Marks) -> list[dict[str, np.ndarray]]:
+    """Count the events of each ``item`` and ``user`` that each function marks, int64 ``[n]``."""
+    sizes = {"item": events.num_items, "user": events.num_users}
+    counts = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for _ in marks]
+    for part in events.parts():
+        users = len(part.offsets) - 1
+        for count, mark in zip(counts, marks, strict=True):
+            chosen = mark(part)
+            count["item"] += np.bincount(part.item[chosen], minlength=events.num_items)
+            count["user"][part.sequences] = np.bincount(part.sequence[chosen], minlength=users)
+    return counts
 
 
 def load_events(
@@ -133,10 +155,9 @@ def load_events(
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order; :func:`training_values` prefers training. The log is read a second time when
-    malformed rows need line numbers. ``narrow`` filters the clean rows before anything is counted.
-    Too many malformed rows, or no row left, is a ``UserError``. A log without the columns that are
-    read here is a ``ValueError``.
+    log's order; :func:`training_values` prefers training. ``narrow`` filters the clean rows before
+    anything is counted. Too many malformed rows, or no row left, is a ``UserError``. A log without
+    the columns that are read here is a ``ValueError``.
     """
     aliases = [feature.alias for feature in features.columns]
     for name in ("user", "item", "timestamp", "line", *aliases):
@@ -146,18 +167,14 @@ def load_events(
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
         checked = _checked(workspace, log.rows, clock, features.columns)
-        malformed = workspace.count(checked.filter(checked.reason.notnull()))
-    if malformed and log.reread is not None:
-        log = log.reread()
-        checked = _checked(workspace, log.rows, clock, features.columns)
-    total = workspace.count(log.rows) + log.bad.count
-    if malformed:
         wrong = checked.filter(checked.reason.notnull())
-        first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
-        shown = [row for batch in workspace.batches(first) for row in batch.to_pylist()]
-        for row in shown:
-            log.bad.show(*log.place(row["line"]), row["reason"])
-        log.bad.count += workspace.count(wrong)
+        total = workspace.count(log.rows) + log.bad.count
+        if malformed := workspace.count(wrong):
+            first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
+            for batch in workspace.batches(first):
+                for row in batch.to_pylist():
+                    log.bad.show(*log.place(row["line"]), row["reason"])
+            log.bad.count += malformed
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
@@ -328,7 +345,7 @@ def numbered(workspace: Workspace, name: str, grouped: Table) -> Table:
     return workspace.store_ordered(name, grouped, ["first"])
 
 
-def training_values(workspace: Workspace, events: Events, group: str, trained: Trained) -> Table:
+def training_values(workspace: Workspace, events: Events, group: str, trained: Marks) -> Table:
     """Return the table of users or items with the features that their training rows have.
 
     A value that only rows of validation or test have must be unknown to training. So where the

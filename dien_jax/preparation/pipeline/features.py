@@ -20,7 +20,7 @@ from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.pipeline.events import Events, Trained, numbered, training_values
+from dien_jax.preparation.pipeline.events import Events, Marks, numbered, training_values
 from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile, ArrayWriter
 from dien_jax.preparation.reading.workspace import Workspace
@@ -117,7 +117,7 @@ class Encoder:
         self,
         workspace: Workspace,
         events: Events,
-        trained: Trained,
+        trained: Marks,
         counts: dict[str, np.ndarray],
         min_count: int,
         past: dict[str, np.ndarray],

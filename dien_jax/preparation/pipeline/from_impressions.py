@@ -18,7 +18,7 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events
+from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
@@ -27,30 +27,6 @@ from dien_jax.utils.console import stage
 
 Sides = Callable[[EventPart], np.ndarray]
 """The side of every row of a part, int8 ``[e]``."""
-
-
-class _Counts:
-    """Counts over all rows: of training (``seen``), of the whole past (``before``), of clicks."""
-
-    def __init__(self, events: Events) -> None:
-        sizes = {"item": events.num_items, "user": events.num_users}
-        self.seen = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-        self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-        self.clicks = np.zeros(events.num_items, np.int64)
-        """Clicks of the past."""
-        self.seen_rows = 0
-
-    def add(self, events: EventPart, sides: np.ndarray) -> None:
-        """Count a part."""
-        past = sides <= splits.TRAIN
-        for counts, chosen in ((self.seen, sides == splits.TRAIN), (self.before, past)):
-            counts["item"] += np.bincount(events.item[chosen], minlength=len(counts["item"]))
-            users = len(events.offsets) - 1
-            of_user = np.bincount(events.sequence[chosen], minlength=users)
-            counts["user"][events.sequences] = of_user
-        clicks = events.item[past & (events.label == 1)]
-        self.clicks += np.bincount(clicks, minlength=len(self.clicks))
-        self.seen_rows += int(np.count_nonzero(sides == splits.TRAIN))
 
 
 def write_impressions(
@@ -63,40 +39,41 @@ def write_impressions(
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
     events = events.within(workspace, options.memory, 1)
     with stage("splitting rows"):
-        sides, split = _sides(options, events)
-        counts = _Counts(events)
-        for part in events.parts():
-            counts.add(part, sides(part))
-    if not counts.seen_rows:
+        sides, split = _sides(workspace, options, events)
+
+        def seen(part: EventPart) -> np.ndarray:
+            return np.asarray(sides(part) == splits.TRAIN)
+
+        def before(part: EventPart) -> np.ndarray:
+            return np.asarray(sides(part) <= splits.TRAIN)
+
+        def clicked(part: EventPart) -> np.ndarray:
+            return before(part) & (part.label == 1)
+
+        counts, counts_before, clicks = count_events(events, seen, before, clicked)
+    if not counts["item"].any():
         left = (
             f"none of the {events.num_users:,} users' {len(events.item):,} impressions to training"
         )
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-
-    def seen(part: EventPart) -> np.ndarray:
-        return np.asarray(sides(part) == splits.TRAIN)
-
-    encoder = Encoder(
-        workspace, events, seen, counts.seen, options.min_count, counts.before, extended
-    )
+    encoder = Encoder(workspace, events, seen, counts, options.min_count, counts_before, extended)
     row_of, size = encoder.items.row_of, encoder.items.size
-    popularity = np.bincount(row_of[:-1], counts.clicks, size).astype(np.int64)
-    shown = np.zeros(3, np.int64)
+    popularity = np.bincount(row_of[:-1], clicks["item"], size).astype(np.int64)
     has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())
 
     def parts() -> Iterator[FolderPart]:
-        clicks = 0
+        first_click = 0
         for part in events.parts():
-            negatives = _passed_over(part, row_of, size)
-            history, examples = _histories(part, sides(part), negatives if has_shown else None)
-            assert negatives.offsets is not None
-            lengths = np.diff(negatives.offsets)
-            shown[:] += np.array([len(lengths), np.count_nonzero(lengths), lengths.sum()])
-            yield FolderPart(part.first_sequence, clicks, history, examples)
-            clicks += len(history.item)
+            negatives = _passed_over(part, row_of, size) if has_shown else None
+            history, examples = _histories(part, sides(part), negatives)
+            yield FolderPart(part.first_sequence, first_click, history, examples)
+            first_click += len(history.item)
 
     report, _ = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
-    return [*events.report, *report, _describe_shown(*shown.tolist())]
+    if has_shown:
+        known = "items that were shown with a click and not clicked are known"
+        report.append(f"{known}: auxiliary negatives for --model.auxiliary-distribution shown")
+    return [*events.report, *report]
 
 
 def _passed_over(part: EventPart, row_of: np.ndarray, size: int) -> Column:
@@ -124,14 +101,16 @@ def _histories(
     return history, examples
 
 
-def _sides(options: LogOptions, events: Events) -> tuple[Sides, dict[str, Any]]:
+def _sides(
+    workspace: Workspace, options: LogOptions, events: Events
+) -> tuple[Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
     if options.split == "last-event":
         return _by_last_time, split_metadata(options)
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
         return lambda part: users[part.sequences][part.sequence], split_metadata(options)
-    borders, begin = resolve_times(options, events.timestamp, events.clock)
+    borders, begin = resolve_times(workspace, options, events)
 
     def by_time(part: EventPart) -> np.ndarray:
         sides = splits.time_sides(part.timestamp, borders)
@@ -144,17 +123,6 @@ def _sides(options: LogOptions, events: Events) -> tuple[Sides, dict[str, Any]]:
 
 def _by_last_time(part: EventPart) -> np.ndarray:
     return splits.last_time_sides(part.timestamp, part.offsets)
-
-
-def _describe_shown(clicks: int, with_items: int, items: int) -> str:
-    """Return a line about the items that were shown with clicks."""
-    if not with_items:
-        return "no click has an item that was shown at the same time and not clicked"
-    return (
-        f"{with_items:,} of {clicks:,} clicks have items that were shown at the same time and not "
-        f"clicked, {items / with_items:.3g} on average (auxiliary negatives for "
-        f"--model.auxiliary-distribution shown)"
-    )
 
 
 def passed_over_items(

@@ -21,7 +21,7 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events
+from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool, store_pools
@@ -55,35 +55,6 @@ class _Split(NamedTuple):
         return splits.training_events(self.targets(events).past, events.offsets)
 
 
-class _Counts:
-    """Counts over all events: of training (``seen``) and of the whole past (``before``)."""
-
-    def __init__(self, events: Events) -> None:
-        sizes = {"item": events.num_items, "user": events.num_users}
-        self.seen = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-        self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-        self.targets = dict.fromkeys(SPLITS, 0)
-        self.seen_events = self.training_users = self.tied_users = 0
-
-    def add(self, events: EventPart, split: _Split) -> None:
-        """Count a part."""
-        targets = split.targets(events)
-        train, offsets = targets.by_split["train"], events.offsets
-        for name, target in targets.by_split.items():
-            self.targets[name] += len(target)
-        users = len(offsets) - 1
-        for counts, target in ((self.seen, train), (self.before, targets.past)):
-            is_in = splits.training_events(target, offsets)
-            counts["item"] += np.bincount(events.item[is_in], minlength=len(counts["item"]))
-            of_user = np.bincount(splits.sequence_of(target, offsets), minlength=users)
-            counts["user"][events.sequences] = of_user
-            if counts is self.seen:
-                self.seen_events += int(np.count_nonzero(is_in))
-                self.training_users += int(np.count_nonzero(of_user))
-        last = np.sort(np.concatenate([targets.by_split["valid"], targets.by_split["test"]]))
-        self.tied_users += len(splits.tied_targets(last, events.timestamp, offsets))
-
-
 def write_interactions(
     workspace: Workspace,
     options: ImplicitOptions,
@@ -94,20 +65,16 @@ def write_interactions(
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
     events = events.within(workspace, options.memory, 1 + options.negatives)
     with stage("splitting events"):
-        split = _split(options, events)
-        counts = _Counts(events)
-        for part in events.parts():
-            counts.add(part, split)
-    if not counts.targets["train"]:
+        split = _split(workspace, options, events)
+        seen, before = count_events(events, split.seen, split.before)
+    if not seen["item"].any():
         left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    encoder = Encoder(
-        workspace, events, split.seen, counts.seen, options.min_count, counts.before, extended
-    )
+    encoder = Encoder(workspace, events, split.seen, seen, options.min_count, before, extended)
     row_of = encoder.items.row_of
-    popularity = np.bincount(row_of[:-1], counts.before["item"], encoder.items.size)
+    popularity = np.bincount(row_of[:-1], before["item"], encoder.items.size)
     # An extended folder knows more than training.
-    known = (counts.seen["item"] > 0) | (row_of[:-1] > 0)
+    known = (seen["item"] > 0) | (row_of[:-1] > 0)
     with stage("sorting events by time"):
         pools = _pools(workspace, options, events, split, known)
 
@@ -125,17 +92,22 @@ def write_interactions(
         source=source,
         split=split.metadata | options.example_settings(),
     )
-    report += [_describe_examples(options, counts), *_notes(options, events, counts)]
+    most = options.max_examples
+    which = "every event" if most is None else f"the latest {most:,} events of each user"
+    of_users = f"{seen['item'].sum():,} events of {np.count_nonzero(seen['user']):,} users"
+    report.append(f"training sees {of_users}; its examples are {which} with a history")
+    if single := np.count_nonzero(np.diff(events.offsets) == 1):
+        report.append(f"users with one event, so no history and no example: {single:,}")
     if missing:
         reason = "by then nothing else had been chosen, or their users had chosen nearly all of it"
         report.append(f"{missing:,} negatives left out: {reason}")
     return [*events.report, *report]
 
 
-def _split(options: ImplicitOptions, events: Events) -> _Split:
+def _split(workspace: Workspace, options: ImplicitOptions, events: Events) -> _Split:
     borders, begin, sides = None, None, None
     if options.split == "by-time":
-        borders, begin = resolve_times(options, events.timestamp, events.clock)
+        borders, begin = resolve_times(workspace, options, events)
     elif options.split == "by-user":
         shares = options.shares
         sides = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
@@ -213,24 +185,3 @@ def _examples(
         candidate = np.concatenate([item[target], drawn.item])[order]
         examples[name] = SplitExamples(sequence[event], event, candidate, label)
     return examples, missing
-
-
-def _describe_examples(options: ImplicitOptions, counts: _Counts) -> str:
-    """Return what was made of the log for training."""
-    most = options.max_examples
-    which = "every event" if most is None else f"the latest {most:,} events of each user"
-    return (
-        f"{counts.targets['train']:,} training examples of {counts.seen_events:,} events of "
-        f"{counts.training_users:,} users ({which})"
-    )
-
-
-def _notes(options: ImplicitOptions, events: Events, counts: _Counts) -> list[str]:
-    notes = []
-    single = np.count_nonzero(np.diff(events.offsets) == 1)
-    if single:
-        notes.append(f"users with one event, so no history and no example: {single:,}")
-    if options.split != "by-time" and counts.tied_users:
-        tie = "users whose last events tie in time with the event before"
-        notes.append(f"{tie}: {counts.tied_users:,}; the order of the log decided which came last")
-    return notes

@@ -13,18 +13,19 @@ Dimensions: n examples, E events, S sequences (one a user), R rows of an impress
 ``[S + 1]``, are where the sequences begin. Targets are event indices by split, int64, rising.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.value_text import Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
+from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.target_negatives import EarlierItems
-from dien_jax.preparation.reading.array_files import ArrayFile, kth_smallest
+from dien_jax.preparation.reading.workspace import Workspace
 
 TRAIN, VALID, TEST = range(3)
 NO_SIDE = -1  # side of a row that is no example
@@ -40,12 +41,13 @@ class Borders(NamedTuple):
 
 
 def resolve_times(
-    options: LogOptions, timestamp: ArrayFile, clock: Clock
+    workspace: Workspace, options: LogOptions, events: Events
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given."""
-    (earliest,) = kth_smallest(timestamp, [0])
+    clock, (earliest, _) = events.clock, events.times()
     if options.valid_from is None or options.test_from is None:
-        borders = borders_by_share(timestamp, **options.shares)
+        times_at = functools.partial(events.times_at, workspace)
+        borders = borders_by_share(len(events.item), times_at, **options.shares)
     else:
         valid = clock.read("--valid-from", options.valid_from, earliest)
         test = clock.read("--test-from", options.test_from, earliest)
@@ -61,20 +63,22 @@ def resolve_times(
     return borders, begin
 
 
-def borders_by_share(timestamp: ArrayFile, *, valid_share: float, test_share: float) -> Borders:
+def borders_by_share(
+    events: int,
+    times_at: Callable[[list[int]], list[int]],
+    *,
+    valid_share: float,
+    test_share: float,
+) -> Borders:
     """Return the times that leave the last shares of all events to validation and test.
 
     All events at the time of a border belong to the later side: ties make it larger than asked.
+    ``times_at`` returns the times of events by their places in the order of time.
     """
-    events = len(timestamp)
-    if not events:
-        return Borders(0, 0)
-    test = events - round(test_share * events)
     valid = events - round((valid_share + test_share) * events)
-    inside = [position for position in (valid, test) if position < events]
-    *found, latest = kth_smallest(timestamp, [*inside, events - 1])
-    ends = [latest + 1] * (2 - len(inside))
-    return Borders(*found, *ends)
+    places = [place for place in (valid, events - round(test_share * events)) if place < events]
+    *found, latest = times_at([*places, events - 1])
+    return Borders(*found, *[latest + 1] * (2 - len(found)))
 
 
 def split_metadata(
@@ -196,12 +200,6 @@ def training_events(targets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     steps[offsets[sequence[is_last]]] += 1
     steps[targets[is_last] + 1] -= 1
     return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
-
-
-def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the sequences in which a target ties with the event before it: int32, rising."""
-    tied = timestamp[targets] == timestamp[targets - 1]
-    return np.unique(sequence_of(targets[tied], offsets))
 
 
 class RuleCounts:

@@ -60,8 +60,7 @@ class _SplitSummary:
 
     def __init__(self, is_held_out: bool) -> None:
         self.rules, self._is_held_out = RuleCounts(), is_held_out
-        self.users = self.empty = self.unknown = 0
-        self._lengths = np.zeros(1, np.int64)  # examples by the length of their history
+        self.users = self.empty = self.longest = 0
 
     def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
         """Count the examples of a part."""
@@ -73,23 +72,18 @@ class _SplitSummary:
             repeated = in_history(*place, history.item, history.offsets)
         self.rules.add(rows.label, row_of[rows.item], repeated)
         self.users += 1 + int(np.count_nonzero(np.diff(rows.sequence)))
-        lengths = np.bincount(rows.history_end - history.offsets[rows.sequence])
-        if len(lengths) > len(self._lengths):
-            self._lengths = np.pad(self._lengths, (0, len(lengths) - len(self._lengths)))
-        self._lengths[: len(lengths)] += lengths
+        lengths = rows.history_end - history.offsets[rows.sequence]
+        self.longest = max(self.longest, int(lengths.max()))
+        self.empty += int(np.count_nonzero(lengths == 0))
 
     def describe(self, name: str) -> str:
         """Return a line about the split."""
         count, positives = self.rules.examples.sum(), self.rules.examples[1]
         if not count:
             return f"{name}: no examples"
-        present = np.flatnonzero(self._lengths)
-        ends = np.cumsum(self._lengths)
-        middle = np.searchsorted(ends, [(count - 1) // 2, count // 2], side="right")
         return (
             f"{name}: {count:,} examples of {self.users:,} users, {positives:,} positive; "
-            f"histories of {present[0]} to {present[-1]} events, median {middle.mean():g}, "
-            f"{int(self._lengths[0]):,} empty; "
+            f"histories of up to {self.longest:,} events, {self.empty:,} empty; "
             f"{self.rules.unknown.sum():,} candidates unknown in training"
         )
 

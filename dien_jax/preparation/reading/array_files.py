@@ -84,36 +84,3 @@ class ArrayWriter:
     @property
     def file(self) -> ArrayFile:
         return ArrayFile(self._path, self._dtype)
-
-
-def kth_smallest(numbers: ArrayFile, places: list[int]) -> list[int]:
-    """Return the entries at some places of the sorted array of integers, in bounded memory.
-
-    Each pass over the file fixes 16 more bits of an entry.
-
-    >>> import tempfile
-    >>> with ArrayWriter(Path(tempfile.mkdtemp()) / "numbers", np.int64) as writer:
-    ...     writer.append(np.array([70_000, -3, 5, 5, 1 << 40]))
-    >>> kth_smallest(writer.file, [0, 2, 4])
-    [-3, 5, 1099511627776]
-    """
-    low = min((int(block.min()) for block in numbers.blocks()), default=0)
-    high = max((int(block.max()) for block in numbers.blocks()), default=0)
-    return [_kth_smallest(numbers, place, low, high) for place in places]
-
-
-def _kth_smallest(numbers: ArrayFile, place: int, low: int, high: int) -> int:
-    while high > low:
-        shift = max((high - low).bit_length() - 16, 0)
-        counts = np.zeros(1 << 16, np.int64)
-        for block in numbers.blocks():
-            inside = block[(block >= low) & (block <= high)].astype(np.int64)
-            # Unsigned: the distance of two numbers of 64 bits may have all 64.
-            above = inside.view(np.uint64) - np.int64(low).view(np.uint64)
-            bins = (above >> np.uint64(shift)).astype(np.int64)
-            counts += np.bincount(bins, minlength=1 << 16)
-        ends = np.cumsum(counts)
-        bin_ = int(np.searchsorted(ends, place, side="right"))
-        place -= int(ends[bin_] - counts[bin_])
-        low, high = low + (bin_ << shift), min(high, low + ((bin_ + 1) << shift) - 1)
-    return low

@@ -2,15 +2,17 @@
 
 The database's own CSV reader is fast, but after a quote that is never closed it skips an unknown
 number of rows. So a file in which it meets anything unexpected is read a second time in Python,
-line by line: every malformed line is counted and reported by its number.
+line by line: every malformed line is counted and reported by its number. Of other files the number
+of a row's line is looked up when a message needs it.
 """
 
 import contextlib
 import csv
+import itertools
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
-from dien_jax.data.value_text import check_type
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.reading.log import (
     ROWS,
@@ -31,6 +32,7 @@ from dien_jax.preparation.reading.log import (
     LogForm,
     Wanted,
     address_of,
+    check_columns,
     column_places,
     files_of,
     header_names,
@@ -43,7 +45,6 @@ from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
 from dien_jax.utils.machine import trim_memory
 from dien_jax.utils.text_files import (
-    EXAMPLES,
     BadLines,
     check_size,
     is_gzip,
@@ -178,47 +179,31 @@ def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
     """Read columns of a file, known by its first bytes, gzip too, or of all files of a folder."""
     if (address := address_of(file)) is not None:
         raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
-    if file.is_dir():
-        return _read_folder(workspace, file, form, by_line=False)
-    with stage(f"reading {file}"):
-        log = _read(workspace, file, form)
-    if log.reread is None:
-        return log
-    bad = BadLines()
-    again = stage(f"reading {file} line by line", partial(bad.share_of, file))
-    return log._replace(reread=partial(again(_read), workspace, file, form, bad))
-
-
-def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_line: bool) -> Log:
-    """Read all files of a folder as one log."""
-    bad, starts, line, done = BadLines(), [], 0, 0
-    has_reread = False
-    files = files_of(folder)
-    size = sum(file.stat().st_size for file in files)
-    with stage(f"reading {folder}{' line by line' if by_line else ''}") as current:
-        for number, file in enumerate(files):
-            log = _read(workspace, file, form, BadLines() if by_line else None)
-            starts.append(FileStart(line, str(file)))
-            bad.count += log.bad.count
-            bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
-            has_reread |= log.reread is not None
-            moved = log.rows.mutate(line=log.rows.line + line)
-            if number:
-                workspace.add("all rows", moved)
+    files, bad, starts, line = files_of(file), BadLines(), [], 0
+    with stage(f"reading {file}") as current:
+        for number, part in enumerate(files, start=1):
+            rows, line_of = _read(workspace, part, form, bad)
+            starts.append(FileStart(line, str(part), line_of))
+            if part is file:
+                break
+            moved = rows.mutate(line=rows.line + line)
+            line += workspace.numbers(rows.aggregate(last=rows.line.max()))["last"] + 1
+            if number == 1:
+                together = workspace.store("all rows", moved)
             else:
-                rows = workspace.store("all rows", moved)
-            line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
-            done += file.stat().st_size
-            current.note = f"{number + 1:,} of {len(files):,} files"
-            current.share = done / size if size else None
-    again = partial(_read_folder, workspace, folder, form, True) if has_reread else None
-    return Log(folder, rows, bad, again, tuple(starts))
+                workspace.add("all rows", moved)
+            rows = together
+            current.now(f"{number:,} of {len(files):,} files")
+    return Log(file, rows, bad, tuple(starts))
 
 
 def _read(
-    workspace: DuckDBWorkspace, file: Path, form: LogForm, bad: BadLines | None = None
-) -> Log:
-    """Read a file as the table ``rows``; with ``bad`` line by line, counting malformed ones."""
+    workspace: DuckDBWorkspace, file: Path, form: LogForm, bad: BadLines
+) -> tuple[Table, Callable[[int], int]]:
+    """Read a file as the table ``rows``, whose lines rise from 1, and count malformed lines.
+
+    Also returns the number in the file of such a line.
+    """
     check_utf8(file)
     magic = b""  # a file that cannot be read: reading it as text raises the right error
     with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
@@ -226,20 +211,16 @@ def _read(
     if magic == ZIP_MAGIC:
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
     if magic == PARQUET_MAGIC:
-        return _read_parquet(workspace, file, form.wanted, form.separator)
+        return _read_parquet(workspace, file, form.wanted, form.separator), int
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = form.columns or csv_header(file, delimiter)
     places = column_places(file, form.wanted, header, form.hint)
-    has_header = not form.columns
-    if bad is None:
-        rows = _read_csv(workspace, file, delimiter, len(header), places, has_header)
-        if rows is not None:
-            again = partial(_read, workspace, file, form, BadLines())
-            return Log(file, rows, BadLines(), again)
-        bad = BadLines()
-    records = _records(file, delimiter, len(header), has_header, bad)
-    chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
-    return Log(file, load_records(workspace, "rows", list(places), chosen), bad)
+    read = partial(_records, file, delimiter, len(header), not form.columns)
+    rows = _read_csv(workspace, file, delimiter, len(header), places, not form.columns)
+    if rows is not None:
+        return rows, lambda row: next(itertools.islice(read(BadLines()), row - 1, None))[0]
+    chosen = ((number, [fields[p] for p in places.values()]) for number, fields in read(bad))
+    return load_records(workspace, "rows", list(places), chosen), int
 
 
 def csv_header(file: Path, delimiter: str) -> list[str]:
@@ -277,23 +258,19 @@ def _read_csv(
     finally:
         check_size(file, size, file.stat().st_size)
     rows = ibis.table(dict.fromkeys(places, "string"), name="rows")
-    return rows.mutate(line=rows.rowid())
+    return rows.mutate(line=rows.rowid() + 1)
 
 
-def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Log:
+def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Table:
     if is_gzip(file):
         raise UserError(f"{file} is Parquet within gzip; unpack it first")
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            places = column_places(file, wanted, parquet.schema_arrow.names)
-            for alias, column in wanted.items():
-                kind = parquet.schema_arrow.field(places[alias]).type
-                check_type(column.where(file), kind, column.kind)
+            check_columns(file, wanted, parquet.schema_arrow)
             names = sorted({column.name for column in wanted.values()})
             batches = parquet.iter_batches(ROWS, columns=names)
             texts = text_batches(file, batches, wanted, separator, first=1)
-            rows = workspace.append("rows", texts, text_schema(wanted))
-            return Log(file, rows, BadLines())
+            return workspace.append("rows", texts, text_schema(wanted))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
 

@@ -48,10 +48,11 @@ class LogForm(NamedTuple):
 
 
 class FileStart(NamedTuple):
-    """A file of a log in several files."""
+    """A file of a log."""
 
     line: int  # the line of the log before the file's first one
     file: str
+    line_of: Callable[[int], int] = int  # number in the file of a line of the log, both from 1
 
 
 class Log(NamedTuple):
@@ -61,16 +62,16 @@ class Log(NamedTuple):
     # the requested columns as text, NULL where empty, and line, rising in the log's order
     rows: Table
     bad: BadLines  # the malformed lines that are not among rows
-    # reads the log again, so that line is that of the file, from 1; None where it is that already
-    reread: "Callable[[], Log] | None" = None
-    starts: tuple[FileStart, ...] = ()  # the files of a folder, in the log's order
+    starts: tuple[
+        FileStart, ...
+    ] = ()  # the files, in the log's order; none: lines are those of one
 
     def place(self, line: int) -> tuple[str, int]:
         """Return the file of a line of the log, and its number there."""
         if not self.starts:
             return str(self.file), line
-        start, file = self.starts[bisect.bisect_left(self.starts, (line, "")) - 1]
-        return file, line - start
+        start = self.starts[bisect.bisect_left(self.starts, (line, "")) - 1]
+        return start.file, start.line_of(line - start.line)
 
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
         """Check the share of malformed lines, and return lines about them."""
@@ -100,29 +101,21 @@ def files_of(file: Path) -> list[Path]:
     """
     if not file.is_dir():
         return [file]
-    found = _files_in(file)
+    found, folders = [], [file]
+    for folder in folders:  # grows
+        with reading(folder):
+            parts = [part for part in folder.iterdir() if not part.name.startswith(("_", "."))]
+        for part in parts:
+            if part.is_file():
+                found.append(part)
+            elif part.is_dir() and not part.is_symlink():
+                folders.append(part)
+            else:
+                kind = "a link to a folder or to nothing" if part.is_symlink() else "another kind"
+                raise UserError(f"{part}: expected a regular file or a folder, found {kind}")
     if not found:
         raise UserError(f"{file}: expected a folder with CSV or Parquet files, found none")
     return sorted(found, key=Path.as_posix)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    found = []
-    with reading(folder):
-        parts = [part for part in folder.iterdir() if not part.name.startswith(("_", "."))]
-    for part in parts:
-        is_link = part.is_symlink()
-        if part.is_dir() and not is_link:
-            found += _files_in(part)
-        elif part.is_file():
-            found.append(part)
-        elif part.is_dir():
-            kind = "a link to a folder, which is not followed; put the folder itself there"
-            raise UserError(f"{part}: expected a file of the log, found {kind}")
-        else:
-            kind = "a link to a file that is not there" if is_link else "no regular file"
-            raise UserError(f"{part}: expected a file of the log, found {kind}")
-    return found
 
 
 def header_names(file: Path, line: str, delimiter: str) -> list[str]:
@@ -208,6 +201,13 @@ def column_places(
     return {alias: header.index(column.name) for alias, column in wanted.items()}
 
 
+def check_columns(file: Path, wanted: Wanted, schema: pa.Schema) -> None:
+    """Refuse a schema without the wanted columns, or whose types cannot be read."""
+    column_places(file, wanted, schema.names)
+    for column in wanted.values():
+        check_type(column.where(file), schema.field(column.name).type, column.kind)
+
+
 def text_schema(wanted: Wanted) -> pa.Schema:
     """Return the schema of :func:`text_batches`."""
     return pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
@@ -280,9 +280,7 @@ def _slices(name: Path, table: Any, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         except (pa.ArrowException, TypeError, ValueError) as error:
             expected = "a DataFrame of pandas or Polars, an Arrow table or the path of a log"
             raise UserError(f"{name} must be {expected}, got {type(table).__name__}") from error
-        column_places(name, wanted, reader.schema.names)
-    for column in wanted.values():
-        check_type(column.where(name), reader.schema.field(column.name).type, column.kind)
+    check_columns(name, wanted, reader.schema)
     for batch in reader:
         for start in range(0, batch.num_rows, ROWS):
             yield batch.slice(start, ROWS)

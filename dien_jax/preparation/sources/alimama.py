@@ -106,18 +106,13 @@ def _read(
         values = {name: log.rows[name].nullif("NULL") for name in names}
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
 
-    def described(log: "Log") -> "Log":
-        rows, reread = log.rows, log.reread
-        for key, description in descriptions.items():
-            rows = attach(rows, key, description, FEATURES.groups[key])
-        again = None if reread is None else lambda: described(reread())
-        return log._replace(rows=workspace.store("impressions", rows), reread=again)
-
     columns = {"user": "user", "item": "adgroup_id", "timestamp": "time_stamp", "label": "clk"}
     columns |= {column.alias: column.name for column in FEATURES.context}
     log = read(files[0], columns)
+    rows = log.rows
     for key, file in zip(descriptions, files[1:], strict=True):
+        rows = attach(rows, key, descriptions[key], FEATURES.groups[key])
         unknown = log.rows.anti_join(descriptions[key], key)
         count = workspace.numbers(unknown.aggregate(unknown=unknown[key].nunique()))["unknown"]
         report.append(f"{count:,} {key}s of the impressions are not in {file.name}")
-    return described(log), report
+    return log._replace(rows=workspace.store("impressions", rows)), report
