@@ -13,7 +13,6 @@ from dien_jax.preparation.pipeline.target_negatives import (
     EarlierItems,
     NegativeSampler,
     Pool,
-    store_pools,
     uniform_numbers,
 )
 from dien_jax.preparation.reading import array_files
@@ -31,9 +30,11 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
     columns = np.array(items, np.int32), np.array(times, np.int64), np.arange(len(items))
     parts = [slice(start, start + 5) for start in range(0, len(items), 5)]
     batches = [tuple(column[part] for column in columns) for part in parts]
-    folder = Path(tempfile.mkdtemp())
-    every = ("all", None), ("chosen", None if chosen is None else np.asarray(chosen, bool))
-    return store_pools(folder, batches, dict(every), 300, distribution)[1]
+    mask = None if chosen is None else np.asarray(chosen, bool)
+    pool = Pool(Path(tempfile.mkdtemp()) / "pool", 300, distribution, mask)
+    for batch in batches:
+        pool.add(*batch)
+    return pool
 
 
 def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, **flags):

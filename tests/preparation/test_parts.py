@@ -14,7 +14,7 @@ from support.tiny_logs import SPLITS, log_of
 
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
-from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = pytest.mark.long
@@ -107,10 +107,10 @@ def test_the_command_makes_the_folder_after_a_kill_between_two_parts(tmp_path):
 
 
 def stored(folder: Path, numbers) -> ArrayFile:
-    with ArrayWriter(folder / "numbers", np.int64) as writer:
-        for start in range(0, len(numbers), 4):
-            writer.append(numbers[start : start + 4])
-    return writer.file
+    file = ArrayFile(folder / "numbers", np.int64)
+    for start in range(0, len(numbers), 4):
+        file.append(numbers[start : start + 4])
+    return file
 
 
 @given(

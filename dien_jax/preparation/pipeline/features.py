@@ -22,7 +22,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, Marks, numbered, training_values
 from dien_jax.preparation.pipeline.from_columns import known_rows
-from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile, ArrayWriter
+from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
@@ -165,10 +165,9 @@ class Encoder:
     def _context_counts(self, start: int, stop: int) -> np.ndarray:
         """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
         if self._seen is None:
-            with ArrayWriter(self.workspace.folder / "rows of training", np.int8) as writer:
-                for part in self.events.parts():
-                    writer.append(self._trained(part))
-            self._seen = writer.file
+            self._seen = ArrayFile(self.workspace.folder / "rows of training", np.int8)
+            for part in self.events.parts():
+                self._seen.append(self._trained(part))
         return self._seen.read(start, stop)
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
@@ -200,16 +199,16 @@ class Encoder:
         mean, deviation = feature.mean, feature.deviation
         assert mean is not None
         assert deviation is not None
-        with self._writer("values", np.float32) as writer:
-            for block in numbers.blocks():
-                standard = (block - mean) / deviation
-                beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
-                if len(beyond):
-                    spread = f"mean {mean:g} and deviation {deviation:g} in training"
-                    problem = f"is too far from the other numbers ({spread}); correct or remove it"
-                    raise UserError(f"{column.flag} {column.name}: {block[beyond[0]]:g} {problem}")
-                writer.append(np.nan_to_num(standard, nan=0.0))
-        return EncodedFeature(feature, StoredColumn(writer.file, None))
+        encoded = self._file("values", np.float32)
+        for block in numbers.blocks():
+            standard = (block - mean) / deviation
+            beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
+            if len(beyond):
+                spread = f"mean {mean:g} and deviation {deviation:g} in training"
+                problem = f"is too far from the other numbers ({spread}); correct or remove it"
+                raise UserError(f"{column.flag} {column.name}: {block[beyond[0]]:g} {problem}")
+            encoded.append(np.nan_to_num(standard, nan=0.0))
+        return EncodedFeature(feature, StoredColumn(encoded, None))
 
     def _categorical(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         name = column.name
@@ -224,11 +223,11 @@ class Encoder:
             occurrences += np.bincount(block + 1, weights, count + 1)
             start += len(block)
         vocabulary = self.vocabulary(name, raws, occurrences[1:])
-        with self._writer("values", np.int32) as writer:
-            for block in codes.blocks():
-                writer.append(vocabulary.row_of[block])
+        encoded = self._file("values", np.int32)
+        for block in codes.blocks():
+            encoded.append(vocabulary.row_of[block])
         feature = Feature(name, "categorical", size=vocabulary.size)
-        return EncodedFeature(feature, StoredColumn(writer.file, None), vocabulary)
+        return EncodedFeature(feature, StoredColumn(encoded, None), vocabulary)
 
     def _multivalued(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         name, max_values = column.name, self.events.features.max_values
@@ -249,35 +248,29 @@ class Encoder:
         before = self._before.get(name)
         most = (before.max_values if before else None) or 1
         long = done = total = 0
-        with (
-            self._writer("values", np.int32) as kept_values,
-            self._writer("offsets", np.int64) as offsets,
-        ):
-            offsets.append([0])
-            for position, codes in _whole_cells(files["position"], files["code"]):
-                cell, rows, cut = _distinct(position, vocabulary.row_of[codes], max_values)
-                long += cut
-                lengths = np.bincount(cell - done)
-                most = max(most, int(lengths.max()))
-                kept_values.append(rows)
-                offsets.append(total + np.cumsum(lengths))
-                total, done = total + len(rows), done + len(lengths)
-            missing = self.workspace.count(values) - done
-            offsets.append(np.full(missing, total))
+        kept, offsets = self._file("values", np.int32), self._file("offsets", np.int64)
+        offsets.append([0])
+        for position, codes in _whole_cells(files["position"], files["code"]):
+            cell, rows, cut = _distinct(position, vocabulary.row_of[codes], max_values)
+            lengths = np.bincount(cell - done)
+            long, most = long + cut, max(most, int(lengths.max()))
+            kept.append(rows)
+            offsets.append(total + np.cumsum(lengths))
+            total, done = total + len(rows), done + len(lengths)
+        offsets.append(np.full(self.workspace.count(values) - done, total))
         if long:
             cut_cells = f"{long:,} of {self.workspace.count(cells):,} cells hold more"
-            kept = f"than {max_values:,} values and keep the first ones (--max-values)"
-            self.notes.append(f"{name}: {cut_cells} {kept}")
+            first_ones = f"than {max_values:,} values and keep the first ones (--max-values)"
+            self.notes.append(f"{name}: {cut_cells} {first_ones}")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
-        column_files = StoredColumn(kept_values.file, offsets.file)
-        return EncodedFeature(feature, column_files, vocabulary)
+        return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
 
     def _files(self, table: Table, dtypes: dict[str, type]) -> dict[str, ArrayFile]:
         self._columns += 1  # names of features may be no names of files
         return self.workspace.array_files(f"column {self._columns}", table, dtypes)
 
-    def _writer(self, kind: str, dtype: type[np.generic]) -> ArrayWriter:
-        return ArrayWriter(self.workspace.folder / f"column {self._columns} {kind}", dtype)
+    def _file(self, kind: str, dtype: type[np.generic]) -> ArrayFile:
+        return ArrayFile(self.workspace.folder / f"column {self._columns} {kind}", dtype)
 
     def _numbered(self, name: str, values: Table) -> tuple[Table, int]:
         """Return all raw values once, numbered by first appearance, and how many there are."""

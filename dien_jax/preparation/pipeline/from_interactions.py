@@ -24,7 +24,7 @@ from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool, store_pools
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -141,13 +141,12 @@ def _pools(
     for part in events.parts():
         stop = part.first_event + len(part.item)
         chosen[part.first_event : stop] = split.before(part) & known[part.item]
-    train, held_out = store_pools(
-        workspace.folder,
-        events.by_time(workspace),
-        {"train": chosen, "held out": None},
-        events.num_items,
-        options.negative_distribution,
-    )
+    kind = events.num_items, options.negative_distribution
+    train = Pool(workspace.folder / "pool of training", *kind, chosen)
+    held_out = Pool(workspace.folder / "pool", *kind)
+    for batch in events.by_time(workspace):
+        train.add(*batch)
+        held_out.add(*batch)
     return train, held_out
 
 

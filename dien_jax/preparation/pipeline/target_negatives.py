@@ -11,8 +11,6 @@ So what is drawn for an event does not depend on which other events are processe
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
-import contextlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dien_jax.preparation.options import Distribution
-from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.statistics.pairs import sort_together
 from dien_jax.utils.machine import map_in_order, thread_count
 
@@ -36,18 +34,49 @@ class Negatives(NamedTuple):
     missing: int  # negatives that were given up; M + missing is the number asked for
 
 
-class Pool(NamedTuple):
+class Pool:
     """Entries that negatives are drawn from, oldest first, in files; at a time, all up to it alike.
 
-    Attributes:
-      item: int32 ``[K]``.
-      time: int64, the distinct times, rising.
-      start: int64, the number of entries before each time, and K.
+    Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
+    then. For ``uniform`` the first event of each item is one.
+
+    Args:
+      path: path of the files, without the ends of their names.
+      num_items: number of items.
+      distribution: how items are drawn.
+      chosen: the events of the pool by their numbers, bool ``[E]``; None for all.
     """
 
-    item: ArrayFile
-    time: ArrayFile
-    start: ArrayFile
+    def __init__(
+        self,
+        path: Path,
+        num_items: int,
+        distribution: Distribution,
+        chosen: np.ndarray | None = None,
+    ) -> None:
+        self._item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)
+        # The distinct times, rising, and the number of entries before each.
+        self._time, self._start = (
+            ArrayFile(path.with_name(f"{path.name} {name}"), np.int64) for name in ("time", "start")
+        )
+        self._is_new = np.ones(num_items, bool) if distribution == "uniform" else None
+        self._chosen, self._length, self._last = chosen, 0, -1  # no event has a time below 0
+
+    def add(self, item: np.ndarray, time: np.ndarray, number: np.ndarray) -> None:
+        """Add events, oldest first: item, time and number of each, ``[n]``."""
+        if self._chosen is not None:
+            is_chosen = self._chosen[number]
+            item, time = item[is_chosen], time[is_chosen]
+        if self._is_new is not None:
+            first = np.sort(np.unique(item, return_index=True)[1])
+            first = first[self._is_new[item[first]]]
+            item, time = item[first], time[first]
+            self._is_new[item] = False
+        starts = np.flatnonzero(np.diff(time, prepend=self._last))
+        self._item.append(item)
+        self._time.append(time[starts])
+        self._start.append(self._length + starts)
+        self._length, self._last = self._length + len(time), time[-1] if len(time) else self._last
 
     def until(self, times: np.ndarray) -> np.ndarray:
         """Return the number of entries up to each time, int64 ``[P]``."""
@@ -56,13 +85,13 @@ class Pool(NamedTuple):
         ordered += earliest
         found = np.zeros(len(times), np.int64)
         before = last = done = 0
-        for block in self.time.blocks():
-            ends = self.start.read(done + 1, done + 1 + len(block))
+        for block in self._time.blocks():
+            ends = np.append(self._start.read(done + 1, done + 1 + len(block)), self._length)
             first = np.searchsorted(ordered, block[0])
             found[last:first] = before  # times between this block and the one before it
             last = np.searchsorted(ordered, block[-1], side="right")
             found[first:last] = ends[np.searchsorted(block, ordered[first:last], side="right") - 1]
-            before, done = ends[-1], done + len(block)
+            before, done = ends[len(block) - 1], done + len(block)
         found[last:] = before
         places = np.empty(len(times), np.int64)
         places[order] = found
@@ -70,73 +99,7 @@ class Pool(NamedTuple):
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Return the items at some places, int32 ``[P]``."""
-        return self.item.take(places)
-
-
-@dataclass
-class _PoolWriter:
-    """Writer of a pool of events in the order of their times."""
-
-    item: ArrayWriter
-    time: ArrayWriter
-    start: ArrayWriter
-    chosen: np.ndarray | None  # bool [E], the events of the pool; None for all
-    is_new: np.ndarray | None  # bool [num_items], items of which the first event is the only entry
-    length: int = 0
-    last: int = -1  # no event has a time below 0
-
-    def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
-        if self.chosen is not None:
-            is_chosen = self.chosen[position]
-            item, time = item[is_chosen], time[is_chosen]
-        if self.is_new is not None:
-            first = np.sort(np.unique(item, return_index=True)[1])
-            first = first[self.is_new[item[first]]]
-            item, time = item[first], time[first]
-            self.is_new[item] = False
-        starts = np.flatnonzero(np.diff(time, prepend=self.last))
-        self.item.append(item)
-        self.time.append(time[starts])
-        self.start.append(self.length + starts)
-        self.length, self.last = self.length + len(time), time[-1] if len(time) else self.last
-
-
-def store_pools(
-    folder: Path,
-    by_time: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    chosen: Mapping[str, np.ndarray | None],
-    num_items: int,
-    distribution: Distribution,
-) -> list[Pool]:
-    """Write pools of events in the order of their times.
-
-    Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
-    then. For ``uniform`` the first event of each item is one.
-
-    Args:
-      folder: where their files are.
-      by_time: batches of events: item, time and number of each, oldest first.
-      chosen: the events of each pool by its name, bool ``[E]``; None for all.
-      num_items: number of items.
-      distribution: how items are drawn.
-    """
-    writers = []
-    with contextlib.ExitStack() as stack:
-
-        def column(name: str, dtype: type[np.generic]) -> ArrayWriter:
-            return stack.enter_context(ArrayWriter(folder / f"pool {name}", dtype))
-
-        for name, bits in chosen.items():
-            item, time = column(f"{name} item", np.int32), column(f"{name} time", np.int64)
-            is_new = np.ones(num_items, bool) if distribution == "uniform" else None
-            start = column(f"{name} start", np.int64)
-            writers.append(_PoolWriter(item, time, start, bits, is_new))
-        for batch in by_time:
-            for writer in writers:
-                writer.append(*batch)
-        for writer in writers:
-            writer.start.append([writer.length])
-    return [Pool(writer.item.file, writer.time.file, writer.start.file) for writer in writers]
+        return self._item.take(places)
 
 
 class EarlierItems:

@@ -7,7 +7,7 @@ given back.
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -18,24 +18,27 @@ BLOCK = 1 << 20  # entries read at a time
 
 
 class ArrayFile:
-    """A one-dimensional array in a file of raw values.
+    """A one-dimensional array in a new file of raw values, to which entries are added.
 
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with ArrayWriter(folder / "squares", np.int64) as writer:
-    ...     writer.append(np.arange(3) ** 2)
-    ...     writer.append(np.array([9, 16]))
-    >>> squares = writer.file
+    >>> squares = ArrayFile(Path(tempfile.mkdtemp()) / "squares", np.int64)
+    >>> squares.append(np.arange(3) ** 2)
+    >>> squares.append(np.array([9, 16]))
     >>> len(squares), squares.read(2, 4).tolist(), squares.take(np.array([4, 0, 4])).tolist()
     (5, [4, 9], [16, 0, 16])
     """
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
-        self._length = path.stat().st_size // self.dtype.itemsize
+        path.write_bytes(b"")
 
     def __len__(self) -> int:
-        return self._length
+        return self.path.stat().st_size // self.dtype.itemsize
+
+    def append(self, values: Any) -> None:
+        """Write some more entries."""
+        with self.path.open("ab") as stream:
+            stream.write(np.ascontiguousarray(values, self.dtype).data)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the entries from ``start`` to ``stop``, all of them by default."""
@@ -61,26 +64,3 @@ class ArrayFile:
                 taken[order[begin:end]] = entries[ordered[begin:end]]
                 release(entries)
         return taken
-
-
-class ArrayWriter:
-    """Writer of an :class:`ArrayFile`, a context manager; ``file`` is there when it ends."""
-
-    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
-        self._path, self._dtype = path, dtype
-        self._stream: BinaryIO
-
-    def __enter__(self) -> "ArrayWriter":
-        self._stream = self._path.open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def append(self, values: Any) -> None:
-        """Write some more entries."""
-        self._stream.write(np.ascontiguousarray(values, self._dtype).data)
-
-    @property
-    def file(self) -> ArrayFile:
-        return ArrayFile(self._path, self._dtype)

@@ -8,7 +8,6 @@ extra ``data``: sources import it in their ``prepare``, after ``require("data", 
 """
 
 import abc
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
-from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.preparation.reading.array_files import ArrayFile
 
 POSITION = "position"
 """Column of an ordered table: the row's number, int64 from 0."""
@@ -94,15 +93,14 @@ class Workspace(abc.ABC):
 
         ``name`` is that of the files.
         """
-        with contextlib.ExitStack() as stack:
-            writers = {
-                column: stack.enter_context(ArrayWriter(self.folder / f"{name} {column}", dtype))
-                for column, dtype in dtypes.items()
-            }
-            for batch in self.batches(table, list(dtypes)):
-                for column, writer in writers.items():
-                    writer.append(_numbers(batch.column(column), dtypes[column]))
-        return {column: writer.file for column, writer in writers.items()}
+        files = {
+            column: ArrayFile(self.folder / f"{name} {column}", dtype)
+            for column, dtype in dtypes.items()
+        }
+        for batch in self.batches(table, list(dtypes)):
+            for column, file in files.items():
+                file.append(_numbers(batch.column(column), dtypes[column]))
+        return files
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
         """Yield one text column of a table, row by row."""

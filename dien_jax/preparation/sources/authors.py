@@ -34,7 +34,7 @@ from dien_jax.preparation.pipeline.splits import (
     in_history,
     user_sides,
 )
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, store_pools
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.files import convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
@@ -261,9 +261,9 @@ def _earlier_events(
     drawn_from = seen[seen != UNKNOWN]
     num_items = 1 + int(max(seen.max(initial=0), events.max(initial=0)))
     number = np.arange(len(drawn_from))
-    batch = (drawn_from, np.zeros_like(number), number)  # the files tell no times
     with tempfile.TemporaryDirectory() as folder:
-        (pool,) = store_pools(Path(folder), [batch], {"train": None}, num_items, "popularity")
+        pool = Pool(Path(folder) / "pool", num_items, "popularity")
+        pool.add(drawn_from, np.zeros_like(number), number)  # the files tell no times
         sampler = NegativeSampler(events, np.zeros(len(events), int), offsets, pool, num_items)
         negatives = sampler.draw(position, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
