@@ -191,7 +191,6 @@ class Examples(NamedTuple):
       item: int32 ``[n]``, the candidate.
       label: int8 ``[n]``, 1 for a click, else 0.
       context: the context features.
-      probability: float32 ``[n]``, the true click probability, or None where it is unknown.
     """
 
     sequence: np.ndarray
@@ -201,14 +200,12 @@ class Examples(NamedTuple):
     item: np.ndarray
     label: np.ndarray
     context: dict[str, Column] = {}  # noqa: RUF012 - never changed
-    probability: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Return some of the examples, integers ``[R]``, in the given order."""
         columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
         context = {name: column.take(rows) for name, column in self.context.items()}
-        probability = None if self.probability is None else self.probability[rows]
-        return Examples(**columns, context=context, probability=probability)
+        return Examples(**columns, context=context)
 
 
 class Splits(dict[str, Examples]):

@@ -43,12 +43,10 @@ from dien_jax.data.arrays import (
     read_array,
     read_ids,
     read_offsets,
-    read_probabilities,
     release,
 )
 from dien_jax.data.metadata import (
     EXAMPLE_COLUMNS,
-    PROBABILITY,
     SPLITS,
     Counts,
     check_lines,
@@ -303,10 +301,7 @@ def _examples(
         own = sequence[row]
         expected = f"within its sequence, {offsets[own]} to {offsets[own + 1]}, found {end[row]}"
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
-    file = folder / PROBABILITY / "values.npy"
-    probability = read_probabilities(file, rows) if file.exists() else None
-    context = read_columns(folder, schema.context, rows)
-    return Examples(**columns, context=context, probability=probability)
+    return Examples(**columns, context=read_columns(folder, schema.context, rows))
 
 
 def vocabulary_digests(dataset: Dataset) -> dict[str, str]:

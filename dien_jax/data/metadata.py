@@ -15,6 +15,7 @@ from dien_jax.errors import UserError, reading
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import (
     LargeCount,
+    NotNegative,
     Source,
     as_type,
     check_format,
@@ -33,7 +34,6 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
     "label": np.int8,
 }
 """Columns of every split, without the context features."""
-PROBABILITY = "probability"
 LINES = 1 << 14  # values that are written at a time
 
 
@@ -70,6 +70,7 @@ class _Meta(TypedDict):
     schema: _SchemaGroups
     counts: Counts
     source: NotRequired[_MadeBy]
+    best_possible: NotRequired[dict[str, dict[str, NotNegative | None]]]  # metrics by split
 
 
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -203,7 +204,7 @@ def check_names(schema: Schema) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two features are named {twice[0]!r}; names must differ")
-    taken = {*EXAMPLE_COLUMNS, PROBABILITY} & {feature.name for feature in schema.context}
+    taken = EXAMPLE_COLUMNS.keys() & {feature.name for feature in schema.context}
     if taken:
         raise ValueError(f"a context feature cannot be named {min(taken)!r}")
 

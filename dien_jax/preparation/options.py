@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY
+from dien_jax.data.metadata import EXAMPLE_COLUMNS
 from dien_jax.data.schema import KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
@@ -197,7 +197,7 @@ class ColumnOptions(LogOptions):
         taken = {"item": "the item id", "user": "the user id"}
         for column in (*item, *user, *context):
             name = column.name.lower()  # the database ignores case, and so do some file systems
-            if column in context and name in {*EXAMPLE_COLUMNS, PROBABILITY}:
+            if column in context and name in EXAMPLE_COLUMNS:
                 taken.setdefault(name, "a column of every example")
             if name in taken:
                 problem = f"that name is taken by {taken[name]}, ignoring case; rename the column"

@@ -13,7 +13,7 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.arrays import Column, Examples, chunks
 from dien_jax.data.dataset import NEGATIVES, open_folder
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, Counts
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
@@ -151,10 +151,6 @@ class DatasetWriter:
             if feature.name not in examples.context:
                 raise ValueError(f"context feature {feature.name!r} is missing")
             self._files.column(folder, feature, examples.context[feature.name], rows)
-        if examples.probability is not None:
-            name = f"{folder}/{PROBABILITY}/values.npy"
-            written = self._files.array(name, examples.probability, np.float32)
-            _require_rows(PROBABILITY, written, rows)
         self._counts[split] += rows
 
     def note(self, **entries: Any) -> None:

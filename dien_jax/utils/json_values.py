@@ -24,8 +24,6 @@ LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 """A number, 0 or more."""
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-"""A number from 0 to 1."""
 
 _LONGEST_SHOWN = 60
 

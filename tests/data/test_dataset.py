@@ -56,20 +56,17 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
     assert train.group.tolist() == [0, 0, 1, 2]
     assert train.item.tolist() == [2, 3, 1, 0]
     assert train.label.tolist() == [1, 0, 1, 0]
-    assert train.probability is not None
-    assert train.probability.tolist() == [0.5, 0.25, 1, 0]
     assert data.vocabulary("item") == ITEMS
     assert data.vocabulary("user") == ["", "Ann", "Bob"]
     assert data.groups() == ["Ann", "Bob", "Cid"]
-    assert [str(array.dtype) for array in (*train[:6], train.probability, data.popularity)] == [
-        "int32", "int64", "int32", "int32", "int32", "int8", "float32", "int64",
+    assert [str(array.dtype) for array in (*train[:6], data.popularity)] == [
+        "int32", "int64", "int32", "int32", "int32", "int8", "int64",
     ]  # fmt: skip
 
 
 def test_splits_that_were_not_written_are_empty(folder: Path) -> None:
     valid = open_dataset(folder).splits["valid"]
     assert [len(column) for column in valid[:6]] == [0] * 6
-    assert valid.probability is None
     values = open_dataset(folder).context_rows("valid", ints())["query"]
     assert isinstance(values, MultiValued)
     assert values.values.shape == (0, 2)
@@ -203,7 +200,6 @@ FAULTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("examples/train/item", lambda v: v + INT(1), "entry 1 .* below 4, found 4"),
     ("examples/train/device", lambda v: v + INT(1), "entry 2 .* below 3, found 3"),
     ("examples/train/query", lambda v: v + INT(1), "entry 2 .* below 4, found 4"),
-    ("examples/train/probability", lambda v: v * np.float32(2), "entry 2 .* probability, found 2"),
     ("examples/train/item", lambda v: v.astype(np.int64), "one dimension of int32, .* of int64"),
     ("examples/train/item", lambda v: v[:, None], "one dimension of int32, found shape .4, 1."),
     ("examples/train/item", lambda v: v.astype(">i4"), "expected one dimension of int32"),
@@ -372,8 +368,6 @@ def test_every_file_is_needed(folder: Path) -> None:
     files = {file for file in folder.rglob("*") if file.is_file()}
     assert len(files) > 40
     for file in files:
-        if file.parent.name == "probability":
-            continue
         moved = file.rename(file.with_name("moved"))
         with pytest.raises(UserError, match=file.name):
             open_dataset(folder)

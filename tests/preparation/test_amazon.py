@@ -106,7 +106,7 @@ META_2023 = [
 @pytest.mark.parametrize(
     ("year", "reviews", "meta", "problem"),
     [
-        (2018, REVIEWS, META_2018, "'category' should be a list, found 'Books'"),
+        (2018, REVIEWS, META_2018, "a path of 'category' should be a list, found 'Books'"),
         (
             2023,
             [review_2023(f"u{n}", f"B{(n + t) % 7}", 1_600_000_000_123 + t)

@@ -96,7 +96,7 @@ def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
 
 
 MISSING = "1 of 15 rows are malformed, more than the allowed share of 0.01 (max_bad_share):\n"
-SEVERAL = "has values of several types, 1 in row 0 and 'a' in row 2; convert it to one type"
+SEVERAL = "Could not convert 'a' with type str: tried to convert to double; convert it to one type"
 COLUMNS = "its columns are user, item, timestamp"
 
 
@@ -116,7 +116,7 @@ COLUMNS = "its columns are user, item, timestamp"
         (
             lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
             {},
-            f"data: column 'item' (item) {SEVERAL}",
+            f"data: column 'item' (item) cannot be read: {SEVERAL}",
         ),
         (
             lambda d: d.assign(item=[None] + [3] * 14),

@@ -67,12 +67,13 @@ def test_seed_alone_decides_the_folder(tmp_path: Path) -> None:
 
 
 def test_best_possible_scores_are_those_of_the_true_probabilities(data: Dataset) -> None:
+    simulated = simulate(len(data.groups()), np.random.default_rng(0))
     for split in ("valid", "test"):
-        rows = data.splits[split]
-        assert rows.probability is not None
-        best = data.meta["best_possible"][split]
-        assert best["auc"] == auc(rows.label, rows.probability)
-        assert best["logloss"] == logloss(rows.label, rows.probability)
+        rows, best = data.splits[split], data.meta["best_possible"][split]
+        chosen = np.isin(simulated.user, rows.group)
+        assert rows.label.tolist() == simulated.label[chosen].tolist()
+        assert best["auc"] == auc(rows.label, simulated.probability[chosen])
+        assert best["logloss"] == logloss(rows.label, simulated.probability[chosen])
 
 
 def test_labels_are_drawn_from_the_true_probabilities(simulated: Simulated) -> None:

@@ -45,7 +45,6 @@ def make_dataset(history_lengths, negatives=None):
                 np.repeat(rows % 9, tags), np.concatenate([[0], np.cumsum(tags)]).astype(np.int64)
             ),
         },
-        probability=None,
     )
     return Dataset(
         path=Path("data"),

@@ -81,7 +81,6 @@ def write(path: Path, **changes: Any) -> Path:
         "group": ints(0, 0, 1, 2),
         "item": ints(2, 3, 1, 0),
         "label": ints(1, 0, 1, 0),
-        "probability": np.array([0.5, 0.25, 1, 0]),
         "context": {
             "device": Column(ints(0, 1, 2, 1), None),
             "query": Column(ints(1, 2, 3, 0), ints(0, 3, 3, 4, 4)),

@@ -103,7 +103,7 @@ AMAZON = Sample(
             ("{'title': 'no id'}", "'asin' should be text"),
             ("('asin', 'B0')", "expected a dict"),
             ("{'asin': 'B0', 'categories': [['Music', None]]}", "'categories' should be text"),
-            ("{'asin': 'B0', 'categories': ['flat']}", "'categories' should be a list of lists"),
+            ("{'asin': 'B0', 'categories': ['flat']}", "a path of 'categories' should be a list"),
         ],
     },
 )

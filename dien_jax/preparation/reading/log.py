@@ -291,11 +291,5 @@ def _of_pandas(name: Path, column: LogColumn, series: Any) -> Any:
     try:
         return pa.array(series, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        kinds: dict[type, str] = {}
-        for row, (present, value) in enumerate(zip(series.notna(), series, strict=True)):
-            if present and len(kinds) < 2:
-                kinds.setdefault(type(value), f"{value!r:.40} in row {row}")
-        problem = f"has values of several types, {' and '.join(kinds.values())}"
-        if len(kinds) < 2:
-            problem = f"cannot be read: {reason(error)}"
-        raise UserError(f"{column.where(name)} {problem}; convert it to one type") from error
+        problem = f"cannot be read: {reason(error)}; convert it to one type"
+        raise UserError(f"{column.where(name)} {problem}") from error

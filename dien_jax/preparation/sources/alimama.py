@@ -10,9 +10,7 @@ The files, with a header each, unpacked or gzip:
 The item is the ad; ``pid`` (its place on the page) describes the request. ``behavior_log.csv`` is
 not read: it has categories and brands but no items.
 
-The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/56,
-and its format were read on 2026-11-25 in datasets/Ali_Display_Ad_Click/readme.md of
-PaddlePaddle/PaddleRec@1d41c8b; the page itself has not been tried yet.
+The set requires a login, so nothing is downloaded. ``docs/data.md`` says where its format was read.
 """
 
 from dataclasses import dataclass

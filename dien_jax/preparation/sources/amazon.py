@@ -14,18 +14,7 @@ Contents of a review and a product, by year:
 
 All but the products of 2014 are JSON lines.
 
-Each address was read in public material on 2026-11-25. None has been tried yet:
-
-- 2014: http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Electronics.json.gz
-  and meta_Electronics.json.gz, in prepare_data.sh of mouna99/dien@0328f8c, the program of DIEN's
-  authors.
-- 2018: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/, in issue 542 of
-  aws-samples/amazon-bedrock-samples (2025-03-30), whose author found the files gone from
-  jmcauley.ucsd.edu and was led here by https://cseweb.ucsd.edu/~jmcauley/datasets.html. Folders:
-  RecExplainer/README.md of microsoft/RecAI@3062cd4.
-- 2023: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/, in issue 2 of YRYangang/RRec
-  (2025-06-09). Folders: _sources/main.md.txt of
-  amazon-reviews-2023/amazon-reviews-2023.github.io@7a5bf29, which has the server before that one.
+``docs/data.md`` says where each address was read.
 """
 
 import ast
@@ -205,8 +194,8 @@ def load_products(workspace: "Workspace", file: Path, year: Year) -> "Log":
             return _product_2014(line)
         product = json_object(line)
         if year == 2018:
-            return [text_value(product, "asin"), _leaf(product, "category")]
-        category = _leaf(product, "categories")
+            return [text_value(product, "asin"), _last(product.get("category"), "category")]
+        category = _last(product.get("categories"), "categories")
         category = category or as_text(product.get("main_category") or "", "main_category")
         return [text_value(product, "parent_asin"), category]
 
@@ -224,16 +213,14 @@ def _product_2014(line: str) -> list[str]:
     if not isinstance(product, dict):
         raise ValueError(f"expected a dict, found {line[:20]!r}")
     paths = product.get("categories") or [[]]
-    if not (isinstance(paths, list) and isinstance(paths[0], list)):
-        raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
-    return [text_value(product, "asin"), as_text(paths[0][-1], "categories") if paths[0] else ""]
+    first = paths[0] if isinstance(paths, list) else paths
+    return [text_value(product, "asin"), _last(first, "categories")]
 
 
-def _leaf(product: dict[str, Any], name: str) -> str:
+def _last(path: Any, name: str) -> str:
     """Return the last entry of a category path; empty where there is no path."""
-    path = product.get(name) or []
-    if not isinstance(path, list):
-        raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
+    if not isinstance(path or [], list):
+        raise ValueError(f"a path of {name!r} should be a list, found {str(path)[:20]!r}")
     return as_text(path[-1], name) if path else ""
 
 

@@ -152,7 +152,7 @@ def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
     Nothing in the file is ever imported or called. Any other content is a ``UserError``, and so is
     one in which ``unknown``, if given, is not the unknown row.
     """
-    expected = f"{file}: expected a pickled dict of strings to whole numbers"
+    expected = f"{file}: expected a pickled dict of strings to the numbers 0 to n-1"
     with reading(file), open_bytes(file) as stream:
         try:
             content = io.BytesIO(stream.read())
@@ -161,16 +161,12 @@ def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
             raise
         except Exception as error:  # a damaged pickle raises every kind of exception
             raise UserError(f"{expected}: {error}") from error
-    if type(index) is not dict or not index:
-        kind = "an empty dict" if index == {} else type(index).__name__
-        raise UserError(f"{expected}, found {kind}")
-    for key, value in index.items():
-        if type(key) is not str or type(value) is not int:
-            entry = f"{type(key).__name__} to {type(value).__name__}"
-            raise UserError(f"{expected}, found an entry of {entry}")
-    if set(index.values()) != set(range(len(index))):
-        numbers = f"each of the numbers 0 to {len(index) - 1} once in {len(index)} entries"
-        raise UserError(f"{file}: expected {numbers}")
+    if type(index) is not dict:
+        raise UserError(f"{expected}, found {type(index).__name__}")
+    keys, values = ({type(entry).__name__ for entry in part} for part in (index, index.values()))
+    if (keys, values) != ({"str"}, {"int"}) or set(index.values()) != set(range(len(index))):
+        kinds = f"{', '.join(sorted(keys))} to {', '.join(sorted(values))}"
+        raise UserError(f"{expected}, found {len(index)} entries of {kinds}")
     if unknown is not None and index.get(unknown) != UNKNOWN:
         first = _by_index(index)[0]
         raise UserError(f"{file}: expected index {UNKNOWN} to be {unknown!r}, found {first!r}")

@@ -12,8 +12,7 @@ Files in the archives:
     20m and on  ratings.csv userId,movieId,rating,timestamp
                 movies.csv  movieId,title,genres
 
-1m is in Latin-1, the others are in UTF-8. Genres are joined by ``|``. Read in the README of each
-archive (files.grouplens.org/datasets/movielens) on 2026-11-25.
+1m is in Latin-1, the others are in UTF-8. Genres are joined by ``|``.
 
 Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 Name = Literal["1m", "20m", "25m", "32m"]
 FOLDER = "https://files.grouplens.org/datasets/movielens"
-"""Read on 2026-11-25, with ``/ml-1m.zip``, in recommenders/datasets/movielens.py of
-recommenders-team/recommenders@02bc56e and, with all other names, in public code; not tried yet."""
 GENRES = LogColumn("genres", "--name", "multivalued")
 USER_FEATURES = tuple(LogColumn(name, "--name") for name in ("gender", "age_group", "occupation"))
 MOST_GENRES = 20  # no movie has more

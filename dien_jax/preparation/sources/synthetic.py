@@ -146,9 +146,7 @@ def prepare(options: SyntheticOptions) -> list[str]:
             user = simulated.user[chosen]
             end = first[user] + simulated.history[chosen]
             item, label = simulated.item[chosen] + 1, simulated.label[chosen]
-            examples = Examples(user, end, user_row[user], user, item, label, {})
-            probability = simulated.probability[chosen]
-            folder.examples(split, examples._replace(probability=probability))
+            folder.examples(split, Examples(user, end, user_row[user], user, item, label))
     counts = ", ".join(f"{len(chosen):,} for {split}" for split, chosen in rows.items())
     report = [
         f"{options.users:,} simulated users with {first[-1]:,} events; examples: {counts}",

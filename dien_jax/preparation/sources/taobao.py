@@ -4,10 +4,7 @@ An event is a behaviour. By default only views (``pv``) are events: they are the
 model predicts, and ``cart``, ``fav`` and ``buy`` mostly repeat an item that was just viewed. The
 log covers nine days, 2017-11-25 to 2017-12-03 in China; lines with other times are malformed.
 
-The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
-and its format were read on 2026-11-25 in datasets/Taobao/readme.md of
-PaddlePaddle/PaddleRec@949e772 and in descriptions that repeat the page; the page itself has not
-been tried yet.
+The set requires a login, so nothing is downloaded. ``docs/data.md`` says where its format was read.
 """
 
 from dataclasses import dataclass
