@@ -96,7 +96,7 @@ def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
 
 
 MISSING = "1 of 15 rows are malformed, more than the allowed share of 0.01 (max_bad_share):\n"
-SEVERAL = "Could not convert 'a' with type str: tried to convert to double; convert it to one type"
+SEVERAL = "Could not convert 'a' with type str: tried to convert to int64; convert it to one type"
 COLUMNS = "its columns are user, item, timestamp"
 
 
