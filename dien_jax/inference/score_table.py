@@ -281,7 +281,7 @@ class _Encoder(Reader):
         self.count_rows("empty_histories", starts == end)
         sequence, end = sequence.astype(np.int32), end.astype(np.int64)
         group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
-        examples = Examples(sequence, end, user, group, item, label, context, None)
+        examples = Examples(sequence, end, user, group, item, label, context)
         return dataclasses.replace(dataset, splits={"test": examples})
 
     def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
