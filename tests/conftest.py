@@ -25,8 +25,14 @@ os.environ.setdefault("DIEN_KERNELS_NATIVE", "0")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# One part a program: more take more time in all, and change no instruction.
-flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+# One part a program, since more take more time in all; and hardly optimised by LLVM: programs of
+# tests run for milliseconds, and optimising them takes seconds.
+flags = [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+]
 if version("jax").split(".")[:2] == ["0", "10"]:  # the last for Python 3.11
     # XLA's newer way to emit fusions takes most of the time of a compilation; later JAX has no
     # such flag.
