@@ -45,7 +45,10 @@ def with_vectors(
 
 
 def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:
-    @functools.partial(jax.jit, out_shardings=table.sharding, donate_argnums=0)
+    # The table stays uncommitted on one device: all later programs are compiled again otherwise.
+    sharding = table.sharding if table.committed else None
+
+    @functools.partial(jax.jit, out_shardings=sharding, donate_argnums=0)
     def set_rows(table: Any) -> Any:
         return table.at[slots, : rows.shape[1]].set(rows)
 
