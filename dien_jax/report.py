@@ -1,34 +1,38 @@
-"""A report on a run: the command ``python -m dien_jax.report RUN``."""
+"""A report on a run in one HTML file: the command ``python -m dien_jax.report RUN``."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from dien_jax.inspection.report import report_run
+from dien_jax.inspection.report import write_report
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Print a report on a run and the errors of its best checkpoint."""
+    """Write one self-contained HTML file about a run and the errors of its best checkpoint."""
 
     run_dir: tyro.conf.Positional[Path]
     """Run folder of dien_jax.train."""
     split: Literal["valid", "test"] = "valid"
     """Split whose examples are inspected. Choose between models on valid."""
+    out: Path | None = None
+    """HTML file to write. Default: report.html in the run folder."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the run's own."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the file even if it is not a report."""
 
 
 def report(arguments: Arguments) -> None:
-    """Print the sections of the report, each as soon as it is computed."""
-    encoding = sys.stdout.encoding or "utf-8"
-    for number, section in enumerate(report_run(**vars(arguments), encoding=encoding)):
-        print_result(f"\n{section}" if number else section)
+    """Write the report and print its path."""
+    split, out, data = arguments.split, arguments.out, arguments.data
+    options: Any = {"split": split, "out": out, "data": data, "overwrite": arguments.overwrite}
+    print_result(str(write_report(arguments.run_dir, **options)), out)
 
 
 main = make_main("report", tyro.cli, Arguments, report)

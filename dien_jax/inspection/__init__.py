@@ -6,11 +6,11 @@ in the commands ``explain`` and ``report``.
 
 from dien_jax.inspection.example_view import draw_example
 from dien_jax.inspection.examples import Example, Inspector
-from dien_jax.inspection.report import report_run
+from dien_jax.inspection.report import write_report
 
 __all__ = [
     "Example",
     "Inspector",
     "draw_example",
-    "report_run",
+    "write_report",
 ]

@@ -1,7 +1,6 @@
 """One example as text and as a figure: its history with attention and gates."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,10 +118,10 @@ def ranking_lines(inspector: Inspector) -> list[str]:
     return lines
 
 
-def measure_lines(names: Iterable[str]) -> list[str]:
+def measure_lines(example: Example) -> list[str]:
     """Return the meaning of each measure."""
     relative = {True: " (bars are relative to the largest)", False: ""}
-    measures = map(MEASURES.__getitem__, names)
+    measures = map(MEASURES.__getitem__, example.measures)
     return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
 
 

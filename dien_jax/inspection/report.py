@@ -1,20 +1,46 @@
-"""The report on a run as text: its metrics, where its model is good, and examples of its errors."""
+"""The report on a run: the sections of one HTML page with its styles and figures.
 
+The page loads nothing from elsewhere.
+"""
+
+import base64
+import io
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.presets import PRESETS, nearest_preset, preset
+from dien_jax.config.settings import ModelConfig
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.inspection.example_view import example_lines, measure_lines
-from dien_jax.inspection.examples import Inspector, available_measures, missing_measures
+from dien_jax.errors import writing
+from dien_jax.inspection.example_view import example_lines
+from dien_jax.inspection.examples import (
+    MEASURES,
+    Example,
+    Inspector,
+    available_measures,
+    missing_measures,
+)
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
+from dien_jax.runs.folder import Run
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
-from dien_jax.utils.console import aligned
+from dien_jax.training.result import curves_figure
+from dien_jax.utils.console import stage
+from dien_jax.utils.files import atomic_file, check_out, starts_with
+from dien_jax.utils.plots import drawing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT_FILE = "report.html"
 LISTED = 10
 """Number of examples of each kind in a table."""
 SHOWN = 2
@@ -23,129 +49,289 @@ SHOWN = 2
 _ABSENT = "-"
 
 
-def report_run(
+def write_report(
     run_dir: str | Path,
+    *,
     split: str = "valid",
+    out: str | Path | None = None,
     data: str | Path | None = None,
-    encoding: str = "utf-8",
-) -> Iterator[str]:
-    """Report on a run and on the errors of its best model.
+    overwrite: bool = False,
+) -> Path:
+    """Write one self-contained HTML file on a run and the errors of its best model; return it.
 
     Args:
       run_dir: the run folder.
       split: ``"valid"`` or ``"test"``, the examples to inspect.
+      out: file to write; ``report.html`` in the run folder by default.
       data: dataset folder; the run's own by default.
-      encoding: that of the reader; bars are ``#`` where it lacks blocks.
-
-    Yields:
-      The sections as text: metrics, calibration, AUC by history length and by item popularity, and
-      examples with attention and gates, the most confidently wrong ones first.
+      overwrite: replace the file even if it is not a report.
 
     Raises:
-      UserError: if the run, its checkpoint or the data cannot be read, or the split is empty.
+      UserError: if the run, its checkpoint or the data cannot be read, the split is empty or the
+        file cannot be written.
 
-    >>> from dien_jax.inspection import report_run
-    >>> print(next(report_run("runs/first")).splitlines()[1].split()[:2])
-    ['split', 'AUC']
+    >>> write_report("runs/first", out="first.html").name
+    'first.html'
     """
     folder = Path(run_dir)
+    file = folder / REPORT_FILE if out is None else Path(out)
+    inputs = (folder, None if data is None else Path(data))
+    options: Any = {"is_ours": is_report, "overwrite": overwrite, "inputs": inputs}
+    check_out(file, ".html", ".htm", **options)
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
-    yield _run_section(summary, trained)
+    dataset = trained.dataset
     scored = score_split(trained, split)
-    yield _calibration_section(scored, split)
-    yield from _part_sections(trained, split, scored)
-    model, inspector = trained.run.config.model, Inspector(trained)
-    yield "\n".join([*measure_lines(available_measures(model)), *missing_measures(model)])
-    flags = [str(run_dir), *([] if data is None else ["--data", str(data)]), "--split", split]
-    command = f"python -m dien_jax.explain {shlex.join(flags)}"
-    picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
-    titles = {
-        "Wrong: not clicked, at the highest probabilities": picks.false_alarms,
-        "Wrong: clicked, at the lowest probabilities": picks.misses,
-        "Right: clicked, at the highest probabilities": picks.hits,
-        "Right: not clicked, at the lowest probabilities": picks.rejections,
-        "Typical: loss near the median": picks.typical,
-    }
-    for title, numbers in titles.items():
-        if numbers:
-            title = f"{title}; {command} --example NUMBER"
-            yield _table(title, _rows(inspector, split, numbers, scored), left=2)
-            for example in inspector.examples(split, numbers[:SHOWN]):
-                yield "\n".join(example_lines(example, inspector.names.feature, encoding))
+    with stage("inspecting examples"):
+        flags = [str(run_dir), *([] if data is None else ["--data", str(data)])]
+        command = f"python -m dien_jax.explain {shlex.join(flags)}"
+        examples = _example_sections(trained, split, scored, command)
+    sections = [
+        ("Run", _run_section(summary, trained.run, dataset)),
+        ("Curves", _curves_section(summary)),
+        ("Calibration", _calibration_section(scored, split)),
+        *_part_sections(trained, split, scored),
+        *examples,
+        ("Settings", _settings_section(trained.run)),
+    ]
+    subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
+    with writing(file), atomic_file(file) as stream:
+        stream.write(page(f"Report on {summary.name}", subtitle, sections))
+    return file
 
 
 def _number(value: float | None, undefined: str = _ABSENT) -> str:
     return undefined if value is None else f"{value:.4f}"
 
 
-def _table(title: str, rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    return f"{title}\n{aligned(rows, left=left)}"
+def _whole(value: int | None) -> str:
+    return _ABSENT if value is None else f"{value:,}"
 
 
-def _run_section(summary: RunSummary, trained: TrainedModel) -> str:
-    run, result = trained.run, summary.result
-    rows = [["split", *(metric.label for metric in METRICS.values()), "examples"]]
+def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
+    result = summary.result
+    facts = {
+        "preset": run.preset,
+        "data": str(dataset.path),
+        "seed": str(run.seed),
+        "best step": f"{summary.best_step:,}" if summary.best_step else _ABSENT,
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+    }
+    if result is not None:
+        facts["device"] = str(result.get("device", _ABSENT))
+        speed = f"{summary.speed:,.0f}" if summary.speed else _ABSENT
+        facts["training examples per second"] = speed
+        simple = result.get("baselines", {}).items()
+        known = [f"{name} {value:.4f}" for name, value in simple if value is not None]
+        facts["test AUC of simple models and parts"] = ", ".join(known) or _ABSENT
+    rows = []
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:
             numbers = [_number(metrics.get(name), "undefined") for name in METRICS]
-            rows.append([split, *numbers, f"{metrics.get('examples') or 0:,}"])
-    step = f", step {summary.best_step:,}" if summary.best_step else ""
-    about = f"{summary.name}: {run.preset}, seed {run.seed}, data {trained.dataset.path}{step}"
-    if result is None:
-        about += "; unfinished, these are its best metrics so far"
-    simple = {} if result is None else result.get("baselines", {})
-    known = [f"{name} {value:.4f}" for name, value in simple.items() if value is not None]
-    last = [f"test AUC of simple models and parts: {', '.join(known)}"] if known else []
-    return "\n".join([_table(about, rows), *last])
+            rows.append([split, *numbers, _whole(metrics.get("examples"))])
+    labels = [metric.label for metric in METRICS.values()]
+    note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
+    measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
+    return note + measured + table(["", ""], list(map(list, facts.items())), "The run", left=2)
+
+
+def _curves_section(summary: RunSummary) -> str:
+    records, best = summary.evaluations, summary.best
+    if not records:
+        return paragraph("There is no evaluation yet.")
+    count = f"{len(records)} evaluation{'s' * (len(records) > 1)}"
+    text = f"Loss and validation AUC over steps; {count}"
+    if best is not None and best["valid"].get("auc") is not None:
+        text += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
+    return image(lambda: curves_figure(records), text) + paragraph(f"{text}.", note=True)
 
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
     calibration = diagnostics.calibration(scored.labels, scored.scores)
+    of_equal_counts = calibration_error(scored.labels, scored.scores)
     text = (
         f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
-        f"of the {split} examples are clicked.\nThe expected calibration error is "
+        f"of the {split} examples are clicked. The expected calibration error is "
         f"{calibration.error:.4f} over {diagnostics.BINS} bins of equal width and "
-        f"{_number(calibration_error(scored.labels, scored.scores))} over {CALIBRATION_BINS} bins "
-        f"of equal counts."
+        f"{_number(of_equal_counts)} over {CALIBRATION_BINS} bins of equal counts."
     )
-    rows = [["click probability", "examples", "mean", "share clicked"]]
-    for part in calibration.bins:
-        means = map(_number, (part.score, part.clicks))
-        rows.append([f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *means])
-    return _table(text, rows)
+    rows = [
+        [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
+        for part in calibration.bins
+    ]
+    header = ["click probability", "examples", "mean", "share clicked"]
+    return paragraph(text) + table(header, rows, "Bins of equal width")
 
 
-def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> Iterator[str]:
+def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> list[tuple[str, str]]:
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
     starts = dataset.event_offsets[np.asarray(examples.sequence)]
     lengths = np.minimum(np.asarray(examples.history_end) - starts, most)
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
-    for subject, sizes, factor in (
-        ("number of behaviours that the model reads", lengths, 2),
-        ("training events of the item (0: unknown)", popularity, 4),
-    ):
-        rows = [[subject, "examples", "clicks", "AUC", "standard error"]]
-        for part in diagnostics.auc_by_size(scored.labels, scored.scores, sizes, factor):
-            figures = [_number(part.auc, "undefined"), _number(part.standard_error)]
-            rows.append([part.name, f"{part.examples:,}", f"{part.clicks:,}", *figures])
-        yield _table("AUC of parts, with DeLong's standard errors", rows)
+    by_length = _parts(scored, lengths, 2, "number of behaviours that the model reads")
+    by_popularity = _parts(scored, popularity, 4, "training events of the item (0: unknown)")
+    return [("AUC by history length", by_length), ("AUC by item popularity", by_popularity)]
 
 
-def _rows(
-    inspector: Inspector, split: str, numbers: list[int], scored: SplitScores
-) -> list[list[str]]:
-    """Return a table of examples of a split."""
+def _parts(scored: SplitScores, sizes: np.ndarray, factor: int, title: str) -> str:
+    parts = diagnostics.auc_by_size(scored.labels, scored.scores, sizes, factor)
+    rows = [
+        [name, f"{examples:,}", f"{clicks:,}", _number(area, "undefined"), _number(error)]
+        for name, examples, clicks, area, error in parts
+    ]
+    header = [title, "examples", "clicks", "AUC", "standard error"]
+    return table(header, rows, "Standard errors are DeLong's.")
+
+
+def _example_sections(
+    trained: TrainedModel, split: str, scored: SplitScores, command: str
+) -> list[tuple[str, str]]:
+    picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
+    inspector = Inspector(trained)
+
+    def shown(numbers: list[int], title: str) -> str:
+        scores = scored.scores[numbers]
+        return _examples(inspector, split, numbers, scores, title, command)
+
+    wrong = shown(picks.false_alarms, "Not clicked, at the highest probabilities")
+    wrong += shown(picks.misses, "Clicked, at the lowest probabilities")
+    right = shown(picks.hits, "Clicked, at the highest probabilities")
+    right += shown(picks.rejections, "Not clicked, at the lowest probabilities")
+    right += shown(picks.typical, "Typical: loss near the median")
+    return [
+        ("How to read the examples", _legend(trained.run.config.model)),
+        ("Most confidently wrong", wrong),
+        ("Right and typical", right),
+    ]
+
+
+def _legend(model: ModelConfig) -> str:
+    measures = [MEASURES[name] for name in available_measures(model)]
+    lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
+    if measures:
+        bars = "attention and update have bars relative to the largest of their history"
+        lines.append(f"Gates are means over units; {bars}")
+    return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
+
+
+def _examples(
+    inspector: Inspector, split: str, numbers: list[int], scores: Any, title: str, command: str
+) -> str:
+    """Return a table of examples of a split, and the first of them with their histories."""
+    if not numbers:
+        return ""
     names, dataset = inspector.names, inspector.trained.dataset
     examples = dataset.splits[split].take(np.asarray(numbers))
-    losses = example_losses(np.asarray(examples.label), scored.scores[numbers])
+    losses = example_losses(np.asarray(examples.label), scores)
     lengths = examples.history_end - dataset.event_offsets[np.asarray(examples.sequence)]
-    rows = [["user", "item", "example", "probability", "loss", "history", "popularity"]]
-    for row, number in enumerate(numbers):
-        item = int(examples.item[row])
+    rows = []
+    for row, (number, item) in enumerate(
+        zip(numbers, np.asarray(examples.item).tolist(), strict=True)
+    ):
         ids = [names.user(int(examples.group[row])), names.item(item), str(number)]
-        fit = [f"{scored.scores[number]:.4f}", f"{losses[row]:.3f}"]
+        fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
         rows.append([*ids, *fit, f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"])
-    return rows
+    header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
+    blocks = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
+    for example in inspector.examples(split, numbers[:SHOWN]):
+        shell = f"{command} --split {split} --example {example.number}"
+        blocks.append(article(example, names.feature, shell))
+    return "".join(blocks)
+
+
+def _settings_section(run: Run) -> str:
+    # Any name may have been given to a run in Python.
+    name = run.preset if run.preset in PRESETS else nearest_preset(run.config)
+    defaults = flat_settings(preset(name))
+    rows = [
+        [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
+        for name, value in flat_settings(run.config).items()
+    ]
+    header = ["setting", "value", f"value of preset {name}, if different"]
+    return table(header, rows, "All settings", left=3)
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+_GENERATOR = "<meta name='generator' content='dien_jax'>"
+_STYLE = Path(__file__).with_name("report.css")
+
+
+def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
+    """Return the whole page; sections are pairs of a title (text) and a content (HTML)."""
+    links, parts = "", ""
+    for number, (name, body) in enumerate(sections, start=1):
+        links += f"<a href='#part-{number}'>{escape(name)}</a>"
+        parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
+    return (
+        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f"{_GENERATOR}\n"
+        "<meta http-equiv='Content-Security-Policy' "
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text('utf-8')}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1><p class='note'>{escape(subtitle)}</p></header>\n"
+        f"<nav aria-label='Sections'>{links}</nav>\n<main>\n{parts}</main>\n</body>\n</html>\n"
+    )
+
+
+def is_report(file: Path) -> bool:
+    """Return whether a file is one of :func:`page`."""
+    return starts_with(file, _GENERATOR.encode(), within=500)
+
+
+def paragraph(text: str, *, note: bool = False) -> str:
+    """Return text as a paragraph."""
+    return f"<p{' class=note' if note else ''}>{escape(text)}</p>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, left: int = 1) -> str:
+    """Return a table of text: the first ``left`` columns are ids, the others numbers."""
+
+    def cells(tag: str, row: Sequence[str], scope: str = "") -> str:
+        return "".join(
+            f"<{tag} class='{'id' if number < left else 'number'}'{scope}>{escape(cell)}</{tag}>"
+            for number, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    head = cells("th", header, " scope='col'")
+    return (
+        f"<div class='wide'><table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def article(example: Example, feature: str | None, command: str) -> str:
+    """Return an example as HTML, as ``command`` shows it in a terminal.
+
+    ``feature`` is shown as the category.
+    """
+    title, *lines = example_lines(example, feature, "utf-8")
+    shown = escape("\n".join(lines))
+    return (
+        f"<article><h4>{escape(title)}</h4><pre>{shown}</pre>"
+        f"<p class='note'>In a terminal: <code>{escape(command)}</code></p></article>"
+    )
+
+
+def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
+    """Return a figure as an ``img``, or a paragraph that says that matplotlib is missing.
+
+    ``alternative`` describes the figure in words.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return "<p class='note'>No figure: matplotlib is not installed (the extra 'plot').</p>"
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dien_jax"}), drawing():
+        figure = draw()
+        assert figure is not None
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    encoded = base64.b64encode(stream.getvalue()).decode()
+    return f"<img src='data:image/svg+xml;base64,{encoded}' alt='{escape(alternative)}'>"

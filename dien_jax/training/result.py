@@ -1,9 +1,9 @@
-"""The result of a finished run: ``result.json`` and the model card."""
+"""The result of a finished run: ``result.json``, the model card and the learning curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.errors import writing
@@ -14,11 +14,16 @@ from dien_jax.runs.folder import (
     Metrics,
     Run,
     Seed,
+    read_evaluations,
     read_result,
 )
 from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.utils.files import write_json, write_text
 from dien_jax.utils.json_values import Count, NotNegative
+from dien_jax.utils.plots import new_figure, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +81,10 @@ def final_metrics(result: RunResult) -> dict[str, float | None]:
 
 def write_result(result: RunResult) -> None:
     """Write ``result.json`` last: a run that has it is complete."""
-    file = result.run_dir / RESULT_FILE
-    with writing(file):
-        write_json(file, _content(result))
+    folder = result.run_dir
+    draw_curves(folder)
+    with writing(folder / RESULT_FILE):
+        write_json(folder / RESULT_FILE, _content(result))
 
 
 def write_card(
@@ -103,3 +109,52 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 def _content(result: RunResult) -> dict[str, Any]:
     return {name: value for name, value in vars(result).items() if name != "run_dir"}
+
+
+CURVES_FILE = "curves.png"
+
+
+def _validation(*names: str) -> dict[str, tuple[str, str]]:
+    return {f"validation {METRICS[name].label}": ("valid", name) for name in names}
+
+
+_CURVES = {
+    "loss": {
+        "training loss": ("train", "loss"),
+        "training click loss": ("train", "click_loss"),
+        "training auxiliary loss": ("train", "auxiliary_loss"),
+        **_validation("logloss"),
+    },
+    "AUC": _validation("auc", "gauc"),
+}
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draw ``curves.png`` of a run from its ``metrics.jsonl``, and return the file.
+
+    None where matplotlib is not installed or nothing was evaluated.
+    """
+    records = read_evaluations(folder)
+    figure = curves_figure(records) if records else None
+    if figure is None:
+        return None
+    save_picture(figure, folder / CURVES_FILE)
+    return folder / CURVES_FILE
+
+
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Draw losses and AUC by step from evaluations; None where matplotlib is not installed."""
+    try:
+        figure, panels = new_figure(10.0, 4.0, columns=2)
+    except ImportError:
+        return None
+    for axes, (title, lines) in zip(panels, _CURVES.items(), strict=True):
+        for label, (group, name) in lines.items():
+            points = [(record["step"], record.get(group, {}).get(name)) for record in records]
+            points = [point for point in points if point[1] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set(xlabel="step", ylabel=title)
+        if axes.lines:
+            axes.legend()
+    return figure

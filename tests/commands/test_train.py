@@ -104,6 +104,7 @@ def test_console_says_what_it_does_first_and_where_results_are_last(finished, da
     [size] = [line for line in lines if "parameters on cpu" in line]
     assert str(finished.folder) in size
     assert lines.index(size) < lines.index(next(line for line in lines if "compiling" in line))
+    assert (finished.folder / "curves.png").stat().st_size > 0
     assert str(finished.folder) in lines[-2]
     assert lines[-1].startswith("compare with simple models: python -m dien_jax.baselines ")
 

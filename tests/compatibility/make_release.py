@@ -172,6 +172,7 @@ def make(folder: Path) -> None:
         assert export.main(["run", "--out", "model.dien"]) == 0
         for run in ("run", "stopped"):
             shutil.rmtree(Path(run) / "tensorboard")
+            (Path(run) / "curves.png").unlink(missing_ok=True)
         for name, content in (("arrays", opened(Path())), ("scores", scores(Path()))):
             text = json.dumps(content, indent=1)
             Path(f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -37,7 +37,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "run", "other"),
     "baselines": ("baselines", "data", "--out", "out"),
     "explain": ("explain", "run", "--example", "0"),
-    "report": ("report", "run"),
+    "report": ("report", "run", "--out", "out.html"),
     "serve": (),
 }
 """Command lines; ``extend`` is the ``prepare`` that reads a dataset folder, ``serve`` is below."""

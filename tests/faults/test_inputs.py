@@ -215,7 +215,7 @@ READERS = {
     "predict": predicts("queries.csv"),
     "export": ("run", "--out", "other.dien"),
     "explain": ("run", "--example", "0", "--out", "inside.png"),
-    "report": ("run",),
+    "report": ("run", "--out", "report.html"),
     "train": ("--resume", "run"),
 }
 

@@ -17,6 +17,7 @@ OUTPUTS = {
     "predict": (("predict", "run", "--input", "queries.csv", "--out"), "out.csv"),
     "export": (("export", "run", "--out"), "out.dien"),
     "explain": (("explain", "run", "--example", "0", "--out"), "out.png"),
+    "report": (("report", "run", "--out"), "out.html"),
 }
 """Commands up to the name of the file that they write, and such a name."""
 FOLDERS = {

@@ -25,8 +25,8 @@ MODULES = {
         "dien_jax.preparation.pipeline.from_interactions",
     ),
     "export": ("jax.export",),
-    "train": ("dien_jax.training.run", "orbax.checkpoint"),
-    "reproduce": ("dien_jax.training.run", "lightgbm"),
+    "train": ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint"),
+    "reproduce": ("dien_jax.training.run", "lightgbm", "matplotlib.figure"),
 }
 """Modules that a command imports late; they are imported before its first fork."""
 

@@ -1,6 +1,7 @@
 """Reports of a run: console, metrics.jsonl, TensorBoard and curves."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dien_jax.runs.folder import cut_back, read_evaluations
 from dien_jax.training.loggers import opened_loggers
 from dien_jax.training.progress import StepReport
 from dien_jax.training.reporter import Reporter
+from dien_jax.training.result import draw_curves
 
 pytestmark = pytest.mark.fast
 
@@ -222,3 +224,19 @@ def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
     ]
     assert scalars(tmp_path)["final/test_auc", 5] == 0.75
     assert len(list((tmp_path / "tensorboard").glob("*.hparams"))) == 1
+
+
+def test_curves_are_drawn_from_evaluations_where_matplotlib_is(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    assert draw_curves(tmp_path) is None
+    with reports(tmp_path) as reporter:
+        for step in (100, 200):
+            reporter.evaluation(record(step, auc=None if step == 100 else 0.7))
+        reporter.evaluation({**record(300), "train": {}})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        assert draw_curves(tmp_path) is None
+    (tmp_path / "curves.png").write_text("older")
+    assert draw_curves(tmp_path) == tmp_path / "curves.png"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
