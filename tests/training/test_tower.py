@@ -79,8 +79,11 @@ def test_a_run_trains_both_parts_and_is_never_below_the_tower_on_validation(tmp_
 
 
 @pytest.mark.long
-def test_labels_that_are_noise_are_not_learned(tmp_path):
-    """Counts leave out the example's own event: with it, they would tell the clicks of training."""
+def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
+    """Counts leave out the example's own event: with it, they would tell the clicks of training.
+
+    The step of each part is compiled once, also where embeddings start from vectors.
+    """
     random, lines = np.random.default_rng(0), ["user,item,category,label,timestamp"]
     for k in range(8_000):
         item = int(random.integers(200))
@@ -89,7 +92,9 @@ def test_labels_that_are_noise_are_not_learned(tmp_path):
     log, data, run = write(tmp_path, "\n".join(lines)), tmp_path / "data", tmp_path / "run"
     impressions.prepare(impressions.ImpressionsOptions(file=log, out=data, **options))
     flags = ["--train.max-history=8", "--train.buckets=8", "--train.epochs=2", "--model.layers=8"]
-    assert train.main(["--data", str(data), "--run-dir", str(run), *flags]) == 0
+    with jax.log_compiles():
+        assert train.main(["--data", str(data), "--run-dir", str(run), *flags]) == 0
+    assert sum("Compiling jit(train_step)" in line for line in caplog.messages) == 2
     for line in tiny_run.evaluations(run):
         assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.02)
         assert line["train"]["click_loss"] > 0.68  # log 2 is .693
