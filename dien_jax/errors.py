@@ -102,8 +102,9 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
     except OSError as error:
         name = f"{flag} {path}" if flag else str(path)
         why = error.strerror or error
-        if isinstance(error, FileExistsError) and path.is_symlink():
-            why = "it is a symbolic link that leads to no file"
+        dead = next((p for p in (path, *path.parents) if p.is_symlink() and not p.exists()), None)
+        if isinstance(error, FileExistsError) and dead is not None:
+            why = f"{'it' if dead == path else dead} is a symbolic link that leads to nothing"
         raise UserError(f"{name} cannot be {verb}: {why}") from error
 
 

@@ -107,6 +107,12 @@ def test_link_to_an_input_is_refused(workspace, attempt):
     attempt(Case("predict", "a link", words, message="it is an input"))
 
 
+def test_folder_behind_a_loop_of_links_is_refused(workspace, attempt):
+    Path("loop").symlink_to("loop")
+    words = ("interactions", "log.csv", "--out", "loop/data")
+    attempt(Case("prepare", "a loop", words, message="loop is a symbolic link that leads to noth"))
+
+
 WRITERS = {
     "predict": ("atomic_path", "run", "--input", "queries.csv", "--out", "out.csv"),
     "prepare": ("partial_folder", "interactions", "log.csv", "--out", "out"),
