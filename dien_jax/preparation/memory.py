@@ -23,8 +23,7 @@ OVERSHOOT = 1.35
 IDLE = 128 << 20
 """Limit of the database while parts are written and counted."""
 OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
-"""Bytes of each user and item, and of each example of the log; of each event of a part, and of each
-of its examples."""
+"""Bytes of a user or item, of an example of the log, of an event of a part and of its example."""
 OF_COUNTED, OF_VECTORS = 35, 12_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
 LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
@@ -63,9 +62,7 @@ def reading_limit(memory: str) -> int:
     Raises:
       UserError: when ``--memory`` leaves the database nothing.
     """
-    limit, least = parse_size(memory), PROGRAM + round(OVERSHOOT * IDLE)
-    if limit < least:
-        raise _too_little(memory, f"the program takes at least {_size(least)}")
+    limit = _limit(memory, PROGRAM + round(OVERSHOOT * IDLE), "the program takes at least")
     return int((limit - PROGRAM) / OVERSHOOT)
 
 
@@ -81,21 +78,16 @@ def divide(memory: str, sizes: Sizes) -> tuple[int, int]:
     statistics = OF_COUNTED * min(events, MAX_INTERACTIONS) + OF_VECTORS * min(items, MAX_VALUES)
     of_event = OF_PART_EVENT + OF_PART_EXAMPLE * examples
     needed = least + max(statistics, of_event * min(max(LEAST_EVENTS, longest), events))
-    limit = parse_size(memory)
-    if needed > limit:
-        log = (
-            f"{users:,} users, of {longest:,} events at most, and {items:,} items, with "
-            f"{examples:,} examples of an event, take about {_size(needed)}"
-        )
-        remedy = "raise it, or prepare fewer examples, users and items"
-        raise _too_little(memory, f"{log}; {remedy}")
+    log = f"{users:,} users, of {longest:,} events at most, and {items:,} items, with {examples:,}"
+    limit = _limit(memory, needed, f"{log} examples of an event, take about")
     database = max(int((limit - PROGRAM - arrays) / OVERSHOOT), IDLE)
     return database, (limit - least) // of_event
 
 
-def _too_little(memory: str, problem: str) -> UserError:
-    return UserError(f"--memory {memory} is too little: {problem}")
-
-
-def _size(size: int) -> str:
-    return f"{math.ceil(size / 1e6):,}MB" if size < 1e11 else f"{math.ceil(size / 1e9):,}GB"
+def _limit(memory: str, needed: int, subject: str) -> int:
+    """Return the limit in bytes; refuse one below what is needed."""
+    limit = parse_size(memory)
+    if limit < needed:
+        problem = f"{subject} {math.ceil(needed / 1e6):,}MB"
+        raise UserError(f"--memory {memory} is too little: {problem}; raise it")
+    return limit

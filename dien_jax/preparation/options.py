@@ -189,20 +189,11 @@ class ColumnOptions(LogOptions):
         self._check_columns()
 
     def features(self) -> Features:
-        """Return the feature columns; refuse those that share a name, or have a taken one."""
+        """Return the feature columns."""
         item = feature_columns("--item-features", self.item_features)
         user = feature_columns("--user-features", self.user_features)
         names = getattr(self, "context_features", ())  # sources of impressions have them
         context = feature_columns("--context-features", names)
-        taken = {"item": "the item id", "user": "the user id"}
-        for column in (*item, *user, *context):
-            name = column.name.lower()  # the database ignores case, and so do some file systems
-            if column in context and name in EXAMPLE_COLUMNS:
-                taken.setdefault(name, "a column of every example")
-            if name in taken:
-                problem = f"that name is taken by {taken[name]}, ignoring case; rename the column"
-                raise UserError(f"{column.flag} {column.name}: {problem}")
-            taken[name] = column.flag
         return Features(item, user, context, self.separator, self.max_values)
 
     def matched_settings(self) -> dict[str, Any]:
@@ -210,19 +201,26 @@ class ColumnOptions(LogOptions):
         return super().matched_settings() | {name: getattr(self, name) for name in names}
 
     def _check_columns(self) -> None:
-        """Refuse a column in two parts, such as a label that is a feature too."""
-        features, flags = self.features().columns, dict[str, str]()
+        """Refuse a column in two parts, such as a label as a feature, and taken names."""
+        features, flags = self.features(), dict[str, str]()
         for column in self.log_columns().values():
-            name = column.name.lower()
-            if column not in features:
+            name = column.name.lower()  # the database ignores case, and so do some file systems
+            if column not in features.columns:
                 if name in flags:
                     other = f"must name another column than {flags[name]}"
                     raise UserError(f"{column.flag} {other}, got {column.name!r}")
                 flags[name] = column.flag
-        for column in features:
-            if flags.get(column.name.lower()) == "--label":
+        taken = {"item": "the item id", "user": "the user id"}
+        for column in features.columns:
+            name, problem = column.name.lower(), ""
+            if name in taken or (column in features.context and name in EXAMPLE_COLUMNS):
+                by = taken.get(name, "a column of every example")
+                problem = f"that name is taken by {by}, ignoring case; rename the column"
+            elif flags.get(name) == "--label":
                 problem = "that column is the label, which a model must not see"
+            if problem:
                 raise UserError(f"{column.flag} {column.name}: {problem}")
+            taken[name] = column.flag
 
     def log_columns(self) -> dict[str, LogColumn]:
         """Return all columns to read, by their name in the database."""

@@ -56,37 +56,6 @@ class Firsts(NamedTuple):
     previous: np.ndarray  # int32, value of the event right before it, UNKNOWN if there is none
 
 
-class Occurrences:
-    """First occurrences of one feature's values, for each slice when it is read.
-
-    Args:
-      events: the events and the training examples.
-      value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
-      threads: how many compute.
-      most: events of a slice.
-    """
-
-    def __init__(
-        self, events: TrainingEvents, value_of: np.ndarray, threads: int, most: int
-    ) -> None:
-        self._events, self._value_of = events, value_of
-        self._threads, self._most = threads, most
-        self._kept: dict[int, Firsts] = {}
-
-    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
-        """Yield what a function returns for each slice."""
-
-        def of_slice(numbered: tuple[int, Slice]) -> T:
-            number, piece = numbered
-            firsts = self._kept.get(number) or first_occurrences(piece.events, self._value_of)
-            if len(self._events.event_item) <= KEPT_EVENTS:
-                self._kept[number] = firsts
-            return function(piece.events, firsts)
-
-        numbered = enumerate(slices(self._events, self._most))
-        return map_in_order(of_slice, numbered, self._threads, lambda pair: pair[1].is_large)
-
-
 def count_values(
     events: TrainingEvents,
     value_of: np.ndarray,
@@ -110,24 +79,38 @@ def count_values(
       The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
     threads = threads or thread_count()
-    occurrences = Occurrences(events, value_of, threads, limits.slice)
+    kept: dict[int, Firsts] = {}
+
+    def each(function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
+        """Yield what a function returns for the first occurrences of each slice."""
+
+        def of_slice(numbered: tuple[int, Slice]) -> T:
+            number, piece = numbered
+            firsts = kept.get(number) or first_occurrences(piece.events, value_of)
+            if len(events.event_item) <= KEPT_EVENTS:
+                kept[number] = firsts
+            return function(piece.events, firsts)
+
+        numbered = enumerate(slices(events, limits.slice))
+        return map_in_order(of_slice, numbered, threads, lambda pair: pair[1].is_large)
+
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
 
     def totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
         found = np.minimum(np.bincount(firsts.sequence), limits.distinct)
         return firsts.value, np.bincount(found, minlength=limits.distinct + 1)
 
-    for values, numbers in occurrences.each(totals):
+    for values, numbers in each(totals):
         np.add.at(count, values, 1)
         distinct += numbers
     used = _values_in_pairs(distinct, limits.pairs)
     pairs = PairCounts(size, folder, threads, limits)
 
-    def of_slice(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
+    def pairs_and_own(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own = np.concatenate([*occurrences.each(of_slice)])
+    own = np.concatenate([*each(pairs_and_own)])
     return pairs.statistics(count, int(distinct[1:].sum())), own
 
 

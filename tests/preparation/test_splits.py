@@ -39,7 +39,12 @@ def borders_of(timestamp, **shares):
 
 
 def by_user(offsets, **shares):
-    return splits.by_user(offsets, splits.sides_of_able_users(offsets, **shares))
+    return targets(splits.by_user(offsets, splits.sides_of_able_users(offsets, **shares)))
+
+
+def targets(sides):
+    """Return the events of each split."""
+    return {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
 
 
 def history(target, offsets):
@@ -60,13 +65,13 @@ def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
         borders = borders_of(timestamp, valid_share=valid_share, test_share=test_share)
     policies = (
         by_user(offsets, valid_share=valid_share, test_share=test_share, seed=seed),
-        splits.last_event(offsets),
-        splits.by_time(timestamp, offsets, borders),
+        targets(splits.last_event(offsets)),
+        targets(splits.by_time(timestamp, offsets, borders)),
     )
     for policy in policies:
-        targets = np.concatenate([policy[name] for name in SPLITS])
-        assert len(np.unique(targets)) == len(targets)
-        for target in targets:
+        events = np.concatenate([policy[name] for name in SPLITS])
+        assert len(np.unique(events)) == len(events)
+        for target in events:
             before = history(target, offsets)
             assert len(before) >= 1
             assert (timestamp[before] <= timestamp[target]).all()
@@ -76,7 +81,7 @@ def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
 def test_by_time_never_puts_an_event_of_a_later_side_into_a_history(log, first, second):
     timestamp, offsets = log
     borders = Borders(min(first, second), max(first, second))
-    policy = splits.by_time(timestamp, offsets, borders)
+    policy = targets(splits.by_time(timestamp, offsets, borders))
     for split, border in (("train", borders.valid), ("valid", borders.test)):
         for target in policy[split]:
             assert timestamp[target] < border
@@ -90,8 +95,7 @@ def test_by_time_never_puts_an_event_of_a_later_side_into_a_history(log, first, 
 @given(logs())
 def test_last_event_never_trains_on_a_users_last_two_events(log):
     _, offsets = log
-    policy = splits.last_event(offsets)
-    trained = splits.training_events(policy["train"], offsets)
+    trained = splits.training_events(splits.last_event(offsets) == splits.TRAIN, offsets)
     for start, end in pairwise(offsets):
         assert not trained[max(start, end - 2) : end].any()
         if end - start >= 4:
@@ -102,7 +106,7 @@ def test_last_event_never_trains_on_a_users_last_two_events(log):
 def test_by_user_leaves_every_event_of_a_held_out_user_out_of_training(log, seed):
     _, offsets = log
     policy = by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
-    trained = splits.training_events(policy["train"], offsets)
+    trained = splits.training_events(np.isin(np.arange(offsets[-1]), policy["train"]), offsets)
     for split in SPLITS:
         for target in policy[split]:
             sequence = splits.sequence_of(np.array([target]), offsets)[0]
@@ -139,7 +143,7 @@ def test_last_time_keeps_the_rows_of_one_request_together(log):
 
 def test_last_event_gives_short_users_the_later_splits_first():
     _, offsets = arrays([1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [])
-    assert as_lists(splits.last_event(offsets)) == {
+    assert as_lists(targets(splits.last_event(offsets))) == {
         "train": [7],
         "valid": [4, 8],
         "test": [2, 5, 9],
@@ -174,11 +178,11 @@ def test_by_user_trains_on_every_event_of_the_other_users_from_the_second_on(log
 @given(logs(), st.integers(1, 3))
 def test_the_latest_targets_are_the_last_ones_of_each_sequence(log, most):
     _, offsets = log
-    targets = splits.last_event(offsets)["train"]
-    kept = splits.latest(targets, offsets, most).tolist()
+    trained = np.flatnonzero(splits.last_event(offsets) == splits.TRAIN)
+    kept = splits.latest(trained, offsets, most).tolist()
     expected = []
     for start, end in pairwise(offsets):
-        expected += [event for event in targets.tolist() if start <= event < end][-most:]
+        expected += [event for event in trained.tolist() if start <= event < end][-most:]
     assert kept == expected
 
 

@@ -50,9 +50,9 @@ def test_no_behaviour_is_refused(tmp_path):
 MALFORMED = {
     f"1,2,0,pv,{FIRST_SECOND - 1}": f"timestamp {FIRST_SECOND - 1} is outside the nine days",
     f"1,2,0,pv,{END}": f"timestamp {END} is outside the nine days",
-    "1,2,0,pv,18": "user 1, item 2: the timestamp 18 is outside the nine days",
-    f"1,2,0,look,{FIRST_SECOND}": "user 1, item 2: the behaviour is 'look'",
-    f"1,2,0,,{FIRST_SECOND}": "user 1, item 2: the behaviour is ''",
+    "1,2,0,pv,18": "log.csv:35: timestamp 18 is outside the nine days",
+    f"1,2,0,look,{FIRST_SECOND}": "log.csv:36: the behaviour is 'look'",
+    f"1,2,0,,{FIRST_SECOND}": "log.csv:37: the behaviour is ''",
 }
 
 

@@ -26,6 +26,8 @@ SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # before the name of a column: its numbers
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 Narrow = Callable[[Table], Table] | None
+Reasons = list[tuple[BooleanColumn, StringColumn | str]]
+"""Conditions under which a row is malformed, and why; the first one counts."""
 ISO_DATE = (
     r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
     r"([ T]([01]?[0-9]|2[0-3]):[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
@@ -150,13 +152,19 @@ def count_events(events: Events, *marks: Marks) -> list[dict[str, np.ndarray]]:
 
 
 def load_events(
-    workspace: Workspace, log: Log, features: Features, max_bad_share: float, narrow: Narrow = None
+    workspace: Workspace,
+    log: Log,
+    features: Features,
+    max_bad_share: float,
+    narrow: Narrow = None,
+    refuse: Callable[[Table, Value], Reasons] = lambda rows, time: [],
 ) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
     log's order; :func:`training_values` prefers training. ``narrow`` filters the clean rows before
-    anything is counted. Too many malformed rows, or no row left, is a ``UserError``. A log without
+    anything is counted, and ``refuse`` returns more reasons for which rows are malformed, from the
+    rows and their times. Too many malformed rows, or no row left, is a ``UserError``. A log without
     the columns that are read here is a ``ValueError``.
     """
     aliases = [feature.alias for feature in features.columns]
@@ -166,7 +174,7 @@ def load_events(
             raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
-        checked = _checked(workspace, log.rows, clock, features.columns)
+        checked = _checked(workspace, log.rows, clock, features.columns, refuse)
         wrong = checked.filter(checked.reason.notnull())
         total = workspace.count(log.rows) + log.bad.count
         if malformed := workspace.count(wrong):
@@ -178,15 +186,11 @@ def load_events(
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
-    with stage("ordering events") as current:
-        current.now("well-formed rows")
+    with stage("ordering events"):
         clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
         clean = narrow(clean) if narrow else clean
-        current.now("users")
         users = _numbered_ids(workspace, clean, "user", features.user)
-        current.now("items")
         items = _numbered_ids(workspace, clean, "item", features.item)
-        current.now("sorting")
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
         rows = rows.join(items.select(item="raw", code="position"), "item")
         label = ["label"] if "label" in log.rows.columns else []
@@ -198,9 +202,7 @@ def load_events(
             raise UserError(f"{log.file}: nothing is left to prepare")
         dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
-        current.now("writing")
         arrays = workspace.array_files("events", rows, dtypes)
-        current.now("")
     by_time = rows.select("code", "time", "position")
     lengths = np.zeros(num_users, np.int64)
     for block in arrays["sequence"].blocks():
@@ -266,7 +268,11 @@ def _moment(workspace: Workspace, text: StringColumn) -> Value:
 
 
 def _checked(
-    workspace: Workspace, rows: Table, clock: Clock, features: tuple[LogColumn, ...]
+    workspace: Workspace,
+    rows: Table,
+    clock: Clock,
+    features: tuple[LogColumn, ...],
+    refuse: Callable[[Table, Value], Reasons],
 ) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     numeric = {f.alias: f for f in features if f.kind == "numeric"}
@@ -279,7 +285,7 @@ def _checked(
     rows = rows.mutate(**{PARSED + name: value for name, value in parsed.items()})
     time, stamp = rows[PARSED + "time"], rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
-    reasons: list[tuple[BooleanColumn, StringColumn | str]] = [
+    reasons: Reasons = [
         (rows.user.isnull(), "the user is empty"),
         (rows.item.isnull(), "the item is empty"),
         (stamp.isnull(), "the timestamp is empty"),
@@ -300,6 +306,7 @@ def _checked(
             (is_other & (time <= END_OF_9999 * 1000), shown + mixed),
         ]
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
+    reasons += refuse(rows, time)
     typed = {"time": time.try_cast("int64")}
     for name, feature in numeric.items():
         text, number = rows[name], rows[PARSED + name]

@@ -143,11 +143,6 @@ class Encoder:
         categorical columns that look like lists are reported on standard error.
         """
         events = self.events
-        encode = {
-            "numeric": self._numeric,
-            "categorical": self._categorical,
-            "multivalued": self._multivalued,
-        }
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
             with stage(f"encoding {group} features"):
@@ -157,7 +152,8 @@ class Encoder:
                     counts = functools.partial(_part_of, self._counts[group])
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
-                    encoded[group].append(encode[column.kind](column, values, counts))
+                    encode = self._numeric if column.kind == "numeric" else self._values
+                    encoded[group].append(encode(column, values, counts))
         for warning in self._warnings:
             say(warning)
         return encoded
@@ -210,30 +206,14 @@ class Encoder:
             encoded.append(np.nan_to_num(standard, nan=0.0))
         return EncodedFeature(feature, StoredColumn(encoded, None))
 
-    def _categorical(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
-        name = column.name
-        present = values.filter(values.raw.notnull()).mutate(rank=0)
-        raws, count = self._numbered(name, present)
-        self._warnings += _separator_warnings(self.workspace, column, raws)
-        joined = values.left_join(raws.select(raw="raw", code="position"), "raw")
-        codes = self._files(joined.order_by("position"), {"code": np.int32})["code"]
-        occurrences, start = np.zeros(count + 1), 0
-        for block in codes.blocks():
-            weights = counts(start, start + len(block))
-            occurrences += np.bincount(block + 1, weights, count + 1)
-            start += len(block)
-        vocabulary = self.vocabulary(name, raws, occurrences[1:])
-        encoded = self._file("values", np.int32)
-        for block in codes.blocks():
-            encoded.append(vocabulary.row_of[block])
-        feature = Feature(name, "categorical", size=vocabulary.size)
-        return EncodedFeature(feature, StoredColumn(encoded, None), vocabulary)
-
-    def _multivalued(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
-        name, max_values = column.name, self.events.features.max_values
+    def _values(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
+        """Encode a multi-valued column, or a categorical one, each cell of which is one piece."""
+        name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
-        pieces = self.workspace.pieces(cells, self.events.features.separator)
-        pieces = self.workspace.store(f"pieces of {name}", pieces)
+        pieces = cells.mutate(rank=0)
+        if is_list:
+            pieces = self.workspace.pieces(cells, settings.separator)
+            pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
         self._warnings += _separator_warnings(self.workspace, column, raws)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
@@ -251,17 +231,28 @@ class Encoder:
         kept, offsets = self._file("values", np.int32), self._file("offsets", np.int64)
         offsets.append([0])
         for position, codes in _whole_cells(files["position"], files["code"]):
-            cell, rows, cut = _distinct(position, vocabulary.row_of[codes], max_values)
-            lengths = np.bincount(cell - done)
-            long, most = long + cut, max(most, int(lengths.max()))
-            kept.append(rows)
-            offsets.append(total + np.cumsum(lengths))
-            total, done = total + len(rows), done + len(lengths)
-        offsets.append(np.full(self.workspace.count(values) - done, total))
+            rows, size = vocabulary.row_of[codes], int(position[-1]) + 1 - done
+            if is_list:
+                cell, rows, cut = _distinct(position, rows, settings.max_values)
+                lengths = np.bincount(cell - done)
+                long, most = long + cut, max(most, int(lengths.max()))
+                offsets.append(total + np.cumsum(lengths))
+                kept.append(rows)
+            else:
+                filled = np.zeros(size, np.int32)  # a missing value has the unknown row
+                filled[position - done] = rows
+                kept.append(filled)
+            total, done = total + len(rows), done + size
+        missing = self.workspace.count(values) - done
+        if not is_list:
+            kept.append(np.zeros(missing))
+            feature = Feature(name, "categorical", size=vocabulary.size)
+            return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
+        offsets.append(np.full(missing, total))
         if long:
             cut_cells = f"{long:,} of {self.workspace.count(cells):,} cells hold more"
-            first_ones = f"than {max_values:,} values and keep the first ones (--max-values)"
-            self.notes.append(f"{name}: {cut_cells} {first_ones}")
+            first_ones = f"than {settings.max_values:,} values and keep the first ones"
+            self.notes.append(f"{name}: {cut_cells} {first_ones} (--max-values)")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
         return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
 

@@ -7,7 +7,7 @@ clicks of the training rows; vocabularies and rows of users come from all traini
 that a request showed and nobody clicked are stored with each of its clicks, as auxiliary negatives.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,6 @@ from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-
-Sides = Callable[[EventPart], np.ndarray]
-"""The side of every row of a part, int8 ``[e]``."""
 
 
 def write_impressions(
@@ -103,7 +100,7 @@ def _histories(
 
 def _sides(
     workspace: Workspace, options: LogOptions, events: Events
-) -> tuple[Sides, dict[str, Any]]:
+) -> tuple[splits.Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
     if options.split == "last-event":
         return _by_last_time, split_metadata(options)
@@ -115,7 +112,7 @@ def _sides(
     def by_time(part: EventPart) -> np.ndarray:
         sides = splits.time_sides(part.timestamp, borders)
         if begin is not None:
-            sides[part.timestamp < begin] = splits.NO_SIDE
+            sides[part.timestamp < begin] = splits.EARLIER
         return sides
 
     return by_time, split_metadata(options, borders, begin)

@@ -11,8 +11,8 @@ training knows. Those of validation and test are drawn from all events up to the
 items unknown in training are among the negatives as they are among the positives.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -21,38 +21,13 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
+from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, count_events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-
-
-class Targets(NamedTuple):
-    """The target events of a part, rising, counted from its first event."""
-
-    by_split: dict[str, np.ndarray]
-    past: np.ndarray
-    """Training targets of popularity. They ignore ``--train-from`` and ``--max-examples``:
-    popularity is that of the whole past, or negatives would be drawn from the few items of recent
-    users."""
-
-
-class _Split(NamedTuple):
-    """The split of a log: a function of a part of its events."""
-
-    metadata: dict[str, Any]
-    targets: Callable[[EventPart], Targets]
-
-    def seen(self, events: EventPart) -> np.ndarray:
-        """Mark the events that training sees, bool ``[e]``."""
-        return splits.training_events(self.targets(events).by_split["train"], events.offsets)
-
-    def before(self, events: EventPart) -> np.ndarray:
-        """Mark the events that popularity counts, bool ``[e]``."""
-        return splits.training_events(self.targets(events).past, events.offsets)
 
 
 def write_interactions(
@@ -65,22 +40,29 @@ def write_interactions(
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
     events = events.within(workspace, options.memory, 1 + options.negatives)
     with stage("splitting events"):
-        split = _split(workspace, options, events)
-        seen, before = count_events(events, split.seen, split.before)
+        sides, split = _sides(workspace, options, events)
+
+        def sees(part: EventPart) -> np.ndarray:
+            return splits.training_events(sides(part) == splits.TRAIN, part.offsets)
+
+        def counts(part: EventPart) -> np.ndarray:
+            return splits.training_events(sides(part) <= splits.TRAIN, part.offsets)
+
+        seen, before = count_events(events, sees, counts)
     if not seen["item"].any():
         left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    encoder = Encoder(workspace, events, split.seen, seen, options.min_count, before, extended)
+    encoder = Encoder(workspace, events, sees, seen, options.min_count, before, extended)
     row_of = encoder.items.row_of
     popularity = np.bincount(row_of[:-1], before["item"], encoder.items.size)
     # An extended folder knows more than training.
     known = (seen["item"] > 0) | (row_of[:-1] > 0)
     with stage("sorting events by time"):
-        pools = _pools(workspace, options, events, split, known)
+        pools = _pools(workspace, options, events, counts, known)
 
     def parts() -> Iterator[FolderPart]:
         for part in events.parts():
-            examples, left_out = _examples(options, events, part, split.targets(part), pools)
+            examples, left_out = _examples(options, events, part, sides(part), pools)
             history = History(part.item, part.timestamp, part.offsets)
             yield FolderPart(part.first_sequence, part.first_event, history, examples, left_out)
 
@@ -90,7 +72,7 @@ def write_interactions(
         popularity.astype(np.int64),
         parts(),
         source=source,
-        split=split.metadata | options.example_settings(),
+        split=split | options.example_settings(),
     )
     most = options.max_examples
     which = "every event" if most is None else f"the latest {most:,} events of each user"
@@ -104,43 +86,52 @@ def write_interactions(
     return [*events.report, *report]
 
 
-def _split(workspace: Workspace, options: ImplicitOptions, events: Events) -> _Split:
-    borders, begin, sides = None, None, None
+def _sides(
+    workspace: Workspace, options: ImplicitOptions, events: Events
+) -> tuple[splits.Sides, dict[str, Any]]:
+    """Return the side of every event, and the description of the split for ``meta.json``.
+
+    What ``--train-from`` and ``--max-examples`` leave out of training stays in popularity, that of
+    the whole past: negatives would be drawn from the few items of recent users.
+    """
+    borders, begin, users = None, None, None
     if options.split == "by-time":
         borders, begin = resolve_times(workspace, options, events)
     elif options.split == "by-user":
         shares = options.shares
-        sides = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
+        users = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
 
-    def targets(part: EventPart) -> Targets:
+    def sides(part: EventPart) -> np.ndarray:
         if borders is not None:
             found = splits.by_time(part.timestamp, part.offsets, borders)
-        elif sides is not None:
-            found = splits.by_user(part.offsets, sides[part.sequences])
+        elif users is not None:
+            found = splits.by_user(part.offsets, users[part.sequences])
         else:
             found = splits.last_event(part.offsets)
-        train = past = found["train"]
+        past = examples = np.flatnonzero(found == splits.TRAIN)
         if begin is not None:
-            train = train[part.timestamp[train] >= begin]
+            examples = examples[part.timestamp[examples] >= begin]
         if options.max_examples is not None:
-            train = splits.latest(train, part.offsets, options.max_examples)
-        return Targets(found | {"train": train}, past)
+            examples = splits.latest(examples, part.offsets, options.max_examples)
+        found[past] = splits.EARLIER
+        found[examples] = splits.TRAIN
+        return found
 
-    return _Split(split_metadata(options, borders, begin), targets)
+    return sides, split_metadata(options, borders, begin)
 
 
 def _pools(
     workspace: Workspace,
     options: ImplicitOptions,
     events: Events,
-    split: _Split,
+    counts: Marks,
     known: np.ndarray,
 ) -> tuple[Pool, Pool]:
     """Return the pools of training and of the other splits."""
     chosen = np.zeros(len(events.item), bool)
     for part in events.parts():
         stop = part.first_event + len(part.item)
-        chosen[part.first_event : stop] = split.before(part) & known[part.item]
+        chosen[part.first_event : stop] = counts(part) & known[part.item]
     kind = events.num_items, options.negative_distribution
     train = Pool(workspace.folder / "pool of training", *kind, chosen)
     held_out = Pool(workspace.folder / "pool", *kind)
@@ -154,14 +145,14 @@ def _examples(
     options: ImplicitOptions,
     events: Events,
     part: EventPart,
-    targets: Targets,
+    sides: np.ndarray,
     pools: tuple[Pool, Pool],
 ) -> tuple[dict[str, SplitExamples], int]:
     """Return each positive followed by its negatives, by split; and the number of missing ones."""
     item, sequence = part.item, part.sequence
     examples, missing = {}, 0
     for number, name in enumerate(SPLITS):
-        target = targets.by_split[name]
+        target = np.flatnonzero(sides == number)
         sampler = NegativeSampler(
             item,
             part.timestamp,

@@ -1,9 +1,9 @@
 """Splits of a log that never look ahead, and rules without a model on the held-out examples.
 
 An example of an interaction log is one event, its target; its history is everything before it in
-its sequence. A split assigns a side to every event, or to every row of an impression log: 0 train,
-1 valid, 2 test. No history of a side holds an event of a later side, because sides never fall along
-a sequence and a history ends before its target.
+its sequence. A split assigns a side to every event, or to every row of an impression log. No
+history of a side holds an event of a later side, because sides never fall along a sequence and a
+history ends before its target.
 
 A data set on which "the candidate is in the history" ranks well, or on which unknown items tell
 clicks from the rest, says little about a model: lines for the user say so.
@@ -19,18 +19,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.pipeline.events import Events
+from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.target_negatives import EarlierItems
 from dien_jax.preparation.reading.workspace import Workspace
 
-TRAIN, VALID, TEST = range(3)
-NO_SIDE = -1  # side of a row that is no example
+EARLIER, TRAIN, VALID, TEST, NO_SIDE = range(-1, 4)
+"""Sides; training has no example of ``EARLIER``, but its past; ``NO_SIDE`` is part of nothing."""
 LARGE = 0.02  # difference of the unknown shares of positives and negatives that is worth a sentence
 RETURNING = 0.55  # AUC of "the candidate is in the history" above which that is worth a sentence
+
+
+Sides = Callable[[EventPart], np.ndarray]
+"""The side of every event or row of a part, int8 ``[e]``."""
 
 
 class Borders(NamedTuple):
@@ -156,28 +159,29 @@ def sides_of_able_users(
     return sides
 
 
-def by_user(offsets: np.ndarray, sides: np.ndarray) -> dict[str, np.ndarray]:
+def by_user(offsets: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Split users: every event of training users from the second on, the last one of the others.
 
-    ``sides``, int8 ``[S]``, comes from :func:`sides_of_able_users`.
+    ``sides``, int8 ``[S]``, comes from :func:`sides_of_able_users`. Returns int8 ``[E]``.
     """
-    last = offsets[1:] - 1
-    train = _targets(np.repeat(sides, np.diff(offsets)), offsets)[SPLITS[TRAIN]]
-    return {n: train if s == TRAIN else last[sides == s] for s, n in enumerate(SPLITS)}
+    of_event = np.repeat(np.where(sides == TRAIN, TRAIN, NO_SIDE), np.diff(offsets))
+    is_held_out = (sides == VALID) | (sides == TEST)
+    of_event[offsets[1:][is_held_out] - 1] = sides[is_held_out]
+    return _with_history(of_event, offsets)
 
 
-def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
+def last_event(offsets: np.ndarray) -> np.ndarray:
     """Hold out the last event of each user as test, and the one before it as valid.
 
-    Every earlier event from the second on is a training example.
+    Every earlier event from the second on is a training example. Returns int8 ``[E]``.
     """
     from_end = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(int(offsets[-1]))
-    return _targets(np.maximum(TEST - from_end, TRAIN), offsets)
+    return _with_history(np.maximum(TEST - from_end, TRAIN), offsets)
 
 
-def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> dict[str, np.ndarray]:
-    """Put every event from a user's second on into the split of its time."""
-    return _targets(time_sides(timestamp, borders), offsets)
+def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> np.ndarray:
+    """Put every event from a user's second on into the split of its time: int8 ``[E]``."""
+    return _with_history(time_sides(timestamp, borders), offsets)
 
 
 def latest(targets: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
@@ -192,8 +196,9 @@ def sequence_of(events: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return (np.searchsorted(offsets, events, side="right") - 1).astype(np.int32)
 
 
-def training_events(targets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def training_events(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Mark the events that training sees, as a target or in a history: bool ``[E]``."""
+    targets = np.flatnonzero(is_target)
     sequence = sequence_of(targets, offsets)
     is_last = np.diff(sequence, append=-1) != 0
     steps = np.zeros(int(offsets[-1]) + 1, np.int8)
@@ -308,8 +313,8 @@ def _first_events(offsets: np.ndarray) -> np.ndarray:
     return offsets[:-1][np.diff(offsets) > 0]
 
 
-def _targets(sides: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the events of each side that have an event before them in their sequence."""
-    has_history = np.ones(int(offsets[-1]), bool)
-    has_history[_first_events(offsets)] = False
-    return {name: np.flatnonzero(has_history & (sides == side)) for side, name in enumerate(SPLITS)}
+def _with_history(sides: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Take the side of events that have no event before them in their sequence."""
+    sides = sides.astype(np.int8)
+    sides[_first_events(offsets)] = NO_SIDE
+    return sides

@@ -16,11 +16,11 @@ from dien_jax.errors import UserError, require
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
-from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 if TYPE_CHECKING:
-    from ibis.expr.types import Table
+    from ibis.expr.types import Table, Value
 
+    from dien_jax.preparation.pipeline.events import Reasons
     from dien_jax.preparation.reading.workspace import Workspace
 
 Behaviour = Literal["pv", "cart", "fav", "buy"]
@@ -68,36 +68,28 @@ def prepare(options: TaobaoOptions) -> list[str]:
         log = read_columns(workspace, file, LogForm(wanted, COLUMNS))
         narrow = partial(_narrow, workspace, options, report)
         features = Features(item=(CATEGORY,))
-        events = load_events(workspace, log, features, options.max_bad_share, narrow)
+        events = load_events(workspace, log, features, options.max_bad_share, narrow, _refuse)
         made_of = {"files": {file.name: digest}, "behaviours": list(options.behaviours)}
         source = {"name": "taobao", **made_of}
         return report + write_interactions(workspace, options, events, source)
 
 
+def _refuse(rows: "Table", time: "Value") -> "Reasons":
+    """Return why rows are not of the log: another behaviour, or a time outside the nine days."""
+    behaviour, shown = rows.behaviour.fill_null(""), rows.timestamp
+    return [
+        (~behaviour.isin(BEHAVIOURS), "the behaviour is '" + behaviour + "'"),
+        ((time < FIRST_SECOND) | (time >= END), "timestamp " + shown + " is outside the nine days"),
+    ]
+
+
 def _narrow(
     workspace: "Workspace", options: TaobaoOptions, report: list[str], clean: "Table"
 ) -> "Table":
-    """Keep the chosen behaviours of the nine days, and add what was left out to ``report``."""
-    import ibis
-
-    behaviour, time = clean.behaviour.fill_null(""), clean.time
-    row = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
-    shown = row + "the timestamp " + time.cast("string") + " is outside the nine days"
-    reason = ibis.cases(
-        (~behaviour.isin(BEHAVIOURS), row + "the behaviour is '" + behaviour + "'"),
-        ((time < FIRST_SECOND) | (time >= END), shown),
-        else_=ibis.null("string"),
-    )
-    checked = clean.mutate(reason=reason)
-    wrong, good = checked.filter(checked.reason.notnull()), checked.filter(checked.reason.isnull())
-    first = workspace.strings(wrong.order_by("line").limit(EXAMPLES), "reason")
-    bad = BadLines()
-    bad.examples = [f"{options.source}: {text}" for text in first]
-    bad.count = workspace.count(wrong)
-    report += bad.check(workspace.count(clean), options.max_bad_share)
-    sums = {name: (good.behaviour == name).sum() for name in BEHAVIOURS}
-    counts = workspace.numbers(good.aggregate(**sums))
+    """Keep the chosen behaviours, and add what was left out to ``report``."""
+    sums = {name: (clean.behaviour == name).sum() for name in BEHAVIOURS}
+    counts = workspace.numbers(clean.aggregate(**sums))
     unused = [f"{counts[name]:,} {name}" for name in BEHAVIOURS if name not in options.behaviours]
     if unused:
         report.append(f"no events, by --behaviours: {', '.join(unused)}")
-    return good.filter(good.behaviour.isin(options.behaviours)).select(*clean.columns)
+    return clean.filter(clean.behaviour.isin(options.behaviours))
