@@ -18,13 +18,6 @@ SplitPolicy = Literal["by-user", "last-event", "by-time"]
 EngineName = Literal["duckdb", "spark"]
 
 
-class Spark(NamedTuple):
-    """A session of Spark."""
-
-    url: str | None = None  # address of Spark Connect; None for the session of the environment
-    folder: str | None = None  # folder for tables that Spark and this process see
-
-
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
     """Options of every log. Values that are out of range or exclude each other raise UserError."""
@@ -81,16 +74,6 @@ class LogOptions:
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
         reading_limit(self.memory)
-
-    @property
-    def memory_limit(self) -> str:
-        """Memory limit of the database."""
-        return f"{reading_limit(self.memory)}B"
-
-    @property
-    def spark(self) -> Spark | None:
-        """The session of Spark to use; None for DuckDB."""
-        return Spark(self.spark_url, self.spark_folder) if self.engine == "spark" else None
 
     @property
     def shares(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import open_requests
-from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.options import Features, LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
 from dien_jax.preparation.reading.log import LogForm
@@ -50,7 +50,9 @@ few = settings(quick, max_examples=8)
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    with open_workspace(tmp_path_factory.mktemp("any") / "data", "256MB") as workspace:
+    with open_workspace(
+        LogOptions(out=tmp_path_factory.mktemp("any") / "data", split="by-user")
+    ) as workspace:
         yield workspace
 
 

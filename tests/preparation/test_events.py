@@ -5,7 +5,7 @@ from pathlib import Path
 import ibis
 import pytest
 
-from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.options import Features, LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.log import Log
@@ -23,7 +23,7 @@ def test_a_feature_that_is_read_by_its_plain_name_is_refused_with_the_right_one(
     log = Log(Path("log"), ibis.table(columns, name="rows"), BadLines())
     expected = r"needs the column 'feature category'; this one has user, item"
     with (
-        open_workspace(tmp_path / "data", "1GB") as workspace,
+        open_workspace(LogOptions(out=tmp_path / "data", split="by-user")) as workspace,
         pytest.raises(ValueError, match=expected),
     ):
         load_events(workspace, log, Features(item=(CATEGORY,)), max_bad_share=0.1)

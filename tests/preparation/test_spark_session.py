@@ -24,7 +24,7 @@ from dien_jax import errors
 from dien_jax import prepare as command
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import Spark
+from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline.events import ISO_DATE
 from dien_jax.preparation.reading import spark_workspace
 from dien_jax.preparation.reading.engines import open_workspace
@@ -58,8 +58,8 @@ def workspaces(tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
     """Workspaces of both engines."""
     folder = tmp_path_factory.mktemp("engines")
     with (
-        open_workspace(folder / "duckdb", "1GB") as duckdb,
-        open_workspace(folder / "spark", "1GB", Spark()) as spark,
+        open_workspace(LogOptions(out=folder / "duckdb", split="by-user")) as duckdb,
+        open_workspace(LogOptions(out=folder / "spark", split="by-user", engine="spark")) as spark,
     ):
         yield duckdb, spark
 
@@ -176,7 +176,7 @@ def test_no_session_in_the_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
     monkeypatch.setattr(connect.SparkSession, "_default_session", None)
     monkeypatch.setattr(connect.SparkSession, "_active_session", threading.local())
-    refused("--engine spark: the environment has no Spark session .*--spark-url", tmp_path)
+    refused("--engine spark: no Spark session .*--spark-url", tmp_path)
 
 
 def test_the_session_of_the_environment_has_its_own_settings_again(monkeypatch):
@@ -184,7 +184,7 @@ def test_the_session_of_the_environment_has_its_own_settings_again(monkeypatch):
     settings = dict(own)
     conf = Mock(get=settings.get, set=settings.__setitem__, unset=settings.__delitem__)
     session = Mock(version="4.0.4", conf=conf)
-    monkeypatch.setattr(spark_workspace, "_environment_session", lambda: session)
+    monkeypatch.setattr(spark_workspace, "_open_session", lambda url: session)
     with spark_workspace._session(None):
         assert settings == own | spark_workspace.SETTINGS
         assert settings["spark.sql.session.timeZone"] == "UTC"

@@ -40,7 +40,7 @@ def prepare_columns(
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
-    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
+    with open_workspace(options) as workspace:
         wanted = options.log_columns()
         if table is None:
             form = LogForm(wanted, options.columns, options.separator, hint)

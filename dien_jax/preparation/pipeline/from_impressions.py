@@ -66,7 +66,7 @@ def write_impressions(
             yield FolderPart(part.first_sequence, first_click, history, examples)
             first_click += len(history.item)
 
-    report, _ = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
+    report = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
     if has_shown:
         known = "items that were shown with a click and not clicked are known"
         report.append(f"{known}: auxiliary negatives for --model.auxiliary-distribution shown")

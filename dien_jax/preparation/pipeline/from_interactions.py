@@ -60,13 +60,17 @@ def write_interactions(
     with stage("sorting events by time"):
         pools = _pools(workspace, options, events, counts, known)
 
+    missing = 0
+
     def parts() -> Iterator[FolderPart]:
+        nonlocal missing
         for part in events.parts():
             examples, left_out = _examples(options, events, part, sides(part), pools)
             history = History(part.item, part.timestamp, part.offsets)
-            yield FolderPart(part.first_sequence, part.first_event, history, examples, left_out)
+            yield FolderPart(part.first_sequence, part.first_event, history, examples)
+            missing += left_out
 
-    report, missing = write_folder(
+    report = write_folder(
         options.out,
         encoder,
         popularity.astype(np.int64),

@@ -52,7 +52,6 @@ class FolderPart(NamedTuple):
     first_event: int
     history: History
     examples: dict[str, SplitExamples]
-    missing: int = 0  # negatives that could not be drawn
 
 
 class _SplitSummary:
@@ -96,8 +95,8 @@ def write_folder(
     *,
     source: dict[str, Any],
     split: dict[str, Any],
-) -> tuple[list[str], int]:
-    """Write the dataset folder; return lines that summarise it, and how many negatives lack.
+) -> list[str]:
+    """Write the dataset folder; return lines that summarise it.
 
     ``popularity``, int64 ``[V]``, has the training events of each row. ``source`` and ``split``
     describe the log and its split in ``meta.json``.
@@ -129,7 +128,6 @@ def write_folder(
         writer.popularity(popularity)
         workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
         raw_users = workspace.strings(events.users, "raw")
-        missing = 0
         for part in parts:
             users = len(part.history.offsets) - 1
             writer.groups(itertools.islice(raw_users, users))
@@ -139,14 +137,13 @@ def write_folder(
             current.share = int(events.offsets[users]) / len(events.item)
             for name, rows in part.examples.items():
                 summaries[name].add(rows, part.history, encoder.items.row_of)
-            missing += part.missing
     held_out = {name: summaries[name].rules for name in SPLITS[1:]}
     times = events.times()
     dates = [events.clock.date(time) for time in times]
     by_time = {name: split[f"{name}_from"] for name in SPLITS[1:] if f"{name}_from" in split}
     borders = ", ".join(f"{name} from {events.clock.date(t)}" for name, t in by_time.items())
     no_own_negatives = split.get("allow_own_negatives") is False
-    lines = [
+    return [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {times[0]} to {times[1]} ({events.clock.unit}), {dates[0]} to {dates[1]} UTC",
         *([f"{borders} UTC"] if by_time else []),
@@ -155,7 +152,6 @@ def write_folder(
         *(summary.describe(name) for name, summary in summaries.items()),
         *describe_baselines(held_out, no_own_negatives=no_own_negatives),
     ]
-    return lines, missing
 
 
 def _write_part(

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dien_jax.errors import require, writing
-from dien_jax.preparation.options import Spark
+from dien_jax.preparation.memory import reading_limit
+from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.reading.duckdb_engine import (
     DuckDBWorkspace,
     duckdb_workspace,
@@ -18,26 +19,29 @@ from dien_jax.utils.files import check_utf8, partial_folder
 
 
 @contextlib.contextmanager
-def open_workspace(out: Path, memory_limit: str, spark: Spark | None = None) -> Iterator[Workspace]:
-    """Open an engine with a hidden folder next to ``out``, the folder to create, and remove it.
+def open_workspace(options: LogOptions) -> Iterator[Workspace]:
+    """Open the engine with a hidden folder next to ``--out``, the folder to create, and remove it.
 
-    Tables of DuckDB beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the
-    engine that a user can act on leave the block as ``UserError``.
+    Tables of DuckDB beyond ``--memory`` spill to that disk. Errors of the engine that a user can
+    act on leave the block as ``UserError``.
     """
-    check_target(out)
-    check_utf8(out, "--out")
+    check_target(options.out)
+    check_utf8(options.out, "--out")
     with (
-        writing(out, "dataset folder"),
-        partial_folder(out, "work-") as folder,
-        contextlib.ExitStack() as stack,
+        writing(options.out, "dataset folder"),
+        partial_folder(options.out, "work-") as folder,
+        _engine(options, folder) as workspace,
     ):
-        if spark is None:
-            yield stack.enter_context(duckdb_workspace(out, folder, memory_limit))
-            return
-        require("spark", "--engine spark")
-        from dien_jax.preparation.reading.spark_workspace import spark_workspace
+        yield workspace
 
-        yield stack.enter_context(spark_workspace(folder, spark.url, spark.folder))
+
+def _engine(options: LogOptions, folder: Path) -> contextlib.AbstractContextManager[Workspace]:
+    if options.engine == "duckdb":
+        return duckdb_workspace(options.out, folder, f"{reading_limit(options.memory)}B")
+    require("spark", "--engine spark")
+    from dien_jax.preparation.reading.spark_workspace import spark_workspace
+
+    return spark_workspace(folder, options.spark_url, options.spark_folder)
 
 
 def read_columns(workspace: Workspace, file: Path, form: LogForm) -> Log:

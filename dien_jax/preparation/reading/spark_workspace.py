@@ -313,7 +313,9 @@ def _session(url: str | None) -> Iterator[Any]:
     Raises:
       UserError: without a session, and for errors of Spark in the block.
     """
-    session = _environment_session() if url is None else _connected_session(url)
+    if url is not None:
+        _check_address(url)
+    session = _open_session(url)
     before = {}
     try:
         major = int(str(session.version).split(".")[0])
@@ -360,9 +362,8 @@ def _spark_reason(error: Exception) -> str:
     return reason(Exception(lines[0] if lines else type(error).__name__))
 
 
-def _connected_session(url: str) -> Any:
-    from pyspark.sql import SparkSession
-
+def _check_address(url: str) -> None:
+    """Refuse an address at which nothing answers: Spark itself would try again for minutes."""
     where = f"--spark-url {url}"
     try:
         parts = urlsplit(url)
@@ -371,30 +372,27 @@ def _connected_session(url: str) -> Any:
         raise UserError(f"{where}: expected sc://HOST:PORT, got {error}") from error
     if parts.scheme != "sc" or not host:
         raise UserError(f"{where}: expected sc://HOST:PORT")
-    try:  # Spark itself would try again for minutes
+    try:
         socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
     except OSError as error:
         raise UserError(f"{where}: nothing answers at {host}:{port}: {reason(error)}") from error
-    try:
-        session = SparkSession.builder.remote(url).create()
-        session.version  # noqa: B018 - the first answer
-    except Exception as error:
-        raise UserError(f"{where}: no Spark session: {_spark_reason(error)}") from error
-    return session
 
 
-def _environment_session() -> Any:
+def _open_session(url: str | None) -> Any:
     from pyspark.sql import SparkSession
 
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+        if url is None:
+            session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+        else:
+            session = SparkSession.builder.remote(url).create()
         session.version  # noqa: B018 - the first answer
         if signal.getsignal(signal.SIGINT) is not interrupt:
             # That of Spark asks Java for something while an answer of it is read.
             signal.signal(signal.SIGINT, interrupt)
     except Exception as error:
+        where = "--engine spark" if url is None else f"--spark-url {url}"
         hint = "give --spark-url sc://HOST:PORT, or set SPARK_REMOTE or SPARK_HOME"
-        problem = f"--engine spark: the environment has no Spark session ({_spark_reason(error)})"
-        raise UserError(f"{problem}; {hint}") from error
+        raise UserError(f"{where}: no Spark session ({_spark_reason(error)}); {hint}") from error
     return session

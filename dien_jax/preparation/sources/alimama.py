@@ -76,7 +76,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
     files = [plain_or_gzip(options.source, name) for name in FILES]
     hashes = {file.name: given(file).sha256 for file in files}
     say(f"from impressions in {files[0]}: {options.split} split")
-    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
+    with open_workspace(options) as workspace:
         log, report = _read(workspace, files, options.max_bad_share)
         events = load_events(workspace, log, FEATURES, options.max_bad_share)
         source = {"name": "alimama", "files": hashes}

@@ -130,7 +130,7 @@ def prepare(options: AmazonOptions) -> list[str]:
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
     say(f"from Amazon reviews of {options.year}, {name}: {options.split} split{core}")
-    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
+    with open_workspace(options) as workspace:
         files = options.files()
         reviews = load_reviews(workspace, files[0].file, options.year)
         meta = load_products(workspace, files[1].file, options.year)

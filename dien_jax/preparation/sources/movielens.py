@@ -91,7 +91,7 @@ def prepare(options: MovielensOptions) -> list[str]:
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.split} split")
-    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
+    with open_workspace(options) as workspace:
         remote = remote_file(options.name)
         file, digest = fetch(remote) if options.source is None else given(options.source)
         tables = read_archive(workspace, file, options.name)

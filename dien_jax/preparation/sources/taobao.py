@@ -63,7 +63,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
     wanted[CATEGORY.alias] = wanted.pop(CATEGORY.name)
     report: list[str] = []
-    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
+    with open_workspace(options) as workspace:
         digest = given(file).sha256
         log = read_columns(workspace, file, LogForm(wanted, COLUMNS))
         narrow = partial(_narrow, workspace, options, report)
