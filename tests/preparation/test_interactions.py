@@ -107,7 +107,7 @@ def test_users_with_one_event_are_kept_but_have_no_example(tmp_path):
 
 def test_a_log_of_single_events_leaves_nothing_to_train_on(tmp_path):
     file = write(tmp_path, HEADER + "a,i,c,1\nb,i,c,2\n")
-    refused(file, "no training examples: --split last-event leaves none of the 2 users' 2 events")
+    refused(file, "no training examples: --split last-event leaves none of the 2 users' 2 rows")
 
 
 @pytest.mark.parametrize("missing", ["nan", "", "  ", " NaN "])

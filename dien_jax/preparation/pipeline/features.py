@@ -19,8 +19,14 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.pipeline.events import Events, Marks, numbered, training_values
+from dien_jax.preparation.options import LogColumn, LogOptions
+from dien_jax.preparation.pipeline.events import (
+    Events,
+    Marks,
+    count_events,
+    numbered,
+    training_values,
+)
 from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
@@ -105,34 +111,45 @@ class Encoder:
     Args:
       workspace: database that numbers the values.
       events: the log.
-      trained: the events (impressions) of a part that training sees, bool ``[e]``.
-      counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``. The context
-        features of a row count once if training sees it.
-      min_count: values with fewer occurrences in training share the unknown row.
-      past: occurrences of each ``item`` and ``user`` before validation, int64 ``[n]``.
+      options: ``min_count``, values with fewer occurrences in training share the unknown row; and
+        ``split``, for the message that it leaves nothing to training.
+      is_seen: marks the events (impressions) that training sees. The context features of a row
+        count once if it does.
+      is_past: marks those before validation.
       extended: folder whose vocabularies are extended, if any.
+
+    Attributes:
+      seen: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``.
+      past: the same before validation.
+      items, users: their vocabularies.
+      notes: lines about encoded features, for the user.
+
+    Raises:
+      UserError: when training sees nothing.
     """
 
     def __init__(
         self,
         workspace: Workspace,
         events: Events,
-        trained: Marks,
-        counts: dict[str, np.ndarray],
-        min_count: int,
-        past: dict[str, np.ndarray],
+        options: LogOptions,
+        is_seen: Marks,
+        is_past: Marks,
         extended: Dataset | None,
     ) -> None:
         self.workspace, self.events, self.extended = workspace, events, extended
-        self.min_count, self._counts, self._trained = min_count, counts, trained
-        self._past = past
+        self.min_count, self._is_seen = options.min_count, is_seen
+        self.seen, self.past = count_events(events, is_seen, is_past)
+        if not self.seen["item"].any():
+            left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
+            raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
-        self._seen: ArrayFile | None = None
-        self.notes: list[str] = []  # lines about encoded features, for the user
+        self._seen_rows: ArrayFile | None = None
+        self.notes: list[str] = []
         self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
-        self.items = self.vocabulary("item", events.items, counts["item"])
-        self.users = self.vocabulary("user", events.users, counts["user"])
+        self.items = self.vocabulary("item", events.items, self.seen["item"])
+        self.users = self.vocabulary("user", events.users, self.seen["user"])
 
     def features(self) -> dict[str, list[EncodedFeature]]:
         """Encode all features, by group.
@@ -148,8 +165,8 @@ class Encoder:
             with stage(f"encoding {group} features"):
                 table, counts = events.contexts, self._context_counts
                 if group != "context":
-                    table = training_values(self.workspace, events, group, self._trained)
-                    counts = functools.partial(_part_of, self._counts[group])
+                    table = training_values(self.workspace, events, group, self._is_seen)
+                    counts = functools.partial(_part_of, self.seen[group])
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
                     encode = self._numeric if column.kind == "numeric" else self._values
@@ -160,11 +177,11 @@ class Encoder:
 
     def _context_counts(self, start: int, stop: int) -> np.ndarray:
         """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
-        if self._seen is None:
-            self._seen = ArrayFile(self.workspace.folder / "rows of training", np.int8)
+        if self._seen_rows is None:
+            self._seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
             for part in self.events.parts():
-                self._seen.append(self._trained(part))
-        return self._seen.read(start, stop)
+                self._seen_rows.append(self._is_seen(part))
+        return self._seen_rows.read(start, stop)
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
         """Give a row to every new value that is frequent enough; ties keep their order.
@@ -183,10 +200,10 @@ class Encoder:
 
     def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
         """Return whether each value may get a new row, bool ``[n]``."""
-        if self.extended is None or name not in self._past:
+        if self.extended is None or name not in self.past:
             return counts >= self.min_count
         # Before this extension an id may have been too rare: earlier events count too.
-        return (counts > 0) & (self._past[name] >= self.min_count)
+        return (counts > 0) & (self.past[name] >= self.min_count)
 
     def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         ordered = values.order_by("position")

@@ -15,7 +15,6 @@ import numpy as np
 from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
-from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
@@ -38,22 +37,17 @@ def write_impressions(
     with stage("splitting rows"):
         sides, split = _sides(workspace, options, events)
 
-        def seen(part: EventPart) -> np.ndarray:
+        def is_seen(part: EventPart) -> np.ndarray:
             return np.asarray(sides(part) == splits.TRAIN)
 
-        def before(part: EventPart) -> np.ndarray:
+        def is_past(part: EventPart) -> np.ndarray:
             return np.asarray(sides(part) <= splits.TRAIN)
 
-        def clicked(part: EventPart) -> np.ndarray:
-            return before(part) & (part.label == 1)
+        def is_click(part: EventPart) -> np.ndarray:
+            return is_past(part) & (part.label == 1)
 
-        counts, counts_before, clicks = count_events(events, seen, before, clicked)
-    if not counts["item"].any():
-        left = (
-            f"none of the {events.num_users:,} users' {len(events.item):,} impressions to training"
-        )
-        raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    encoder = Encoder(workspace, events, seen, counts, options.min_count, counts_before, extended)
+        encoder = Encoder(workspace, events, options, is_seen, is_past, extended)
+        (clicks,) = count_events(events, is_click)
     row_of, size = encoder.items.row_of, encoder.items.size
     popularity = np.bincount(row_of[:-1], clicks["item"], size).astype(np.int64)
     has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())

@@ -18,10 +18,9 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
-from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, count_events
+from dien_jax.preparation.pipeline.events import EventPart, Events, Marks
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
@@ -42,24 +41,19 @@ def write_interactions(
     with stage("splitting events"):
         sides, split = _sides(workspace, options, events)
 
-        def sees(part: EventPart) -> np.ndarray:
+        def is_seen(part: EventPart) -> np.ndarray:
             return splits.training_events(sides(part) == splits.TRAIN, part.offsets)
 
-        def counts(part: EventPart) -> np.ndarray:
+        def is_past(part: EventPart) -> np.ndarray:
             return splits.training_events(sides(part) <= splits.TRAIN, part.offsets)
 
-        seen, before = count_events(events, sees, counts)
-    if not seen["item"].any():
-        left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
-        raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    encoder = Encoder(workspace, events, sees, seen, options.min_count, before, extended)
-    row_of = encoder.items.row_of
-    popularity = np.bincount(row_of[:-1], before["item"], encoder.items.size)
+        encoder = Encoder(workspace, events, options, is_seen, is_past, extended)
+    row_of, seen = encoder.items.row_of, encoder.seen
+    popularity = np.bincount(row_of[:-1], encoder.past["item"], encoder.items.size)
     # An extended folder knows more than training.
     known = (seen["item"] > 0) | (row_of[:-1] > 0)
     with stage("sorting events by time"):
-        pools = _pools(workspace, options, events, counts, known)
-
+        pools = _pools(workspace, options, events, is_past, known)
     missing = 0
 
     def parts() -> Iterator[FolderPart]:
@@ -128,14 +122,14 @@ def _pools(
     workspace: Workspace,
     options: ImplicitOptions,
     events: Events,
-    counts: Marks,
+    is_past: Marks,
     known: np.ndarray,
 ) -> tuple[Pool, Pool]:
     """Return the pools of training and of the other splits."""
     chosen = np.zeros(len(events.item), bool)
     for part in events.parts():
         stop = part.first_event + len(part.item)
-        chosen[part.first_event : stop] = counts(part) & known[part.item]
+        chosen[part.first_event : stop] = is_past(part) & known[part.item]
     kind = events.num_items, options.negative_distribution
     train = Pool(workspace.folder / "pool of training", *kind, chosen)
     held_out = Pool(workspace.folder / "pool", *kind)
