@@ -185,7 +185,7 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
     """
     files = FolderFiles(path)
     meta = metadata.read_meta(path)
-    schema = metadata.read_schema(path / "meta.json", meta)
+    schema = metadata.schema_from_json(meta["schema"], f"{path / 'meta.json'}, schema")
     for feature in schema.features:
         if feature.size is not None:
             metadata.check_vocabulary(path / "vocab" / f"{feature.name}.txt", feature.size)

@@ -167,11 +167,6 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def read_schema(file: Path, meta: dict[str, Any]) -> Schema:
-    """Return the schema of a dataset folder."""
-    return schema_from_json(meta["schema"], f"{file}, schema")
-
-
 def schema_from_json(values: Any, source: Source) -> Schema:
     """Undo :func:`schema_to_json`; a UserError that names ``source`` for invalid values."""
     groups = as_type(values, _SchemaGroups, source)

@@ -20,7 +20,6 @@ from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.text_files import EXAMPLES
 
 SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # before the name of a column: its numbers
@@ -175,14 +174,8 @@ def load_events(
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
         checked = _checked(workspace, log.rows, clock, features.columns, refuse)
-        wrong = checked.filter(checked.reason.notnull())
         total = workspace.count(log.rows) + log.bad.count
-        if malformed := workspace.count(wrong):
-            first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
-            for batch in workspace.batches(first):
-                for row in batch.to_pylist():
-                    log.bad.show(*log.place(row["line"]), row["reason"])
-            log.bad.count += malformed
+        log.refuse(workspace, checked.filter(checked.reason.notnull()))
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")

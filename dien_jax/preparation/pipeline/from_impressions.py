@@ -97,7 +97,7 @@ def _sides(
 ) -> tuple[splits.Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
     if options.split == "last-event":
-        return _by_last_time, split_metadata(options)
+        return splits.last_time_sides, split_metadata(options)
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
         return lambda part: users[part.sequences][part.sequence], split_metadata(options)
@@ -110,10 +110,6 @@ def _sides(
         return sides
 
     return by_time, split_metadata(options, borders, begin)
-
-
-def _by_last_time(part: EventPart) -> np.ndarray:
-    return splits.last_time_sides(part.timestamp, part.offsets)
 
 
 def passed_over_items(

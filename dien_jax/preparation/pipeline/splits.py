@@ -113,16 +113,14 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
     return np.searchsorted(np.asarray(borders), timestamp, side="right").astype(np.int8)
 
 
-def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def last_time_sides(part: EventPart) -> np.ndarray:
     """Hold out the last time of each sequence as test, and the time before it as valid.
 
     For impressions, int8 ``[R]``: rows of equal time are one request and stay together.
     """
-    if not len(timestamp):
-        return np.zeros(0, np.int8)
-    number = np.cumsum(request_starts(timestamp, offsets))
-    last = number[np.maximum(offsets[1:] - 1, 0)]
-    from_end = np.repeat(last, np.diff(offsets)) - number
+    offsets = part.offsets
+    number = np.cumsum(request_starts(part.timestamp, offsets))
+    from_end = np.repeat(number[offsets[1:] - 1], np.diff(offsets)) - number
     return np.maximum(TEST - from_end, TRAIN).astype(np.int8)
 
 

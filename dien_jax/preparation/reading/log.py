@@ -26,7 +26,7 @@ from dien_jax.errors import UserError, printable, reading, reason, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.text_files import BadLines, read_lines
+from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
 ROWS = 1 << 18  # rows of Arrow converted at a time
@@ -72,6 +72,14 @@ class Log(NamedTuple):
             return str(self.file), line
         start = self.starts[bisect.bisect_left(self.starts, (line, "")) - 1]
         return start.file, start.line_of(line - start.line)
+
+    def refuse(self, workspace: Workspace, wrong: Table) -> None:
+        """Count malformed rows, which have ``line`` and ``reason``, and show the first of them."""
+        first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
+        for batch in workspace.batches(first):
+            for row in batch.to_pylist():
+                self.bad.show(*self.place(row["line"]), row["reason"])
+        self.bad.count += workspace.count(wrong)
 
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
         """Check the share of malformed lines, and return lines about them."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.types as of
 from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 
-from dien_jax.data.value_text import Use, check_type
+from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.log import (
@@ -25,13 +25,14 @@ from dien_jax.preparation.reading.log import (
     Log,
     LogForm,
     address_of,
+    check_columns,
     column_places,
     files_of,
     header_names,
 )
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.text_files import EXAMPLES, BadLines
+from dien_jax.utils.text_files import BadLines
 
 PARQUET = (".parquet", ".pq")
 LONGEST_HEADER = 80
@@ -108,14 +109,9 @@ def _read_text(
     if not form.columns:
         records = records.filter(records.number > 1)
     stored = workspace.store("parsed", _parsed(records, delimiter, len(header), places))
-    bad, wrong = BadLines(), stored.filter(stored.problem.notnull())
-    rows = stored.filter(stored.problem.isnull()).drop("problem")
-    log = Log(file, rows, bad, starts=starts)
-    first = wrong.order_by("line").limit(EXAMPLES)
-    for batch in workspace.batches(first, ["line", "problem"]):
-        for row in batch.to_pylist():
-            bad.show(*log.place(row["line"]), row["problem"])
-    bad.count = workspace.count(wrong)
+    rows = stored.filter(stored.reason.isnull()).drop("reason")
+    log = Log(file, rows, BadLines(), starts=starts)
+    log.refuse(workspace, stored.filter(stored.reason.notnull()))
     return log
 
 
@@ -134,7 +130,7 @@ def _header(
 
 
 def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int]) -> Table:
-    """Return the columns of lines of CSV, with ``problem``: why a line is malformed, or NULL."""
+    """Return the columns of lines of CSV, with ``reason``: why a line is malformed, or NULL."""
     sign = re.escape(delimiter)
     field = f'(?:"[^"]*(?:""[^"]*)*"|[^{sign}"][^{sign}]*|)'
     text = records[TEXT]
@@ -149,7 +145,7 @@ def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int
     )  # fmt: skip
     count = split.fields.length()
     found = ibis.literal(f"expected {width} columns, found ") + count.cast("string")
-    problem = ibis.cases(
+    reason = ibis.cases(
         (~split.is_text, "not UTF-8"),
         (split[TEXT].contains("\0"), "holds a NUL byte"),
         (~split.is_well & split.is_open, "a quote is not closed"),
@@ -163,34 +159,27 @@ def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int
         inner = value.substr(1, value.length() - 2).replace('""', '"')
         is_quoted = ~split.plain & value.startswith('"')
         values[name] = is_quoted.ifelse(inner, value).nullif("")
-    return split.select("line", **values, problem=problem)
+    return split.select("line", **values, reason=reason)
 
 
 def _read_parquet(
     workspace: SparkWorkspace, file: Path, reader: Any, paths: list[str], form: LogForm
 ) -> Log:
+    from pyspark.sql.pandas.types import to_arrow_schema
+
     frame = reader.parquet(*paths)
-    kinds = {field.name: _arrow_type(field.dataType) for field in frame.schema}
-    column_places(file, form.wanted, list(kinds))
-    columns = []
-    for alias, column in form.wanted.items():
-        check_type(column.where(file), kinds[column.name], column.kind)
-        columns.append(_column_text(column, kinds[column.name]).alias(alias))
+    schema = to_arrow_schema(frame.schema)
+    check_columns(file, form.wanted, schema)
+    kinds = {column: schema.field(column.name).type for column in form.wanted.values()}
+    columns = [_column_text(column, kinds[column]).alias(a) for a, column in form.wanted.items()]
     placed = _placed(frame, columns)
     rows, starts = _numbered(workspace, placed, dict.fromkeys(form.wanted, "string"))
     for alias, column in form.wanted.items():
-        if of.is_list(kinds[column.name]):
+        if of.is_list(kinds[column]):
             _check_separator(workspace, column.where(file), rows, alias, form.separator)
             clean = rows[alias].replace(INSIDE, form.separator)
             rows = rows.mutate(clean.name(alias))
     return Log(file, rows.drop("number"), BadLines(), starts=starts)
-
-
-def _arrow_type(kind: Any) -> pa.DataType:
-    """Return the type of Arrow for a type of Spark."""
-    from pyspark.sql.pandas.types import to_arrow_type
-
-    return to_arrow_type(kind)
 
 
 def _column_text(column: LogColumn, kind: pa.DataType) -> Any:
