@@ -210,7 +210,7 @@ def test_what_cannot_be_prepared_is_told(tmp_path, changes, match):
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
-@pytest.mark.parametrize("name", ["label", "sequence", "probability"])
+@pytest.mark.parametrize("name", ["label", "sequence"])
 def test_a_context_feature_cannot_take_the_name_of_a_column(tmp_path, name):
     with pytest.raises(UserError, match="that name is taken by a column of every example"):
         options(tmp_path / "log.csv", context_features=(name,))
