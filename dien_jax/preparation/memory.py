@@ -89,5 +89,5 @@ def _limit(memory: str, needed: int, subject: str) -> int:
     limit = parse_size(memory)
     if limit < needed:
         problem = f"{subject} {math.ceil(needed / 1e6):,}MB"
-        raise UserError(f"--memory {memory} is too little: {problem}; raise it")
+        raise UserError(f"--memory {memory} is too little: {problem}; raise it, or prepare less")
     return limit

@@ -161,7 +161,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
 """Flags that exclude or need each other, and text that a flag cannot be."""
 INSTALLED = r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)"
 SIMULATED = r"must be from \d+ to \d+, got \d+"
-PROMISED = r"--memory 4GB is too little: .* take about [\d,]+GB; raise it, or prepare fewer"
+PROMISED = r"--memory 4GB is too little: .* take about [\d,]+MB; raise it, or prepare less"
 TOO_LARGE: dict[str, dict[tuple[str, ...], str]] = {
     "train": {
         ("--model.embedding-size=1000000000",): INSTALLED,
