@@ -12,7 +12,6 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import check_shares
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart
 from dien_jax.preparation.pipeline.splits import Borders, borders_by_share
 
 pytestmark = pytest.mark.fast
@@ -134,10 +133,8 @@ def test_impression_histories_hold_exactly_the_clicks_strictly_before(log, data)
 @given(logs())
 def test_last_time_keeps_the_rows_of_one_request_together(log):
     timestamp, offsets = log
-    label = np.zeros(len(timestamp), np.int8)
     kept = np.append(0, offsets[1:][np.diff(offsets) > 0])  # no part has a user without a row
-    part = EventPart(0, 0, label.astype(np.int32), timestamp, label, kept)
-    sides = splits.last_time_sides(part)
+    sides = splits.last_time_sides(timestamp, kept)
     for start, end in pairwise(offsets):
         times = sorted(set(timestamp[start:end].tolist()))
         for row in range(start, end):

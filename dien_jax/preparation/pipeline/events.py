@@ -1,7 +1,7 @@
 """From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from dien_jax.data.value_text import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECON
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
-from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.options import Features, LogColumn, LogOptions
+from dien_jax.preparation.pipeline.splits import Borders, borders_by_share
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
@@ -133,6 +134,8 @@ class Events(NamedTuple):
             first = last
 
 
+Sides = Callable[[EventPart], np.ndarray]
+"""The side of every event or row of a part, int8 ``[e]``."""
 Marks = Callable[[EventPart], np.ndarray]
 """Mark events of a part, such as those that training sees, bool ``[e]``."""
 
@@ -216,6 +219,29 @@ def load_events(
         clock=clock,
         report=report,
     )
+
+
+def resolve_times(
+    workspace: Workspace, options: LogOptions, events: Events
+) -> tuple[Borders, int | None]:
+    """Return the borders of a by-time split, and when training examples start, if that is given."""
+    clock, (earliest, _) = events.clock, events.times()
+    if options.valid_from is None or options.test_from is None:
+        times_at = partial(events.times_at, workspace)
+        borders = borders_by_share(len(events.item), times_at, **options.shares)
+    else:
+        valid = clock.read("--valid-from", options.valid_from, earliest)
+        test = clock.read("--test-from", options.test_from, earliest)
+        if test < valid:
+            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
+        borders = Borders(valid, test)
+    if options.train_from is None:
+        return borders, None
+    begin = clock.read("--train-from", options.train_from, earliest)
+    if begin >= borders.valid:
+        limit = f"which starts at {borders.valid}, got {begin}"
+        raise UserError(f"--train-from must be before validation, {limit}")
+    return borders, begin
 
 
 def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:

@@ -17,9 +17,15 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, count_events
+from dien_jax.preparation.pipeline.events import (
+    EventPart,
+    Events,
+    Sides,
+    count_events,
+    resolve_times,
+)
 from dien_jax.preparation.pipeline.features import Encoder
-from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
+from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -94,10 +100,14 @@ def _histories(
 
 def _sides(
     workspace: Workspace, options: LogOptions, events: Events
-) -> tuple[splits.Sides, dict[str, Any]]:
+) -> tuple[Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
     if options.split == "last-event":
-        return splits.last_time_sides, split_metadata(options)
+
+        def by_last_time(part: EventPart) -> np.ndarray:
+            return splits.last_time_sides(part.timestamp, part.offsets)
+
+        return by_last_time, split_metadata(options)
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
         return lambda part: users[part.sequences][part.sequence], split_metadata(options)

@@ -20,9 +20,9 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, Marks
+from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, resolve_times
 from dien_jax.preparation.pipeline.features import Encoder
-from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
+from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
@@ -86,7 +86,7 @@ def write_interactions(
 
 def _sides(
     workspace: Workspace, options: ImplicitOptions, events: Events
-) -> tuple[splits.Sides, dict[str, Any]]:
+) -> tuple[Sides, dict[str, Any]]:
     """Return the side of every event, and the description of the split for ``meta.json``.
 
     What ``--train-from`` and ``--max-examples`` leave out of training stays in popularity, that of

@@ -13,18 +13,14 @@ Dimensions: n examples, E events, S sequences (one a user), R rows of an impress
 ``[S + 1]``, are where the sequences begin. Targets are event indices by split, int64, rising.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.target_negatives import EarlierItems
-from dien_jax.preparation.reading.workspace import Workspace
 
 EARLIER, TRAIN, VALID, TEST, NO_SIDE = range(-1, 4)
 """Sides; training has no example of ``EARLIER``, but its past; ``NO_SIDE`` is part of nothing."""
@@ -32,38 +28,11 @@ LARGE = 0.02  # difference of the unknown shares of positives and negatives that
 RETURNING = 0.55  # AUC of "the candidate is in the history" above which that is worth a sentence
 
 
-Sides = Callable[[EventPart], np.ndarray]
-"""The side of every event or row of a part, int8 ``[e]``."""
-
-
 class Borders(NamedTuple):
     """The first times of the validation and the test split; everything earlier is training."""
 
     valid: int
     test: int
-
-
-def resolve_times(
-    workspace: Workspace, options: LogOptions, events: Events
-) -> tuple[Borders, int | None]:
-    """Return the borders of a by-time split, and when training examples start, if that is given."""
-    clock, (earliest, _) = events.clock, events.times()
-    if options.valid_from is None or options.test_from is None:
-        times_at = functools.partial(events.times_at, workspace)
-        borders = borders_by_share(len(events.item), times_at, **options.shares)
-    else:
-        valid = clock.read("--valid-from", options.valid_from, earliest)
-        test = clock.read("--test-from", options.test_from, earliest)
-        if test < valid:
-            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
-        borders = Borders(valid, test)
-    if options.train_from is None:
-        return borders, None
-    begin = clock.read("--train-from", options.train_from, earliest)
-    if begin >= borders.valid:
-        limit = f"which starts at {borders.valid}, got {begin}"
-        raise UserError(f"--train-from must be before validation, {limit}")
-    return borders, begin
 
 
 def borders_by_share(
@@ -113,13 +82,12 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
     return np.searchsorted(np.asarray(borders), timestamp, side="right").astype(np.int8)
 
 
-def last_time_sides(part: EventPart) -> np.ndarray:
+def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Hold out the last time of each sequence as test, and the time before it as valid.
 
     For impressions, int8 ``[R]``: rows of equal time are one request and stay together.
     """
-    offsets = part.offsets
-    number = np.cumsum(request_starts(part.timestamp, offsets))
+    number = np.cumsum(request_starts(timestamp, offsets))
     from_end = np.repeat(number[offsets[1:] - 1], np.diff(offsets)) - number
     return np.maximum(TEST - from_end, TRAIN).astype(np.int8)
 
