@@ -244,20 +244,6 @@ def resolve_times(
     return borders, begin
 
 
-def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:
-    """Add features of the ``key`` (``user`` or ``item``) from another table to the rows.
-
-    ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
-    first value that is not missing counts.
-    """
-    values = {}
-    for column in columns:
-        value = other[column.name]
-        values[column.alias] = value.argmin(other.line, where=value.notnull())
-    joined = rows.left_join(other.group_by(key).aggregate(**values), key)
-    return joined.select(*rows.columns, *values)
-
-
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
     stamp = rows.timestamp

@@ -194,6 +194,20 @@ def read_records(
         return Log(shown, load_records(workspace, "_".join(columns), columns, records()), bad)
 
 
+def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:
+    """Add features of the ``key`` (``user`` or ``item``) from another table to the rows.
+
+    ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
+    first value that is not missing counts.
+    """
+    values = {}
+    for column in columns:
+        value = other[column.name]
+        values[column.alias] = value.argmin(other.line, where=value.notnull())
+    joined = rows.left_join(other.group_by(key).aggregate(**values), key)
+    return joined.select(*rows.columns, *values)
+
+
 def column_places(
     file: Path, wanted: Wanted, header: Sequence[str], hint: str = ""
 ) -> dict[str, int]:

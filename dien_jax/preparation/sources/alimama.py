@@ -87,9 +87,8 @@ def _read(
     workspace: "Workspace", files: list[Path], max_bad_share: float
 ) -> "tuple[Log, list[str]]":
     """Read the impressions with the features of their ads and users; return lines about them."""
-    from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.engines import read_columns
-    from dien_jax.preparation.reading.log import LogForm
+    from dien_jax.preparation.reading.log import LogForm, attach
 
     def read(file: Path, names: dict[str, str]) -> "Log":
         columns = feature_columns("--from", names.values())

@@ -123,9 +123,10 @@ class AmazonOptions(ImplicitOptions):
 def prepare(options: AmazonOptions) -> list[str]:
     """Make a dataset folder from raw reviews."""
     require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import attach, load_events
+    from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.engines import open_workspace
+    from dien_jax.preparation.reading.log import attach
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core

@@ -85,9 +85,10 @@ def remote_file(name: Name) -> Remote:
 def prepare(options: MovielensOptions) -> list[str]:
     """Make a dataset folder from MovieLens ratings."""
     require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import attach, load_events
+    from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.engines import open_workspace
+    from dien_jax.preparation.reading.log import attach
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.split} split")
