@@ -19,6 +19,7 @@ from pathlib import Path
 from made_log import DAY, write_log
 
 START, FIRST_DAYS = 1_700_000_000, 7
+LONGEST = "20"  # events of a history, in training and in the server
 PORT_LINE = "http://"
 
 
@@ -44,7 +45,7 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
     )  # fmt: skip
     run(
         "dien_jax.train", *start, "--data", str(data), "--run-dir", str(model),
-        "--train.epochs", str(epochs),
+        "--train.epochs", str(epochs), "--train.max-history", LONGEST, "--train.buckets", LONGEST,
     )  # fmt: skip
     found = json.loads((model / "result.json").read_text())["valid"]["auc"]
     if found < worst:
@@ -60,7 +61,7 @@ def serve(out: Path) -> tuple[subprocess.Popen, str]:
     command = [sys.executable, "-m", "dien_jax.serve", str(out / "current.dien"), "--port", "0"]
     command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "10"]
     log = (out / "server.log").open("w")
-    server = subprocess.Popen([*command, "--max-history", "20"], stderr=log, stdout=log)
+    server = subprocess.Popen([*command, "--max-history", LONGEST], stderr=log, stdout=log)
     while server.poll() is None:
         lines = (out / "server.log").read_text().split()
         address = next((word.rstrip(",;.") for word in lines if word.startswith(PORT_LINE)), None)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import tiny_run
 
 from dien_jax.config.preset_files import read_preset_file
 from dien_jax.utils.files import read_json
@@ -41,7 +42,8 @@ def test_a_log_becomes_lists_of_next_items(tmp_path: Path) -> None:
     ]
 
 
-def test_a_cell_of_ones_own_is_compared_with_dien(data: Path) -> None:
+def test_a_cell_of_ones_own_is_compared_with_dien(tmp_path: Path) -> None:
+    data = tiny_run.write_data(tmp_path / "data", longest=4)  # one padded length
     output = run("own_cell.py", str(data), "--epochs", "1", "--seeds", "1")
     areas = dict(
         re.findall(r"^(augru|attentional_decay) +test AUC ([\d.]+)$", output, re.MULTILINE)

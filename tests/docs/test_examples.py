@@ -84,8 +84,8 @@ def test_public_names_have_an_example_that_runs(
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     foods = ["pear", "leek", "fig", "kale", "plum", "beet"]
-    places = [(n * 5 + n // 9) % len(foods) for n in range(90)]
-    lines = [f"u{n % 9},{foods[place]},{n},{place % 2}" for n, place in enumerate(places)]
+    places = [(n * 5 + n // 18) % len(foods) for n in range(90)]  # histories of one padded length
+    lines = [f"u{n % 18},{foods[place]},{n},{place % 2}" for n, place in enumerate(places)]
     Path("log.csv").write_text("\n".join(["user,item,timestamp,category", *lines]))
     page = (Path(__file__).parents[2] / "README.md").read_text()
     recurrence, block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

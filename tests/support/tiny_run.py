@@ -64,14 +64,19 @@ LIGHT = (
 
 
 def write_data(
-    path: Path, *, sizes: dict[str, int] | None = None, shown: bool = False, **labels: int
+    path: Path,
+    *,
+    sizes: dict[str, int] | None = None,
+    shown: bool = False,
+    longest: int = 8,
+    **labels: int,
 ) -> Path:
     """Users who click items of one category; ``valid=1`` gives a split that label alone.
 
     ``shown`` tells up to three items shown and not clicked at each event but every fourth.
     """
     random = np.random.default_rng(0)
-    lengths = random.integers(1, 9, USERS)
+    lengths = random.integers(1, longest + 1, USERS)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     category = np.arange(ITEMS) % 4
     liked = random.integers(0, 4, USERS)
@@ -141,7 +146,7 @@ def saved_states(
     with mock.patch.object(embedding_rows, "DENSE_ROWS", dense_rows or embedding_rows.DENSE_ROWS):
         place = OneDevice(SCHEMA)
     run = Run.load(folder)
-    like = create_state(run.config, SCHEMA, STEPS_PER_EPOCH, run.seed)
+    like: Any = jax.eval_shape(lambda: create_state(run.config, SCHEMA, STEPS_PER_EPOCH, run.seed))
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     found = {}
     for name, step in (("latest", checkpoints.latest_step()), ("best", checkpoints.best_step())):
