@@ -45,7 +45,9 @@ def latest(folder: Path):
     """The latest state, as one device restores it; its key as integers."""
     run = Run.load(folder)
     schema = open_dataset(run.data).schema
-    like = create_state(run.config, schema, tiny_run.STEPS_PER_EPOCH, run.seed)
+    like: Any = jax.eval_shape(
+        lambda: create_state(run.config, schema, tiny_run.STEPS_PER_EPOCH, run.seed)
+    )
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     state, _ = restored(checkpoints, checkpoints.latest_step() or 0, like, OneDevice(schema))
     return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))

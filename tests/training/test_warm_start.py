@@ -230,7 +230,9 @@ def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
 def state_of(folder: Path, dataset: Dataset):
     """The latest checkpoint of a run on the grown data."""
     run = Run.load(folder)
-    like = create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
+    like: Any = jax.eval_shape(
+        lambda: create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
+    )
     checkpoints = on_devices.Checkpoints(folder / "checkpoints", read_only=True)
     step = checkpoints.latest_step()
     assert step is not None
