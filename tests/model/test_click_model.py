@@ -122,6 +122,7 @@ def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) ->
     np.testing.assert_allclose(longer, scores, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_authors_scores_do_depend_on_padding() -> None:
     """So the test above can fail; their history sum counts padding."""
     config = dataclasses.replace(SMALL, gates="authors", follow_authors=True)
@@ -150,6 +151,7 @@ def train_forward(config: ModelConfig):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.long
 def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
     config = SMALL
     variables = trained_looking(config)

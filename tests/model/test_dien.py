@@ -153,6 +153,7 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
     assert int(output.auxiliary_loss) == int((live & np.asarray(arrays()["is_negative"])).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("evolution", [None, GRU(H), AIGRU(H), AGRU(H), AUGRU(H)])
 def test_one_history_for_many_candidates_is_as_rows(evolution: nn.Module | None) -> None:
     network = small(evolution=evolution, auxiliary=None)

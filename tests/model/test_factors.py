@@ -131,6 +131,7 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
         np.testing.assert_allclose(found[row, -8:], expected, atol=2e-6)
 
 
+@pytest.mark.long
 def test_ranking_reads_the_same_factors(many: Path) -> None:
     model = trained(many, "din")
     check_ranking(model)

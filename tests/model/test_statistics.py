@@ -139,6 +139,7 @@ def test_only_training_batches_have_own_bits(data: Path) -> None:
         assert held_out.batch(0, 0).own is None
 
 
+@pytest.mark.long
 def test_ranking_reads_the_same_counts(data: Path) -> None:
     model = trained(data, "din")
     inputs = model.params["tower"]["layer_0"]["kernel"].shape[0]

@@ -70,6 +70,7 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
 
 
+@pytest.mark.long
 def test_filler_rows_change_nothing() -> None:
     batch = batch_of(4)
     filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
+import pytest
 from support.small_dataset import write_wide
 
 from dien_jax.config.settings import Config, ModelConfig
@@ -11,6 +13,8 @@ from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state
 from dien_jax.training.vectors import NORM, with_vectors
 
+pytestmark = pytest.mark.long
+
 LEVEL = 16
 """Components of the vectors of this data."""
 
@@ -18,8 +22,8 @@ LEVEL = 16
 def test_values_with_a_vector_start_from_it_and_all_else_at_random(tmp_path: Path) -> None:
     dataset = open_dataset(write_wide(tmp_path / "wide"))
     config = Config(model=ModelConfig(embedding_size=LEVEL + 2, hidden_size=4, statistics=False))
-    random = create_state(config, dataset.schema, 1, seed=0).params
     state = create_state(config, dataset.schema, 1, seed=0)
+    random = jax.device_get(state.params)
     started = with_vectors(state, dataset.schema, dataset.factors, OneDevice(dataset.schema)).params
     before, after = (np.asarray(params["item_embeddings"]["item"]) for params in (random, started))
     factors = dataset.factors["item"]
