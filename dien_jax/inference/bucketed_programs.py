@@ -1,16 +1,15 @@
 """A loaded model and its programs, called with padded histories and candidates of several requests.
 
-Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. A call for
-one user leaves most of a device idle. Requests of the same padded sizes therefore share a call, in
-groups of as many users U as programs are compiled for, never padded with dummy users.
+Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. All calls
+for several requests are made before the first result is waited for.
 """
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,14 +26,8 @@ from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.steps.state import placed_like
 
-USER_BUCKETS = (1, 4)
-"""Numbers of users that programs are compiled for, in rising order from 1."""
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
-MAX_ROWS = 1024
-"""Maximum number of candidates of all users of a call; with more, sharing saves nothing."""
-
-Member = TypeVar("Member")
 
 
 class LoadedModel(NamedTuple):
@@ -162,43 +155,10 @@ class EncodedRequest:
     unknown_context: int
 
 
-def user_counts(candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
-    """Return the compiled numbers of users for requests of so many candidates each."""
-    limit = max(min(at_most, MAX_ROWS // max(candidates, 1)), 1)
-    return [count for count in USER_BUCKETS if count <= limit]
-
-
-def grouped(
-    members: Iterable[Member],
-    shape: Callable[[Member], Hashable],
-    sizes: Callable[[Member], Sequence[int]],
-) -> Iterator[list[Member]]:
-    """Yield groups of members of the same shape, in order, each of one of the allowed sizes."""
-    by_shape: dict[Hashable, list[Member]] = {}
-    for member in members:
-        by_shape.setdefault(shape(member), []).append(member)
-    for alike in by_shape.values():
-        allowed = sizes(alike[0])
-        while alike:
-            size = max(size for size in allowed if size <= len(alike))
-            yield alike[:size]
-            alike = alike[size:]
-
-
 CANDIDATE_BUCKETS = (32, 128, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
 TOWER_ROWS = 1280
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
-
-
-class _Slice(NamedTuple):
-    """Candidates of a request that share a call, ``size`` when padded."""
-
-    request: EncodedRequest
-    scores: np.ndarray  # of these candidates, to be filled
-    start: int
-    candidates: np.ndarray
-    size: int
 
 
 class BucketedPrograms:
@@ -226,41 +186,32 @@ class BucketedPrograms:
         return self._programs
 
     def compile_all(
-        self, context: dict[str, FeatureValues], users: int, candidates: int
+        self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
     ) -> Iterator[float]:
-        """Call every program at every combination of sizes; yield the share that is done."""
+        """Call every program at every combination of sizes; yield the share that is done.
+
+        ``candidates`` is the maximum number, ``tower`` says whether its program is called.
+        """
         sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
+        user = np.full(1, UNKNOWN, np.int32)
         for number, bucket in enumerate(self.buckets):
-            history = History(np.zeros(bucket, np.int32))
-            for count in self._user_counts(1, users):
-                encoded = self.encode([history] * count)[0]
+            (encoded,) = self.encode([History(np.zeros(bucket, np.int32))])
             assert encoded.interests is not None
             self.extend(encoded.interests, UNKNOWN, bucket - 1)
             for place, size in enumerate(sizes):
                 yield (number + place / len(sizes)) / len(self.buckets)
-                rows, user = np.zeros(size, np.int32), np.full(1, UNKNOWN, np.int32)
+                rows = np.zeros(size, np.int32)
                 request = EncodedRequest(RankRequest(None, ()), encoded, rows, user, context, 0)
-                for count in self._user_counts(size, users):
-                    self.score([request] * count)
-            if candidates > sizes[-1] and self.programs.tower:
+                self.score([request])
+            if tower:
                 self.tower([request])
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
-        encoded = list(histories)
-        buckets = [self._bucket(len(history.rows)) for history in histories]
-        counts = self._user_counts(1)
-        for places in grouped(range(len(histories)), buckets.__getitem__, lambda _: counts):
-            rows = [self._padded(histories[place].rows) for place in places]
-            lengths = [len(histories[place].rows) for place in places]
-            if len(places) == 1:
-                interests = [self.programs.read(*self._arguments, rows[0], lengths[0])]
-            else:
-                stacks = np.stack(rows), np.array(lengths, np.int32)
-                interests = self.programs.read_many(*self._arguments, *stacks)
-            for place, of_user in zip(places, interests, strict=True):
-                encoded[place] = replace(histories[place], interests=of_user)
-        return encoded
+        return [
+            replace(history, interests=self.programs.read(*self._arguments, *self._read(history)))
+            for history in histories
+        ]
 
     def extend(self, interests: Interests, row: int, length: int) -> Interests:
         """Return the interests after one more event; ``length`` counts the events before it."""
@@ -275,67 +226,49 @@ class BucketedPrograms:
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
-        return self._in_slices(requests, CANDIDATE_BUCKETS, self._score, self._user_counts)
+
+        def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
+            return self.programs.score(*self._arguments, request.history.interests, *inputs)
+
+        return self._in_slices(requests, CANDIDATE_BUCKETS, call)
 
     def tower(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return logits of the tower, float32 ``[N]`` of each request."""
 
-        def call(group: Sequence[_Slice]) -> jax.Array:
-            return self.programs.tower(*self._arguments, *self._inputs(*group))
+        def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
+            return self.programs.tower(*self._arguments, *inputs)
 
-        return self._in_slices(requests, (TOWER_ROWS,), call, lambda _: USER_BUCKETS[:1])
+        return self._in_slices(requests, (TOWER_ROWS,), call)
 
     def _in_slices(
         self,
         requests: Sequence[EncodedRequest],
         sizes: Sequence[int],
-        call: Callable[[Sequence[_Slice]], jax.Array],
-        user_counts: Callable[[int], Sequence[int]],
+        call: Callable[..., jax.Array],
     ) -> list[np.ndarray]:
         """Return what a program gives for the candidates, padded to some sizes."""
-        largest = sizes[-1]
-        scores = [np.zeros(len(request.candidates), np.float32) for request in requests]
-        slices = []
-        for request, of_request in zip(requests, scores, strict=True):
-            for start in range(0, len(of_request), largest):
-                candidates = request.candidates[start : start + largest]
-                size = sizes[_bucket_place(sizes, len(candidates))]
-                own = of_request[start : start + largest]
-                slices.append(_Slice(request, own, start, candidates, size))
-
-        def shape(part: _Slice) -> tuple[int, int, int]:
-            return self._bucket(len(part.request.history.rows)), part.size, part.start
-
-        groups = list(grouped(slices, shape, lambda part: user_counts(part.size)))
-        results = jax.device_get([call(group) for group in groups])
-        for group, result in zip(groups, results, strict=True):
-            for part, padded in zip(group, np.atleast_2d(result), strict=True):
-                part.scores[:] = padded[: len(part.scores)]
+        largest, results = sizes[-1], []
+        for request in requests:
+            inputs = (*self._read(request.history), request.user, request.context)
+            for start in range(0, len(request.candidates), largest):
+                items = request.candidates[start : start + largest]
+                padded = _padded(items, sizes[_bucket_place(sizes, len(items))])
+                results.append(call(request, *inputs, padded, np.int32(len(items))))
+        fetched = iter(jax.device_get(results))
+        scores = []
+        for request in requests:
+            count = len(request.candidates)
+            parts = [next(fetched) for _ in range(0, count, largest)]
+            scores.append(np.concatenate([np.zeros(0, np.float32), *parts])[:count])
         return scores
 
-    def _score(self, group: Sequence[_Slice]) -> jax.Array:
-        """Call the program: ``[size]`` for one slice, ``[U, size]`` for more."""
-        interests = tuple(part.request.history.interests for part in group)
-        inputs = [self._inputs(part) for part in group]
-        if len(group) == 1:
-            return self.programs.score(*self._arguments, interests[0], *inputs[0])
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
-        return self.programs.score_many(*self._arguments, interests, *stacked)
-
-    def _inputs(self, part: _Slice) -> tuple[Any, ...]:
-        rows, count = part.request.history.rows, np.int32(len(part.candidates))
-        history, length = self._padded(rows), np.int32(len(rows))
-        items = _padded(part.candidates, part.size)
-        return history, length, part.request.user, part.request.context, items, count
-
-    def _user_counts(self, candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
-        return user_counts(candidates, at_most) if self.programs.score_many else [1]
+    def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
+        """Return a history's rows, padded, and its length."""
+        rows = history.rows
+        return _padded(rows, self._bucket(len(rows))), np.int32(len(rows))
 
     def _bucket(self, length: int) -> int:
         return self.buckets[bisect_left(self.buckets, length)]
-
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        return _padded(rows, self._bucket(len(rows)))
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:

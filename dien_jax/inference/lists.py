@@ -12,7 +12,7 @@ import numpy as np
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import DIRECTED
 from dien_jax.errors import UserError, suggestion
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, TOWER_ROWS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, TOWER_ROWS, EncodedRequest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +143,7 @@ class ItemLists:
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
         assert self._offsets is not None
-        count = max(KEPT, 8 * options.n)
+        count = kept_count(options.n)
         at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
         more = options._replace(n=count, at_most=at_most)
         return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
@@ -262,6 +262,32 @@ def first_places(scores: np.ndarray, n: int) -> np.ndarray:
     if n < len(scores):
         places = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
     return places[np.argsort(-scores[places], kind="stable")][:n]
+
+
+def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
+    """Return a request's candidates by score, or the error of a score that is not finite."""
+    if error := not_finite(request.raw.candidates, scores):
+        return error
+    order = np.argsort(-scores, kind="stable")
+    ids = [str(request.raw.candidates[place]) for place in order]
+    unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
+    return Ranking(ids, scores[order], *unknown, request.unknown_context)
+
+
+def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
+    """Return the error of the first score that is not finite, if there is one."""
+    if np.isfinite(scores).all():
+        return None
+    place = int(np.flatnonzero(~np.isfinite(scores))[0])
+    return UserError(
+        f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
+        f"a parameter or a number of the context is too large"
+    )
+
+
+def kept_count(n: int) -> int:
+    """Return the number of items that the tower leaves for a list of n."""
+    return max(KEPT, 8 * n)
 
 
 def check_count(name: str, value: Any) -> None:

@@ -23,7 +23,16 @@ from dien_jax.inference.bucketed_programs import (
     RankRequest,
     load_model,
 )
-from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, ListOptions, Ranking, count_unknown
+from dien_jax.inference.lists import (
+    EXACT_ITEMS,
+    ItemLists,
+    ListOptions,
+    Ranking,
+    count_unknown,
+    kept_count,
+    not_finite,
+    ranked,
+)
 from dien_jax.inference.remembered_users import RememberedUsers
 from dien_jax.runs.trained import TrainedModel
 
@@ -88,6 +97,7 @@ class Ranker:
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
         self._lists = ItemLists(model.schema, model.list_offsets, model.tables, exact_items)
+        self._has_tower = bool(self._lists.shortlist and model.programs.tower)
 
     def rank(
         self,
@@ -123,16 +133,16 @@ class Ranker:
         return outcome
 
     def rank_many(self, requests: Sequence[RankRequest]) -> list[Ranking | UserError]:
-        """Return the result of :meth:`rank` for each of several requests, to float32 rounding.
+        """Return the result of :meth:`rank` for each of several requests.
 
-        Requests of the same padded sizes share calls of the programs. A request that cannot be
-        ranked has its error in place of a ranking; the others do not depend on it.
+        A request that cannot be ranked has its error in place of a ranking; the others do not
+        depend on it.
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
         scores = iter(self._scores(encoded))
         return [
-            outcome if isinstance(outcome, UserError) else _ranking(outcome, next(scores))
+            outcome if isinstance(outcome, UserError) else ranked(outcome, next(scores))
             for outcome in outcomes
         ]
 
@@ -240,11 +250,12 @@ class Ranker:
             chosen = self._lists.candidates(options, kept, whole)
             for encoded, rows in zip(requests, chosen, strict=True):
                 encoded.candidates = rows
-            if self._lists.shortlist and self._programs.programs.tower:
-                for encoded, logits in zip(requests, self._programs.tower(requests), strict=True):
+            if self._has_tower:
+                many = [one for one in requests if len(one.candidates) > kept_count(options.n)]
+                for encoded, logits in zip(many, self._programs.tower(many), strict=True):
                     encoded.candidates = self._lists.kept(encoded.candidates, logits, options)
             for encoded, scores in zip(requests, self._scores(requests), strict=True):
-                if error := _not_finite([ids[row] for row in encoded.candidates], scores):
+                if error := not_finite([ids[row] for row in encoded.candidates], scores):
                     raise error
                 rows, best = self._lists.best(encoded.candidates, scores, options)
                 counts = count_unknown(encoded.history.rows), unknown, encoded.unknown_context
@@ -314,8 +325,9 @@ class Ranker:
 
     def warm_up(
         self,
-        users: int = 1,
         candidates: int = CANDIDATE_BUCKETS[-1],
+        *,
+        lists: bool = False,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
@@ -324,13 +336,15 @@ class Ranker:
         :func:`dien_jax.utils.enable_compile_cache` keeps the programs on disk.
 
         Args:
-          users: maximum number of requests of one :meth:`rank_many`; 4 covers any number.
-          candidates: maximum number of candidates of a request; 512 covers any number, 513 also
-            lists.
+          candidates: maximum number of candidates of a request; 512 covers any number.
+          lists: compile what :meth:`recommend` calls too.
           progress: called now and then with the share that is done, from 0 to 1.
         """
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
-        for share in self._programs.compile_all(context, users, candidates):
+        if lists:
+            candidates = max(candidates, self.schema.num_items)
+        tower = lists and self._has_tower
+        for share in self._programs.compile_all(context, candidates, tower=tower):
             progress(share)
 
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:
@@ -363,25 +377,6 @@ class Ranker:
             if not text and not isinstance(raw, str):  # an empty text is an unknown item
                 raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
         return self.vocabularies.item_rows(texts)
-
-
-def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
-    if error := _not_finite(request.raw.candidates, scores):
-        return error
-    order = np.argsort(-scores, kind="stable")
-    ids = [str(request.raw.candidates[place]) for place in order]
-    unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
-    return Ranking(ids, scores[order], *unknown, request.unknown_context)
-
-
-def _not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
-    if np.isfinite(scores).all():
-        return None
-    place = int(np.flatnonzero(~np.isfinite(scores))[0])
-    return UserError(
-        f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
-        f"a parameter or a number of the context is too large"
-    )
 
 
 def _as_list(name: str, ids: Any) -> list[Any]:

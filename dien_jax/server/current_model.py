@@ -381,9 +381,8 @@ class CurrentModel:
                 if self._stopped:
                     raise _StoppedError
 
-            options = self._options
-            candidates = max(options.max_candidates, model.ranker.schema.num_items)
-            model.ranker.warm_up(options.max_batch, candidates, progress)
+            candidates = self._options.max_candidates
+            model.ranker.warm_up(candidates, lists=True, progress=progress)
             progress(1.0)
 
     def _replace(self, newer: ServedModel) -> None:

@@ -1,10 +1,9 @@
 """Jitted programs of ranking: read a history, add an event to it, score candidates against it.
 
-Dimensions: U users, N candidates, T steps, H state.
+Dimensions: N candidates, T steps, H state.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,16 +26,11 @@ class Interests(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The jitted programs of ranking; some models have no tower, and exported ones none for many.
-
-    Without the programs for many, each user has calls of its own.
-    """
+    """The jitted programs of ranking; exported models, and some others, have no tower."""
 
     read: Any
     extend: Any
     score: Any
-    read_many: Any = None
-    score_many: Any = None
     tower: Any = None
 
 
@@ -49,8 +43,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
     count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
     of logits under ``CALIBRATION``. ``tower`` has the arguments of ``score`` but the interests, and
-    gives the logits of the tower. For ``read_many`` and ``score_many`` see the functions of these
-    names; calls of ``tower`` for several users are as fast as one call for all.
+    gives the logits of the tower.
     """
     model = ClickModel(config.model, schema)
 
@@ -93,7 +86,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         terms: Any = model.apply(variables, batch, tables, method="tower_terms")
         return terms.sum(1)
 
-    programs: Any = [read, extend, score, read_many(read), score_many(score)]
+    programs: Any = [read, extend, score]
     if config.model.statistics:
         programs.append(tower)
     return Programs(*map(jax.jit, programs))
@@ -109,25 +102,3 @@ def requested(
     weight = real.astype(jnp.float32)
     columns = history[None], length[None], items, jnp.asarray(user), weight, weight, context
     return Batch(*columns), real
-
-
-def read_many(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``read`` for histories ``[U, T]`` and lengths ``[U]``; it gives a tuple of U."""
-
-    def many(variables: Any, tables: Any, history: Array, length: Array) -> tuple:
-        stacked = jax.vmap(read, in_axes=(None, None, 0, 0))(variables, tables, history, length)
-        users = range(len(history))
-        return tuple(jax.tree.map(lambda leaf, user=user: leaf[user], stacked) for user in users)
-
-    return many
-
-
-def score_many(score: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``score`` for a tuple of U interests and stacked further arguments: ``[U, N]``."""
-
-    def many(variables: Any, tables: Any, interests: tuple, *others: Any) -> Array:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *interests)
-        axes = (None, None, 0, *(0 for _ in others))
-        return jax.vmap(score, in_axes=axes)(variables, tables, stacked, *others)
-
-    return many

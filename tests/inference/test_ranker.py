@@ -16,8 +16,6 @@ from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
     RankRequest,
-    grouped,
-    user_counts,
 )
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
@@ -259,20 +257,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
         RankRequest([PEAR, SLASH] * 3, [ODD, PEAR], "Ann", phone),
         *[RankRequest([SLASH, ODD] * steps, [PEAR], "Bob", phone) for steps in (2, 2, 3, 3)],
     ]
-    calls = {"read_many": 0, "score_many": 0}
-
-    def counted(name):
-        def call(*arguments):
-            calls[name] += 1
-            return getattr(programs, name)(*arguments)
-
-        return call
-
-    programs = ranker._programs.programs
-    ranker._programs._programs = programs._replace(**{name: counted(name) for name in calls})
     outcomes = ranker.rank_many(requests)
-    assert min(calls.values()) > 1
-    ranker._programs._programs = programs
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(outcome, UserError):
             with pytest.raises(UserError) as alone:
@@ -284,24 +269,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
             assert outcome[2:] == expected[2:]
     assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
     assert "value of 'query'" in str(outcomes[9])
-    # Without programs for several users each has calls of its own.
-    ranker._programs._programs = programs._replace(read_many=None, score_many=None)
-    for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
-        if not isinstance(expected, UserError):
-            same(outcome, expected)
     assert ranker.rank_many([]) == []
-
-
-def test_groups_are_as_large_as_programs_are_and_never_padded() -> None:
-    members = [*range(0, 22, 2), *range(1, 6, 2)]
-    groups = list(grouped(members, lambda one: one % 2, lambda _: user_counts(8)))
-    assert [len(group) for group in groups] == [4, 4, 1, 1, 1, 1, 1, 1]
-    assert sorted(member for group in groups for member in group) == sorted(members)
-    assert groups[0] == list(range(0, 8, 2))
-    assert [user_counts(size) for size in (1, 128, 512, 5000)] == [
-        [1, 4], [1, 4], [1], [1],
-    ]  # fmt: skip
-    assert user_counts(8, at_most=3) == [1]
 
 
 def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
@@ -336,11 +304,6 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> N
     lengths, sizes = len(ranker._programs.buckets), 2
     assert len(COMPILED) - before == lengths * (2 + sizes)
     before = len(COMPILED)
-    ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns
-    assert len(COMPILED) == before
-    ranker.warm_up(users=4)
-    assert len(COMPILED) - before == lengths * (1 + sizes)  # of 4 users
-    before = len(COMPILED)
     for length in range(9):
         for size in (1, 2, 3, 4, 11):
             ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
@@ -352,5 +315,5 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> N
         ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
         ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
         ranker.observe("Ann", PEAR)
-    Ranker(run).warm_up(users=4)
+    Ranker(run).warm_up()
     assert len(COMPILED) == before
