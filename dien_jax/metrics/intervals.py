@@ -54,26 +54,20 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     p-value are the normal distribution's. If both models rank all pairs right, or all wrong, the
     variance is 0 and the normal approximation does not hold.
 
-    ``baseline`` may be ``[K, n]``, K draws of a model with random scores, for its mean AUC: an
-    example's V and W are then means over the draws. None without two clicks and two non-clicks.
+    None without two clicks and two non-clicks.
 
     >>> labels = np.array([1, 1, 0, 0])
     >>> scores, baseline = np.array([0.9, 0.6, 0.3, 0.2]), np.array([0.9, 0.2, 0.3, 0.1])
     >>> delong(labels, scores, baseline).value
     0.25
     """
-    labels, scores = checked(labels, scores)
-    draws = [checked(labels, draw)[1] for draw in np.atleast_2d(baseline)]
+    (labels, scores), (_, baseline) = checked(labels, scores), checked(labels, baseline)
     clicks, others = int(labels.sum()), int((~labels).sum())
     if min(clicks, others) < 2:
         return None
-    areas = [area for draw in draws if (area := auc(labels, draw)) is not None]
-    value = (auc(labels, scores) or 0.0) - math.fsum(areas) / len(areas)
-    baselines = zip(*(_placements(labels, draw) for draw in draws), strict=True)
-    clicks_part, others_part = (
-        ours - np.mean(theirs, axis=0)
-        for ours, theirs in zip(_placements(labels, scores), baselines, strict=True)
-    )
+    value = (auc(labels, scores) or 0.0) - (auc(labels, baseline) or 0.0)
+    sides = _placements(labels, scores), _placements(labels, baseline)
+    clicks_part, others_part = (ours - theirs for ours, theirs in zip(*sides, strict=True))
     variance = clicks_part.var(ddof=1) / clicks + others_part.var(ddof=1) / others
     return _with_interval(
         value, math.sqrt(variance), _NORMAL_QUANTILE, lambda z: math.erfc(z / math.sqrt(2))

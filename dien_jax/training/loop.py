@@ -28,12 +28,20 @@ from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.tower import Part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
-from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import measure
-from dien_jax.steps.state import TrainState, all_finite, require_step_memory
+from dien_jax.runs.trained import measure, score_batches
+from dien_jax.steps.score import make_summary_step
+from dien_jax.steps.state import (
+    TrainState,
+    all_finite,
+    create_state,
+    require_step_memory,
+    training_tables,
+)
+from dien_jax.training.histograms import histogram_values
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.on_devices import OnDevices, tower_of
+from dien_jax.training.parts import part_steps, place_on, tower_of
 from dien_jax.training.progress import (
     EXAMPLES,
     Progress,
@@ -69,6 +77,7 @@ class Trainer:
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
       progress: steps, evaluations and times so far.
+      parameters: number of parameters.
       steps_per_epoch: batches of an epoch.
     """
 
@@ -83,9 +92,9 @@ class Trainer:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, agreed_stop(stop_signal)
-        size = len(dataset.splits["train"].label)
-        self.steps_per_epoch = -(-size // train.batch_size)
-        self._devices = OnDevices(config, schema, self.steps_per_epoch, devices)
+        self.steps_per_epoch = -(-len(dataset.splits["train"].label) // train.batch_size)
+        self._place = place_on(devices, schema)
+        self._parts = part_steps(config, self._place, self.steps_per_epoch)
         self._loader = Loader(
             dataset,
             "train",
@@ -93,23 +102,30 @@ class Trainer:
             seed=run.seed,
             shown_per_step=config.model.shown_per_step,
             statistics=config.model.statistics,
-            part=self._devices.place.part,
+            part=self._place.part,
         )
         longest = self._loader.padded_lengths[-1]
-        require_step_memory(config, self._devices.place, train.batch_size, longest)
+        require_step_memory(config, self._place, train.batch_size, longest)
         self._validation = self._evaluation_loader("valid")
 
         self._started_at = time.perf_counter()
-        self.state = self._devices.initial_state(run.seed)
+        self.state = create_state(config, schema, self.steps_per_epoch, run.seed, self._place)
+        shapes = self._place.like(self.state.params)
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         # After the state, which is larger and is refused where it does not fit.
-        self._tables = self._devices.tables(dataset)
+        self._tables = training_tables(dataset, config, self._place)
         # A warm start has a tower, which it keeps.
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
-        latest = None if checkpoints is None else checkpoints.latest_step()
-        if checkpoints is not None and latest is not None:
-            self.state, host = self._devices.restore(checkpoints, latest, self.state)
+        self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
+        if checkpoints is not None and (latest := checkpoints.latest_step()) is not None:
+            self.state, host = restored(checkpoints, latest, self.state, self._place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
+            if self.progress.part == "tower" and self.progress.best_step:
+                best, _ = restored(checkpoints, self.progress.best_step, self.state, self._place)
+                self._best_tower = tower_of(best)
+        elif run.warm_start is None and config.model.initial_embeddings == "vectors":
+            self.state = with_vectors(self.state, schema, dataset.factors, self._place)
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
@@ -118,44 +134,28 @@ class Trainer:
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
-        self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
-        if checkpoints is not None and self.progress.part == "tower" and self.progress.best_step:
-            best, _ = self._devices.restore(checkpoints, self.progress.best_step, self.state)
-            self._best_tower = tower_of(best)
-        is_fresh = latest is None and run.warm_start is None
-        if is_fresh and config.model.initial_embeddings == "vectors":
-            self.state = with_vectors(self.state, schema, dataset.factors, self._devices.place)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
-        lengths = self._loader.padded_lengths
-        noun = f"length{'s' * (len(lengths) > 1)} {', '.join(map(str, lengths))}"
-        compiling = f"compiling the train step for padded {noun} takes a while"
-        described = self._devices.place.described(self._config.train.batch_size)
-        notes = [] if described is None else [described]
-        return [*cut_histories(self._loader), *notes, compiling]
+        lengths = ", ".join(map(str, self._loader.padded_lengths))
+        compiling = f"compiling the train step for histories padded to {lengths} takes a while"
+        described = self._place.described(self._config.train.batch_size)
+        return [*cut_histories(self._loader), *filter(None, [described]), compiling]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
 
         With several processes, process 0 has it, and the others get None.
         """
-        return self._devices.place.joined(self.state)
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(
-            leaf.size for leaf in jax.tree.leaves(self._devices.place.like(self.state.params))
-        )
+        return self._place.joined(self.state)
 
     def start_from(self, state: TrainState | None) -> None:
         """Replace the fresh state by that of process 0, of the same shapes, saved as step 0."""
-        self.state = self._devices.put(state, self.state)
+        self.state = self._place.put(state, self.state)
         self._save(best=False)
 
     def _evaluation_loader(self, split: str) -> Loader:
-        return evaluation_loader(self._dataset, split, self._config.train, self._devices.place.part)
+        return evaluation_loader(self._dataset, split, self._config.train, self._place.part)
 
     def run(self, reporter: Reporter | NoReports) -> dict[str, Any]:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
@@ -173,27 +173,27 @@ class Trainer:
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
         self._report_scoring = reporter.scoring
+        summarise = make_summary_step(self._config, self._dataset.schema, self._place)
         for record in self.evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
             if record["part"] == "network":
-                batch = self._validation.batch(0, 0)
-                summary = self._devices.summary(batch, self.state, self._tables)
-                on_first(functools.partial(reporter.histograms, self.progress.step, summary))
+                batch, features = self._validation.batch(0, 0), self._tables.features
+                values = histogram_values(summarise, self._place, self.state, features, batch)
+                on_first(functools.partial(reporter.histograms, self.progress.step, values))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
-        best, _ = self._devices.restore(self._checkpoints, progress.best_step, self.state)
+        best, _ = restored(self._checkpoints, progress.best_step, self.state, self._place)
         calibration = self._calibration(best)
         measured, intervals = {}, {}
-        for split in ("valid", "test"):
+        labels = {name: np.asarray(self._dataset.splits[name].label) for name in ("valid", "test")}
+        for split in labels:
             scores = self._scores(split, best, calibration)
             measured[split] = self._measured(split, scores)
-            labels = np.asarray(self._dataset.splits[split].label)
-            intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
+            intervals[split] = from_first(functools.partial(auc_interval, labels[split], scores))
         baselines = {}
         if self._config.model.statistics:
-            scores = self._scores("test", best, part="tower")
-            area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
-            baselines[COUNTS_ALONE] = from_first(area)
+            alone = self._scores("test", best, part="tower")
+            baselines[COUNTS_ALONE] = from_first(lambda: auc(labels["test"], alone))
         return {
             "calibration": calibration,
             "baselines": baselines,
@@ -234,7 +234,7 @@ class Trainer:
     @property
     def _part_end(self) -> int:
         """The last step of the part that is trained; early stopping may end it before."""
-        return (self.progress.network_from or 0) + self._devices.steps[self.progress.part]
+        return (self.progress.network_from or 0) + self._parts[self.progress.part].steps
 
     def _begin_network(self) -> None:
         """Put the best tower in place of the last one; from here on the network is trained."""
@@ -268,9 +268,8 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        self.state, metrics = self._devices.step(
-            self.progress.part, self.state, self._tables, batch
-        )
+        train = self._parts[self.progress.part].train
+        self.state, metrics = train(self.state, self._tables, self._place.put_batch(batch))
         self._pending.append(metrics)
         self.progress.step += 1
         report = self.progress.step % self._config.train.log_every == 0
@@ -278,8 +277,7 @@ class Trainer:
             self._fetch()
         if report:
             self._report(listener)
-            is_due = from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS)
-            if is_due:
+            if from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS):
                 self._require_finite_state()
                 self._save(best=False)
 
@@ -306,7 +304,7 @@ class Trainer:
         metrics, self._unreported = mean_metrics(self._unreported), {}
         step, speed = self.progress.step, self.progress.examples_per_second
         of_part = step - 1 - (self.progress.network_from or 0)
-        rate = float(self._devices.learning_rates[self.progress.part](of_part))
+        rate = float(self._parts[self.progress.part].learning_rate(of_part))
         listener(StepReport(step, self._part_end, metrics, speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
@@ -335,8 +333,8 @@ class Trainer:
         train = self._config.train
         if not train.calibrate:
             return None
-        labels = np.asarray(self._dataset.splits["valid"].label)
-        scores, step = self._scores("valid", best), self.progress.best_step
+        labels, step = np.asarray(self._dataset.splits["valid"].label), self.progress.best_step
+        scores = self._scores("valid", best)
         fitted = from_first(
             lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
         )
@@ -366,11 +364,12 @@ class Trainer:
             self._stop_if_asked()
             self._report_scoring(split, loader.num_examples, done)
 
-        return self._devices.scores(part, loader, state, self._tables, logit_map, watch)
+        predict = functools.partial(self._parts[part].predict, logit_map=logit_map)
+        model = state.params, state.batch_stats, self._tables.features
+        return score_batches(predict, *model, loader, watch)
 
     def _stop_if_asked(self) -> None:
-        number = self._stop_signal()
-        if number is not None:
+        if (number := self._stop_signal()) is not None:
             self._fetch()
             if self._saved_step != self.progress.step:
                 self._require_finite_state()
@@ -383,7 +382,8 @@ class Trainer:
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
         host = dataclasses.asdict(progress)
-        self._devices.save(self._checkpoints, progress.step, self.state, host, best=best)
+        state = self._place.to_save(self.state)
+        self._checkpoints.save(progress.step, state, host, best=best)
         self._saved_step, self._saved_at = progress.step, time.perf_counter()
         self._timed_from = None
 

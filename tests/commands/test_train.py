@@ -24,7 +24,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import loop, on_devices
+from dien_jax.training import histograms, loop, parts
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -54,13 +54,13 @@ def finished(data, tmp_path_factory) -> Finished:
 
 def wrap_step(monkeypatch, change) -> None:
     """``change(state, metrics)`` after each step."""
-    make = on_devices.make_train_step
+    make = parts.make_train_step
 
     def make_changed(*arguments):
         step = make(*arguments)
         return lambda *of_step: change(*step(*of_step))
 
-    monkeypatch.setattr(on_devices, "make_train_step", make_changed)
+    monkeypatch.setattr(parts, "make_train_step", make_changed)
 
 
 def test_best_checkpoint_is_that_of_the_best_evaluation(finished):
@@ -122,7 +122,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
 @pytest.mark.long
 def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
     shapes = {}
-    monkeypatch.setattr(on_devices, "HISTOGRAM_ROWS", 5)
+    monkeypatch.setattr(histograms, "HISTOGRAM_ROWS", 5)
     monkeypatch.setattr(
         loop.Reporter,
         "histograms",

@@ -67,16 +67,6 @@ def test_delong_is_what_every_pair_gives(case):
     assert found.standard_error**2 == pytest.approx(variance, abs=1e-12)
 
 
-def test_draws_of_a_model_count_by_their_mean():
-    labels, scores, baseline, _ = drawn()
-    draws = np.stack([baseline, drawn(seed=5)[2], scores])
-    found = delong(labels, scores, draws)
-    each = [delong(labels, scores, draw) for draw in draws]
-    assert found.value == pytest.approx(np.mean([one.value for one in each]))
-    assert found.standard_error < np.mean([one.standard_error for one in each])
-    assert delong(labels, scores, baseline[None]) == delong(labels, scores, baseline)
-
-
 def test_interval_and_p_value_are_the_normal_ones():
     labels, scores, baseline, _ = drawn(effect=0.3)
     found = delong(labels, scores, baseline)

@@ -15,7 +15,7 @@ from dien_jax.runs.calibration import CALIBRATION_FILE, OFFSETS_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
-from dien_jax.training import loop, on_devices
+from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 DIES = """
 import os, signal, sys
 from dien_jax import train
-from dien_jax.training import loop, on_devices
+from dien_jax.training import loop, parts
 from dien_jax.runs.checkpoints import Checkpoints
 
 def die():
@@ -48,8 +48,8 @@ def after(calls, function, action, *, then_call):
 sys.exit(train.main(sys.argv[1:]))
 """
 IN_STEP = """
-make = on_devices.make_train_step
-on_devices.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
+make = parts.make_train_step
+parts.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
 """
 BEFORE_SAVE = """
 loop.SAVE_SECONDS = -1.0
@@ -172,7 +172,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
     # in the evaluation of step 8: saved before it, evaluated on resumption
     with monkeypatch.context() as patch:
-        signal_at_call(patch, on_devices, "score_batches", 1, signal.SIGTERM)
+        signal_at_call(patch, loop, "score_batches", 1, signal.SIGTERM)
         assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
     assert steps_saved(folder) == ["4", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
@@ -212,7 +212,7 @@ def test_signal_before_the_first_step_loses_nothing(
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        signal_at_call(patch, on_devices, "create_state", 1, signal.SIGTERM)
+        signal_at_call(patch, loop, "create_state", 1, signal.SIGTERM)
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     output = capfd.readouterr()
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err

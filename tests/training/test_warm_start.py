@@ -23,7 +23,7 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables
-from dien_jax.training import loop, on_devices
+from dien_jax.training import loop, parts
 from dien_jax.training.warm_start import (
     NEW,
     Grown,
@@ -233,7 +233,7 @@ def state_of(folder: Path, dataset: Dataset):
     like: Any = jax.eval_shape(
         lambda: create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
     )
-    checkpoints = on_devices.Checkpoints(folder / "checkpoints", read_only=True)
+    checkpoints = loop.Checkpoints(folder / "checkpoints", read_only=True)
     step = checkpoints.latest_step()
     assert step is not None
     return step, checkpoints.restore(step, like)[0]
@@ -242,7 +242,7 @@ def state_of(folder: Path, dataset: Dataset):
 def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp_path, monkeypatch):
     start, folder = tmp_path / "start", tmp_path / "run"
     shutil.copytree(tiny.run, start)
-    make = on_devices.make_train_step
+    make = parts.make_train_step
 
     def dies(*arguments):
         step, taken = make(*arguments), []
@@ -256,7 +256,7 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp
         return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(on_devices, "make_train_step", dies)
+        patch.setattr(parts, "make_train_step", dies)
         assert train.main(flags(tiny.new.path, folder, start)) == 130
     step, state = state_of(folder, tiny.new)
     assert step == 0

@@ -1,0 +1,74 @@
+"""The functions that train and score each part of a model, and the place of a run's arrays."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dien_jax.config.settings import Config
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import Batch
+from dien_jax.model.tower import Part, of_part
+from dien_jax.steps.optimizer import epochs_of, learning_rate
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import TrainState, parts
+from dien_jax.steps.train import make_train_step
+from dien_jax.training.progress import all_steps
+
+
+class PartSteps(NamedTuple):
+    """The functions of one part of a model, and the maximum number of its training steps.
+
+    ``train`` donates the state; ``predict`` takes a batch of the host, and gives the scores of the
+    tower alone or, of the network, of the whole model.
+    """
+
+    steps: int
+    learning_rate: optax.Schedule
+    train: Callable[..., Any]
+    predict: Callable[..., jax.Array]
+
+
+def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[Part, PartSteps]:
+    """Return the functions of each part of a model, in the order of training."""
+    schema = place.schema
+
+    def predict(part: Part) -> Callable[..., jax.Array]:
+        on_place = make_predict_step(config, schema, place, part)
+
+        def call(params: Any, batch_stats: Any, features: Any, batch: Batch, **more: Any) -> Any:
+            scores = on_place(params, batch_stats, features, place.put_batch(batch), **more)
+            return place.readable(scores)
+
+        return call
+
+    return {
+        part: PartSteps(
+            all_steps(steps_per_epoch, epochs_of(config, part)),
+            learning_rate(config, steps_per_epoch, part),
+            make_train_step(config, schema, steps_per_epoch, place, part),
+            predict(part),
+        )
+        for part in parts(config.model)
+    }
+
+
+def place_on(devices: Sequence[jax.Device], schema: Schema) -> OneDevice:
+    """Return the place of a run's arrays; with one device it is the default one."""
+    if len(devices) <= 1:
+        return OneDevice(schema)
+    from dien_jax.devices import Placement  # not loaded where one device is enough
+
+    return Placement(devices, schema)
+
+
+def tower_of(state: TrainState) -> tuple[Any, Any]:
+    """Return a copy of the parameters and the running statistics of a state's tower."""
+    tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
+    return _copied(tower)  # a step donates the state
+
+
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
