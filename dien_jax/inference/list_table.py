@@ -14,9 +14,10 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.request_tables import (
+    LIST_COLUMNS,
     Piece,
     RequestTable,
-    is_lists,
+    has_columns,
     open_requests,
     writing_lists,
 )
@@ -82,7 +83,7 @@ def list_for_users(
     out, table, model = Path(out), Path(table), Path(model)
     requests = open_requests(table)
     inputs = (table, model, None if data is None else Path(data))
-    check_out(out, is_ours=is_lists, overwrite=overwrite, inputs=inputs)
+    check_out(out, is_ours=has_columns(LIST_COLUMNS), overwrite=overwrite, inputs=inputs)
     columns = found_columns(requests, columns)
     dataset: Dataset | None = None
     if model.is_dir():

@@ -81,10 +81,6 @@ class TextTable:
         column = self.names.index(name)
         return [fields[column] for fields in piece.content]
 
-    def is_scored(self, out: Path) -> bool:
-        """Return whether a file is a table with the columns of this one and scores."""
-        return TextTable(out).names == [*self.names, SCORE]
-
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
         """Yield a function that writes pieces; the file appears when the block ends."""
@@ -170,9 +166,6 @@ class ParquetTable:
         kind = self._parquet.schema_arrow.field(name).type
         check_type(f"{self.file}: column {name!r} ({reason})", kind, use)
 
-    def is_scored(self, out: Path) -> bool:
-        return ParquetTable(out).names == [*self.names, SCORE]
-
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
         import pyarrow as pa
@@ -243,10 +236,14 @@ def writing_lists(out: Path) -> Iterator[Callable[[Sequence[str], Sequence[Ranki
         yield write_rows
 
 
-def is_lists(file: Path) -> bool:
-    """Return whether a file is one of :func:`writing_lists`."""
-    table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
-    return table.names == [*LIST_COLUMNS]
+def has_columns(names: Sequence[str]) -> Callable[[Path], bool]:
+    """Return a function that says whether a file is a table of these columns."""
+
+    def is_table(file: Path) -> bool:
+        table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
+        return table.names == [*names]
+
+    return is_table
 
 
 RequestTable = TextTable | ParquetTable

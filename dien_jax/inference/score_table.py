@@ -28,9 +28,11 @@ from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import (
+    SCORE,
     Piece,
     RequestTable,
     find_column,
+    has_columns,
     open_requests,
 )
 from dien_jax.runs.trained import load_run, score_batches
@@ -131,7 +133,9 @@ def score_requests(
     out, table = Path(out), Path(table)
     requests = open_requests(table)
     inputs = (table, Path(run_dir), None if data is None else Path(data))
-    check_out(out, is_ours=requests.is_scored, overwrite=overwrite, inputs=inputs)
+    check_out(
+        out, is_ours=has_columns([*requests.names, SCORE]), overwrite=overwrite, inputs=inputs
+    )
     columns = found_columns(requests, columns)
     trained = load_run(run_dir, data)
     find_context(requests, trained.dataset.schema)
