@@ -1,5 +1,6 @@
-"""Several devices: the files ``cases_*.py`` of this folder, in a process with eight CPUs each."""
+"""Several devices: the files ``cases_*.py`` of this folder, in one process with eight CPUs."""
 
+import faulthandler
 import os
 import subprocess
 import sys
@@ -12,11 +13,13 @@ pytestmark = pytest.mark.long
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("cases", sorted(file.name for file in HERE.glob("cases_*.py")))
-def test_on_eight_devices(cases: str) -> None:
+def test_cases_hold_on_eight_devices() -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", HERE / cases]
+    cases = sorted(HERE.glob("cases_*.py"))
+    assert cases
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *cases]
     environment = os.environ | {"XLA_FLAGS": flags.strip()}
+    faulthandler.cancel_dump_traceback_later()  # the child has a time limit for each of its tests
     done = subprocess.run(
         command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True
     )
