@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -102,9 +103,10 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
     except OSError as error:
         name = f"{flag} {path}" if flag else str(path)
         why = error.strerror or error
-        dead = next((p for p in (path, *path.parents) if p.is_symlink() and not p.exists()), None)
-        if isinstance(error, FileExistsError) and dead is not None:
-            why = f"{'it' if dead == path else dead} is a symbolic link that leads to nothing"
+        if isinstance(error, FileExistsError):
+            links = (p for p in (path, *path.parents) if p.is_symlink() and not p.exists())
+            for link in itertools.islice(links, 1):
+                why = f"{'it' if link == path else link} is a symbolic link that leads to nothing"
         raise UserError(f"{name} cannot be {verb}: {why}") from error
 
 

@@ -78,6 +78,7 @@ def test_own_modules_train_rank_export_and_serve(
     remembered = ranker.rank(None, candidates, "u1")
     np.testing.assert_allclose(remembered.scores, expected.scores, **TOLERANCE)
 
+    capfd.readouterr()
     export_run(run, file)
     assert ("histories padded to 8" in capfd.readouterr().err) == (setting == "evolution")
     monkeypatch.delitem(table, "own")  # the file holds the computation
