@@ -26,6 +26,7 @@ from dien_jax.experiments.comparison import seed_tables
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run, decided_config
 from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.training.loop import COUNTS_ALONE
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import say
@@ -197,6 +198,7 @@ def _line(summary: RunSummary) -> dict[str, Any]:
         "row": run.preset,
         "seed": run.seed,
         **metrics,
+        "counts_alone_test_auc": result.get("baselines", {}).get(COUNTS_ALONE),
         "best_step": summary.best_step,
         "examples_per_second": round(summary.speed or 0),
         "seconds": round(result.get("wall_seconds", 0), 1),
