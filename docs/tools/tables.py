@@ -64,6 +64,7 @@ FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 DEFAULTS, GIVEN = "present_defaults.csv", "statistics_network.csv"
+WIDE = "wide.csv"
 WEEKS = "incremental_counts.json"
 EVERY = "statistics_network_every_event.csv"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
@@ -92,8 +93,9 @@ TABLES: dict[str, list[Sequence[str]]] = {
     "readme": [
         (
             "test AUC of users with 30 events or more, in ten Amazon domains",
-            f"**DIEN {mean(DEFAULTS, 'test_auc', data='long', row='wide_dien'):.3f}**",
-            f"DIN {mean(DEFAULTS, 'test_auc', data='long', row='wide_din'):.3f}",
+            f"**DIEN {mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
+            f"DIN {mean(WIDE, 'test_auc', data='long', row='wide_din'):.3f}, "
+            f"boosted trees {mean(WIDE, 'test_auc', data='long', row='boosted trees'):.3f}",
         ),
         (
             "a whole training step of DIEN: 128 histories of 100 events",
@@ -189,6 +191,24 @@ TABLES: dict[str, list[Sequence[str]]] = {
             ("`wide_dien`", "dien"),
         )
     ],
+    "tower": [
+        (label, *(auc(WIDE, data=data, row=row) for data in ("beauty", "toys", "long")))
+        for label, row in (
+            ("boosted trees", "boosted trees"),
+            ("logistic regression", "logistic regression"),
+            ("`wide_din`", "wide_din"),
+            ("`wide_dien`", "wide_dien"),
+        )
+    ]
+    + [
+        (
+            "counts alone, in `wide_dien`",
+            *(
+                auc(WIDE, "counts_alone_test_auc", data=data, row="wide_dien")
+                for data in ("beauty", "toys", "long")
+            ),
+        )
+    ],
     "family": [
         (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
         for name in FAMILY
@@ -207,10 +227,15 @@ TABLES: dict[str, list[Sequence[str]]] = {
     ],
     "long": [
         (
-            f"`wide_{name}`",
-            *(auc(DEFAULTS, column, data="long", row=f"wide_{name}") for column in shown),
+            label,
+            *(auc(WIDE, column, data="long", row=row) for column in shown),
         )
-        for name in ("dien", "din")
+        for label, row in (
+            ("`wide_dien`", "wide_dien"),
+            ("`wide_din`", "wide_din"),
+            ("logistic regression", "logistic regression"),
+            ("boosted trees", "boosted trees"),
+        )
         for shown in [("test_auc", "test_auc_known", "test_gauc")]
     ],
     "weeks": [
