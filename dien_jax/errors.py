@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
         why = error.strerror or error
         if isinstance(error, FileExistsError):
             links = (p for p in (path, *path.parents) if p.is_symlink() and not p.exists())
-            for link in itertools.islice(links, 1):
+            if link := next(links, None):
                 why = f"{'it' if link == path else link} is a symbolic link that leads to nothing"
         raise UserError(f"{name} cannot be {verb}: {why}") from error
 
