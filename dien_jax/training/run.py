@@ -363,8 +363,15 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     def started() -> Grown:
         assert origin is not None
         assert fresh is not None
-        return grown(origin, dataset, fresh)
+        start = grown(origin, dataset, fresh)
+        jax.tree.map(_check_alike, start.state, fresh)
+        return start
 
     start = on_first(started)
     trainer.start_from(None if start is None else start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
+
+
+def _check_alike(value: Any, replaced: Any) -> None:
+    if value.shape != replaced.shape or value.dtype != replaced.dtype:
+        raise ValueError(f"expected {replaced.dtype}{replaced.shape}, got {value.shape}")
