@@ -135,7 +135,7 @@ def _write_counted(folder: Path, feature: CountedFeature) -> None:
 def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
     """Read and check the files of counts; ``counts`` are those of the dataset."""
     values, own = {}, []
-    bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
+    bits: Check = (lambda part: (part >= 0) & (part < 4), "at least 0 and below 4")
     for feature in statistics_features(schema):
         assert feature.size is not None
         values[feature.name] = _read(folder / feature.name, feature.size, counts["sequences"])
@@ -147,8 +147,7 @@ def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
     other = read_ids(folder / "other.npy", np.int32, None, size)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
-    rows = {"count": size}
-    rows |= dict.fromkeys(("together", "before", "following"), len(other))
+    rows = {"count": size, "together": len(other)}
     arrays: dict[str, Any] = {
         name: read_array(folder / f"{name}.npy", np.int32, count, counted)
         for name, count in rows.items()

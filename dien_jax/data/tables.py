@@ -16,9 +16,9 @@ import numpy as np
 
 from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
 
-OWN_VALUE, OWN_PAIR, OWN_FOLLOWING = 1, 2, 4
+OWN_VALUE, OWN_PAIR = 1, 2
 """Bits of ``own``: what the sequence of an example did at the example or after it is in the count
-of the candidate; in its pairs with the history; in its pair with the last event."""
+of the candidate; in its pairs with the history."""
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
 FOLDS = 4
@@ -44,8 +44,6 @@ class ValueStatistics:
       offsets: int32 ``[V + 1]``, start of each row of pairs.
       other: int32 ``[P]``, the other value; rising in a row.
       together: int32 ``[P]``, users who chose both.
-      before: int32 ``[P]``, users who chose the other value first.
-      following: int32 ``[P]``, users who chose v for the first time right after the other value.
       sequences: number of users.
       least: minimum of ``together``; pairs of fewer users are left out.
       longest: pairs of the longest row.
@@ -55,8 +53,6 @@ class ValueStatistics:
     offsets: Any
     other: Any
     together: Any
-    before: Any
-    following: Any
     sequences: int = field(metadata={"static": True})
     least: int = field(metadata={"static": True})
     longest: int = field(metadata={"static": True})
@@ -215,7 +211,7 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
 def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
     """Return counts of unknown values alone, for initialising a model."""
     one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
-    blank = ValueStatistics(one, offsets, one, one, one, one, sequences=1, least=1, longest=1)
+    blank = ValueStatistics(one, offsets, one, one, sequences=1, least=1, longest=1)
     return {feature.name: blank for feature in statistics_features(schema)}
 
 

@@ -45,7 +45,7 @@ BLOCK = 1 << 12
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
 BATCH = 1024
-UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
+UNCOUNTED = ("length", "repeat_share", MATCH)
 """Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
 
 

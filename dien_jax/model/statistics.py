@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.data.schema import UNKNOWN, Feature, MultiValued, Schema
 from dien_jax.data.tables import (
-    OWN_FOLLOWING,
     OWN_PAIR,
     OWN_VALUE,
     FeatureTables,
@@ -29,24 +28,11 @@ from dien_jax.model.factors import factor_names, recency_of, similarities
 
 OF_VALUE = (
     "popularity",
-    "known",
-    "repeats",
     "repeat_share",
-    "repeat_recency",
-    "together",
-    "most_together",
-    "before",
-    "cosine",
-    "most_cosine",
-    "recent_cosine",
     "lift",
     "most_lift",
     "recent_lift",
     "last_lift",
-    "linked_share",
-    "following",
-    "following_last",
-    "following_share",
     "history_popularity",
 )
 """Inputs of each feature with statistics; see :func:`_of_value`."""
@@ -60,7 +46,7 @@ def statistics_names(schema: Schema) -> tuple[str, ...]:
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import statistics_names
     >>> statistics_names(open_dataset("data").schema)[:3]
-    ('length', 'item popularity', 'item known')
+    ('length', 'item popularity', 'item repeat_share')
     """
     features = [feature.name for feature in statistics_features(schema)]
     match = (MATCH,) if _attributes(schema) else ()
@@ -153,17 +139,14 @@ def _of_value(
 ) -> list[Float[Array, " B"]]:
     """Return the inputs ``OF_VALUE`` of one feature.
 
-    n(v) are users of a value, n(v, w) users of both. Of the candidate c and the values h of the
-    history: log(1 + n(c)); c is known; log of the number, share and recency of h = c; log of the
-    sum and maximum of n(h, c), and of the sum with h first; sum, maximum and sum by recency of the
-    cosine n(h, c) / sqrt(n(h) n(c)); mean, maximum, mean by recency and last of the lift log(1 + S
-    n(h, c) / (n(h) n(c))); share of h with n(h, c) > 0; log of the sum and last of the users who
-    chose c right after h, and its share of n(h); mean of log(1 + n(h)). Recency is 1 for the last
-    event, 1/2 for the one before and so on.
+    n(v) are users of a value, n(v, w) users of both, S all users. Of the candidate c and the values
+    h of the history: log(1 + n(c)); the share of h = c; of the lift log(1 + S n(h, c) / ((1 + n(h))
+    (1 + n(c)))) the mean, the maximum, the mean by recency, and that of the last event; the mean of
+    log(1 + n(h)). Recency is 1 for the last event, 1/2 for the one before and so on.
     """
     if not statistics.other.shape[0]:  # a gather needs an entry
         none = np.zeros(1, np.int32)
-        statistics = replace(statistics, other=none, together=none, before=none, following=none)
+        statistics = replace(statistics, other=none, together=none)
     statistics = jax.tree.map(jnp.asarray, statistics)
 
     def bit(mask: int) -> Float[Array, " B"]:
@@ -172,54 +155,27 @@ def _of_value(
     age, recency = recency_of(lengths, history.shape[1])
     live = age >= 0
     length = jnp.maximum(lengths, 1).astype(jnp.float32)
-    total_recency = jnp.maximum(recency.sum(1), 1)
-    is_last = age == 0
 
     users = statistics.count[candidate].astype(jnp.float32) - bit(OWN_VALUE)
     users_of = jnp.where(live, statistics.count[history].astype(jnp.float32), 0)
     same = (live & (history == candidate[:, None]) & (candidate > 0)[:, None]).astype(jnp.float32)
 
     place, stored = _find_pairs(statistics, candidate, history)
-    together = _count(statistics.together, place) - bit(OWN_PAIR)[:, None]
+    together = statistics.together[place].astype(jnp.float32) - bit(OWN_PAIR)[:, None]
     stored &= live & (together >= statistics.least)
     together = jnp.where(stored, together, 0)
-    before = jnp.where(stored, _count(statistics.before, place) - bit(OWN_PAIR)[:, None], 0)
-    own_last = bit(OWN_FOLLOWING)[:, None] * is_last.astype(jnp.float32)
-    following = jnp.where(stored, _count(statistics.following, place) - own_last, 0)
-
     expected = (users_of + 1) * (users + 1)[:, None]
-    cosine = together * jax.lax.rsqrt(expected)
     lift = jnp.log1p(together * statistics.sequences / expected)
-
-    def last(values: Float[Array, "B T"]) -> Float[Array, " B"]:
-        return jnp.where(is_last, values, 0).sum(1)
 
     return [
         jnp.log1p(users),
-        (candidate > 0).astype(jnp.float32),
-        jnp.log1p(same.sum(1)),
         same.sum(1) / length,
-        (same * recency).max(1, initial=0),
-        jnp.log1p(together.sum(1)),
-        jnp.log1p(together.max(1, initial=0)),
-        jnp.log1p(before.sum(1)),
-        cosine.sum(1),
-        cosine.max(1, initial=0),
-        (cosine * recency).sum(1),
         lift.sum(1) / length,
         lift.max(1, initial=0),
-        (lift * recency).sum(1) / total_recency,
-        last(lift),
-        (together > 0).astype(jnp.float32).sum(1) / length,
-        jnp.log1p(following.sum(1)),
-        jnp.log1p(last(following)),
-        last(following) / (last(users_of) + 1),
+        (lift * recency).sum(1) / jnp.maximum(recency.sum(1), 1),
+        jnp.where(age == 0, lift, 0).sum(1),
         jnp.log1p(users_of).sum(1) / length,
     ]
-
-
-def _count(counts: Int[Array, " P"], place: Int[Array, "B T"]) -> Float[Array, "B T"]:
-    return counts[place].astype(jnp.float32)
 
 
 def _find_pairs(

@@ -24,7 +24,6 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.statistics_files import CountedFeature
 from dien_jax.data.tables import (
-    OWN_FOLLOWING,
     OWN_PAIR,
     OWN_VALUE,
     ValueStatistics,
@@ -53,7 +52,6 @@ class Firsts(NamedTuple):
     value: np.ndarray  # int32
     position: np.ndarray  # among all events; the end of the history for the last target
     rank: np.ndarray  # int32, distinct values before it in its sequence
-    previous: np.ndarray  # int32, value of the event right before it, UNKNOWN if there is none
 
 
 def count_values(
@@ -159,15 +157,10 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
 
     first = _first_places(sequence.astype(np.int64) * (int(value.max(initial=0)) + 1) + value)
     first = first[value[first] != UNKNOWN]
-    # Targets at one position are of one request, and all follow the last event before it.
-    starts = np.flatnonzero(np.diff(sequence, prepend=-1) | np.diff(position, prepend=-1))
-    begins = starts[np.searchsorted(starts, first, side="right") - 1] if len(first) else first
-    has_previous = (begins > 0) & (sequence[begins - 1] == sequence[first])
-    previous = np.where(has_previous, value[begins - 1], np.int32(UNKNOWN))
     sequence, value, position = sequence[first], value[first], position[first]
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
-    return Firsts(sequence, value, position, rank.astype(np.int32), previous)
+    return Firsts(sequence, value, position, rank.astype(np.int32))
 
 
 def _first_places(keys: np.ndarray) -> np.ndarray:
@@ -190,15 +183,12 @@ def _values_in_pairs(sequences: np.ndarray, most: int) -> int:
 
 def _count_pairs(firsts: Firsts, used: int, pairs: PairCounts) -> None:
     is_used = firsts.rank < used
-    sequence, value, previous = (
-        column[is_used] for column in (firsts.sequence, firsts.value, firsts.previous)
-    )
+    sequence, value = firsts.sequence[is_used], firsts.value[is_used]
     for lag in range(1, used):
         place = np.flatnonzero(sequence[lag:] == sequence[:-lag])
         if not len(place):
             break
-        earlier, later = value[place], value[place + lag]
-        pairs.add(earlier, later, previous[place + lag] == earlier)
+        pairs.add(value[place], value[place + lag])
 
 
 def _own(
@@ -215,9 +205,4 @@ def _own(
     end = np.asarray(events.history_end)
     in_count = is_found & (firsts.position[place] >= end)
     in_pairs = in_count & (firsts.rank[place] < used)
-    latest = np.full(len(end), UNKNOWN)
-    has_history = end > np.asarray(events.offsets)[events.sequence]
-    latest[has_history] = value_of[np.asarray(events.event_item)[end[has_history] - 1]]
-    is_next = in_pairs & (latest != UNKNOWN) & (firsts.previous[place] == latest)
-    own = in_count * OWN_VALUE + in_pairs * OWN_PAIR + is_next * OWN_FOLLOWING
-    return own.astype(np.int8)
+    return (in_count * OWN_VALUE + in_pairs * OWN_PAIR).astype(np.int8)

@@ -41,28 +41,15 @@ class Limits(NamedTuple):
     slice: int = SLICE_EVENTS
 
 
-class _Counted(NamedTuple):
-    """Counts of pairs that were sorted together, those of each value from both sides.
-
-    A key is 4 (value V + other), and 2 more if the other was before the value, and 1 more if they
-    were neighbours then.
-    """
-
-    key: np.ndarray  # int64 [P], rising
-    users: np.ndarray  # int32 [P]
-
-
-class _Rows(NamedTuple):
+class _Pairs(NamedTuple):
     """Pairs from both sides, by value."""
 
     key: np.ndarray  # int64 [P], value V + other, rising
-    together: np.ndarray  # int32 [P]
-    before: np.ndarray  # int32 [P]
-    following: np.ndarray  # int32 [P]
+    users: np.ndarray  # int32 [P]
 
 
 class PairCounts:
-    """Number of users who chose an earlier and a later value.
+    """Number of users who chose two values.
 
     Args:
       size: V.
@@ -82,11 +69,11 @@ class PairCounts:
         self._chunk, self._most = limits.chunk // threads, limits.kept
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._pending: list[np.ndarray] = []
-        self._counted: list[_Counted] = []
+        self._counted: list[_Pairs] = []
 
-    def add(self, earlier: np.ndarray, later: np.ndarray, are_neighbours: np.ndarray) -> None:
-        """Count pairs of one user each, ``[N]``: two values, and whether one followed the other."""
-        keys = (earlier.astype(np.int64) * self._size + later) * 2 + are_neighbours
+    def add(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Count pairs of two distinct values, ``[N]`` each, of one user each."""
+        keys = np.minimum(one, other).astype(np.int64) * self._size + np.maximum(one, other)
         with self._lock:
             self._pending.append(keys)
             if sum(map(len, self._pending)) <= self._chunk:
@@ -98,18 +85,15 @@ class PairCounts:
         """Count the keys of some calls together, and forget them."""
         keys, users = np.unique(np.concatenate(pending), return_counts=True)
         pending.clear()
-        pair, are_neighbours = keys >> 1, keys & 1
-        earlier, later = np.divmod(pair, self._size)
-        mirrored = later * self._size + earlier
-        del keys, earlier, later
-        both = np.concatenate([4 * pair, 4 * mirrored + 2 + are_neighbours])
-        del pair, mirrored, are_neighbours
+        less, more = np.divmod(keys, self._size)
+        both = np.concatenate([keys, more * self._size + less])
+        del keys, less, more
         key, number = sort_together(both, np.tile(users.astype(np.int32), 2))
         if self._folder is not None:
             place = next(self._numbers)
             key = _mapped(self._folder / f"pairs {place}.npy", key)
             number = _mapped(self._folder / f"users {place}.npy", number)
-        self._counted.append(_Counted(key, number))
+        self._counted.append(_Pairs(key, number))
         del both, key, number
         trim_memory()
 
@@ -124,26 +108,24 @@ class PairCounts:
             count=count.astype(np.int32),
             offsets=offsets,
             other=(pairs.key % self._size).astype(np.int32),
-            together=pairs.together,
-            before=pairs.before,
-            following=pairs.following,
+            together=pairs.users,
             sequences=sequences,
             least=least,
             longest=int(np.diff(offsets).max()),
         )
 
-    def _most_frequent(self) -> tuple[_Rows, int]:
+    def _most_frequent(self) -> tuple[_Pairs, int]:
         """Return at most ``Limits.kept`` pairs, and the least number of users that they have."""
         kept, total, least = [_no_rows()], 0, 1
         for rows in map_in_order(self._rows, self._ranges(), self._threads):
-            kept.append(_where(rows, rows.together >= least))
+            kept.append(_where(rows, rows.users >= least))
             total += len(kept[-1].key)
             if 4 * total > 5 * self._most:
                 least = _cut(kept, least, self._most)
                 total = sum(len(part.key) for part in kept)
                 trim_memory()
         least = _cut(kept, least, self._most)
-        return _Rows(*map(np.concatenate, zip(*kept, strict=True))), least
+        return _Pairs(*map(np.concatenate, zip(*kept, strict=True))), least
 
     def _ranges(self) -> list[tuple[int, int]]:
         """Return ranges of keys that have some ``_chunk`` pairs each, or are those of one value."""
@@ -155,10 +137,10 @@ class PairCounts:
             samples.append(counted.key[::step].copy())
             release(counted.key)
         sample = np.sort(np.concatenate(samples))
-        borders = np.unique(sample[::SAMPLES] // (4 * self._size)) * (4 * self._size)
-        return list(itertools.pairwise([*borders.tolist(), 4 * self._size**2]))
+        borders = np.unique(sample[::SAMPLES] // self._size) * self._size
+        return list(itertools.pairwise([*borders.tolist(), self._size**2]))
 
-    def _rows(self, keys: tuple[int, int]) -> _Rows:
+    def _rows(self, keys: tuple[int, int]) -> _Pairs:
         """Return the pairs of a range of keys."""
         found = []
         for counted in self._counted:
@@ -168,10 +150,8 @@ class PairCounts:
                 release(column)
         key, number = sort_together(*map(np.concatenate, zip(*found, strict=True)))
         del found
-        starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
-        columns = [number, number * ((key & 2) > 0), number * ((key & 1) > 0)]
-        sums = (np.add.reduceat(column, starts).astype(np.int32) for column in columns)
-        return _Rows(key[starts] >> 2, *sums)
+        starts = np.flatnonzero(np.diff(key, prepend=-1))
+        return _Pairs(key[starts], np.add.reduceat(number, starts).astype(np.int32))
 
 
 def _mapped(file: Path, array: np.ndarray) -> np.ndarray:
@@ -199,21 +179,21 @@ def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.n
     return key, number
 
 
-def _no_rows() -> _Rows:
+def _no_rows() -> _Pairs:
     none = np.zeros(0, np.int32)
-    return _Rows(np.zeros(0, np.int64), none, none, none)
+    return _Pairs(np.zeros(0, np.int64), none)
 
 
-def _where(rows: _Rows, chosen: np.ndarray) -> _Rows:
-    return _Rows(*(column[chosen] for column in rows))
+def _where(rows: _Pairs, chosen: np.ndarray) -> _Pairs:
+    return _Pairs(*(column[chosen] for column in rows))
 
 
-def _cut(parts: list[_Rows], least: int, most: int) -> int:
+def _cut(parts: list[_Pairs], least: int, most: int) -> int:
     """Leave out the pairs of fewest users until ``most`` or fewer are left.
 
     Return the least number of users that pairs have now.
     """
-    together = np.concatenate([part.together for part in parts])
+    together = np.concatenate([part.users for part in parts])
     excess = len(together) - most
     if excess > 0:
         # All pairs with as many users as the first that does not fit are left out.
@@ -221,5 +201,5 @@ def _cut(parts: list[_Rows], least: int, most: int) -> int:
         least = int(together[excess - 1]) + 1
     del together
     for place, part in enumerate(parts):
-        parts[place] = _where(part, part.together >= least)
+        parts[place] = _where(part, part.users >= least)
     return least

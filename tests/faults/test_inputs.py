@@ -176,7 +176,7 @@ COUNTED = tuple(flag for flag in SETTINGS if flag != "--model.no-statistics")
 FRESH = ("--data", "data", *COUNTED, *LIGHT, "--train.epochs=1", "--run-dir", "new")
 STATISTICS: dict[str, dict[str, Change]] = {
     **{f"statistics/item/{name}": {"-1": entry(0, -1)}
-       for name in ("count", "other", "together", "before", "following", "offsets")},
+       for name in ("count", "other", "together", "offsets")},
     "statistics/item/own": {"-1": entry(0, -1), "one entry less": lambda a: a[:-1],
                                     "another type": lambda a: a.astype("f4")},
     "statistics/category/other": {"2^30": entry(0, 2**30)},

@@ -11,7 +11,7 @@ from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, FeatureTables
+from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
 from dien_jax.statistics.counting import count_features, count_values
@@ -48,29 +48,16 @@ def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float
 
 def test_inputs_are_what_their_names_say() -> None:
     found = inputs([1, 2], 3)
-    cosines = [1 / np.sqrt(3 * 3), 2 / np.sqrt(4 * 3)]  # of 1 and 3, 2 and 3; counts plus 1
+    # Of 1 and 3, and of 2 and 3: users of both times all users, over counts plus 1.
     lifts = [np.log1p(1 * 3 / (3 * 3)), np.log1p(2 * 3 / (4 * 3))]
     expected = {
         "length": np.log1p(2),
         "item popularity": np.log1p(2),
-        "item known": 1,
-        "item repeats": 0,
         "item repeat_share": 0,
-        "item repeat_recency": 0,
-        "item together": np.log1p(3),
-        "item most_together": np.log1p(2),
-        "item before": np.log1p(3),
-        "item cosine": sum(cosines),
-        "item most_cosine": cosines[1],
-        "item recent_cosine": cosines[0] / 2 + cosines[1],
         "item lift": sum(lifts) / 2,
         "item most_lift": max(lifts),
         "item recent_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
         "item last_lift": lifts[1],
-        "item linked_share": 1,
-        "item following": np.log1p(2),
-        "item following_last": np.log1p(2),
-        "item following_share": 2 / 4,
         "item history_popularity": (np.log1p(2) + np.log1p(3)) / 2,
     }
     assert found == pytest.approx(expected, rel=1e-6)
@@ -78,17 +65,14 @@ def test_inputs_are_what_their_names_say() -> None:
 
 def test_own_event_is_left_out() -> None:
     """The training example of the first user sees the log without that user's last event."""
-    found = inputs([1, 2], 3, OWN_VALUE | OWN_PAIR | OWN_FOLLOWING)
+    found = inputs([1, 2], 3, OWN_VALUE | OWN_PAIR)
     assert found["item popularity"] == pytest.approx(np.log1p(1))
-    assert found["item together"] == pytest.approx(np.log1p(1))  # 2 and 3, of the third user
-    assert found["item before"] == pytest.approx(np.log1p(1))
-    assert found["item following_last"] == pytest.approx(np.log1p(1))
+    assert found["item last_lift"] == pytest.approx(np.log1p(1 * 3 / (4 * 2)))  # of the third user
 
 
 def test_repeats_and_unknown_values() -> None:
     found = inputs([2, 1, 2], 2)
-    assert found["item repeats"] == pytest.approx(np.log1p(2))
-    assert found["item repeat_recency"] == 1
+    assert found["item repeat_share"] == pytest.approx(2 / 3)
     unknown = inputs([0, 1, 0], 0)
     zeros = [name for name in OF_VALUE if name != "history_popularity"]
     assert [unknown[f"item {name}"] for name in zeros] == [0] * len(zeros)

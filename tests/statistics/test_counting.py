@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
+from dien_jax.data.tables import OWN_PAIR, OWN_VALUE
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.pairs import Limits, sort_together
 from dien_jax.statistics.training_events import TrainingEvents
@@ -51,32 +51,22 @@ def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tu
     return result
 
 
-def brute_counts(histories: dict[int, list[tuple[int, int]]]) -> tuple[dict, dict, dict, dict]:
-    """Users of each value; of each pair; with the first of the pair first; right before."""
-    count, together, before, following = (defaultdict(int) for _ in range(4))
+def brute_counts(histories: dict[int, list[tuple[int, int]]]) -> tuple[dict, dict]:
+    """Users of each value, and of each pair."""
+    count, together = defaultdict(int), defaultdict(int)
     for events in histories.values():
-        first = {}
-        for place, (position, value) in enumerate(events):
-            if value and value not in first:
-                first[value] = position, events[place - 1][1] if place else 0
-        for value, (position, previous) in first.items():
+        values = {value for _, value in events if value}
+        for value in values:
             count[value] += 1
-            if previous:
-                following[previous, value] += 1
-            for other, (earlier, _) in first.items():
-                if other != value:
-                    together[value, other] += 1
-                    before[other, value] += earlier < position
-    return count, together, before, following
+        for pair in itertools.permutations(values, 2):
+            together[pair] += 1
+    return count, together
 
 
-def looked_up(statistics, value: int, other: int) -> tuple[int, int, int]:
+def looked_up(statistics, value: int, other: int) -> int:
     row = slice(statistics.offsets[value], statistics.offsets[value + 1])
     (place,) = np.nonzero(statistics.other[row] == other)
-    if not len(place):
-        return 0, 0, 0
-    columns = (statistics.together, statistics.before, statistics.following)
-    return tuple(int(column[row][place[0]]) for column in columns)
+    return int(statistics.together[row][place[0]]) if len(place) else 0
 
 
 @pytest.mark.parametrize("targets_in_events", [True, False])
@@ -87,12 +77,11 @@ def test_counts_are_those_of_plain_python(targets_in_events: bool, by_category: 
         events = random_events(seed, targets_in_events=targets_in_events)
         size = int(value_of.max()) + 1
         statistics, _ = count_values(events, value_of, size)
-        count, together, before, following = brute_counts(sequences(events, value_of))
+        count, together = brute_counts(sequences(events, value_of))
         assert statistics.count.tolist() == [count[value] for value in range(size)]
         for value in range(size):
             for other in range(size):
-                expected = together[value, other], before[other, value], following[other, value]
-                assert looked_up(statistics, value, other) == expected
+                assert looked_up(statistics, value, other) == together[value, other]
 
 
 @pytest.mark.parametrize("targets_in_events", [True, False])
@@ -109,18 +98,12 @@ def test_own_bits_remove_the_own_event_and_all_later_ones(
         whole = sequences(events, value_of)
         for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):
             past = [(position, value) for position, value in whole[user] if position < end]
-            count, together, before, following = brute_counts(whole | {user: past})
+            count, together = brute_counts(whole | {user: past})
             candidate, history = value_of[item], [value for _, value in past]
             assert statistics.count[candidate] - bool(bits & OWN_VALUE) == count[candidate]
             for value in {*history} - {0, candidate}:
                 total = looked_up(statistics, candidate, value)
-                own_pair = bool(bits & OWN_PAIR)
-                assert total[0] - own_pair == together[candidate, value]
-                assert total[1] - own_pair == before[value, candidate]
-            if history and history[-1] not in (0, candidate):
-                total = looked_up(statistics, candidate, history[-1])[2]
-                left = total - bool(bits & OWN_FOLLOWING)
-                assert left == following[history[-1], candidate]
+                assert total - bool(bits & OWN_PAIR) == together[candidate, value]
             removed += bool(bits)
     assert removed > 50
 
@@ -132,9 +115,9 @@ def test_only_the_first_values_of_a_user_make_pairs() -> None:
     events = TrainingEvents(items, np.array([0, 5]), zeros, end, items[1:], zeros + 1)
     statistics, own = count_values(events, np.arange(6), 6, limits=Limits(distinct=3))
     assert statistics.count.tolist() == [0, 1, 1, 1, 1, 1]
-    assert looked_up(statistics, 3, 1) == (1, 1, 0)
-    assert looked_up(statistics, 4, 1) == (0, 0, 0)
-    every = OWN_VALUE | OWN_PAIR | OWN_FOLLOWING
+    assert looked_up(statistics, 3, 1) == 1
+    assert looked_up(statistics, 4, 1) == 0
+    every = OWN_VALUE | OWN_PAIR
     assert own.tolist() == [every, every, OWN_VALUE, OWN_VALUE]
 
 
