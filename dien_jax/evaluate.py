@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import tyro
 
-from dien_jax.errors import writing
+from dien_jax.errors import UserError, writing
 from dien_jax.inference.list_metrics import measure_lists
+from dien_jax.runs.summary import LISTS_FILE
 from dien_jax.runs.trained import is_predictions, load_run, score_split, write_predictions
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import atomic_file, check_out
+from dien_jax.utils.files import atomic_file, check_out, write_json
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Arguments:
     """Split to score."""
     ranking: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure lists over all items too: HR@10, NDCG@10, MRR, coverage and mean popularity, of at
-    most 2,000 clicks on items that are new to their user. Takes a fraction of a second for each."""
+    most 2,000 clicks on items that are new to their user. Takes a fraction of a second for each.
+    Those of the run's own test split go to RUN/lists.json, which compare and report show."""
     predictions: Path | None = None
     """CSV file to write, with user, item, label and score of every example; ids are raw."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -55,8 +57,19 @@ def evaluate(arguments: Arguments) -> None:
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
     if arguments.ranking:
-        metrics |= {"lists": measure_lists(model, split)}
+        lists = measure_lists(model, split)
+        metrics |= {"lists": lists}
+        if split == "test" and arguments.data is None:
+            keep_lists(arguments.run_dir, model.step, lists)
     print_result(json.dumps(metrics, allow_nan=False), file)
+
+
+def keep_lists(run_dir: Path, step: int, lists: dict[str, Any]) -> None:
+    """Write the metrics of a run's lists into its folder; say so if that cannot be done."""
+    try:
+        write_json(run_dir / LISTS_FILE, {"step": step, **lists})
+    except UserError as error:
+        say(f"warning: {error}; so compare and report do not show the lists")
 
 
 main = make_main("evaluate", tyro.cli, Arguments, evaluate)

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dien_jax.runs.summary import (
     BaselineRun,
     RunSummary,
     SeedGroup,
+    StoredLists,
     load_summaries,
     seed_groups,
     stored_scores,
@@ -41,8 +42,8 @@ def compare_runs(
 
     Yields:
       The sections as text, each a table: the runs; means over runs that differ by seed only;
-      differences over seeds; the settings that differ; differences to the first run. A section
-      without rows is left out.
+      differences over seeds; lists, of runs for which ``evaluate --ranking`` measured them; the
+      settings that differ; differences to the first run. A section without rows is left out.
 
     Raises:
       UserError: if a run or the data is at fault.
@@ -61,6 +62,8 @@ def compare_runs(
                 f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
             )
     yield from seed_tables(runs, split)
+    if measured := {run.name: lists for run in runs if (lists := run.lists) is not None}:
+        yield f"lists over all items, test split\n{_list_table(measured)}"
     if settings := _settings_table(seed_groups(runs)):
         yield settings
     if others := _comparable(runs):
@@ -116,6 +119,17 @@ def _run_table(runs: Sequence[RunSummary]) -> str:
         cells += [m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()]
         rows.append([*cells, f"{run.speed:,.0f}" if run.speed else _ABSENT])
     return aligned(rows, left=3)
+
+
+def _list_table(runs: Mapping[str, StoredLists]) -> str:
+    rows = [["run", "HR@10", "NDCG@10", "MRR", "coverage", "mean popularity", "clicks"]]
+    for name, lists in runs.items():
+        values = lists["hr_10"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
+        popularity = lists["mean_popularity"]
+        cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
+        cells += [_ABSENT if popularity is None else f"{popularity:,.1f}"]
+        rows.append([name, *cells, f"{lists['targets']:,}"])
+    return aligned(rows, left=1)
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> str:

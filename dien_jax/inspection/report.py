@@ -124,6 +124,9 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
         simple = result.get("baselines", {}).items()
         known = [f"{name} {value:.4f}" for name, value in simple if value is not None]
         facts["test AUC of simple models and parts"] = ", ".join(known) or _ABSENT
+    if (lists := summary.lists) is not None:
+        rates = f"HR@10 {_number(lists['hr_10'])}, NDCG@10 {_number(lists['ndcg_10'])}"
+        facts["lists over all items, test split"] = f"{rates}, of {lists['targets']:,} clicks"
     rows = []
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:

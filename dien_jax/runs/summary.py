@@ -6,6 +6,8 @@ run:
     FOLDER/scores-<split>.npy   float32 [n], click probabilities of valid and of test
     FOLDER/result.json          metrics, in the form of a run's
     FOLDER/baseline.json        name, data and settings; written last: without it, no baseline
+
+``lists.json`` of a run has the metrics of its lists for the test split, once they are measured.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -30,9 +32,22 @@ from dien_jax.runs.folder import (
     read_result,
 )
 from dien_jax.utils.files import atomic_path, read_json, write_json
-from dien_jax.utils.json_values import LargeCount
+from dien_jax.utils.json_values import Count, LargeCount, NotNegative
 
 BASELINE_FILE = "baseline.json"
+LISTS_FILE = "lists.json"
+
+
+class StoredLists(TypedDict):
+    """Content of ``lists.json``: a checkpoint's step, and its :func:`list_metrics`."""
+
+    step: Count
+    hr_10: NotNegative | None
+    ndcg_10: NotNegative | None
+    mrr: NotNegative | None
+    coverage: NotNegative | None
+    mean_popularity: NotNegative | None
+    targets: Count
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,13 @@ class RunSummary:
     def speed(self) -> float | None:
         """Training examples per second; None where unknown."""
         return None if self.result is None else self.result["train_examples_per_second"]
+
+    @property
+    def lists(self) -> StoredLists | None:
+        """Metrics of lists of the best checkpoint for the test split; None if not measured."""
+        file = self.folder / LISTS_FILE
+        stored = read_json(file, StoredLists) if file.exists() else None
+        return stored if stored is not None and stored["step"] == self.best_step else None
 
     def metrics(self, split: str) -> dict[str, Any] | None:
         """Return the metrics of ``valid`` or ``test`` by name; None before they exist."""

@@ -10,9 +10,10 @@ from support import tiny_run
 from support.small_dataset import change_meta
 from support.tiny_run import light_flags
 
-from dien_jax import compare, train
+from dien_jax import compare, evaluate, train
 from dien_jax.data.dataset import data_digest, open_dataset
 from dien_jax.experiments import comparison
+from dien_jax.experiments.comparison import compare_runs
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric
 from dien_jax.runs.folder import Run
@@ -263,3 +264,20 @@ def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
 
 def test_run_that_is_given_twice_is_refused(runs, capfd):
     assert "0.02-0 is given twice" in refusal([runs / "0.02-0", runs / "0.02-0"], capfd)
+
+
+def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
+    run, other = (copied(runs / "0.02-0", tmp_path / name) for name in ("measured", "other"))
+    assert evaluate.main([str(run), "--ranking"]) == 0
+    stored, printed = read_json(run / "lists.json", dict), json.loads(capsys.readouterr().out)
+    assert {"step": read_json(run / "result.json", dict)["best_step"], **printed["lists"]} == stored
+    later = json.dumps(stored | {"step": stored["step"] + 1})
+    (other / "lists.json").write_text(later)  # of a checkpoint that is no longer the best
+    [section] = [text for text in compare_runs([run, other]) if text.startswith("lists over all")]
+    _, header, *rows = section.splitlines()
+    assert header.split()[:3] == ["run", "HR@10", "NDCG@10"]
+    assert [row.split()[:2] for row in rows] == [["measured", f"{stored['hr_10']:.4f}"]]
+    (run / "lists.json").unlink()
+    (run / "lists.json").mkdir()
+    assert evaluate.main([str(run), "--ranking"]) == 0
+    assert "lists.json" in capsys.readouterr().err
