@@ -200,7 +200,7 @@ class TrainConfig:
     max_history: int = 100
     """Maximum length of a history; only the latest behaviours are kept."""
     buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Lengths that batches are padded to, besides max_history."""
+    """Lengths that batches are padded to, besides max_history, where many histories are as long."""
     order: Literal["shuffled", "sorted"] = "shuffled"
     """Order of examples: shuffled; or sorted (the same batches in every epoch, sorted by length
     within buffers of the file's order, and only the order of batches is random)."""

@@ -25,7 +25,7 @@ PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
 STEPS_BETWEEN_CHECKS = 32  # of files that may have changed
 FEW_EXAMPLES = 2048
-"""Examples of an evaluation that are worth a padded length, and so a program, of their own."""
+"""Examples of an epoch that are worth a padded length, and so a program, of their own."""
 
 
 class Loader:
@@ -42,8 +42,10 @@ class Loader:
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
       ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
-        same. Of three or more padded lengths, those that few examples need join longer ones, as
-        compiling takes seconds. See :func:`evaluation_loader`.
+        same. See :func:`evaluation_loader`.
+
+    Of three or more padded lengths, those that fewer than ``FEW_EXAMPLES`` of the split need join
+    longer ones, as compiling takes seconds; not in the order ``sorted``.
 
     >>> from dien_jax import Loader, TrainConfig, open_dataset
     >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
@@ -106,7 +108,7 @@ class Loader:
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, longest) + 1]
-        if order == "evaluation":
+        if order != "sorted":
             self._edges = _worth_compiling(self._edges, lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
         self._order = _Order(order, lengths, self._edges, self._batch_size, seed)

@@ -124,7 +124,8 @@ def test_shuffled_order_depends_on_seed_and_epoch():
     assert len(orders) == 9
 
 
-def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(monkeypatch):
+    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 10)
     history_lengths = random_lengths(400)
     loader = make_loader(history_lengths, batch_size=8, order="shuffled")
     mixed = 0
@@ -182,8 +183,9 @@ def test_evaluation_order_pads_least():
     ],
 )
 def test_padded_lengths_are_the_buckets_that_histories_reach(
-    history_lengths, max_history, expected
+    history_lengths, max_history, expected, monkeypatch
 ):
+    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 0)
     assert make_loader(history_lengths, max_history=max_history).padded_lengths == expected
 
 
@@ -199,15 +201,17 @@ def test_padded_lengths_are_the_buckets_that_histories_reach(
         ((5, 1, 0, 0), (2, 4)),  # two programs are few
     ],
 )
-def test_lengths_of_few_examples_join_longer_ones_in_an_evaluation(counts, expected, monkeypatch):
+@pytest.mark.parametrize("order", ["evaluation", "shuffled"])
+def test_lengths_of_few_examples_join_longer_ones(counts, expected, order, monkeypatch):
     monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 10)
     history_lengths = np.repeat([1, 4, 7, 12], counts).tolist()
-    loader = make_loader(history_lengths, order="evaluation")
+    loader = make_loader(history_lengths, order=order)
     assert loader.padded_lengths == expected
     widths = [batch.history.shape[1] for batch in loader.epoch(0)]
     assert set(widths) <= set(expected)
-    assert widths[0] == expected[-1]
-    assert make_loader(history_lengths).padded_lengths == (2, 4, 8, 12)[: 2 if not counts[2] else 4]
+    assert order == "shuffled" or widths[0] == expected[-1]
+    in_file_order = make_loader(history_lengths, order="sorted")
+    assert in_file_order.padded_lengths == (2, 4, 8, 12)[: 2 if not counts[2] else 4]
 
 
 def test_split_without_a_single_event():
