@@ -142,7 +142,6 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
         event_timestamp=dataset.event_timestamp,
         event_offsets=dataset.event_offsets,
         splits={"test": mapped},
-        event_negatives=None,
     )
 
 

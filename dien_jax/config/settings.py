@@ -113,9 +113,8 @@ class ModelConfig:
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
     """Sampled items that each interest state learns to distinguish from the next behaviour."""
-    auxiliary_distribution: Literal["popularity", "uniform", "shown"] = "popularity"
-    """Distribution of auxiliary negatives: popularity in training; uniform over items; shown (items
-    shown with the behaviour and not clicked, or by popularity where there are none)."""
+    auxiliary_distribution: Literal["popularity", "uniform"] = "popularity"
+    """Distribution of auxiliary negatives: popularity in training; or uniform over items."""
     statistics: bool = False
     """Read counts of training events (how many users chose the candidate, alone and together with
     the history) and similarities of candidate and history, by a factorization of which training
@@ -155,12 +154,6 @@ class ModelConfig:
         has_recurrence = self.extractor != "none" or self.evolution not in ("none", "attention")
         has_attention = self.evolution != "none" and self.attention == "mlp"
         return (has_recurrence or has_attention) and self.implementation in ("auto", "native")
-
-    @property
-    def shown_per_step(self) -> int:
-        """Items shown and not clicked that a batch must hold for each step."""
-        used = self.auxiliary_distribution == "shown" and self.auxiliary_weight > 0
-        return self.auxiliary_negatives if used else 0
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/groups.txt                   raw user ids
     DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
-    DATA/events/negatives/            optional: values.npy and offsets.npy, items that were shown
-                                      with an event and not clicked
     DATA/events/offsets.npy           int64 [sequences + 1]
     DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
     DATA/statistics/<feature>/        counts of training events and vectors of values, see
@@ -66,8 +64,6 @@ from dien_jax.errors import UserError, reading
 IN_MEMORY = 1 << 28
 """Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
 READERS = 8  # threads that open and check arrays
-NEGATIVES = "events/negatives"
-"""Folder of the items that were shown with an event and not clicked."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,6 @@ class Dataset:
       event_offsets: int64 ``[sequences + 1]``.
       popularity: int64 ``[items]``, training events of each item.
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
-      event_negatives: items that were shown with each event and not clicked, over all events;
-        None where the log does not record them.
       statistics: counts of training events.
       factors: vectors of who chose what in training, by feature.
       files: the files that are read later; its ``check`` refuses those that have changed.
@@ -109,7 +103,6 @@ class Dataset:
     event_offsets: np.ndarray
     popularity: np.ndarray
     splits: dict[str, Examples]
-    event_negatives: Column | None = None
     statistics: Statistics = field(default_factory=lambda: Statistics({}, ()))
     factors: dict[str, ValueFactors] = field(default_factory=dict)
     files: FolderFiles | None = None
@@ -193,7 +186,6 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
     check_lines(path / "groups.txt", counts["groups"])
     offsets = read_offsets(events / "offsets.npy", counts["sequences"], counts["events"])
     counted = (lambda part: part >= 0, "a count of 0 or more")
-    has_negatives = (path / NEGATIVES).exists()
     with ThreadPoolExecutor(READERS) as pool:
         timestamp = pool.submit(_timestamp, events, counts["events"], offsets)
         item = pool.submit(
@@ -212,11 +204,6 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
             event_offsets=offsets,
             popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
             splits=Splits(splits),
-            event_negatives=(
-                _multivalued(path / NEGATIVES, schema.num_items, counts["events"])
-                if has_negatives
-                else None
-            ),
             statistics=(
                 read_statistics(path / STATISTICS, schema, counts)
                 if is_counted
@@ -245,11 +232,7 @@ def _column(folder: Path, feature: Feature, rows: int) -> Column:
     assert feature.size is not None
     if feature.kind == "categorical":
         return Column(read_ids(folder / "values.npy", np.int32, rows, feature.size), None)
-    return _multivalued(folder, feature.size, rows)
-
-
-def _multivalued(folder: Path, size: int, rows: int) -> Column:
-    values = read_ids(folder / "values.npy", np.int32, None, size)
+    values = read_ids(folder / "values.npy", np.int32, None, feature.size)
     return Column(values, read_offsets(folder / "offsets.npy", rows, len(values)))
 
 

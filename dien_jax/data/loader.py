@@ -5,7 +5,7 @@ have ``batch_size`` rows and one of a few padded lengths: a jitted step is compi
 of times. An epoch shows every example once.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
-L padded lengths, K auxiliary negatives a step.
+L padded lengths.
 """
 
 import queue
@@ -16,10 +16,9 @@ import jax
 import numpy as np
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.arrays import Column, chunks
+from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import Batch, folds, is_live
-from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
@@ -58,8 +57,6 @@ class Loader:
       split: ``train``, ``valid`` or ``test``.
       train_config: batch size, padded lengths and order.
       seed: seed of the order, with the epoch.
-      shown_per_step: K, items drawn for each behaviour from those that were shown with it and not
-        clicked; 0 leaves them out. A dataset without such items is a ``UserError``.
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
       order: in place of ``train_config.order``.
@@ -80,7 +77,6 @@ class Loader:
         train_config: TrainConfig,
         *,
         seed: int = 0,
-        shown_per_step: int = 0,
         statistics: bool = False,
         order: str | None = None,
         part: tuple[int, int] = (0, 1),
@@ -93,8 +89,6 @@ class Loader:
         self._batch_size, self._seed = train_config.batch_size, seed
         self._share = share = train_config.batch_size // parts
         self._rows = slice(number * share, (number + 1) * share)
-        self._shown_per_step = shown_per_step
-        self._shown = require_shown(dataset) if shown_per_step else None
         self._own = dataset.statistics.own if statistics and split == "train" else None
         self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
@@ -131,15 +125,6 @@ class Loader:
         end = examples.history_end[indices]
         lengths = self._lengths_of(indices)
         width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
-        shown = None
-        if self._shown is not None:  # drawn for the whole batch, whichever part this is
-            last, count = (_filled(values, self._batch_size) for values in (end, lengths))
-            event = (last - count)[:, None] + np.arange(1, width)
-            # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
-            generator = np.random.default_rng((self._seed, epoch, step + 1))
-            live = event < last[:, None]
-            shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
-            shown = shown[self._rows]
         rows = indices[self._rows]
         first, lengths = (end - lengths)[self._rows], lengths[self._rows]
         history = self._event_item.take(first[:, None] + np.arange(width), mode="clip")
@@ -156,7 +141,6 @@ class Loader:
             label=self._filled(examples.label[rows]).astype(np.float32),
             weight=self._filled(np.ones(len(lengths), np.float32)),
             context=jax.tree.map(self._filled, context),
-            shown=shown,
             own=own,
             fold=fold,
         )
@@ -317,41 +301,3 @@ def evaluation_loader(
     1
     """
     return Loader(dataset, split, train_config, order="evaluation", part=part)
-
-
-def require_shown(dataset: Dataset) -> Column:
-    """Return the items that were shown at each event and not clicked, or raise a ``UserError``."""
-    if dataset.event_negatives is None:
-        raise UserError(
-            f"model.auxiliary_distribution 'shown' needs to know what was shown and not clicked, "
-            f"but {dataset.path} has no events/negatives; python -m dien_jax.prepare impressions "
-            f"makes it of a log of impressions. Otherwise choose 'popularity' or 'uniform'"
-        )
-    return dataset.event_negatives
-
-
-def _draw_shown(
-    shown: Column, event: np.ndarray, live: np.ndarray, count: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw ``count`` items of each live event: int32 ``[*shape, count]``, -1 where it has none.
-
-    They are distinct where the event has as many, by Floyd's sampling (Bentley and Floyd, CACM
-    30(9), 1987), and drawn with replacement where it has fewer. ``event`` may be anything where it
-    is not ``live``.
-    """
-    values, offsets = shown
-    assert offsets is not None
-    drawn = np.full((*live.shape, count), -1, np.int32)
-    start = offsets[event[live]]
-    size = offsets[event[live] + 1] - start
-    some = np.flatnonzero(size)
-    start, size = start[some], size[some]
-    is_enough = size >= count
-    places = np.empty((len(some), count), np.int64)
-    for number in range(count):
-        bound = np.where(is_enough, size - count + number + 1, size)
-        place = generator.integers(bound)
-        is_taken = is_enough & (places[:, :number] == place[:, None]).any(1)
-        places[:, number] = np.where(is_taken, bound - 1, place)
-    drawn.reshape(-1, count)[np.flatnonzero(live)[some]] = values[start[:, None] + places]
-    return drawn

@@ -107,8 +107,6 @@ class Batch(NamedTuple):
       label: float32 ``[B]``, 1 for a click.
       weight: float32 ``[B]``, 1 for a real example, 0 for padding.
       context: the context features, each with leading dimension B.
-      shown: int32 ``[B, T - 1, N]``, items that were shown with behaviours 1 to T - 1 and
-        not clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
       own: int8 ``[B, S]``, bits ``OWN_*`` for each of S features
         with statistics; None outside training.
       fold: int32 ``[B]``, the table of factors to read, see :class:`ValueFactors`; None
@@ -123,7 +121,6 @@ class Batch(NamedTuple):
     label: Array
     weight: Array
     context: dict[str, FeatureValues]
-    shown: Array | None = None
     own: Array | None = None
     fold: Array | None = None
     statistics: Array | None = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from dien_jax.data import metadata
 from dien_jax.data.arrays import Column, Examples, chunks
-from dien_jax.data.dataset import NEGATIVES, open_folder
+from dien_jax.data.dataset import open_folder
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
@@ -120,21 +120,13 @@ class DatasetWriter:
         """Write raw user ids, by group."""
         self._counts["groups"] += self._files.lines("groups.txt", raw_ids)
 
-    def events(
-        self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
-    ) -> None:
-        """Write events, by sequence, oldest first.
-
-        ``negatives`` are the items that were shown with each event and not clicked.
-        """
+    def events(self, item: Any, timestamp: Any, offsets: Any) -> None:
+        """Write events, by sequence, oldest first."""
         write = self._files.array
         rows = write("events/item/values.npy", item, np.int32)
         _require_rows("timestamp", write("events/timestamp/values.npy", timestamp, np.int64), rows)
         self._counts["sequences"] += self._files.offsets("events/offsets.npy", offsets)
         self._counts["events"] += rows
-        if negatives is not None:
-            written = self._files.rows(NEGATIVES, negatives, np.int32)
-            _require_rows("negatives", written, rows)
 
     def examples(self, split: str, examples: Examples) -> None:
         """Write examples of one split; columns may be any sequences of numbers."""

@@ -28,7 +28,7 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    popularity: schema.Array, distribution: Literal["popularity", "uniform", "shown"]
+    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
 ) -> Sampler:
     """Return an alias table that draws known items by their count, or uniformly.
 
@@ -40,14 +40,14 @@ def make_sampler(
     Args:
       popularity: ``[I]``, events of each item in training, whole numbers. The unknown item is drawn
         only where no other item exists.
-      distribution: ``"shown"`` is ``"popularity"``, for behaviours where nothing was shown.
+      distribution: ``"popularity"`` or ``"uniform"``.
     """
     keep, alias = host_sampler(popularity, distribution)
     return Sampler(jnp.asarray(keep), jnp.asarray(alias))
 
 
 def host_sampler(
-    popularity: schema.Array, distribution: Literal["popularity", "uniform", "shown"]
+    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the two arrays of :func:`make_sampler` on the host."""
     mass = np.ones(len(popularity), np.int64)

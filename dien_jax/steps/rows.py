@@ -195,13 +195,8 @@ def look_up(
     batch = with_statistics(config, schema, features, batch, both)
     user, users = take("user", schema.user[0], jnp.asarray(batch.user), features.user)
     found = features._replace(item=take_all("item", items), user=take_all("user", users))
-    batch = batch._replace(
-        history=placed[0],
-        item=placed[1],
-        user=user,
-        context=take_all("context", batch.context),
-        shown=None,
-    )
+    context = take_all("context", batch.context)
+    batch = batch._replace(history=placed[0], item=placed[1], user=user, context=context)
     return LookUps(
         compact_schema(schema, sizes), found, batch, None if negatives is None else placed[2]
     )

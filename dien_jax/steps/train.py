@@ -95,7 +95,6 @@ def randomised(
 
 
 def negatives_of(
-    config: Config,
     place: OneDevice,
     sampler: Sampler | None,
     batch: Batch,
@@ -105,18 +104,7 @@ def negatives_of(
     if random is None:
         return None
     assert sampler is not None
-    negatives = unequal(place.drawn(sampler, random), jnp.asarray(batch.history)[:, 1:, None])
-    return shown_instead(config, batch, negatives)
-
-
-def shown_instead(config: Config, batch: Batch, negatives: jax.Array) -> jax.Array:
-    """Return the negatives, those of the batch where the configuration and the batch have them."""
-    if config.model.auxiliary_distribution != "shown":
-        return negatives
-    if batch.shown is None:
-        raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
-    shown = jnp.asarray(batch.shown)
-    return jnp.where(shown >= 0, shown, negatives)
+    return unequal(place.drawn(sampler, random), jnp.asarray(batch.history)[:, 1:, None])
 
 
 def with_unknown_users(config: Config, batch: Batch, key: jax.Array) -> Batch:
@@ -241,7 +229,7 @@ def make_train_step(
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
         params, batch_stats, slots = trained
         read = of_part(params, part) if part == "tower" else params
-        negatives = negatives_of(config, place, tables.sampler, batch, random)
+        negatives = negatives_of(place, tables.sampler, batch, random)
         gather = place.gather(read, by_row)
         found = look_up(config.model, schema, gather, tables.features, batch, negatives)
         rows, of_slots = gather.compact(read, slots[part])

@@ -100,7 +100,6 @@ class Trainer:
             "train",
             train,
             seed=run.seed,
-            shown_per_step=config.model.shown_per_step,
             statistics=config.model.statistics,
             part=self._place.part,
         )

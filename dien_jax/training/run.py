@@ -15,7 +15,6 @@ from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import require_shown
 from dien_jax.devices.mesh import devices_in_use, devices_there
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION
@@ -102,8 +101,6 @@ def fit(
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
         check_splits(dataset, config)
-        if config.model.auxiliary_distribution == "shown":
-            require_shown(dataset)
         return dataset, devices
 
     agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})

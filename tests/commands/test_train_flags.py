@@ -79,14 +79,6 @@ def test_mistake_is_refused_with_what_was_expected(arguments, expected, capfd):
     assert "Traceback" not in output.err
 
 
-def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):
-    arguments = [*flags(data, tmp_path / "run"), "--model.auxiliary-distribution=shown"]
-    said = refusal(arguments, capfd)
-    assert "model.auxiliary_distribution 'shown'" in said
-    assert f"{data} has no events/negatives" in said
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -38,13 +38,6 @@ def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
         Config.from_dict(values)
 
 
-def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> None:
-    assert ModelConfig(auxiliary_negatives=3).shown_per_step == 0
-    shown = ModelConfig(auxiliary_negatives=3, auxiliary_distribution="shown")
-    assert shown.shown_per_step == 3
-    assert dataclasses.replace(shown, auxiliary_weight=0.0).shown_per_step == 0
-
-
 @pytest.mark.parametrize(
     ("name", "implementation", "expected"),
     [

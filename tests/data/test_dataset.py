@@ -43,11 +43,6 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
     assert data.event_item.tolist() == [1, 2, 2, 3, 0]
     assert data.event_timestamp.tolist() == [5, 7, 7, -3, 9]
     assert data.event_offsets.tolist() == [0, 3, 3, 5]
-    assert data.event_negatives is not None
-    assert data.event_negatives.values.tolist() == [2, 3, 1]
-    assert data.event_negatives.values.dtype == np.int32
-    assert data.event_negatives.offsets is not None
-    assert data.event_negatives.offsets.tolist() == [0, 2, 2, 2, 3, 3]
     assert data.popularity.tolist() == [1, 1, 2, 1]
     train = data.splits["train"]
     assert train.sequence.tolist() == [0, 0, 1, 2]
@@ -86,16 +81,9 @@ def test_the_text_of_a_dataset_is_one_line(folder: Path) -> None:
     assert "examples: " in text
 
 
-def test_what_was_shown_and_not_clicked_may_be_unknown(tmp_path: Path) -> None:
-    folder = write(tmp_path / "data", negatives=None)
-    assert open_dataset(folder).event_negatives is None
-    assert not (folder / "events" / "negatives").exists()
-
-
 def test_large_arrays_are_mapped_and_read_only(folder: Path) -> None:
     data = open_folder(folder, in_memory=0)
-    assert data.event_negatives is not None
-    for array in (data.event_item, *data.event_negatives):
+    for array in (data.event_item, *data.items["tags"]):
         assert array is not None
         assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
@@ -182,9 +170,6 @@ FAULTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("events/item", lambda v: v[:-1], "expected 5 entries, found 4"),
     ("events/timestamp", lambda v: v[:-1], "expected 5 entries, found 4"),
     ("events/timestamp", lambda v: v[[1, 0, 2, 3, 4]], "oldest first, found 7 then 5 at entry 1"),
-    ("events/negatives", lambda v: v + 1, "entry 1 should be at least 0 and below 4, found 4"),
-    ("events/negatives", lambda v: v - 2, "entry 2 should be at least 0 and below 4, found -1"),
-    ("events/negatives", lambda v: v.astype(np.int64), "one dimension of int32, .* of int64"),
     ("items/category", lambda v: v * 2, "entry 3 should be at least 0 and below 3, found 4"),
     ("items/price", lambda v: v[1:], "expected 4 entries, found 3"),
     ("items/price", lambda v: v + np.float32("inf"), "entry 0 should be a finite number"),
@@ -225,9 +210,6 @@ def test_values_that_would_fail_silently_later_are_refused(
         ("events/offsets.npy", lambda v: v[:-1], "expected 4 entries, found 3"),
         ("items/tags/offsets.npy", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 3 then 0"),
         ("items/tags/offsets.npy", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
-        ("events/negatives/offsets.npy", lambda v: np.minimum(v, 2), "from 0 to 3, found 0 to 2"),
-        ("events/negatives/offsets.npy", lambda v: v[1:], "expected 6 entries, found 5"),
-        ("events/negatives/offsets.npy", lambda v: v[[0, 1, 0, 3, 4, 5]], "not fall, found 2 then"),
         ("popularity.npy", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
         ("popularity.npy", lambda v: v[1:], "expected 4 entries, found 3"),
     ],

@@ -20,7 +20,6 @@ from dien_jax.data import loader as loader_module
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import SORT_BUFFER, Loader
 from dien_jax.data.schema import MultiValued
-from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -95,14 +94,13 @@ def test_filler_is_zero_throughout(order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_batch_does_not_depend_on_what_was_read_before(order):
     history_lengths = random_lengths(70)
-    shown = 0 if order == "evaluation" else 2
-    straight = make_loader(history_lengths, order=order, shown=shown)
+    straight = make_loader(history_lengths, order=order)
     expected = {
         (epoch, step): batch
         for epoch in range(3)
         for step, batch in enumerate(straight.epoch(epoch))
     }
-    jumping = make_loader(history_lengths, order=order, shown=shown)
+    jumping = make_loader(history_lengths, order=order)
     keys = list(expected)
     np.random.default_rng(0).shuffle(keys)
     for epoch, step in keys:
@@ -244,65 +242,6 @@ def test_batches_share_no_memory():
         array[...] = 77
     for array, copy in zip(first[:6], kept, strict=True):
         np.testing.assert_array_equal(array, copy)
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_negatives_are_items_shown_at_the_very_event(count):
-    loader = make_loader(random_lengths(70), order="sorted", shown=count)
-    distinct = 0
-    for batch in loader.epoch(0):
-        steps = batch.history.shape[1]
-        assert batch.shown.shape == (4, steps - 1, count)
-        assert batch.shown.dtype == np.int32
-        event = batch.history[:, 1:] - 1
-        live = np.arange(1, steps) < batch.lengths[:, None]
-        size = np.where(live, np.take([3, 0, 1, 2, 7], event % 5), 0)
-        assert (batch.shown[size == 0] == -1).all()
-        shown, own = batch.shown[size > 0], event[size > 0]
-        np.testing.assert_array_equal(shown // 10, np.repeat(own[:, None], count, 1))
-        assert (shown % 10 < size[size > 0][:, None]).all()
-        for drawn in batch.shown[size >= count]:
-            assert len(set(drawn.tolist())) == count
-            distinct += 1
-    assert distinct > 100
-
-
-@pytest.mark.parametrize(("size", "count"), [(5, 1), (5, 2), (5, 5), (2, 3)])
-def test_each_of_the_items_shown_is_drawn_alike(size, count):
-    loader = make_loader([12] * 64, batch_size=64, shown=count, sizes=(size,))
-    drawn = np.concatenate([loader.batch(epoch, 0).shown.ravel() for epoch in range(8)]) % 10
-    share = np.bincount(drawn, minlength=size) / len(drawn)
-    error = 4 * np.sqrt(0.25 / len(drawn)) if count < 5 else 0  # all of them, else at random
-    np.testing.assert_allclose(share, 1 / size, atol=error)
-
-
-@pytest.mark.parametrize("order", ["shuffled", "sorted"])
-def test_each_row_seed_and_epoch_has_its_own_negatives(order):
-    drawn = []
-    for seed, epoch, steps in ((0, 0, 8), (0, 1, 8), (1, 0, 1)):
-        loader = make_loader([12] * 8, batch_size=1, order=order, seed=seed, shown=1, sizes=(9,))
-        batches = [loader.batch(epoch, step) for step in range(steps)]
-        drawn += [tuple((batch.shown % 10).ravel().tolist()) for batch in batches]
-    assert len(set(drawn)) == 17
-
-
-def test_a_batch_has_no_negatives_unless_asked_and_is_else_the_same():
-    with_negatives = make_loader(random_lengths(70), shown=3)
-    without = make_loader(random_lengths(70))
-    for step, batch in enumerate(without.epoch(1)):
-        assert batch.shown is None
-        assert_equal(batch, with_negatives.batch(1, step)._replace(shown=None))
-
-
-def test_histories_of_one_padded_step_have_no_place_for_negatives():
-    assert make_loader([3] * 4, max_history=1, shown=2).batch(0, 0).shown.shape == (4, 0, 2)
-
-
-def test_negatives_that_the_dataset_does_not_tell_are_refused():
-    with pytest.raises(
-        UserError, match=r"model\.auxiliary_distribution 'shown' .* data has no events/negatives"
-    ):
-        Loader(make_dataset([3]), "train", TrainConfig(), shown_per_step=1)
 
 
 def test_step_outside_the_epoch_is_refused():

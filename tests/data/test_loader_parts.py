@@ -6,7 +6,6 @@ import pytest
 from support.loader_data import BUCKETS, make_dataset, random_lengths
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.arrays import Column
 from dien_jax.data.loader import Loader
 
 pytestmark = pytest.mark.fast
@@ -15,17 +14,11 @@ LENGTHS = random_lengths(50)
 TRAIN = TrainConfig(batch_size=12, buckets=BUCKETS, max_history=12)
 
 
-def negatives() -> Column:
-    """Up to four items that were shown at each event."""
-    counts = np.arange(sum(LENGTHS) + len(LENGTHS)) % 5
-    return Column(np.arange(counts.sum()) % 90 + 1, np.concatenate([[0], np.cumsum(counts)]))
-
-
 @pytest.mark.parametrize("parts", [2, 3, 12])
 @pytest.mark.parametrize("order", ["shuffled", "sorted", "evaluation"])
 def test_parts_together_are_the_batch(order: str, parts: int) -> None:
-    dataset = make_dataset(LENGTHS, negatives())
-    about = {"seed": 3, "shown_per_step": 2, "order": order}
+    dataset = make_dataset(LENGTHS)
+    about = {"seed": 3, "order": order}
     whole = Loader(dataset, "train", TRAIN, **about)
     loaders = [Loader(dataset, "train", TRAIN, **about, part=(k, parts)) for k in range(parts)]
     for epoch in (0, 1):

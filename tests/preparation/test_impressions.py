@@ -12,8 +12,6 @@ from support.tiny_logs import events_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.pipeline.from_impressions import passed_over_items
-from dien_jax.preparation.pipeline.splits import request_starts
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
 pytestmark = pytest.mark.long
@@ -114,86 +112,6 @@ def test_min_count_counts_training_rows(tmp_path):
     assert dataset.vocabulary("item") == ["", "x"]
     assert dataset.vocabulary("user") == ["", "a"]
     assert dataset.popularity.tolist() == [2, 0]
-
-
-SHOWN = (
-    HEADER
-    + """\
-a,x,1,s,1
-a,z,0,s,1
-a,y,0,s,1
-a,z,0,s,1
-a,x,0,s,1
-b,w,1,s,1
-b,x,0,s,1
-b,z,0,s,2
-a,y,0,s,2
-a,x,1,s,2
-a,z,0,s,2
-a,y,1,s,2
-a,z,1,s,3
-b,new,0,s,4
-b,w,0,s,4
-b,x,1,s,4
-"""
-)
-
-
-def negatives_of(dataset):
-    """User, time and raw item of every event, and the raw items beside it."""
-    items, (values, offsets) = dataset.vocabulary("item"), dataset.event_negatives
-    users = np.repeat(dataset.groups(), np.diff(dataset.event_offsets))
-    return [
-        (user, time, items[item], [items[k] for k in values[offsets[event] : offsets[event + 1]]])
-        for event, (user, time, item) in enumerate(
-            zip(users.tolist(), dataset.event_timestamp, dataset.event_item, strict=True)
-        )
-    ]
-
-
-def test_a_click_comes_with_what_its_request_showed_and_nobody_clicked(tmp_path):
-    dataset, summary = make(write(tmp_path, SHOWN), valid_from="4", test_from="4")
-    assert dataset.vocabulary("item") == ["", "z", "x", "y", "w"]  # by training rows
-    assert negatives_of(dataset) == [
-        ("a", 1, "x", ["z", "y"]),
-        ("a", 2, "x", ["z"]),
-        ("a", 2, "y", ["z"]),
-        ("a", 3, "z", []),
-        ("b", 1, "w", ["x"]),
-        ("b", 4, "x", ["w"]),  # no "new", which training does not know
-    ]
-    assert "--model.auxiliary-distribution shown" in summary[-1]
-
-
-def test_without_anything_passed_over_there_is_no_column(tmp_path):
-    lines = "a,x,1,s,1\na,y,1,s,1\na,y,0,s,2\nb,x,0,s,1\nb,y,1,s,3\n"
-    dataset, summary = make(write(tmp_path, HEADER + lines), valid_from="9", test_from="9")
-    assert dataset.event_negatives is None
-    assert not (dataset.path / "events" / "negatives").exists()
-    assert not any("--model.auxiliary-distribution" in line for line in summary)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 4), st.integers(0, 1)),
-    ).map(lambda log: sorted(log, key=lambda row: row[:2]))
-)
-def test_negatives_are_those_of_a_plain_search(log):
-    user, time, item, label = np.array(log, np.int64).reshape(-1, 4).T
-    offsets = np.searchsorted(user, np.arange(3))
-    found = passed_over_items(
-        item.astype(np.int32), label.astype(np.int8), request_starts(time, offsets), 5
-    )
-    assert [found.values[start:end].tolist() for start, end in pairwise(found.offsets)] == [
-        sorted(
-            {i for u, t, i, c in log if (u, t, c) == (*request, 0)}
-            - {i for u, t, i, c in log if (u, t, c) == (*request, 1)}
-            - {0}
-        )
-        for *request, _, clicked in log
-        if clicked
-    ]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from support.tiny_run import (
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.tables import Batch
 from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.state import Tables, create_state
+from dien_jax.steps.state import create_state
 from dien_jax.steps.train import make_train_step, replaced_items
 
 
@@ -112,65 +111,21 @@ def test_the_loss_falls(changes: dict) -> None:
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
 
 
-def shown_config(count: int = 1) -> Config:
-    """Without the second recurrence, which has no part in the auxiliary loss."""
-    shown = {"auxiliary_distribution": "shown", "auxiliary_negatives": count}
-    model = dataclasses.replace(MODEL, evolution="none", **shown)
-    return dataclasses.replace(CONFIG, model=model)
-
-
-def auxiliary_loss_of(config: Config, batch: Batch, arrays: Tables) -> float:
-    """What the step says of a fresh state."""
+@pytest.mark.long
+def test_negatives_are_drawn_by_popularity() -> None:
+    """Popularity draws nothing but item 7."""
+    model = dataclasses.replace(MODEL, evolution="none", auxiliary_negatives=2)
+    config, batch = dataclasses.replace(CONFIG, model=model), batch_of(5)
+    arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7], "popularity"))
     state = create_state(config, SCHEMA, 10, seed=0)
     _, (_, metrics) = jax.jit(make_loss(config, SCHEMA))(
         state.params, state.batch_stats, arrays, batch, jax.random.key(1)
     )
-    return float(metrics["auxiliary_loss"])
-
-
-@pytest.mark.long
-def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
-    """Popularity draws nothing but item 7; items 8 to 10 were shown at two positions of three."""
-    config, batch = shown_config(2), batch_of(5)
-    rng = np.random.default_rng(0)
-    shown = rng.integers(8, 11, (16, 4, 2)).astype(np.int32)
-    shown[rng.random((16, 4)) < 1 / 3] = -1
-    arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7], "popularity"))
-    state = create_state(config, SCHEMA, 10, seed=0)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    model = ClickModel(config.model, SCHEMA)
-    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
-
-    def expected(negatives: np.ndarray) -> float:
-        output, _ = apply(variables, batch_of(5), arrays.features, jnp.asarray(negatives))
-        return float(output.auxiliary_loss)
-
-    batch = batch._replace(shown=shown)
-    found = auxiliary_loss_of(config, batch, arrays)
-    np.testing.assert_allclose(found, expected(np.where(shown < 0, 7, shown)), rtol=1e-5)
-    assert abs(found - expected(np.full_like(shown, 7))) > 1e-4
-    by_popularity = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, auxiliary_distribution="popularity")
-    )
-    found = auxiliary_loss_of(by_popularity, batch, arrays)
-    np.testing.assert_allclose(found, expected(np.full_like(shown, 7)), rtol=1e-5)
-
-
-@pytest.mark.long
-def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
-    batch = batch_of(5)
-    one = np.random.default_rng(0).integers(1, ITEMS, (16, 4, 1)).astype(np.int32)
-    two = np.concatenate([one, np.asarray(batch.history)[:, 1:, None]], 2)
-    losses = [
-        auxiliary_loss_of(shown_config(shown.shape[2]), batch._replace(shown=shown), tables())
-        for shown in (one, two)
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-6)
-
-
-def test_a_step_on_shown_items_refuses_batches_without_them() -> None:
-    with pytest.raises(ValueError, match=r"needs batch\.shown, got None"):
-        auxiliary_loss_of(shown_config(), batch_of(4), tables())
+    apply = functools.partial(ClickModel(model, SCHEMA).apply, train=True, mutable=["batch_stats"])
+    negatives = jnp.full((16, 4, 2), 7)
+    output, _ = jax.jit(apply)(variables, batch, arrays.features, negatives)
+    np.testing.assert_allclose(metrics["auxiliary_loss"], output.auxiliary_loss, rtol=1e-5)
 
 
 def test_schedules() -> None:

@@ -24,7 +24,7 @@ SCHEMA = Schema(
 )
 
 
-def make_dataset(history_lengths, negatives=None):
+def make_dataset(history_lengths):
     """One sequence an example; event k is of item k + 1, so that items tell positions."""
     count = len(history_lengths)
     sequence_lengths = np.array(history_lengths, np.int64) + 1  # one event after the history
@@ -57,7 +57,6 @@ def make_dataset(history_lengths, negatives=None):
         event_offsets=offsets,
         popularity=np.zeros(1000, np.int64),
         splits={"train": examples},
-        event_negatives=negatives,
     )
 
 
@@ -67,21 +66,13 @@ def make_loader(
     order="shuffled",
     seed=0,
     max_history=12,
-    shown=0,
-    sizes=(3, 0, 1, 2, 7),
 ):
-    """Event k was shown with ``sizes[k % len(sizes)]`` others, of ids 10 k, 10 k + 1 and so on."""
-    events = sum(history_lengths) + len(history_lengths)
-    counts = np.resize(sizes, events)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    values = (np.repeat(10 * np.arange(events), counts) + places).astype(np.int32)
-    dataset = make_dataset(history_lengths, Column(values, offsets))
+    dataset = make_dataset(history_lengths)
     train = TrainConfig(batch_size=batch_size, buckets=BUCKETS, max_history=max_history)
-    if order == "evaluation" and not shown:
+    if order == "evaluation":
         return evaluation_loader(dataset, "train", train)
     train = dataclasses.replace(train, order=order)
-    return Loader(dataset, "train", train, seed=seed, shown_per_step=shown)
+    return Loader(dataset, "train", train, seed=seed)
 
 
 def random_lengths(count, seed=0):

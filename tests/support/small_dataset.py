@@ -72,7 +72,6 @@ def write(path: Path, **changes: Any) -> Path:
     events: dict[str, Any] = {
         "timestamp": ints(5, 7, 7, -3, 9),
         "offsets": ints(0, 3, 3, 5),
-        "negatives": Column(ints(2, 3, 1), ints(0, 2, 2, 2, 3, 3)),
     }
     examples = {
         "sequence": ints(0, 0, 1, 2),
@@ -192,11 +191,8 @@ def write_piece(
     """Write some sequences, their groups, events and examples."""
     offsets = np.asarray(dataset.event_offsets)[first : end + 1]
     events = slice(offsets[0], offsets[-1])
-    negatives = dataset.event_negatives
-    if negatives is not None:
-        negatives = negatives.take(np.arange(events.start, events.stop))
     writer.groups(groups[first:end])
-    writer.events(dataset.event_item[events], dataset.event_timestamp[events], offsets, negatives)
+    writer.events(dataset.event_item[events], dataset.event_timestamp[events], offsets)
     for split, examples in dataset.splits.items():
         writer.examples(split, of_sequences(examples, first, end))
 
@@ -226,10 +222,6 @@ def assert_equal(first: Dataset, other: Dataset) -> None:
     columns = [(d.items, d.users) for d in (first, other)]
     for mine, theirs in zip(*columns, strict=True):
         assert_equal_columns(mine, theirs)
-    assert (first.event_negatives is None) == (other.event_negatives is None)
-    if first.event_negatives is not None:
-        negatives = ({"shown": d.event_negatives} for d in (first, other))
-        assert_equal_columns(*negatives)
     for name, examples in first.splits.items():
         for column in ("sequence", "history_end", "user", "group", "item", "label"):
             both = (np.asarray(getattr(d.splits[name], column)) for d in (first, other))

@@ -15,7 +15,7 @@ import numpy as np
 from dien_jax import train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import Batch, FeatureTables
@@ -67,14 +67,10 @@ def write_data(
     path: Path,
     *,
     sizes: dict[str, int] | None = None,
-    shown: bool = False,
     longest: int = 8,
     **labels: int,
 ) -> Path:
-    """Users who click items of one category; ``valid=1`` gives a split that label alone.
-
-    ``shown`` tells up to three items shown and not clicked at each event but every fourth.
-    """
+    """Users who click items of one category; ``valid=1`` gives a split that label alone."""
     random = np.random.default_rng(0)
     lengths = random.integers(1, longest + 1, USERS)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -83,10 +79,6 @@ def write_data(
     pool = [np.flatnonzero(category[1:] == one) + 1 for one in range(4)]
     events = np.concatenate(
         [random.choice(pool[liked[user]], lengths[user]) for user in range(USERS)]
-    )
-    counts = np.arange(len(events)) % 4
-    negatives = Column(
-        np.arange(counts.sum()) % (ITEMS - 1) + 1, np.concatenate([[0], np.cumsum(counts)])
     )
     splits = {}
     for split, count in (SIZES if sizes is None else sizes).items():
@@ -103,7 +95,7 @@ def write_data(
             item=item,
             label=label.astype(np.int64),
         )
-    return write_events(path, events, offsets, splits, negatives if shown else None)
+    return write_events(path, events, offsets, splits)
 
 
 def write_events(
@@ -111,7 +103,6 @@ def write_events(
     item: np.ndarray,
     offsets: np.ndarray,
     splits: dict[str, Examples],
-    negatives: Column | None = None,
 ) -> Path:
     """Some events of the first users, and examples of them."""
     users = [f"u{k}" for k in range(USERS)]
@@ -123,7 +114,7 @@ def write_events(
         {"item": items, "category": ["", "x", "y", "z"], "user": ["", *users]},
         items={"category": (np.arange(ITEMS) % 4,)},
         groups=users,
-        events={"item": item, "timestamp": times, "offsets": offsets, "negatives": negatives},
+        events={"item": item, "timestamp": times, "offsets": offsets},
         popularity=np.bincount(item, minlength=ITEMS),
         splits=splits,
     )
@@ -265,7 +256,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
 
     def loss(params: Any, stats: Any, tables: Tables, batch: Batch, key: jax.Array) -> Any:
         batch, random, dropout_key = train_step.randomised(config, schema, batch, key)
-        negatives = train_step.negatives_of(config, place, tables.sampler, batch, random)
+        negatives = train_step.negatives_of(place, tables.sampler, batch, random)
         return loss_of_draws(params, {}, stats, tables.features, batch, negatives, dropout_key)
 
     return loss

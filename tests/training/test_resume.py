@@ -183,8 +183,8 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
 def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
-    data = tiny_run.write_data(tmp_path / "data", shown=True)
-    settings = ["--model.auxiliary-distribution=shown", "--model.evolution=none"]
+    data = tiny_run.write_data(tmp_path / "data")
+    settings = ["--model.evolution=none"]
     settings += ["--optim.embedding-update=lazy_adam", "--train.epochs=1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train.main([*flags(data, whole), *settings]) == 0

@@ -1,10 +1,9 @@
-"""Logs of impressions: split the rows, collect items passed over, write the folder.
+"""Logs of impressions: split the rows, write the folder.
 
 Every row is an example with its own label. Its history is the user's clicks of strictly smaller
 times. Rows of one user and one time (a request) always fall into one split. Rows before
 ``--train-from`` are in none: their clicks appear in histories and in popularity. Popularity counts
-clicks of the training rows; vocabularies and rows of users come from all training rows. The items
-that a request showed and nobody clicked are stored with each of its clicks, as auxiliary negatives.
+clicks of the training rows; vocabularies and rows of users come from all training rows.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import LogOptions
@@ -54,41 +52,27 @@ def write_impressions(
 
         encoder = Encoder(workspace, events, options, is_seen, is_past, extended)
         (clicks,) = count_events(events, is_click)
-    row_of, size = encoder.items.row_of, encoder.items.size
-    popularity = np.bincount(row_of[:-1], clicks["item"], size).astype(np.int64)
-    has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())
+    items = encoder.items
+    popularity = np.bincount(items.row_of[:-1], clicks["item"], items.size).astype(np.int64)
 
     def parts() -> Iterator[FolderPart]:
         first_click = 0
         for part in events.parts():
-            negatives = _passed_over(part, row_of, size) if has_shown else None
-            history, examples = _histories(part, sides(part), negatives)
+            history, examples = _histories(part, sides(part))
             yield FolderPart(part.first_sequence, first_click, history, examples)
             first_click += len(history.item)
 
     report = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
-    if has_shown:
-        known = "items that were shown with a click and not clicked are known"
-        report.append(f"{known}: auxiliary negatives for --model.auxiliary-distribution shown")
     return [*events.report, *report]
 
 
-def _passed_over(part: EventPart, row_of: np.ndarray, size: int) -> Column:
-    """Return :func:`passed_over_items` of a part; ``row_of`` and ``size`` are those of items."""
-    assert part.label is not None
-    starts = splits.request_starts(part.timestamp, part.offsets)
-    return passed_over_items(row_of[part.item], part.label, starts, size)
-
-
-def _histories(
-    part: EventPart, sides: np.ndarray, negatives: Column | None
-) -> tuple[History, dict[str, SplitExamples]]:
+def _histories(part: EventPart, sides: np.ndarray) -> tuple[History, dict[str, SplitExamples]]:
     """Return the clicks of a part, and its examples."""
     assert part.label is not None
     label, offsets, sequence = part.label, part.offsets, part.sequence
     click = np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-    history = History(part.item[click], part.timestamp[click], clicks_before[offsets], negatives)
+    history = History(part.item[click], part.timestamp[click], clicks_before[offsets])
     history_end = splits.click_histories(part.timestamp, label, offsets)
     examples = {}
     for side, name in enumerate(SPLITS):
@@ -120,24 +104,3 @@ def _sides(
         return sides
 
     return by_time, split_metadata(options, borders, begin)
-
-
-def passed_over_items(
-    item: np.ndarray, label: np.ndarray, starts: np.ndarray, num_items: int
-) -> Column:
-    """Return the items that the request of each click showed and of which no row was clicked.
-
-    Each item appears once, in rising order, and the unknown one never. ``starts``, bool ``[R]``,
-    comes from ``request_starts``; ``num_items`` counts the unknown item. The column is over the
-    clicks, in order.
-    """
-    request = np.cumsum(starts) - 1
-    clicked = label == 1
-    keys = request * num_items + item
-    has_click = np.zeros(int(starts.sum()), bool)
-    has_click[request[clicked]] = True
-    passed = np.unique(keys[has_click[request] & ~clicked & (item > 0)])
-    passed = np.setdiff1d(passed, np.unique(keys[clicked]), assume_unique=True)
-    owner, values = np.divmod(passed, num_items)
-    offsets = np.searchsorted(owner, np.arange(len(has_click) + 1))
-    return Column(values.astype(np.int32), offsets).take(request[clicked])

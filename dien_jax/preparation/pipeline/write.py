@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.arrays import Column, Examples, joined_columns
+from dien_jax.data.arrays import Examples, joined_columns
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
@@ -42,7 +42,6 @@ class History(NamedTuple):
     item: np.ndarray  # int32 [e], number of the item in the log
     timestamp: np.ndarray  # int64 [e]
     offsets: np.ndarray  # int64 [s + 1], from 0
-    negatives: Column | None = None  # items shown at each event and not clicked, if known
 
 
 class FolderPart(NamedTuple):
@@ -159,9 +158,7 @@ def _write_part(
 ) -> None:
     history, first_event = part.history, part.first_event
     row_of, user_of = encoder.items.row_of, encoder.users.row_of
-    writer.events(
-        row_of[history.item], history.timestamp, history.offsets + first_event, history.negatives
-    )
+    writer.events(row_of[history.item], history.timestamp, history.offsets + first_event)
     for name, (local, end, item, label, row) in part.examples.items():
         context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
         sequence = local + np.int32(part.first_sequence)
