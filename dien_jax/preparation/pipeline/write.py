@@ -13,15 +13,10 @@ import numpy as np
 
 from dien_jax.data.arrays import Examples, joined_columns
 from dien_jax.data.metadata import SPLITS
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
 from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
-from dien_jax.preparation.pipeline.splits import (
-    RuleCounts,
-    describe_baselines,
-    in_history,
-)
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
@@ -56,19 +51,16 @@ class FolderPart(NamedTuple):
 class _SplitSummary:
     """Numbers about the examples of a split."""
 
-    def __init__(self, is_held_out: bool) -> None:
-        self.rules, self._is_held_out = RuleCounts(), is_held_out
-        self.users = self.empty = self.longest = 0
+    def __init__(self) -> None:
+        self.examples = self.positives = self.users = self.empty = self.longest = self.unknown = 0
 
     def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
         """Count the examples of a part."""
         if not len(rows.label):
             return
-        repeated = np.zeros(len(rows.label), bool)
-        if self._is_held_out:
-            place = rows.sequence, rows.history_end, rows.item
-            repeated = in_history(*place, history.item, history.offsets)
-        self.rules.add(rows.label, row_of[rows.item], repeated)
+        self.examples += len(rows.label)
+        self.positives += int(np.count_nonzero(rows.label))
+        self.unknown += int(np.count_nonzero(row_of[rows.item] == UNKNOWN))
         self.users += 1 + int(np.count_nonzero(np.diff(rows.sequence)))
         lengths = rows.history_end - history.offsets[rows.sequence]
         self.longest = max(self.longest, int(lengths.max()))
@@ -76,13 +68,13 @@ class _SplitSummary:
 
     def describe(self, name: str) -> str:
         """Return a line about the split."""
-        count, positives = self.rules.examples.sum(), self.rules.examples[1]
-        if not count:
+        if not self.examples:
             return f"{name}: no examples"
         return (
-            f"{name}: {count:,} examples of {self.users:,} users, {positives:,} positive; "
+            f"{name}: {self.examples:,} examples of {self.users:,} users, "
+            f"{self.positives:,} positive; "
             f"histories of up to {self.longest:,} events, {self.empty:,} empty; "
-            f"{self.rules.unknown.sum():,} candidates unknown in training"
+            f"{self.unknown:,} candidates unknown in training"
         )
 
 
@@ -108,7 +100,7 @@ def write_folder(
         features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
     source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
-    summaries = {n: _SplitSummary(n in SPLITS[1:]) for n in SPLITS}
+    summaries = {name: _SplitSummary() for name in SPLITS}
     with (
         stage(f"writing {out}") as current,
         DatasetWriter(
@@ -136,12 +128,10 @@ def write_folder(
             current.share = int(events.offsets[users]) / len(events.item)
             for name, rows in part.examples.items():
                 summaries[name].add(rows, part.history, encoder.items.row_of)
-    held_out = {name: summaries[name].rules for name in SPLITS[1:]}
     times = events.times()
     dates = [events.clock.date(time) for time in times]
     by_time = {name: split[f"{name}_from"] for name in SPLITS[1:] if f"{name}_from" in split}
     borders = ", ".join(f"{name} from {events.clock.date(t)}" for name, t in by_time.items())
-    no_own_negatives = split.get("allow_own_negatives") is False
     return [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {times[0]} to {times[1]} ({events.clock.unit}), {dates[0]} to {dates[1]} UTC",
@@ -149,7 +139,6 @@ def write_folder(
         *_describe_vocabularies(encoder),
         *encoder.notes,
         *(summary.describe(name) for name, summary in summaries.items()),
-        *describe_baselines(held_out, no_own_negatives=no_own_negatives),
     ]
 
 

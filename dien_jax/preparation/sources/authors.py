@@ -23,17 +23,10 @@ from typing import NoReturn
 import numpy as np
 
 from dien_jax.data.arrays import Examples
-from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
-from dien_jax.preparation.pipeline.splits import (
-    VALID,
-    RuleCounts,
-    describe_baselines,
-    in_history,
-    user_sides,
-)
+from dien_jax.preparation.pipeline.splits import VALID, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.files import convert_fields
@@ -142,8 +135,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         for split, rows in splits.items()
     )
     summary = f"{', '.join(numbers)}; {len(events):,} events in {len(offsets) - 1:,} histories"
-    held_out = {name: _rule_counts(splits[name], events, offsets) for name in SPLITS[1:]}
-    return [summary, *describe_baselines(held_out), *warnings]
+    return [summary, *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
@@ -270,10 +262,3 @@ def _earlier_events(
         "label": np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32),
         "history_end": position[both],
     }
-
-
-def _rule_counts(columns: Columns, events: np.ndarray, offsets: np.ndarray) -> RuleCounts:
-    item, place = columns["item"], (columns["sequence"], columns["history_end"])
-    counts = RuleCounts()
-    counts.add(columns["label"], item, in_history(*place, item, events, offsets))
-    return counts
