@@ -342,7 +342,7 @@ def _numbered_ids(
     varies = {VARIES: reduce(or_, differs).fill_null(False)} if differs else {}
     values = first_values(clean, features)
     grouped = clean.group_by(raw=clean[name]).aggregate(**values, **varies, first=clean.line.min())
-    return numbered(workspace, f"{name}s", grouped)
+    return workspace.store_ordered(f"{name}s", grouped, ["first"])
 
 
 def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Value]:
@@ -350,11 +350,6 @@ def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Val
     order = ibis.struct({"time": clean.time, "line": clean.line})
     columns = {feature.alias: clean[feature.alias] for feature in features}
     return {alias: c.argmin(order, where=c.notnull()) for alias, c in columns.items()}
-
-
-def numbered(workspace: Workspace, name: str, grouped: Table) -> Table:
-    """Store a table in the order of its column ``first``, with ``position``."""
-    return workspace.store_ordered(name, grouped, ["first"])
 
 
 def training_values(workspace: Workspace, events: Events, group: str, trained: Marks) -> Table:

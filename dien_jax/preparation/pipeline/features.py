@@ -20,13 +20,7 @@ from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
-from dien_jax.preparation.pipeline.events import (
-    Events,
-    Marks,
-    count_events,
-    numbered,
-    training_values,
-)
+from dien_jax.preparation.pipeline.events import Events, Marks, count_events, training_values
 from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
@@ -284,7 +278,7 @@ class Encoder:
         """Return all raw values once, numbered by first appearance, and how many there are."""
         first = values.position.cast("int64") * (1 << 20) + values["rank"]
         grouped = values.group_by("raw").aggregate(first=first.min())
-        stored = numbered(self.workspace, f"values of {name}", grouped)
+        stored = self.workspace.store_ordered(f"values of {name}", grouped, ["first"])
         return stored, self.workspace.count(stored)
 
 
