@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dien_jax._version import __version__
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import suggestion
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import listed, print_result, say
 
 _NO_COMMANDS = ("errors",)
@@ -39,12 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     known = commands()
     if name in ("--version", "-h", "--help"):
-        try:
-            print_result(__version__ if name == "--version" else _overview(known))
-        except UserError as error:
-            say(f"error: {error}")
-            return 2
-        return 0
+        text = __version__ if name == "--version" else _overview(known)
+        return run_command(lambda: text, print_result, compiles=False)
     if name not in known:
         near = suggestion(name, known)
         say(f"error: no command {name!r}{near} (commands: {', '.join(known)})")

@@ -21,6 +21,7 @@ from typing_extensions import Doc
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
 from dien_jax.utils.console import (
+    give_up,
     replace_what_encodings_lack,
     say,
     say_error,
@@ -49,7 +50,8 @@ def run_command(
     """Parse flags, run a command, and return its exit status.
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
-    settings, or a file that the system refuses, and 128 + n when signal n stopped the command.
+    settings, or a file that the system refuses, and 128 + n when signal n stopped the command, as
+    SIGPIPE does if nobody reads standard output any more.
     SIGTERM ends the process at once, and removes what is half-written.
 
     Args:
@@ -78,7 +80,7 @@ def _status(
     try:
         take_closed_streams()
         _require_folder()
-        options = parse()
+        options = _parsed(parse)
         if compiles:
             require_usable_jax()
         if compiles and getattr(options, "keep_memory", True):
@@ -87,6 +89,9 @@ def _status(
             enable_compile_cache()
         with saying_messages_of("dien_kernels"):
             return run(options) or 0
+    except BrokenPipeError:  # a reader of standard output, such as head, wants no more
+        give_up(sys.stdout)
+        return 128 + signal.SIGPIPE
     except (UserError, NotFiniteError, OSError, MemoryError) as error:
         # An OSError is a disk that fails where no context names the file.
         say_error(f"error: {described(error)}")
@@ -97,6 +102,14 @@ def _status(
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
+
+
+def _parsed(parse: Callable[[], Options]) -> Options:
+    try:
+        return parse()
+    except SystemExit:
+        sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
+        raise
 
 
 def _require_folder() -> None:

@@ -93,6 +93,7 @@ def print_result(text: str, out: Path | None = None) -> None:
 
     Raises:
       UserError: when standard output is closed or cannot be written: the result would be lost.
+      BrokenPipeError: when it is a pipe that nobody reads any more.
     """
     if out is not None and _is_standard_output(out):
         say(text)
@@ -100,8 +101,10 @@ def print_result(text: str, out: Path | None = None) -> None:
         _require_output()
         try:
             _print(text, sys.stdout)
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            _give_up(sys.stdout)
+            give_up(sys.stdout)
             problem = error.strerror or error
             raise UserError(f"standard output cannot be written: {problem}") from error
 
@@ -132,10 +135,10 @@ def _print_message(line: str) -> None:
     try:
         _print(line, sys.stderr)
     except OSError:
-        _give_up(sys.stderr)
+        give_up(sys.stderr)
 
 
-def _give_up(stream: Any) -> None:
+def give_up(stream: Any) -> None:
     """Send what a stream still holds nowhere, so that it does not fail again as Python ends."""
     if stream in (sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(OSError, ValueError):
