@@ -51,7 +51,19 @@ DATE_NUMBER = (
 """Digits of a date without hyphens, 20130201 or 201302011230, which are neither seconds nor
 milliseconds."""
 LATEST_DATE_NUMBER = 21991231
-LARGEST_FLOAT_TIME = 1e18
+ISO_DATE = (
+    "([0-9]{4,6})-([0-9]{1,2})-([0-9]{1,2})"
+    "(?:[ T]([01]?[0-9]|2[0-3]):([0-9]{1,2})(?::([0-9]{1,2})(?:[.]([0-9]*))?)?"
+    "( UTC|Z|[+-](?:0[0-9]|1[0-4])(?::?[0-9]{2})?)?)?"
+)
+"""Dates that all engines read alike."""
+LARGEST_WHOLE_TIME = 1e18
+SPACE = " \t\n\r\v\f"
+"""Characters that do not count around a number, and around a value of a list."""
+NUMBER = "(?i:[+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan))"
+"""Numbers as DuckDB reads them."""
+BEYOND_FLOAT32 = "is beyond the range of float32"
+"""End of the message about a number, as it is or standardised."""
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 SHOWN = 40  # characters shown of a text that is no time
 
@@ -243,13 +255,10 @@ class Clock(NamedTuple):
             self._check_unit(flag, number, earliest)
             return number
         try:
-            moment = datetime.datetime.fromisoformat(text)
-        except ValueError as error:
+            return (_moment(text) - EPOCH) // datetime.timedelta(**{self.unit: 1})
+        except (ValueError, OverflowError) as error:
             expected = "a whole number or an ISO date"
             raise UserError(f"{flag} must be {expected}, got {text[:SHOWN]!r}") from error
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return (moment - EPOCH) // datetime.timedelta(**{self.unit: 1})
 
     def date(self, time: int) -> str:
         """Return a time in words, in UTC.
@@ -272,13 +281,33 @@ class Clock(NamedTuple):
             raise UserError(f"{flag} looks like {unit}, got {number}; the log has {self.unit}")
 
 
+def _moment(text: str) -> datetime.datetime:
+    """Return the moment of an ISO date, as preparation reads it; ``ValueError`` without one."""
+    if (match := re.fullmatch(ISO_DATE, text)) is None:
+        raise ValueError("not an ISO date")
+    *date, fraction, zone = match.groups(default="")
+    moment = datetime.datetime(*(int(part or 0) for part in date), tzinfo=datetime.UTC)  # type: ignore[misc]
+    if zone[:1] in ("+", "-"):
+        east = datetime.timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].strip(":") or 0))
+        moment = moment - east if zone[0] == "+" else moment + east
+    return moment + datetime.timedelta(microseconds=round(float(f"0.{fraction}") * 1e6))
+
+
+def number_of(text: str) -> float | None:
+    """Return the number that a text is in a log, NaN included; None for another text.
+
+    >>> number_of(" 1e3 "), number_of("1_000")  # Python takes both
+    (1000.0, None)
+    """
+    text = text.strip(SPACE)
+    return float(text) if text.isascii() and re.fullmatch(NUMBER, text) else None
+
+
 def whole_number(text: str) -> int | None:
     """Return the whole number that a text is, as in 7 or 7.0; None for another text."""
-    if re.fullmatch(r"[0-9]{1,18}", text):
+    if re.fullmatch("[0-9]{1,18}", text):  # exact, where float64 is not
         return int(text)
-    try:
-        # Python accepts 1_000 and digits of other scripts, which no log may have.
-        number = float(text if text.isascii() and "_" not in text else "_")
-    except ValueError:
+    number = number_of(text)
+    if number is None or not number.is_integer() or abs(number) >= LARGEST_WHOLE_TIME:
         return None
-    return int(number) if number.is_integer() and abs(number) < LARGEST_FLOAT_TIME else None
+    return int(number)

@@ -14,11 +14,14 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import (
+    BEYOND_FLOAT32,
     LIKELY_MILLISECONDS,
+    SPACE,
     TIME_UNIT,
     Clock,
     as_text,
     digits_of,
+    number_of,
 )
 from dien_jax.errors import UserError, suggestion
 
@@ -64,7 +67,7 @@ class Vocabularies:
         else:
             is_list = isinstance(value, Iterable) and not isinstance(value, bytes)
             parts = [as_text(part) for part in (value if is_list else [value])]
-        return [stripped for part in parts if (stripped := part.strip())]
+        return [stripped for part in parts if (stripped := part.strip(SPACE))]
 
     def events(self, value: Any) -> list[str]:
         """Return the item ids of a history: a text with separators, or a list.
@@ -74,11 +77,11 @@ class Vocabularies:
         """
         if not isinstance(value, str):
             parts = [as_text(part) for part in ([] if value is None else value)]
-            return [part for part in parts if part.strip()]
+            return [part for part in parts if part.strip(SPACE)]
         return [
             part if part in self._item_rows else stripped
             for part in value.split(self._separator)
-            if (stripped := part.strip())
+            if (stripped := part.strip(SPACE))
         ]
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
@@ -137,21 +140,18 @@ def _row_numbers(feature: str, vocabulary: list[str]) -> dict[str, int]:
 
 def _standard(feature: Feature, cell: Any) -> float:
     """Standardise a number; 0 where it is missing."""
-    text = "" if cell is None else digits_of(cell) if isinstance(cell, int) else str(cell).strip()
+    text = "" if cell is None else digits_of(cell) if isinstance(cell, int) else str(cell)
+    text = text.strip(SPACE)
     if not text or text.lower() == "nan":
         return 0.0
-    try:
-        # Python accepts 1_000 and digits of other scripts, which no log may have.
-        number = float(text if text.isascii() and "_" not in text else "_")
-    except ValueError:
-        raise UserError(f"{text[:40]!r} is not a number") from None
-    if math.isnan(number):
+    number = number_of(text)
+    if number is None or math.isnan(number):
         raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
     assert feature.mean is not None
     assert feature.deviation is not None
     standard = (number - feature.mean) / feature.deviation
     if max(abs(number), abs(standard)) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} is too large a number")
+        raise UserError(f"{text[:40]!r} {BEYOND_FLOAT32}")
     return standard
 
 

@@ -280,8 +280,8 @@ def test_a_quote_that_is_never_closed_costs_one_line_only(tmp_path):
     ("number", "problem"),
     [
         ("abc", "is not a number"),
-        ("inf", "is too large a number"),
-        ("1e39", "is too large a number"),
+        ("inf", "is beyond the range of float32"),
+        ("1e39", "is beyond the range of float32"),
     ],
 )
 def test_numbers_that_are_none_are_malformed(tmp_path, number, problem):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +18,13 @@ import pytest
 from support.small_dataset import assert_equal
 from support.spark import needs_spark, without_spark
 from support.tiny_logs import write
+from support.value_texts import TEXTS, read_by
 
 from dien_jax import errors
 from dien_jax import prepare as command
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.pipeline.events import ISO_DATE
 from dien_jax.preparation.reading import spark_workspace
 from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.spark_workspace import PLACE, SharedFolder
@@ -33,24 +32,6 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources import interactions
 
 connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra spark brings it")
-NUMBERS = """
-1 +1 -1 ++1 1. .5 -.5 . 1e 1e3 1E+3 1e-3 1.e3 inf +Inf -INFINITY nan NaN 1_0 0x10 1d 1f 1L 1e400
--1e400 4.9e-324 2e-324 123456789012345678901234567890 0.1 00012 1,0 1.5.2 9007199254740993 -0.0
-1.8e308 1.7976931348623159e308 0.30000000000000004 1e99999999999
-"""
-DATES = """
-2020-01-02|2020-1-2|2020-01-02 03:04|2020-01-02 03|2020-01-02 3:4:5|2020-01-02T03:04:05Z
-2020-01-02T03:04:05.1|2020-01-02T03:04:05.123456789|2020-01-02T03:04:05+01|2020-01-02 03:04Z
-2020-01-02T03:04:05-01:30|2020-01-02T03:04:05+0130|2020-01-02 03:04:05 UTC|2020-01-02 03:04+01
-2020-01-02 24:00:00|2020-01-02 23:59:60|2020-02-30|2020-02-29|2019-02-29|12020-01-02|2020-01
-2020-01-02Z|1969-12-31|2020-01-02 03:04:05.|2020-13-01|2020/01/02| 2020-01-02|2020-01-02 (BC)
-2020-01-02T03:04:05+14:00|2020-01-02T03:04:05+15:00|9999-12-31T23:59:59.999-01:00|0020-01-02
-2020-01-02 03:04:05 Europe/Berlin
-"""
-TEXTS = {
-    "number": [*NUMBERS.split(), "", " ", "1 2", "- 1", "1e 3", " 1 ", "\t1\n", "\xa01", "\u0661"],
-    "date": ["2020-01-02\n", *DATES.strip().replace("\n", "|").split("|")],
-}
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +45,11 @@ def workspaces(tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
         yield duckdb, spark
 
 
-def values(workspace: Workspace, texts: list[str], kind: str) -> list[Any]:
-    table = workspace.store("texts", pa.table({"n": np.arange(len(texts)), "text": texts}))
-    if kind == "number":
-        value = workspace.number(table.text)
-    elif kind == "date":
-        is_date = table.text.re_search(ISO_DATE)
-        value = workspace.milliseconds(is_date.ifelse(table.text, ibis.null("string")))
-    batches = workspace.batches(table.select("n", value=value).order_by("n"))
-    return [repr(value) for batch in batches for value in batch.column("value").to_pylist()]
-
-
 @needs_spark
 @pytest.mark.parametrize("kind", TEXTS)
 def test_both_engines_read_the_same_numbers_and_dates(kind, workspaces):
     texts = TEXTS[kind]
-    mine, theirs = (values(workspace, texts, kind) for workspace in workspaces)
+    mine, theirs = (read_by(workspace, texts, kind) for workspace in workspaces)
     found = dict(zip(texts, zip(mine, theirs, strict=True), strict=True))
     assert {text: both for text, both in found.items() if both[0] != both[1]} == {}
     assert "None" in mine

@@ -8,9 +8,13 @@ import pytest
 from support import tiny_run
 from support.tiny_logs import make, refused, write
 from support.tiny_run import refusal
+from support.value_texts import TEXTS, read_by
 
+from dien_jax.data.value_text import Clock, number_of
 from dien_jax.data.vocabularies import UserEvents
 from dien_jax.errors import UserError
+from dien_jax.preparation.options import LogOptions
+from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.long
@@ -100,3 +104,23 @@ def test_training_on_one_class_is_refused(tmp_path, capfd) -> None:
     message = refusal(tiny_run.light_flags(data, tmp_path / "run"), capfd)
     assert "the train split has label 1 only, and no model can learn from it" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_requests_have_the_numbers_and_dates_of_logs(kind, tmp_path) -> None:
+    texts, moments = TEXTS[kind], Clock(iso=False, unit="milliseconds")
+    with open_workspace(LogOptions(out=tmp_path / "data", split="by-user")) as workspace:
+        in_logs = read_by(workspace, texts, kind)
+
+    def in_request(text: str) -> object:
+        if kind == "number":
+            return number_of(text)
+        try:
+            return moments.read("", text)
+        except UserError:
+            return None
+
+    found = dict(zip(texts, zip(in_logs, map(in_request, texts), strict=True), strict=True))
+    different = {t for t, both in found.items() if both[0] != repr(both[1])}
+    later = {"12020-01-02", "9999-12-31T23:59:59.999-01:00"}  # than 9999, which both refuse
+    assert different == (later if kind == "date" else set())

@@ -11,7 +11,14 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
-from dien_jax.data.value_text import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
+from dien_jax.data.value_text import (
+    BEYOND_FLOAT32,
+    DATE_NUMBER,
+    END_OF_9999,
+    ISO_DATE,
+    LIKELY_MILLISECONDS,
+    Clock,
+)
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
@@ -28,12 +35,6 @@ VARIES = "varies"  # column of users and items: whether their rows differ in a f
 Narrow = Callable[[Table], Table] | None
 Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 """Conditions under which a row is malformed, and why; the first one counts."""
-ISO_DATE = (
-    r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
-    r"([ T]([01]?[0-9]|2[0-3]):[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
-    r"( UTC|Z|[+-](0[0-9]|1[0-4])(:?[0-9]{2})?)?)?\z"
-)
-"""Dates that all engines read alike."""
 
 
 class EventPart(NamedTuple):
@@ -268,7 +269,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
 
 def _moment(workspace: Workspace, text: StringColumn) -> Value:
     """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
-    is_date = text.re_search(ISO_DATE)
+    is_date = text.re_search(rf"^({ISO_DATE})\z")
     return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
 
@@ -325,7 +326,7 @@ def _checked(
         missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
         shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
         reasons.append((~missing & number.isnull(), shown + "is not a number"))
-        reasons.append((number.abs() > LARGEST_NUMBER, shown + "is too large a number"))
+        reasons.append((number.abs() > LARGEST_NUMBER, shown + BEYOND_FLOAT32))
         typed[name] = number
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
     return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from ibis.expr.operations import Node
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
+from dien_jax.data.value_text import NUMBER
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
@@ -43,13 +44,6 @@ BATCH_ROWS = 1 << 16
 OPEN_AT_A_TIME = 16
 """Files whose ends are read at a time: a request to a store of objects takes long."""
 SPACE = r"[ \t\n\x0b\f\r]*"
-NUMBER = (
-    f"^{SPACE}"
-    r"([+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)?"
-    r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN]))"
-    rf"{SPACE}\z"
-)
-"""Numbers as DuckDB and Python read them."""
 MINUTES = r"^([^:]*:[0-9]{1,2})( UTC|Z|[+-].*)\z"
 """A time without seconds, which Spark does not read with a zone."""
 
@@ -183,7 +177,7 @@ class SparkWorkspace(Workspace):
         return {name: int(row[name] or 0) for name in table.columns}
 
     def number(self, text: StringValue) -> Value:
-        return text.re_extract(NUMBER, 1).nullif("").try_cast("float64")
+        return text.re_extract(rf"^{SPACE}({NUMBER}){SPACE}\z", 1).nullif("").try_cast("float64")
 
     def milliseconds(self, date: StringValue) -> Value:
         before, zone = (date.re_extract(MINUTES, group) for group in (1, 2))

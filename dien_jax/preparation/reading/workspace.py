@@ -72,7 +72,10 @@ class Workspace(abc.ABC):
 
     @abc.abstractmethod
     def milliseconds(self, date: StringValue) -> Value:
-        """Parse dates of the form ``ISO_DATE``, int64 since 1970; NULL for one that is none."""
+        """Parse dates of the form of :data:`dien_jax.data.value_text.ISO_DATE`, int64 since 1970.
+
+        NULL for one that is none.
+        """
 
     @abc.abstractmethod
     def pieces(self, cells: Table, separator: str) -> Table:
