@@ -9,12 +9,7 @@ from typing import Any
 def lazy_names(
     package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package.
-
-    Args:
-      package: its name.
-      modules: the names that each of its modules gives it, by the module's name within the package.
-    """
+    """Return ``__getattr__`` and ``__dir__`` of a package, whose names its ``modules`` have."""
     module_of = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:

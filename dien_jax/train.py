@@ -106,9 +106,7 @@ Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse flags; defaults come from the preset, the preset file or the warm start.
 
-    Raises:
-      UserError: for flags that do not go together, and a mistake in the preset or its file.
-      SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
+    Flags that do not go together, and a mistake in the preset or its file, are a ``UserError``.
     """
     check_words(argv, Arguments)
     named = bool(argv) and not argv[0].startswith("-")

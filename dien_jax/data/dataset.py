@@ -169,12 +169,9 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMORY) -> Dataset:
-    """Open a dataset folder; see :func:`open_dataset`.
+    """Open a dataset folder, see :func:`open_dataset`; one that is not counted has no statistics.
 
-    Args:
-      path: the folder.
-      is_counted: whether the dataset has statistics.
-      in_memory: bytes of arrays up to which they are copied to memory.
+    Arrays are copied to memory if they have at most ``in_memory`` bytes together.
     """
     files = FolderFiles(path)
     meta = metadata.read_meta(path)

@@ -204,12 +204,7 @@ class Loader:
 class _Order:
     """The orders ``shuffled``, ``sorted`` and ``evaluation`` of :class:`Loader`.
 
-    Args:
-      order: which one.
-      lengths: of all histories, int32 ``[n]``.
-      edges: padded lengths, rising, ``[L]``.
-      batch_size: B.
-      seed: seed of the order, with the epoch.
+    ``lengths``, int32 ``[n]``, are those of all histories; ``edges``, ``[L]``, the padded ones.
     """
 
     def __init__(

@@ -98,13 +98,7 @@ def digits_of(value: int) -> str:
 def check_type(where: str, kind: "pa.DataType", use: Use) -> None:
     """Refuse a type of column that cannot be read for a use.
 
-    Args:
-      where: the column in the message, such as ``log.parquet: column 'user' (--user)``.
-      kind: its type.
-      use: how its values are read.
-
-    Raises:
-      UserError: names column and type, and says what to convert it to.
+    ``where`` is the column in the message, such as ``log.parquet: column 'user' (--user)``.
     """
     if not _is_readable(kind, use):
         expected = f"must hold {_EXPECTED[use]}, found {kind}"
@@ -150,11 +144,8 @@ def _is_list(kind: "pa.DataType") -> bool:
 def column_text(where: str, values: "pa.Array", use: Use) -> "pa.Array":
     """Return the values of a column as text; of a column of lists, lists of text.
 
-    Missing values are null. ``where`` and ``use`` are those of :func:`check_type`.
-
-    Raises:
-      UserError: for a type that cannot be read for the use, text that is not UTF-8, and times
-        beyond the range of milliseconds.
+    Missing values are null. A type that cannot be read for the use, text that is not UTF-8 and
+    times beyond the range of milliseconds are a ``UserError`` that begins with ``where``.
     """
     import pyarrow as pa
     import pyarrow.types as of
@@ -211,8 +202,7 @@ def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
 def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
     """Join the values of a column of lists of text, as :func:`column_text` returns them.
 
-    Raises:
-      UserError: for a list with a value that holds the separator.
+    A list with a value that holds the separator is a ``UserError``.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -240,15 +230,9 @@ class Clock(NamedTuple):
     def read(self, flag: str, text: str, earliest: int = 0) -> int:
         """Parse a time: a whole number in the unit of the clock, or an ISO date.
 
-        Dates without an offset are in UTC, and fractions of the unit are dropped.
-
-        Args:
-          flag: start of error messages.
-          text: the time.
-          earliest: first time of the log, with which numbers are compared.
-
-        Raises:
-          UserError: for another form, and for a number that looks like a time in another unit.
+        Dates without an offset are in UTC, and fractions of the unit are dropped. Another form is a
+        ``UserError`` that begins with ``flag``, and so is a number that looks like a time in
+        another unit, beside the ``earliest`` time of the log.
         """
         number = whole_number(text)
         if number is not None:

@@ -25,10 +25,8 @@ def devices_there() -> list[list[jax.Device]]:
 def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:
     """Return the devices for batches of a size, those of a process in sequence.
 
-    Several processes have the same number of them each.
-
-    Raises:
-      UserError: for more devices than there are, or a number of them that does not fit.
+    Several processes have the same number of them each. More devices than there are, or a number
+    of them that does not fit, are a ``UserError``.
     """
     there = devices_there()
     share = _number(mesh.data, there, batch_size) // len(there)

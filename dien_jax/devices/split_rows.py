@@ -30,9 +30,7 @@ _at_paths = jax.tree_util.tree_map_with_path
 class SplitGather:
     """:class:`~dien_jax.steps.rows.RowGather` with an exchange in place of each gather.
 
-    Args:
-      layouts: that of each table.
-      params: parameters, whose rows come with those of columns.
+    Rows of ``params`` come with those of columns.
     """
 
     def __init__(self, layouts: Mapping[Table, Layout], params: Any) -> None:

@@ -67,10 +67,6 @@ class Inputs(NamedTuple):
 class RegressionInputs:
     """The inputs of a logistic regression for the examples of a dataset.
 
-    Args:
-      dataset: the data.
-      max_history: events kept of a history.
-
     Attributes:
       names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, and the
         numbers of candidates, users and requests.

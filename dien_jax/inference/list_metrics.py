@@ -58,12 +58,10 @@ def list_targets(dataset: Dataset, split: str, most: int = MOST_TARGETS) -> list
 def report_lists(
     targets: list[Target], scores: Iterable[np.ndarray], popularity: np.ndarray
 ) -> dict[str, Any]:
-    """Return :func:`dien_jax.metrics.list_metrics` of targets.
+    """Return :func:`dien_jax.metrics.list_metrics` of targets, given the scores ``[I]`` of each.
 
-    Args:
-      targets: of :func:`list_targets`.
-      scores: ``[I]`` for each target, which this function changes.
-      popularity: ``[I]``, training events; items without any are on no list.
+    Scores are changed here. Items without a training event, by ``popularity`` ``[I]``, are on no
+    list.
     """
     ranks, lists = [], []
     for target, own in zip(targets, scores, strict=True):

@@ -73,13 +73,10 @@ class ListOptions(NamedTuple):
 
 
 class ItemLists:
-    """The lists of one model.
+    """The lists of one model, of up to ``exact_items`` items without a ``shortlist``.
 
-    Args:
-      schema: the features.
-      offsets: float32 ``[I]``, see :func:`dien_jax.runs.calibration.list_offsets`.
-      tables: arrays by names such as ``tables/item/category``.
-      exact_items: maximum number of items for lists without a ``shortlist``.
+    ``offsets`` are float32 ``[I]``, see :func:`dien_jax.runs.calibration.list_offsets`; ``tables``
+    arrays by names such as ``tables/item/category``.
     """
 
     def __init__(
@@ -123,10 +120,7 @@ class ItemLists:
     ) -> list[np.ndarray]:
         """Return the rows of the items to rank for each user, rising, int32 ``[N]``.
 
-        Args:
-          options: what may be on the lists.
-          kept: rows of the kept behaviours of each user, oldest first.
-          chosen: rows of all behaviours of each user.
+        ``kept`` are rows of the kept behaviours of each user, oldest first, ``chosen`` of all.
         """
         listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
         if options.candidates is not None:
@@ -153,10 +147,7 @@ class ItemLists:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the first rows of a list and their scores, float32; equal ones by row.
 
-        Args:
-          rows: int32 ``[N]``, rising.
-          probabilities: float32 ``[N]``, click probabilities.
-          options: what may be on the list.
+        ``rows`` are int32 ``[N]``, rising; ``probabilities`` of a click float32 ``[N]``.
         """
         assert self._offsets is not None
         scores = log_odds(probabilities) + self._offsets[rows]
@@ -206,12 +197,10 @@ class Shortlist:
     def rows(
         self, histories: Sequence[np.ndarray], allowed: np.ndarray, most: int
     ) -> list[np.ndarray]:
-        """Return the rows to rank for each of U users, rising: int32 ``[N]``.
+        """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
-        Args:
-          histories: rows of the kept behaviours, oldest first.
-          allowed: bool ``[U, I]``, the items that may be listed.
-          most: maximum number of rows.
+        ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
+        the items that may be listed.
         """
         recency = [1 / np.arange(len(history), 0, -1.0) for history in histories]
         weighted, similar = list(zip(histories, recency, strict=True)), []

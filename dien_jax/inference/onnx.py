@@ -145,14 +145,10 @@ def check_triton(folder: Path) -> None:
 
 
 def add_version(folder: Path, onnx: Path) -> Path:
-    """Add an ONNX file as the next version of a model, and return the version's folder.
+    """Copy an ONNX file as the next version of a model, and return the version's folder.
 
-    Args:
-      folder: the model's folder in the repository; made if it does not exist.
-      onnx: the file, which is copied.
-
-    Raises:
-      UserError: when the model there takes or returns something else, or cannot be written.
+    The model's folder is made if it does not exist. One that takes or returns something else, or
+    cannot be written, is a ``UserError``.
     """
     check_triton(folder)
     with reading(onnx):

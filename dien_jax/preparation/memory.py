@@ -31,13 +31,10 @@ LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size.
+    """Return the bytes of a size; a ``UserError`` about ``--memory`` for another text.
 
     >>> parse_size("4GB"), parse_size("1.5 KiB")
     (4000000000, 1536)
-
-    Raises:
-      UserError: when the text is none, for the flag ``--memory``.
     """
     matched = SIZE.fullmatch(text)
     if not matched:
@@ -59,8 +56,7 @@ class Sizes(NamedTuple):
 def reading_limit(memory: str) -> int:
     """Return the limit of the database while it reads a log of which nothing is known, in bytes.
 
-    Raises:
-      UserError: when ``--memory`` leaves the database nothing.
+    A ``--memory`` that leaves the database nothing is a ``UserError``.
     """
     limit = _limit(memory, PROGRAM + round(OVERSHOOT * IDLE), "the program takes at least")
     return int((limit - PROGRAM) / OVERSHOOT)
@@ -69,8 +65,7 @@ def reading_limit(memory: str) -> int:
 def divide(memory: str, sizes: Sizes) -> tuple[int, int]:
     """Return the limit of the database in bytes while a log is ordered, and the events of a part.
 
-    Raises:
-      UserError: when the log takes more than ``--memory``, with an estimate.
+    A log that takes more than ``--memory`` is a ``UserError``, with an estimate.
     """
     users, items, events, longest, examples = sizes
     arrays = OF_ID * (users + items) + OF_EVENT * examples * events

@@ -190,9 +190,7 @@ class DatasetWriter:
 class _FolderFiles:
     """Writer of the files of one folder, by their names in it. A file that is there is extended.
 
-    Args:
-      folder: where they are written; missing folders are created.
-      shown: path in the messages of errors.
+    ``shown`` is the path in the messages of errors.
     """
 
     def __init__(self, folder: Path, shown: Path) -> None:

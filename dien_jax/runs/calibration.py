@@ -162,11 +162,9 @@ def fit_calibration(
 ) -> Calibration:
     """Fit Platt scaling to the scores of the validation split: a line of least log loss.
 
-    Args:
-      labels: ``[n]``, 1 for a click.
-      scores: float32 ``[n]``, uncalibrated probabilities.
-      step: step of the checkpoint.
-      click_rate: true share of clicks in use, in (0, 1); needs both labels.
+    ``labels`` are ``[n]``, 1 for a click, ``scores`` uncalibrated probabilities, float32 ``[n]``,
+    ``step`` is that of the checkpoint. ``click_rate`` is the true share of clicks in use, in
+    (0, 1), which needs both labels.
 
     Source: Platt, 1999 ("Probabilistic Outputs for Support Vector Machines").
     Shift: King and Zeng, 2001 ("Logistic Regression in Rare Events Data"), section 4.1.

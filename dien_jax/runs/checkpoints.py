@@ -61,15 +61,9 @@ class _Host(TypedDict):
 class Checkpoints:
     """The checkpoints in one folder. Only one run may write there at a time.
 
-    Every process of a run has to see the folder and to call every method, and an error of one is
-    raised by all.
-
-    Args:
-      directory: the folder; created, and cleared of leftovers, unless ``read_only``.
-      read_only: change nothing, and read without other processes.
-
-    Raises:
-      UserError: when the folder cannot be written or, in methods, a checkpoint cannot be read.
+    The folder is created, and cleared of leftovers. Every process of a run has to see it and to
+    call every method, and an error of one is raised by all; ``read_only`` changes nothing and
+    reads without other processes. What cannot be read or written is a ``UserError``.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
@@ -116,13 +110,8 @@ class Checkpoints:
 
         The checkpoint is complete and on disk when this returns. A kill at any moment leaves the
         latest and the best either as before or as after, and so does a full disk. A step that is
-        saved again stays the best if it was.
-
-        Args:
-          step: steps done, at least the latest (else ValueError).
-          state: arrays and typed PRNG keys.
-          host: values for JSON; floats are restored bit for bit.
-          best: true for the best checkpoint so far.
+        saved again stays the best if it was; one before the latest is a ``ValueError``. ``host``
+        are values for JSON; floats are restored bit for bit.
         """
 
         def planned() -> tuple[str, bool, list[str]]:

@@ -49,13 +49,8 @@ def model_card(
 ) -> str:
     """Return the card of a finished run, in Markdown.
 
-    Args:
-      run: settings, data and versions.
-      meta: ``meta.json`` of the data.
-      result: ``model``, ``parameters``, ``steps``, ``best_step``, ``device``, ``baselines``, and
-        the metrics of ``valid`` and ``test``.
-      intervals: 95% intervals of the AUC by split; None where undefined.
-      calibration: of the scores, if there is one.
+    ``meta`` is ``meta.json`` of the data, ``result`` has the fields of a ``RunResult`` and
+    ``parameters``, and ``intervals`` are the 95% ones of the AUC by split, None where undefined.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     about = {

@@ -52,15 +52,9 @@ class StoredLists(TypedDict):
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """The content of ``baseline.json``.
+    """The content of ``baseline.json``; fields that :class:`Run` has too mean the same.
 
-    Attributes:
-      preset: name of the baseline, in the place of a run's preset.
-      seed: random seed.
-      data: absolute path of the dataset folder.
-      data_digest: sha256 of its ``meta.json``.
-      settings: the settings that were fixed or chosen on the validation split.
-      versions: of Python and the packages that decide the outcome.
+    ``preset`` is the name of the baseline; ``settings`` were fixed or chosen on validation.
     """
 
     preset: str

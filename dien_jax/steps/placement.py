@@ -126,10 +126,7 @@ class RowUpdate:
 
 
 class OneDevice:
-    """The arrays of a run on the default device.
-
-    Args:
-      schema: features, which decide the large tables.
+    """The arrays of a run on the default device; the features decide the large tables.
 
     Attributes:
       devices: number n of devices.

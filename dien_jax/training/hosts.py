@@ -58,11 +58,9 @@ def processes_of(config: DistributedConfig) -> Iterator[None]:
     """Connect the processes of a run, and part from them when the block ends.
 
     The block has to end in the same way on every process, with a result or with an error that all
-    raise. After any other error :func:`leave` ends this process, and so the others.
-
-    Raises:
-      UserError: on every process, if they do not come together within ``config.timeout``, or cannot
-        work together.
+    raise. After any other error :func:`leave` ends this process, and so the others. Processes that
+    do not come together within ``config.timeout``, or cannot work together, are a ``UserError`` on
+    every process.
     """
     try:
         _connect(config)

@@ -64,15 +64,10 @@ COUNTS_ALONE = "counts alone"
 class Trainer:
     """One run, from its first step or its latest checkpoint to its result.
 
-    Args:
-      run: settings and seed.
-      dataset: the data.
-      checkpoints: storage for states, shared ones with several processes; None saves none, and
-        allows only :meth:`evaluations`.
-      stop_signal: asked before each batch; the number of a signal stops the run once its state is
-        saved.
-      devices: those of all processes, whose number divides the batch size; none is the default
-        device.
+    ``checkpoints`` are shared ones with several processes; None saves none, and allows only
+    :meth:`evaluations`. ``stop_signal`` is asked before each batch: the number of a signal stops
+    the run once its state is saved. The number of ``devices`` of all processes divides the batch
+    size; none is the default device.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.

@@ -139,10 +139,7 @@ def all_steps(steps_per_epoch: int, epochs: int) -> int:
 def not_finite(problem: str, optim: OptimConfig, kept: int | None) -> NotFiniteError:
     """Return the error for a run that diverged, with what may help.
 
-    Args:
-      problem: what is not finite.
-      optim: settings of the optimizer.
-      kept: step of the latest checkpoint; None if there is none.
+    ``kept`` is the step of the latest checkpoint; None if there is none.
     """
     note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
     rate = f"a lower --optim.learning-rate (now {optim.learning_rate:g})"

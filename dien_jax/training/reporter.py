@@ -20,16 +20,9 @@ from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 class Reporter:
     """Reports of one run from its start, or its restored step, to its result.
 
-    Args:
-      folder: the run folder.
-      loggers: the loggers, which the caller closes.
-      settings: the settings of the run by name, for the loggers.
-      restored_step: step of the checkpoint that the run resumes from; 0 for a fresh run.
-      evaluated_step: step of the last evaluation before that checkpoint was saved; later lines of
-        ``metrics.jsonl`` are dropped.
-
-    Raises:
-      UserError: when the folder cannot be written, or ``metrics.jsonl`` is damaged.
+    ``restored_step`` is that of the checkpoint that the run resumes from, 0 for a fresh run, and
+    ``evaluated_step`` that of the last evaluation before: later lines of ``metrics.jsonl`` are
+    dropped.
     """
 
     def __init__(

@@ -51,15 +51,12 @@ def run_command(
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
     settings, or a file that the system refuses, and 128 + n when signal n stopped the command, as
-    SIGPIPE does if nobody reads standard output any more.
-    SIGTERM ends the process at once, and removes what is half-written.
+    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. SIGTERM
+    ends the process at once, and removes what is half-written.
 
-    Args:
-      parse: returns the options; may raise :class:`UserError`.
-      run: does the work; returns an exit status other than 0 if it has one.
-      compiles: keep freed memory and enable the compile cache first, unless the options have a
-        false ``keep_memory`` or ``compile_cache``.
-      when_interrupted: printed when Ctrl-C or SIGTERM ends the command.
+    A command that ``compiles`` keeps freed memory and enables the compile cache first, unless the
+    options have a false ``keep_memory`` or ``compile_cache``. ``when_interrupted`` is printed when
+    Ctrl-C or SIGTERM ends it.
     """
     replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
@@ -158,14 +155,7 @@ def check_words(argv: Sequence[str], arguments: type) -> None:
 
     A flag of several values that is given again would lose its first values; of any other flag the
     last value counts, so that a script can append its own. An empty path would be read as the
-    current folder.
-
-    Args:
-      argv: words of the command line.
-      arguments: dataclass of the flags.
-
-    Raises:
-      UserError: for a list that is given twice, and an empty path.
+    current folder. Both are a ``UserError``.
     """
     kinds, seen, flag = _flag_kinds(arguments), set(), ""
     for word in argv:
@@ -209,9 +199,6 @@ def join_help_lines(arguments: type) -> None:
     tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. A text
     in the annotation of a field comes before its docstring, so each class of flags, its bases and
     the classes of its groups are annotated with their docstrings as one line.
-
-    Args:
-      arguments: dataclass of the flags.
     """
     for kind in set(_classes(arguments)):
         bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
@@ -228,12 +215,6 @@ def description(arguments: type) -> str:
 
     tyro does not wrap this text, and keeps no line breaks but those in front of spaces, to which it
     adds one after an empty line. So it is wrapped here, and indented as far as the flags are.
-
-    Args:
-      arguments: dataclass of the flags.
-
-    Returns:
-      Paragraphs, without empty lines, in lines that fit the terminal.
     """
     width = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")

@@ -86,14 +86,9 @@ def saying_messages_of(logger_name: str) -> Iterator[None]:
 def print_result(text: str, out: Path | None = None) -> None:
     """Print lines of a result on standard output, unless another process of the run prints.
 
-    Args:
-      text: the lines.
-      out: file of the command. If standard output is that file, the lines are a message, on
-        standard error: they are no part of the file.
-
-    Raises:
-      UserError: when standard output is closed or cannot be written: the result would be lost.
-      BrokenPipeError: when it is a pipe that nobody reads any more.
+    If standard output is the file ``out`` of the command, they are a message, on standard error.
+    Output that is closed or cannot be written is a ``UserError``, as the result would be lost; a
+    pipe that nobody reads any more is a ``BrokenPipeError``.
     """
     if out is not None and _is_standard_output(out):
         say(text)
@@ -167,10 +162,7 @@ def take_closed_streams() -> None:
     """Keep files that are opened later from becoming standard input, output or error.
 
     Where one of these is closed, the next file gets its number, and a library that prints would
-    print into that file.
-
-    Raises:
-      UserError: when standard output is closed: the result would be lost.
+    print into that file. A closed standard output is a ``UserError``: the result would be lost.
     """
     for number in range(3):
         try:
@@ -289,9 +281,7 @@ class Stage:
 def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterator[Stage]:
     """Show that a block works and, when it ends, how long it took.
 
-    Args:
-      name: what it does.
-      share: called from another thread for the share that is done, None while it is unknown.
+    ``share`` is called from another thread for the share that is done, None while it is unknown.
     """
     current = Stage(name)
     done = threading.Event()

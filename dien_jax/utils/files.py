@@ -74,10 +74,7 @@ def atomic_path(file: Path) -> Iterator[Path]:
 
     The block opens the path and writes it; on leaving, its content is on the disk. A symbolic link
     stays, and the file it points to is replaced. A device or a pipe cannot be replaced: the path is
-    then ``file`` itself.
-
-    Raises:
-      UserError: when another process is writing ``file``, with its number.
+    then ``file`` itself. A ``UserError`` names another process that is writing ``file``.
     """
     if _is_written_into(file):
         yield file
@@ -108,14 +105,8 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     """Yield a new hidden folder next to ``target``, which is removed when the block ends.
 
     The block renames it to ``target`` or takes what it needs from it. Missing parents are created,
-    and removed again if they are empty.
-
-    Args:
-      target: the path that the work is for.
-      kind: empty or "work-", for two folders of one process.
-
-    Raises:
-      UserError: when another process is working for ``target``, with its number.
+    and removed again if they are empty. ``kind`` is empty or "work-", for two folders of one
+    process. A ``UserError`` names another process that is working for ``target``.
     """
     target = target.absolute()
     partial = partial_path(target, kind)
@@ -220,10 +211,8 @@ def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
     They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``. A process
-    locks its own while it writes; those of this process stay.
-
-    Raises:
-      UserError: when another process is writing the target, with its number.
+    locks its own while it writes; those of this process stay. A ``UserError`` names another process
+    that is writing the target.
     """
     start = _partial_name(target)
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
@@ -249,13 +238,8 @@ def _busy(target: Path, process: int | str) -> UserError:
 def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing into a folder; the lock of a killed process is free.
 
-    Args:
-      folder: the folder; it exists.
-      name: name of the folder in messages, such as ``--out study``.
-      wait: wait for the end of another process that holds the lock.
-
-    Raises:
-      UserError: when another process holds the lock, with its number, unless ``wait``.
+    ``name`` is that of the folder in messages, such as ``--out study``. Where another process holds
+    the lock, ``wait`` for its end, or raise a ``UserError`` with its number.
     """
     with contextlib.ExitStack() as stack:
         with writing(folder / LOCK_FILE):
@@ -294,14 +278,10 @@ def check_out(
 
     The rule for all outputs: a file that exists is replaced if the same command wrote it, if it is
     empty, or with ``overwrite``. Inputs are never replaced, nor are files in folders that are
-    inputs, unless the same command wrote them.
+    inputs, unless the same command wrote them. A device, a pipe or an open file is written into.
 
-    Args:
-      file: the file to write; a device, a pipe or an open file is written into.
-      suffixes: suffixes that its name may have; the first is named in messages.
-      is_ours: whether the content of a file is that of this command; may raise.
-      overwrite: whether to replace a file of other content.
-      inputs: files and folders that the command reads.
+    ``suffixes`` are those that the name may have, the first of which messages name; ``is_ours``
+    says whether the content of a file is that of this command, and may raise.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")

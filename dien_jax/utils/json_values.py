@@ -29,16 +29,10 @@ _LONGEST_SHOWN = 60
 
 
 def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
-    """Return JSON text as a value of a type.
+    """Return JSON text as a value of a type: a dataclass, a ``TypedDict``, ``dict[str, int]``.
 
-    Args:
-      content: the text, in UTF-8.
-      kind: the type; a dataclass, a ``TypedDict`` or a type like ``dict[str, int]``.
-      source: file, or file and place in it, as messages name it.
-
-    Raises:
-      UserError: for text that is not JSON, with a number that is not finite, or of another type;
-        it names ``source``, the path of the value, what was expected and what was found.
+    Text that is not JSON, has a number that is not finite or is of another type is a ``UserError``
+    with ``source``, the path of the value, what was expected and what was found.
 
     >>> parse_json(b'{"step": 3}', dict[str, int], "run.json")
     {'step': 3}

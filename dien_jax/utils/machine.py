@@ -148,12 +148,9 @@ def require_usable_jax() -> None:
     """Refuse states of JAX in which a call would wait for ever, or parameters have another type.
 
     A process that was forked after JAX had started lacks its threads. In the mode of 64 bits a run
-    could be read by no other process.
+    could be read by no other process. Both are a ``UserError``.
 
     >>> require_usable_jax()
-
-    Raises:
-      UserError: in a forked process, and when the mode is on.
     """
     import jax  # here, as importing this module is cheap otherwise
 
@@ -180,16 +177,10 @@ def machine_bytes() -> int | None:
 
 
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
-    """Refuse work whose least memory, in bytes, is more than there is.
+    """Refuse work that needs more bytes than are available, by a ``UserError`` with both sizes.
 
-    Args:
-      needed: an estimate that the work cannot stay below.
-      available: the memory; None where it is unknown, and nothing is refused.
-      subject: what takes the memory, in the plural, with the settings that decide it.
-      advice: the remedy.
-
-    Raises:
-      UserError: with both sizes.
+    ``needed`` is an estimate that the work cannot stay below; None in ``available`` is unknown, and
+    refuses nothing. ``subject`` is what takes the memory, in the plural.
     """
     if available is not None and needed > available:
         raise UserError(

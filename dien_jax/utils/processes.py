@@ -34,12 +34,7 @@ def _service() -> Any:
 
 
 def count() -> int:
-    """Return the number of processes of the run; no device has to be there.
-
-    >>> from dien_jax.utils.processes import count
-    >>> count()
-    1
-    """
+    """Return the number of processes of the run; no device has to be there."""
     service = _service()
     return 1 if service.client is None else service.num_processes
 

@@ -30,13 +30,9 @@ def take_long_cells() -> None:
 class BadLines:
     """Counter of malformed lines, with the first ones, each with its file and line number.
 
-    ``unit`` is what a line is called: ``row`` for those of a table in memory.
-
-    Attributes:
-      read: lines that :func:`read_lines` has read, malformed ones included.
-      bytes: their size, without compression.
-      count: malformed lines.
-      examples: the first of them, one line of text each.
+    ``unit`` is what a line is called: ``row`` for those of a table in memory. ``read`` counts the
+    lines that :func:`read_lines` has read, malformed ones included, and ``bytes`` their size,
+    uncompressed.
     """
 
     def __init__(self, unit: str = "line") -> None:
@@ -63,11 +59,7 @@ class BadLines:
             self.examples.append(printable(f"{file}{place}: {reason}"))
 
     def check(self, total: int, max_share: float) -> list[str]:
-        """Refuse too many malformed lines, and report few of them.
-
-        Args:
-          total: lines that were read, malformed ones included.
-          max_share: the largest share of them that may be malformed.
+        """Refuse more malformed lines than a share of ``total``, and report fewer.
 
         Returns:
           Lines of text for the user, none when no line was malformed.
@@ -87,15 +79,11 @@ class BadLines:
 def read_lines(
     file: Path, bad: BadLines, *, member: str = "", encoding: str = "utf-8"
 ) -> Iterator[tuple[int, str]]:
-    """Read the lines of a text file, plain or gzip (recognised by its first bytes).
+    """Read the lines of a text file, plain or gzip (recognised by its first bytes), or of a zip.
 
-    A byte order mark before the first line is removed.
-
-    Args:
-      file: the file.
-      bad: counts lines that are not in the encoding, or contain a NUL byte; they are skipped.
-      member: the file is a zip archive, and this the name of the text file in it.
-      encoding: encoding of the text.
+    A byte order mark before the first line is removed. Lines that are not in the encoding, or
+    contain a NUL byte, are skipped and counted in ``bad``. ``member`` is the name of the text file
+    in a zip archive.
 
     Yields:
       Line number, from 1, and the line without its end (LF or CR LF).

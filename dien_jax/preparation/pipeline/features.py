@@ -102,24 +102,16 @@ class EncodedFeature(NamedTuple):
 class Encoder:
     """Encoder of the raw ids and feature values of a log as rows of vocabularies.
 
-    Args:
-      workspace: database that numbers the values.
-      events: the log.
-      options: ``min_count``, values with fewer occurrences in training share the unknown row; and
-        ``split``, for the message that it leaves nothing to training.
-      is_seen: marks the events (impressions) that training sees. The context features of a row
-        count once if it does.
-      is_past: marks those before validation.
-      extended: folder whose vocabularies are extended, if any.
+    Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
+    ``is_seen`` marks the events (impressions) that training sees, ``is_past`` those before
+    validation. The context features of a row count once if training sees it. A split that leaves
+    training nothing is a ``UserError``.
 
     Attributes:
       seen: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``.
       past: the same before validation.
       items, users: their vocabularies.
       notes: lines about encoded features, for the user.
-
-    Raises:
-      UserError: when training sees nothing.
     """
 
     def __init__(

@@ -103,14 +103,7 @@ def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:
 def known_rows(
     workspace: Workspace, extended: Dataset | None, feature: str, values: Table, count: int
 ) -> tuple[list[str], np.ndarray]:
-    """Look values up in the extended folder's vocabulary of a feature.
-
-    Args:
-      workspace: the engine.
-      extended: the folder that is extended, if any.
-      feature: name of the feature.
-      values: table of ``position`` and ``raw``.
-      count: n, the number of its rows.
+    """Look the values of a table of ``count`` rows up in the extended folder's vocabulary.
 
     Returns:
       The raw values of the vocabulary but for the unknown one; and the row of each value of the

@@ -38,13 +38,8 @@ class Pool:
     """Entries that negatives are drawn from, oldest first, in files; at a time, all up to it alike.
 
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
-    then. For ``uniform`` the first event of each item is one.
-
-    Args:
-      path: path of the files, without the ends of their names.
-      num_items: number of items.
-      distribution: how items are drawn.
-      chosen: the events of the pool by their numbers, bool ``[E]``; None for all.
+    then. For ``uniform`` the first event of each item is one. ``path`` is that of the files without
+    the ends of their names; ``chosen``, bool ``[E]``, are the events of the pool, None for all.
     """
 
     def __init__(

@@ -254,14 +254,7 @@ def text_batches(
 def read_table(
     workspace: Workspace, name: Path, table: Any, wanted: Wanted, separator: str
 ) -> tuple[Log, str]:
-    """Read columns of a table in memory.
-
-    Args:
-      workspace: the engine.
-      name: what messages call the table; its rows count from 0.
-      table: the table.
-      wanted: the columns by their name in ``rows``.
-      separator: joins the values of a list.
+    """Read columns of a table in memory, which messages call ``name``; its rows count from 0.
 
     Returns:
       The log, and a digest of the columns that does not depend on the library.

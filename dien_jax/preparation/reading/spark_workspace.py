@@ -57,12 +57,10 @@ def unix_millis(moment: Value) -> IntegerValue:
 def spark_workspace(
     folder: Path, url: str | None, shared: str | None
 ) -> Iterator["SparkWorkspace"]:
-    """Open a session of Spark, with ``folder`` for files of this process.
+    """Open a session of Spark at ``url``, or that of the environment.
 
-    Args:
-      folder: folder for files of this process.
-      url: address of Spark Connect; None for the session of the environment.
-      shared: folder that Spark and this process see; None for ``folder``.
+    ``folder`` is for files of this process, and ``shared`` for what Spark sees too; by default
+    it is ``folder``.
     """
     where = str(folder.absolute()) if shared is None else shared
     with _session(url) as session:
@@ -300,12 +298,9 @@ class TableFile(NamedTuple):
 def _session(url: str | None) -> Iterator[Any]:
     """Open a session with the settings that results depend on, and put them back.
 
-    Args:
-      url: address ``sc://HOST:PORT`` of Spark Connect; a session of its own is opened there and
-        stopped. None: the session of the environment, as ``SparkSession.builder`` finds it.
-
-    Raises:
-      UserError: without a session, and for errors of Spark in the block.
+    A session at the address ``sc://HOST:PORT`` of Spark Connect is a new one, and is stopped.
+    Without ``url`` it is that of the environment, as ``SparkSession.builder`` finds it. Errors of
+    Spark in the block are a ``UserError``.
     """
     if url is not None:
         _check_address(url)

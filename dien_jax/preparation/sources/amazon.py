@@ -158,9 +158,7 @@ def prepare(options: AmazonOptions) -> list[str]:
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
     """Return the published reviews and products of a category.
 
-    Raises:
-      UserError: for a name that no category can have. One that a server lacks is a ``UserError``
-        of :func:`fetch`.
+    A name that no category can have is a ``UserError``; one that a server lacks, of :func:`fetch`.
     """
     reviews, meta, page, terms = SETS[year]
     if not re.fullmatch(r"\w+", name, re.ASCII):

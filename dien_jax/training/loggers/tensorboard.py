@@ -26,13 +26,8 @@ class TensorBoard:
 
     tensorboardX's ``SummaryWriter`` is not used: it writes in a thread, so that ``flush`` may
     return before events are in the file, and an event that cannot be written ends that thread
-    silently and then blocks training.
-
-    Args:
-      run_dir: the run folder, which gets a folder ``tensorboard`` when the run begins.
-
-    Raises:
-      UserError: from any method, when a file cannot be written.
+    silently and then blocks training. The run folder gets a folder ``tensorboard``; a file that
+    cannot be written is a ``UserError``.
     """
 
     def __init__(self, run_dir: Path) -> None:

@@ -48,13 +48,8 @@ class Background(Forwarding):
     """The :class:`Logger` that passes its calls to a tracker in a thread.
 
     Training never waits for the tracker. A call that fails is left out, and those after it are
-    made. The first that fails becomes a line of ``problems``. The thread does not keep the process
-    alive.
-
-    Args:
-      name: name of the tracker in messages.
-      tracker: the logger that makes the calls.
-      problems: gets lines to be said.
+    made. The first that fails becomes a line of ``problems``, to be said. The thread does not keep
+    the process alive.
     """
 
     def __init__(self, name: str, tracker: Logger, problems: deque[str]) -> None:
@@ -97,18 +92,8 @@ class Background(Forwarding):
 class MLflow(Logger):
     """The :class:`Logger` of MLflow, whose variables of the environment say where the run goes.
 
-    MLflow has no histograms. Values of settings become text.
-
-    Args:
-      name: name of a new run.
-      run_id: id of the run to go on in; None for a new one.
-
-    Attributes:
-      run_id: id of the run.
-
-    Raises:
-      UserError: when the server cannot be reached or does not have the run, and without the extra
-        ``mlflow``.
+    It goes on in the run ``run_id``, or in a new one. MLflow has no histograms. Values of settings
+    become text. A server that cannot be reached or does not have the run is a ``UserError``.
     """
 
     def __init__(self, name: str, run_id: str | None) -> None:
@@ -167,19 +152,10 @@ def _experiment(client: Any) -> str:
 class WeightsAndBiases(Logger):
     """The :class:`Logger` of Weights & Biases, whose variables say where the run goes.
 
-    All charts have the axis ``step``: W&B refuses a step of its own that was logged before. Its
-    client sends in a process of its own, and repeats what the server does not take.
-
-    Args:
-      name: name of the run.
-      run_id: id of the run to go on in; None for a new one.
-
-    Attributes:
-      run_id: id of the run.
-
-    Raises:
-      UserError: when the server cannot be reached or refuses the run, and without the extra
-        ``wandb``.
+    It goes on in the run ``run_id``, or in a new one. All charts have the axis ``step``: W&B
+    refuses a step of its own that was logged before. Its client sends in a process of its own, and
+    repeats what the server does not take. A server that cannot be reached or refuses the run is a
+    ``UserError``.
     """
 
     def __init__(self, name: str, run_id: str | None) -> None:
@@ -266,15 +242,10 @@ class Loggers(Forwarding):
 
 @contextlib.contextmanager
 def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator[Loggers]:
-    """Open the loggers of a run for a block.
+    """Open the loggers of a run for a block: by default those that it has, or TensorBoard.
 
-    Args:
-      folder: the run folder; it exists.
-      names: the loggers; None for those that the run has, TensorBoard if it is new.
-
-    Raises:
-      UserError: for a name that is unknown, an extra that is not installed, a server that cannot be
-        reached or does not have the run, and ``loggers.json`` that is damaged.
+    A name that is unknown, a server that cannot be reached or does not have the run, and a damaged
+    ``loggers.json`` are a ``UserError``.
     """
     file = folder / LOGGERS_FILE
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
