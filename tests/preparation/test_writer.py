@@ -41,12 +41,6 @@ def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
         ({"offsets": ints(0, 3, 2, 5)}, "offsets must not fall"),
         ({"timestamp": ints(9, 8, 7, 6, 5)}, "oldest first"),
         ({"timestamp": ints(1)}, "timestamp: expected 5 rows, got 1"),
-        ({"negatives": Column(ints(1), ints(0, 1))}, "negatives: expected 5 rows, got 1"),
-        (
-            {"negatives": Column(ints(1, 1, 1, 1, 1), None)},
-            "not a dataset: .*offsets.npy is missing",
-        ),
-        ({"negatives": Column(ints(4), ints(0, 1, 1, 1, 1, 1))}, "not a dataset: .*below 4"),
         ({"context": {}}, "context feature 'device' is missing"),
         ({"context": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
         ({"context": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
