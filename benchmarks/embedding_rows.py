@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
-from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.steps.negatives import make_sampler

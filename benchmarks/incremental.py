@@ -30,8 +30,7 @@ import numpy as np
 
 from benchmarks.common.report import make_parser, parse, print_rows, report
 from benchmarks.common.timing import surroundings
-from dien_jax.config.preset_files import with_settings
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import preset, with_settings
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN

@@ -23,7 +23,7 @@ from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without
 from benchmarks.common.compiled_text import collectives
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
-from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.tables import FeatureTables
 from dien_jax.devices import Placement

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from dien_jax.config.distributed import DistributedConfig
-from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
-from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.presets import DEFAULT_PRESET, PRESETS, preset, read_preset_file
 from dien_jax.config.settings import (
     DEFAULT_LOGGERS,
     Config,
@@ -51,7 +50,7 @@ PROCESS_VALUES = (
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
-"""A test AUC that is less above that of a simple model is remarked on."""
+"""A test AUC that is less above that of popularity is remarked on."""
 
 
 @dataclass(frozen=True)
@@ -213,23 +212,14 @@ def _worth(result: "RunResult") -> list[str]:
 
 
 def _margin(result: "RunResult") -> list[str]:
-    """Return a line if the test AUC is not clearly above that of every simple model."""
-    from dien_jax.training.loop import COUNTS_ALONE
-    from dien_jax.training.run_data import BEST_POSSIBLE
-
-    others = (BEST_POSSIBLE, COUNTS_ALONE)  # neither is a model by itself
-    found = result.baselines.items()
-    simple = {name: v for name, v in found if v is not None and name not in others}
-    area = result.test.get("auc")
-    if area is None or not simple:
+    """Return a line if the test AUC is not clearly above that of popularity."""
+    popularity, area = result.baselines.get("popularity"), result.test.get("auc")
+    if popularity is None or area is None or area - popularity >= CLEAR_MARGIN:
         return []
-    name = max(simple, key=lambda name: simple[name])
-    margin = area - simple[name]
-    if margin >= CLEAR_MARGIN:
-        return []
+    margin = area - popularity
     if margin < 0:
-        return [f"The test AUC is {-margin:.4f} below that of {name}."]
-    return [f"The test AUC is {margin:.4f} above that of {name}: less than {CLEAR_MARGIN}."]
+        return [f"The test AUC is {-margin:.4f} below that of popularity."]
+    return [f"The test AUC is {margin:.4f} above that of popularity: less than {CLEAR_MARGIN}."]
 
 
 def _more_epochs(result: "RunResult") -> list[str]:

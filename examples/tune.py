@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 
 from dien_jax import open_dataset, preset
-from dien_jax.config.preset_files import with_settings, write_preset_file
+from dien_jax.config.presets import with_settings, write_preset_file
 from dien_jax.errors import NotFiniteError
 from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer

@@ -269,8 +269,9 @@ def _moment(text: str) -> datetime.datetime:
     """Return the moment of an ISO date, as preparation reads it; ``ValueError`` without one."""
     if (match := re.fullmatch(ISO_DATE, text)) is None:
         raise ValueError("not an ISO date")
-    *date, fraction, zone = match.groups(default="")
-    moment = datetime.datetime(*(int(part or 0) for part in date), tzinfo=datetime.UTC)  # type: ignore[misc]
+    *parts, fraction, zone = match.groups(default="")
+    year, month, day, hour, minute, second = (int(part or 0) for part in parts)
+    moment = datetime.datetime(year, month, day, hour, minute, second, tzinfo=datetime.UTC)
     if zone[:1] in ("+", "-"):
         east = datetime.timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].strip(":") or 0))
         moment = moment - east if zone[0] == "+" else moment + east

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.config.preset_files import WARM_START, flat_settings
+from dien_jax.config.presets import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError

@@ -16,8 +16,7 @@ from typing import Any
 
 import jax
 
-from dien_jax.config.preset_files import with_settings
-from dien_jax.config.presets import FAMILY, PRESETS
+from dien_jax.config.presets import FAMILY, PRESETS, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, suggestion, writing

@@ -23,7 +23,7 @@ from dien_jax.data.schema import MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables, example_batch
 from dien_jax.errors import UserError, reason
 from dien_jax.model.click_model import ClickModel, ModelOutput
-from dien_jax.model.logit_map import CALIBRATION, click_probability
+from dien_jax.model.layers import CALIBRATION, click_probability
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs

@@ -32,7 +32,7 @@ from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.logit_map import LogitMap, click_probability
+from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dien_jax.config.preset_files import flat_settings
-from dien_jax.config.presets import PRESETS, nearest_preset, preset
+from dien_jax.config.presets import PRESETS, flat_settings, nearest_preset, preset
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN

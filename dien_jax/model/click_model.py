@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from dien_kernels.checks import check_shapes, refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables, is_live
-from dien_jax.model.checks import check_batch
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
@@ -285,3 +285,28 @@ def with_statistics(
     else:
         statistics = inputs_of_values(schema, tables, *values, lengths, own, fold)
     return batch._replace(statistics=statistics, own=None, fold=None)
+
+
+def check_batch(
+    schema: Schema, batch: Batch, tables: FeatureTables, negatives: jax.Array | None
+) -> None:
+    """Refuse wrong shapes and features without values, by a ValueError that names them."""
+    if batch.history.ndim != 2:
+        refuse("batch.history", "shape [B, T]", batch.history.shape)
+    rows, steps = batch.history.shape
+    names = ("lengths", "item", "user", "label", "weight")
+    check_shapes({f"batch.{name}": (getattr(batch, name), (rows,)) for name in names})
+    if negatives is not None:
+        if negatives.ndim != 3:
+            refuse("negatives", "shape [B, T - 1, K]", negatives.shape)
+        check_shapes({"negatives": (negatives, (rows, steps - 1, negatives.shape[2]))})
+    groups = {
+        "tables.item": (schema.item[1:], tables.item),
+        "tables.user": (schema.user[1:], tables.user),
+        "batch.context": (schema.context, batch.context),
+    }
+    for name, (features, values) in groups.items():
+        wanted = {feature.name for feature in features}
+        if not wanted <= {*values}:
+            found = ", ".join(sorted(values)) or "none"
+            refuse(name, f"the features {', '.join(sorted(wanted))} of the schema", found)

@@ -21,7 +21,11 @@ DICE_EPSILON = 1e-5
 """Added to the variance of Dice."""
 TOTAL_WEIGHT = "total_weight"
 """Name of the variable with the sum of the weights of all batches in running statistics."""
+CALIBRATION = "calibration"
+"""Name of the :data:`LogitMap` among the variables of a model that is ranked with or exported."""
 
+LogitMap = dict[str, Float[Array, ""]]
+"""Calibration in a scoring program: ``slope`` and ``offset`` of an increasing line."""
 Moments = tuple[Float[Array, " D"], Float[Array, " D"]]
 """Mean and variance of columns."""
 
@@ -261,3 +265,15 @@ class MLP(nn.Module):
         columns = 2 if theirs else 1
         logit = nn.Dense(columns, dtype=x.dtype, kernel_init=self.initial, name="logit")
         return as_logit(logit(x).astype(jnp.float32))
+
+
+def click_probability(
+    logits: Float[Array, " B"], logit_map: LogitMap | None = None
+) -> Float[Array, " B"]:
+    """Return the sigmoid of logits, or of ``slope * logits + offset``.
+
+    Slope 1 and offset 0 change no bit.
+    """
+    if logit_map is not None:
+        logits = logit_map["slope"] * logits + logit_map["offset"]
+    return jax.nn.sigmoid(logits)

@@ -27,7 +27,7 @@ import msgspec
 from dien_kernels import Network, explain, explain_network, instruction_set
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import RUN_FORMAT, WARM_START, without_auto
+from dien_jax.config.presets import RUN_FORMAT, WARM_START, with_settings
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
@@ -294,8 +294,9 @@ class Run:
 
 def decided_config(config: Config, dataset: Dataset) -> Config:
     """Return the settings of a run on a dataset: what ``auto`` leaves to the data is decided."""
-    update = automatic_update(dataset.schema)
-    return without_auto(config, {"optim.embedding_update": update})
+    if config.optim.embedding_update != "auto":
+        return config
+    return with_settings(config, {"optim.embedding_update": automatic_update(dataset.schema)})
 
 
 class StoredResult(TypedDict):

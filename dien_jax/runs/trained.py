@@ -16,7 +16,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
-from dien_jax.model.logit_map import CALIBRATION
+from dien_jax.model.layers import CALIBRATION
 from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run

@@ -9,7 +9,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.logit_map import LogitMap, click_probability
+from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.presets import flat_settings
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration

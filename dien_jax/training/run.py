@@ -11,8 +11,7 @@ from typing import Any
 
 import jax
 
-from dien_jax.config.preset_files import flat_settings
-from dien_jax.config.presets import member_name, nearest_preset
+from dien_jax.config.presets import flat_settings, member_name, nearest_preset
 from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.devices.mesh import devices_in_use, devices_there
@@ -22,6 +21,7 @@ from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.model_card import CARD_FILE
+from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
 from dien_jax.training.loop import Trainer
@@ -34,7 +34,7 @@ from dien_jax.training.result import (
     write_card,
     write_result,
 )
-from dien_jax.training.run_data import check_splits, large_data_choices, simple_baselines
+from dien_jax.training.run_data import check_splits, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
@@ -125,8 +125,11 @@ def fit(
     folder = Path(name)
     try:
         with _locked(folder, run), _opened(folder, loggers) as running:
-            choices = large_data_choices(config, run)
-            return _train(run, dataset, folder, stop_signal, devices, running, source, choices)
+            updates = config.optim.embedding_update, run.config.optim.embedding_update
+            if updates == ("auto", "lazy_adam"):
+                reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
+                say(f"optim.embedding_update is lazy_adam: {reason}")
+            return _train(run, dataset, folder, stop_signal, devices, running, source)
     except Interrupted:
         raise
     except Exception:
@@ -272,12 +275,8 @@ def _train(
     devices: Sequence[jax.Device],
     loggers: Loggers,
     source: Source | None = None,
-    choices: Sequence[str] = (),
 ) -> RunResult:
-    """Train to the end.
-
-    ``source`` is the run to start from, if it is loaded already; ``choices`` are lines to be said.
-    """
+    """Train to the end; ``source`` is the run to start from, if it is loaded already."""
     sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
     say(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
@@ -298,7 +297,7 @@ def _train(
         f"{trainer.parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs "
         f"of {trainer.steps_per_epoch:,} steps; run folder {folder}"
     )
-    for line in (*choices, *trainer.notes()):
+    for line in trainer.notes():
         say(line)
     if run.warm_start is not None and fresh:
         _start_from(run, dataset, trainer, source)

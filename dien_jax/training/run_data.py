@@ -2,14 +2,11 @@
 
 import numpy as np
 
-from dien_jax.config.preset_files import AUTO
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
-from dien_jax.runs.folder import Run
-from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.utils.console import say
 
 BEST_POSSIBLE = "best possible"
@@ -58,12 +55,3 @@ def cut_histories(loader: Loader) -> list[str]:
         f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more than "
         f"train.max_history {longest} behaviours; only the latest {longest} are read"
     ]
-
-
-def large_data_choices(given: Config, run: Run) -> list[str]:
-    """Return a line for each setting that large data decided."""
-    said = []
-    if given.optim.embedding_update == AUTO and run.config.optim.embedding_update != "dense":
-        reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
-        said.append(f"optim.embedding_update is {run.config.optim.embedding_update}: {reason}")
-    return said

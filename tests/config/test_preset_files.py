@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dien_jax.config.preset_files import (
+from dien_jax.config.presets import (
+    DEFAULT_PRESET,
+    PRESETS,
     RUN_FIELDS,
     flat_settings,
     read_preset_file,
     with_settings,
     write_preset_file,
 )
-from dien_jax.config.presets import DEFAULT_PRESET, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import tiny_run
 
-from dien_jax.config.preset_files import read_preset_file
+from dien_jax.config.presets import read_preset_file
 from dien_jax.utils.files import read_json
 
 pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]

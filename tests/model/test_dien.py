@@ -22,7 +22,8 @@ from dien_jax.model import (
     MLPAttention,
     SoftmaxAuxiliaryLoss,
 )
-from dien_jax.model.checks import check_batch, check_inputs
+from dien_jax.model.click_model import check_batch
+from dien_jax.model.dien import check_inputs
 
 B, T, D, H, K = 4, 6, 3, 5, 2
 

@@ -10,7 +10,7 @@ import pytest
 
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, calibration_error, logloss
-from dien_jax.model.logit_map import click_probability
+from dien_jax.model.layers import click_probability
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 
 pytestmark = pytest.mark.long

@@ -6,8 +6,7 @@ import jax
 import pytest
 from support import tiny_run
 
-from dien_jax.config.preset_files import with_settings
-from dien_jax.config.presets import PRESETS
+from dien_jax.config.presets import PRESETS, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader

@@ -5,7 +5,7 @@ from support import tiny_run
 
 import dien_jax
 from dien_jax import train
-from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import with_settings
 from dien_jax.runs.folder import Run
 from dien_jax.steps import rows as embedding_rows
 

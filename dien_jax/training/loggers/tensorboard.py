@@ -13,10 +13,10 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import histogram, hparams, scalar
 
 from dien_jax.errors import writing
-from dien_jax.training.loggers.protocol import HISTOGRAM_BINS
 from dien_jax.utils.files import atomic_path
 
 TENSORBOARD_FOLDER = "tensorboard"
+HISTOGRAM_BINS = 64
 HPARAMS_FILE = "events.out.tfevents.9999999999.hparams"
 """Sorts after all other event files, whose names start with the second they were made in."""
 
