@@ -80,7 +80,8 @@ def train(network: nn.Module, steps: int = 200) -> None:
             print(f"step {number:3}: click loss {click:.3f}, auxiliary loss {auxiliary:.3f}")
     fresh = make_batch(jax.random.key(2))
     logits, _ = jax.jit(model.apply)({"params": params, "batch_stats": stats}, fresh)
-    print(f"AUC on fresh users: {auc(fresh['label'], jax.nn.sigmoid(logits)):.3f}")
+    labels, scores = jax.device_get((fresh["label"], jax.nn.sigmoid(logits)))
+    print(f"AUC on fresh users: {auc(labels, scores):.3f}")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ flags = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 ]
-if version("jax").split(".")[:2] == ["0", "10"]:  # the last for Python 3.11
-    # XLA's newer way to emit fusions takes most of the time of a compilation; later JAX has no
-    # such flag.
-    flags.append("--xla_cpu_use_fusion_emitters=false")
+# XLA's newer way to emit fusions takes most of the time of a compilation; the last JAX for Python
+# 3.11 can do without it.
+is_older = version("jax").split(".")[:2] == ["0", "10"]
+flags.append(f"--xla_cpu_{'use_fusion_emitters=false' if is_older else 'opt_preset=fast_compile'}")
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import jax  # noqa: E402
@@ -77,8 +77,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     match config.option.markexpr:
         case "fast" | "long" as mark:
             is_other = f"mark.{mark}" not in text
-        case "not long":
-            is_other = "mark.long" in whole
+        case "not long" | "not newest" as expression:
+            is_other = f"mark.{expression.removeprefix('not ')}" in whole
+        case "not long or newest":
+            is_other = "mark.long" in whole and "mark.newest" not in whole
         case _:
             is_other = False
     return is_other or None

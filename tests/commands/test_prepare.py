@@ -124,6 +124,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch
     assert "pip install 'dien_jax[data]'" in err
 
 
+@pytest.mark.long
 def test_sources_can_be_listed_without_the_extra():
     program = (
         "import sys; sys.modules.update(dict.fromkeys(['ibis', 'duckdb', 'pyarrow', 'pandas']));"

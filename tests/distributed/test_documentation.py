@@ -10,7 +10,7 @@ import pytest
 from support import tiny_run
 from support.several_processes import NEEDS_NEWER_JAX, free_port, run_together
 
-pytestmark = [pytest.mark.long, pytest.mark.repository]
+pytestmark = [pytest.mark.long, pytest.mark.newest, pytest.mark.repository]
 
 PAGE = Path(__file__).parents[2] / "docs/scale.md"
 START = ["python", "-m", "dien_jax.train"]

@@ -17,7 +17,7 @@ from support.tiny_run import write_grown
 from dien_jax.data.dataset import open_dataset
 from dien_jax.training.hosts import MISTAKE
 
-pytestmark = [pytest.mark.long, NEEDS_NEWER_JAX]
+pytestmark = [pytest.mark.long, pytest.mark.newest, NEEDS_NEWER_JAX]
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -25,7 +25,7 @@ from support.several_processes import (
 from dien_jax.runs.folder import Run
 from dien_jax.training.hosts import LOST, MISTAKE
 
-pytestmark = [pytest.mark.long, NEEDS_NEWER_JAX]
+pytestmark = [pytest.mark.long, pytest.mark.newest, NEEDS_NEWER_JAX]
 
 TOLERANCE = 1e-3
 """Of parameters on another number of devices; ``tests/devices`` compares that with rounding."""

@@ -1,13 +1,18 @@
-"""The scripts and the notebook of ``examples/`` run to their end, as a reader would start them."""
+"""The scripts and the notebook of ``examples/`` run to their end, most as a reader starts them."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 from support import tiny_run
 
@@ -22,14 +27,30 @@ CHEAP = ("--preset", "base_model")
 
 
 def run(name: str, *arguments: str) -> str:
+    """Run a script in a process of its own."""
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     ending = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ending.returncode == 0, ending.stderr[-3000:]
     return ending.stdout
 
 
-def test_a_log_becomes_lists_of_next_items(tmp_path: Path) -> None:
-    output = run("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return ``run`` in this process, which has imported what takes seconds."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        defaults = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+        with defaults[0], defaults[1], contextlib.redirect_stdout(io.StringIO()) as output:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return output.getvalue()
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return run
+
+
+def test_a_log_becomes_lists_of_next_items(run_here, tmp_path: Path) -> None:
+    output = run_here("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
     found = re.search(r"test AUC ([\d.]+); simple models: popularity ([\d.]+)", output)
     assert found is not None
     assert float(found[1]) > float(found[2])
@@ -52,8 +73,8 @@ def test_a_cell_of_ones_own_is_compared_with_dien(tmp_path: Path) -> None:
     assert areas["augru"] != areas["attentional_decay"]
 
 
-def test_losses_fall_in_a_loop_of_ones_own() -> None:
-    output = run("own_loop.py")
+def test_losses_fall_in_a_loop_of_ones_own(run_here) -> None:
+    output = run_here("own_loop.py")
     losses = re.findall(r"click loss ([\d.]+), auxiliary loss ([\d.]+)", output)
     assert len(losses) == 3
     assert all(float(last) < float(first) / 3 for first, last in zip(*losses[::2], strict=True))

@@ -27,21 +27,24 @@ def whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def copies(
     whole_workspace: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Path]]:
-    """A copy of the workspace for the cases of a module, and a copy of that copy."""
+) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """A copy of the workspace for the cases of a module, a copy of that copy, and its contents."""
     folder = tmp_path_factory.mktemp("faults")
     workspace = faults.copy(whole_workspace, folder / "work")
-    yield workspace, Path(shutil.copytree(workspace, folder / "pristine"))
+    pristine = Path(shutil.copytree(workspace, folder / "pristine"))
+    yield workspace, pristine, faults.contents(pristine)
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def workspace(copies: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workspace(
+    copies: tuple[Path, Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A sound workspace, which is the current folder."""
-    workspace, pristine = copies
+    workspace, *pristine = copies
     monkeypatch.chdir(workspace)
     yield workspace
-    faults.restore(workspace, pristine)
+    faults.restore(workspace, *pristine)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Commands whose files change while they run, that run without JIT, or in a forked process.
 
 Cases are made: every command meets every event. It ends as if nothing had happened, or with one
-line that says what happened: never with other results, a traceback, a signal or no end.
+line that says what happened: never with other results, a traceback, a signal or no end. Those of
+:data:`QUICK` run with the ordinary tests, on both Pythons.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import re
 import shutil
 import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,6 @@ from dien_jax.data import dataset as datasets
 from dien_jax.data.loader import Loader
 from dien_jax.runs.folder import Run
 
-pytestmark = pytest.mark.long
 Event = Callable[[Path], object]
 LINES: dict[str, tuple[str, ...]] = {
     **{name: program.line for name, program in PROGRAMS.items() if name != "prepare"},
@@ -41,6 +41,13 @@ LINES: dict[str, tuple[str, ...]] = {
     "serve": (),
 }
 """Command lines; ``extend`` is the ``prepare`` that reads a dataset folder, ``serve`` is below."""
+QUICK = "predict"
+"""The command whose cases do not wait for the long tests."""
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Return parameters, all but that of the quick command long."""
+    return [pytest.param(n, marks=() if n == QUICK else pytest.mark.long) for n in names]
 
 
 def test_every_command_has_a_case():
@@ -163,9 +170,11 @@ AT_ONCE = ("arrays 0", "settings removed"), ("arrays 1", "settings emptied")
 REFUSED = "changed while it was in use|is not a run folder|config.json: expected format_version"
 
 
-def _cases() -> Iterator[tuple[str, tuple[str, ...]]]:
+def _cases() -> Iterator[Any]:
     for number, name in enumerate(LINES):
-        yield from [(name, AT_ONCE[number % 2])] if name in SLOW else [(name, (e,)) for e in EVENTS]
+        marks = () if name == QUICK else pytest.mark.long
+        for events in [AT_ONCE[number % 2]] if name in SLOW else [(event,) for event in EVENTS]:
+            yield pytest.param(name, events, marks=marks)
 
 
 @pytest.mark.parametrize(("name", "events"), list(_cases()))
@@ -201,7 +210,7 @@ def scores(file: Path) -> list[float]:
     return [float(number) for number in re.findall(r"\d\.\d{3,}(?:e-\d+)?", file.read_text())]
 
 
-@pytest.mark.parametrize("name", sorted(LINES.keys() - {"serve", "reproduce"}))
+@pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"serve", "reproduce"})))
 def test_without_jit_every_command_ends_as_with_it(name, place, eager):
     """``reproduce`` trains and scores as ``train`` does."""
     line = (*LINES[name], *(ONE_STEP if name == "train" else ()))
@@ -214,13 +223,14 @@ def test_without_jit_every_command_ends_as_with_it(name, place, eager):
         assert found == pytest.approx(scores(place / "out"), rel=1e-5)  # a sum in another order
 
 
+@pytest.mark.long
 def test_without_jit_the_server_answers(place):
     with jax.disable_jit():
         assert serve(place).status == 0
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", marked(LINES))
 def test_a_forked_process_works_or_says_what_to_do(name, place):
     """JAX's threads do not survive a fork: a call would wait for ever."""
     jax.device_put(1)

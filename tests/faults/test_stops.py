@@ -6,6 +6,7 @@ changes that a command makes; each error has places of its own.
 """
 
 import errno
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -17,8 +18,8 @@ from support.fault_programs import PROGRAMS, Preloaded, Program, remove
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
 PLACES = {"predict": 3, "prepare": 3, "train": 2}
-"""Places at which ``FEW`` ways stop a program, if more than one; the variable DIEN_JAX_FAULT_PLACES
-sets more, for all ways.
+"""Places at which the ways of ``FEW`` stop a program, if more than one; the variable
+DIEN_JAX_FAULT_PLACES sets more, for all ways.
 
 ``extend`` writes by the functions of ``prepare``; a kill at any moment of a save of a checkpoint is
 tried in tests/runs/test_checkpoints.py.
@@ -32,8 +33,8 @@ SIGNALS = {
 """Exit statuses of a command that gets a signal."""
 WAYS = (*ERRORS, *SIGNALS)
 FEW = (errno.ENOSPC, signal.SIGKILL)
-"""Ways of the programs that write by the functions of the others."""
-ALIKE = ("recommend", "evaluate", "extend", "export", "reproduce")
+ALIKE = ("recommend", "reproduce", "extend", "evaluate", "export")
+"""Programs that write by the functions of the others: one of ``FEW`` each, in turn."""
 
 
 class Whole(NamedTuple):
@@ -98,7 +99,8 @@ def hold_to_terms(
     assert faults.contents(place) == before, shown
 
 
-CASES = [(name, way) for name in PROGRAMS for way in (FEW if name in ALIKE else WAYS)]
+CASES = [(name, way) for name in PROGRAMS if name not in ALIKE for way in WAYS]
+CASES += zip(ALIKE, itertools.cycle(FEW), strict=False)
 
 
 @pytest.mark.parametrize(("name", "way"), CASES)

@@ -24,7 +24,7 @@ from support.recurrences import (
     skip_where_it_cannot_run,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.newest]
 
 # Kernel, cell, form, B, T, H, type of the input. Sizes are one block of rows and more, one chunk of
 # steps and more, and the widest H. Every pair of values of two columns is in some row.

@@ -190,6 +190,7 @@ def test_no_compiler_runs_on_after_an_exception(tmp_path):
     assert not build._compilers
 
 
+@pytest.mark.long
 def test_end_of_a_process_that_compiles_in_the_background_leaves_nothing(tmp_path, empty_cache):
     started = tmp_path / "started"
     text = f'[ "$1" = --version ] && exit 0\necho $$ >> {started}\nexec sleep 600'
@@ -298,11 +299,13 @@ def shipped(monkeypatch) -> Path:
     return build.named_library(copy, build.PREBUILT, name)
 
 
+@pytest.mark.long
 def test_a_library_of_the_package_needs_no_compiler(shipped, no_compiler):
     with build.library() as file:
         assert file == shipped
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["edited sources", "a damaged file", "a named compiler"])
 def test_a_library_of_the_package_is_passed_over_for(change, shipped, tmp_path, monkeypatch):
     if change == "edited sources":

@@ -33,7 +33,7 @@ from support.recurrences import (
     skip_where_it_cannot_run,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.newest]
 
 NATIVE_ATTENTION, NATIVE_LOSS = attention_by("native"), auxiliary_by("native")
 

@@ -1,6 +1,7 @@
 """DIEN on embeddings: parameters, refusals, auxiliary losses and the relatives."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,11 @@ def made(network: DIEN, **inputs: jax.Array) -> dict:
     return jax.jit(network.init)(jax.random.key(0), **{n: arrays()[n] for n in names}, **inputs)
 
 
+def applied(network: DIEN, variables: dict, *inputs: jax.Array, **options: Any) -> Any:
+    """Compiled as one program: one by one, its operations take most of the time of a test."""
+    return jax.jit(functools.partial(network.apply, **options))(variables, *inputs)
+
+
 @pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
 def test_init_makes_the_same_parameters_with_and_without_negatives(loss: type) -> None:
     network = small(auxiliary=loss())
@@ -61,6 +67,7 @@ def test_init_makes_the_same_parameters_with_and_without_negatives(loss: type) -
     assert "auxiliary" in without["params"]
 
 
+@pytest.mark.long
 def test_init_on_a_single_event_makes_all_parameters() -> None:
     class Own(nn.Module):
         """A loss with a parameter and no score."""
@@ -74,15 +81,14 @@ def test_init_on_a_single_event_makes_all_parameters() -> None:
         one = given["history"][:, :1], given["lengths"], given["candidate"]
         variables = jax.jit(network.init)(jax.random.key(0), *one)
         assert jax.tree.structure(variables) == jax.tree.structure(made(network))
-        assert np.isfinite(
-            network.apply(variables, *one, given["history"][None, :, 1:1]).auxiliary_loss
-        )
+        output = applied(network, variables, *one, given["history"][None, :, 1:1])
+        assert np.isfinite(output.auxiliary_loss)
 
 
 def test_without_an_extractor_there_is_no_auxiliary_score() -> None:
     """The state of an evolution that no candidate decides is no interest state."""
     network = small(extractor=None, evolution=GRU(D))
-    assert network.apply(made(network), **arrays()).auxiliary_score is None
+    assert applied(network, made(network), **arrays()).auxiliary_score is None
 
 
 @pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
@@ -108,7 +114,7 @@ def test_every_parameter_has_a_gradient(loss: type) -> None:
 def test_the_softmax_is_a_cross_entropy_of_scores_less_log_q() -> None:
     network, given = small(auxiliary=SoftmaxAuxiliaryLoss()), arrays()
     variables = made(network)
-    output = network.apply(variables, **given)
+    output = applied(network, variables, **given)
     query = variables["params"]["auxiliary"]["query"]
     losses = []
     for row in range(3):  # the fourth is filler
@@ -134,10 +140,11 @@ def test_the_binary_score_is_the_networks_logit_by_running_statistics() -> None:
     network = small()
     variables = made(network)
     for _ in range(3):
-        _, changed = network.apply(variables, **arrays(), train=True, mutable=["batch_stats"])
+        options = {"train": True, "mutable": ["batch_stats"]}
+        _, changed = applied(network, variables, **arrays(), **options)
         variables = {**variables, **changed}
-    score = network.apply(variables, **arrays()).auxiliary_score
-    alone = network.apply(variables, **{**arrays(), "weights": jnp.ones(B)}).auxiliary_score
+    score = applied(network, variables, **arrays()).auxiliary_score
+    alone = applied(network, variables, **arrays() | {"weights": jnp.ones(B)}).auxiliary_score
     np.testing.assert_array_equal(score, alone)  # a score depends on no other row
     assert score[3] == 0  # an empty history
     assert np.ptp(score[:3]) > 0
@@ -148,7 +155,7 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
         return (positions[None] & is_negative).sum().astype(jnp.float32)
 
     network = small(auxiliary=count)
-    output = network.apply(made(network), **arrays())
+    output = applied(network, made(network), **arrays())
     assert output.auxiliary_score is None
     live = np.arange(T - 1)[None] < np.array([5, 2, 0, 0])[:, None]
     assert int(output.auxiliary_loss) == int((live & np.asarray(arrays()["is_negative"])).sum())
@@ -167,8 +174,8 @@ def test_one_history_for_many_candidates_is_as_rows(evolution: nn.Module | None)
 
     rows = len(candidates)
     history = jnp.broadcast_to(given["history"][0], (rows, T, D))
-    output = network.apply(variables, history, jnp.full(rows, T), candidates)
-    got = network.apply(variables, method=shared)
+    output = applied(network, variables, history, jnp.full(rows, T), candidates)
+    got = applied(network, variables, method=shared)
     np.testing.assert_allclose(got, output.final_state, rtol=1e-5, atol=1e-6)
 
 

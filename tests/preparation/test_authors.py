@@ -76,6 +76,7 @@ def test_users_of_the_training_split_alone_have_rows(folder: Path) -> None:
     assert [row[1] for row in rows(data, "valid")] == [*valid, *valid]
 
 
+@pytest.mark.long
 def test_seed_decides_which_users_are_set_aside(folder: Path) -> None:
     drawn = set()
     for seed in range(10):

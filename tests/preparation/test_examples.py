@@ -73,6 +73,7 @@ def negatives(dataset, split: str) -> list[tuple[int, int, int]]:
     ]
 
 
+@pytest.mark.long
 def test_own_earlier_items_may_be_negatives_when_that_is_asked_for(tmp_path):
     file = write(tmp_path, log_of(noise(users=30, items=12, events=8, seed=4)))
     for allow in (False, True):
@@ -86,6 +87,7 @@ def test_own_earlier_items_may_be_negatives_when_that_is_asked_for(tmp_path):
         assert (own > 10) == allow
 
 
+@pytest.mark.long
 def test_items_unknown_in_training_are_among_the_negatives_of_held_out_examples(tmp_path):
     early = [(user, user * 7 % 10 + k, k) for user in range(40) for k in range(4)]
     late = [(user, 50 + (user + k) % 9, 10 + k) for user in range(40) for k in range(3)]
@@ -99,6 +101,7 @@ def test_items_unknown_in_training_are_among_the_negatives_of_held_out_examples(
     assert 0.3 < unknown < 0.6, "80 to 120 of the 240 to 280 events up to then"
 
 
+@pytest.mark.long
 def test_a_training_negative_has_a_training_example_when_training_starts_late(tmp_path):
     old = [(user, 100 + user % 5, 0) for user in range(20)]
     new = [(user, (user * 3 + k) % 7, 10 + k) for user in range(20, 60) for k in range(6)]
@@ -113,6 +116,7 @@ def test_a_training_negative_has_a_training_example_when_training_starts_late(tm
     assert "i100" not in dataset.vocabulary("item")
 
 
+@pytest.mark.long
 def test_rare_items_that_share_the_unknown_row_may_be_negatives(tmp_path):
     rows = [(user, (user + k) % 6 if k else 100 + user, k) for user in range(40) for k in range(6)]
     dataset, _ = make(write(tmp_path, log_of(rows)), min_count=5)

@@ -45,6 +45,7 @@ def as_parquet(folder: Path) -> None:
         (folder / name).unlink()
 
 
+@pytest.mark.long
 def test_folder_equals_one_file(folder, tmp_path):
     one, summary = make(write(tmp_path, "\n".join([HEADER, *ROWS])), tmp_path / "one")
     parts, same = make(folder, tmp_path / "parts")
@@ -67,6 +68,7 @@ def test_malformed_lines_have_the_file_that_they_are_in(folder, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_rows_of_parquet_have_the_file_that_they_are_in(folder, tmp_path):
     as_parquet(folder)
     file = folder / NAMES[2].replace("csv", "parquet")

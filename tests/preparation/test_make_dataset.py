@@ -73,6 +73,7 @@ def test_a_table_in_memory_equals_the_file(kind, tmp_path):
     assert datasets[0].meta["split"] == datasets[1].meta["split"]
 
 
+@pytest.mark.long
 def test_the_digest_is_of_the_content_whatever_the_library(frame):
     other = frame.assign(item=frame["item"].replace({1: 2, 2: 1}))
     tables = [frame, Stream(pa.Table.from_pandas(frame)), other]
@@ -86,6 +87,7 @@ def test_polars_equals_pandas(frame):
     assert_equal(make_dataset(pl.DataFrame(columns)), make_dataset(frame))
 
 
+@pytest.mark.long
 def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
     dataset = make_dataset(frame)
     assert list(dataset.path.parents)[1] == temporary

@@ -54,6 +54,7 @@ def test_misuse_of_the_writer_is_refused_and_leaves_nothing(
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("borders", [[1, 2], [0, 2, 2]])
 @pytest.mark.parametrize("make", [write, write_wide])
 def test_a_folder_does_not_depend_on_the_pieces_it_is_written_in(

@@ -82,6 +82,7 @@ def test_connections_have_no_delay() -> None:
     assert asyncio.run(accepted()) == 1
 
 
+@pytest.mark.long
 def test_sigterm_stops_after_all_requests_are_answered(run) -> None:
     flags = ["--port", "0", "--max-candidates", "1", "--max-batch", "1", "--log-requests"]
     environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}

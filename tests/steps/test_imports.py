@@ -14,6 +14,7 @@ print(*[name for name in sys.modules if name.split(".")[0] in ("dien_jax", "dien
 """
 
 
+@pytest.mark.long
 def test_importing_the_steps_loads_no_code_for_several_devices_and_no_files() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True

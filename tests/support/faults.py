@@ -159,8 +159,9 @@ def attempt(case: Case, workspace: Path) -> None:
     assert "Traceback" not in ending.output, ending.output
     assert ending.status == case.status, ending.output
     assert re.search(case.message, flat(ending.output)), ending.output
-    changed = {path for path, digest in contents(workspace).items() if before.get(path) != digest}
-    gone = before.keys() - contents(workspace).keys()
+    after = contents(workspace)
+    changed = {path for path, digest in after.items() if before.get(path) != digest}
+    gone = before.keys() - after.keys()
     unexpected = [path for path in sorted(changed | gone) if not _is_named(path, case.left)]
     assert not unexpected, f"changed: {unexpected}"
     if case.status == 0:
@@ -198,9 +199,9 @@ def copy(workspace: Path, target: Path) -> Path:
     return target
 
 
-def restore(workspace: Path, pristine: Path) -> None:
-    """Make a workspace equal to a copy of it again."""
-    changed = contents(workspace).items() ^ contents(pristine).items()
+def restore(workspace: Path, pristine: Path, expected: dict[str, str]) -> None:
+    """Make a workspace equal to a copy of it again, whose contents are given."""
+    changed = contents(workspace).items() ^ expected.items()
     for name in {path.partition("/")[0] for path, _ in changed}:
         target, source = workspace / name, pristine / name
         if target.is_dir() and not target.is_symlink():

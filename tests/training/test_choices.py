@@ -36,6 +36,7 @@ def test_rows_of_large_tables_decide(monkeypatch) -> None:
         assert found == embedding_rows.tables_by_row(update, tiny_run.SCHEMA)
 
 
+@pytest.mark.long
 def test_small_tables_are_updated_densely_and_nothing_is_said(data, tmp_path, capfd):
     fit(data, tmp_path / "run")
     assert Run.load(tmp_path / "run").config.optim.embedding_update == "dense"

@@ -124,6 +124,7 @@ def test_calibration_can_be_turned_off_and_changes_neither_training_nor_the_orde
     assert best[0]["valid"] == pytest.approx(plain.valid, rel=1e-6)  # a share of the logit, float32
 
 
+@pytest.mark.long
 def test_scores_of_the_end_need_no_compilation(data, tmp_path, caplog):
     """The restored checkpoint, its calibration and the part that is a logistic regression."""
     with jax.log_compiles():

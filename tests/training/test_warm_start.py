@@ -24,6 +24,7 @@ from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training import loop, parts
+from dien_jax.training import run as training_run
 from dien_jax.training.warm_start import (
     NEW,
     Grown,
@@ -295,6 +296,18 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
 
 
 # What is refused
+
+
+def test_a_state_of_other_shapes_is_never_trained(tiny, tmp_path, monkeypatch):
+    """The parameters of another run fit those that they replace; a mistake here would not show."""
+
+    def wider(*arguments: Any) -> Grown:
+        found = grown(*arguments)
+        return found._replace(state=jax.tree.map(lambda leaf: leaf[None], found.state))
+
+    monkeypatch.setattr(training_run, "grown", wider)
+    with pytest.raises(ValueError, match=r"expected float32\(.*\), got \(1, "):
+        train.main(flags(tiny.new.path, tmp_path / "run", tiny.run))
 
 
 @pytest.mark.parametrize(
