@@ -114,14 +114,6 @@ def test_context_is_taken_for_the_rows_asked_for(folder: Path) -> None:
     assert np.asarray(query.count).tolist() == [1, 2, 2, 0]
 
 
-def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a"), write(tmp_path / "b")
-    files = sorted(file.relative_to(first) for file in first.rglob("*") if file.is_file())
-    assert len(files) > 30
-    for file in files:
-        assert (first / file).read_bytes() == (second / file).read_bytes(), file
-
-
 def test_small_chunks_give_the_same_folder_and_find_the_same_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

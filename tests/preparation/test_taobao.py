@@ -47,26 +47,6 @@ def test_no_behaviour_is_refused(tmp_path):
         TaobaoOptions(source=tmp_path, out=tmp_path, behaviours=())
 
 
-MALFORMED = {
-    f"1,2,0,pv,{FIRST_SECOND - 1}": f"timestamp {FIRST_SECOND - 1} is outside the nine days",
-    f"1,2,0,pv,{END}": f"timestamp {END} is outside the nine days",
-    "1,2,0,pv,18": "log.csv:35: timestamp 18 is outside the nine days",
-    f"1,2,0,look,{FIRST_SECOND}": "log.csv:36: the behaviour is 'look'",
-    f"1,2,0,,{FIRST_SECOND}": "log.csv:37: the behaviour is ''",
-}
-
-
-def test_lines_of_another_time_or_behaviour_are_malformed(tmp_path):
-    file = write(tmp_path, LOG + "".join(f"{line}\n" for line in MALFORMED))
-    dataset, summary = make(file, max_bad_share=0.2)
-    assert len(dataset.event_item) == 4 * 5
-    assert "5 of 37 lines are malformed and were left out:" in summary
-    for reason in MALFORMED.values():
-        assert any(reason in text and str(file) in text for text in summary), reason
-    with pytest.raises(UserError, match="5 of 37 lines are malformed, more than the allowed"):
-        make(file, out=tmp_path / "other")
-
-
 def test_the_first_and_the_last_second_of_the_nine_days_are_inside(tmp_path):
     lines = f"1,2,0,pv,{FIRST_SECOND}\n1,3,0,pv,{END - 1}\n"
     dataset, _ = make(write(tmp_path, LOG + lines), max_bad_share=0.0)

@@ -123,6 +123,11 @@ TAOBAO = Sample(
             ("1,2,0,pv", "expected 5 columns, found 4"),
             ("1,2,0,pv,-15", "timestamp '-15' is negative"),
             ("1,,0,pv,15", "the item is empty"),
+            (f"1,2,0,pv,{FIRST - 1}", f"timestamp {FIRST - 1} is outside the nine days"),
+            (f"1,2,0,pv,{taobao.END}", f"timestamp {taobao.END} is outside the nine days"),
+            ("1,2,0,pv,18", "timestamp 18 is outside the nine days"),
+            (f"1,2,0,look,{FIRST}", "the behaviour is 'look'"),
+            (f"1,2,0,,{FIRST}", "the behaviour is ''"),
         ]
     },
 )

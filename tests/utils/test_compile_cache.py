@@ -7,8 +7,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from support.tiny_run import light_flags, write_data
+from support.tiny_run import light_flags, refusal, write_data
 
+from dien_jax.utils import command
 from dien_jax.utils.machine import enable_compile_cache
 
 pytestmark = pytest.mark.long
@@ -29,12 +30,12 @@ print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
 
 
-def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:
+def run(data: Path, folder: Path) -> tuple[int, int, str]:
     """Cache hits, misses and folder of one process that trains and warns of nothing."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, *light_flags(data, folder), "--train.epochs=1", *flags],
-        env=environment | {"XDG_CACHE_HOME": str(data.parent / "cache")} | variables,
+        [sys.executable, "-c", LOADED, *light_flags(data, folder), "--train.epochs=1"],
+        env=environment | {"XDG_CACHE_HOME": str(data.parent / "cache")},
         capture_output=True,
         text=True,
     )  # fmt: skip
@@ -66,9 +67,12 @@ def test_a_second_process_loads_what_the_first_compiled(data: Path, tmp_path: Pa
     assert not [file for file in left if file.read_bytes() == cut[file]]
 
 
-def test_the_flag_turns_it_off(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path / "off", "--no-compile-cache") == (0, 0, "None")
-    assert not (data.parent / "cache" / "dien_jax").exists()
+def test_the_flag_turns_it_off(tmp_path: Path, monkeypatch, capfd) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(command, "enable_compile_cache", lambda: calls.append(True))
+    for flags in ([], ["--no-compile-cache"]):
+        refusal([*light_flags(tmp_path / "nowhere", tmp_path / "run"), *flags], capfd)
+    assert calls == [True]
 
 
 def test_a_folder_that_the_user_chose_stays() -> None:
