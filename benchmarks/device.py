@@ -2,7 +2,7 @@
 
     python -m benchmarks.device [--minutes 9] --out DIR [--rehearse]
 
-Runs the kernel suite, the recurrences, the train step, its cost, block sizes and ``Ranker``, most
+Runs the kernel suite, the recurrences, the train step, block sizes and ``Ranker``, most
 valuable first. Each part is a program of its own with a time limit, so that one that hangs or ends
 its process costs itself alone; what needs a kernel that its suite found wrong is left out. Results
 are in DIR as they come, and ``summary.md`` there says what was found. The same command continues

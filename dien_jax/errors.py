@@ -90,9 +90,9 @@ def writing(path: Path, flag: str = "") -> contextlib.AbstractContextManager[Non
     return _naming(path, flag, "written")
 
 
-def reading(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:
-    """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be read"."""
-    return _naming(path, flag, "read")
+def reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turn an ``OSError`` of the block into a :class:`UserError`: "PATH cannot be read"."""
+    return _naming(path, "", "read")
 
 
 @contextlib.contextmanager

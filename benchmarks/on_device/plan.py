@@ -46,21 +46,18 @@ def plan(kernels: Sequence[str], blocked: Sequence[str]) -> list[Part]:
     for kernel in [*kernels, "xla"]:
         flags = ("--implementations", kernel, "xla", "--cells", "augru", "--precision", "default")
         cases = ("--cases", "large_batch", "wide128", "paper", "--repeats", "10")
-        beside = torch if kernel == "xla" else ()
+        beside, needed = (torch, None) if kernel == "xla" else ((), kernel)
         name = f"recurrence-{kernel}"
-        parts.append(Part(name, recurrence, (*flags, *cases, *beside), 90, _if_kernel(kernel)))
-    for batch, compute in ((1024, "float32"), (128, "float32"), (8192, "float32")):
-        flags = ("--batch-size", str(batch), "--compute", compute, "--repeats", "20", *others)
-        parts.append(Part(f"step-{batch}-{compute}", step, flags, 75))
+        parts.append(Part(name, recurrence, (*flags, *cases, *beside), 90, needed))
+    for batch in (1024, 128, 8192):
+        flags = ("--batch-size", str(batch), "--compute", "float32", "--repeats", "20", *others)
+        parts.append(Part(f"step-{batch}-float32", step, flags, 75))
     for batch in (1024, 8192, 128):
         flags = ("--batch-size", str(batch), "--compute", "bfloat16", "--repeats", "20")
         parts.append(Part(f"step-{batch}-bfloat16", step, flags, 60))
-    parts.append(Part("cost", "benchmarks.on_device.step_cost", (), 75))
     for kernel in blocked:
-        flags = (kernel,)
-        parts.append(
-            Part(f"blocks-{kernel}", "benchmarks.on_device.block_sizes", flags, 90, kernel)
-        )
+        sweep = "benchmarks.on_device.block_sizes"
+        parts.append(Part(f"blocks-{kernel}", sweep, (kernel,), 90, kernel))
     parts.append(suite("xla"))
     for kernel in kernels:
         flags = ("--implementations", kernel, "xla", "--cells", "augru", "gru", "agru")
@@ -71,10 +68,6 @@ def plan(kernels: Sequence[str], blocked: Sequence[str]) -> list[Part]:
     networks = ("--implementations", "xla", "--repeats", "10")
     parts.append(Part("networks", "benchmarks.networks", networks, 60))
     return parts
-
-
-def _if_kernel(name: str) -> str | None:
-    return None if name == "xla" else name
 
 
 def rehearsal(kernels: Sequence[str]) -> list[Part]:

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,25 +122,20 @@ def _steps(out: Path) -> list[str]:
     rows = _rows(out, "step-*")
     if not rows:
         return []
-    bounds = {(row["batch"], row["compute"]): row for row in _rows(out, "cost")}
     lines = [
         "", "## Train step, histories of 100", "",
-        "| batch | program | compute | ms | examples/s | device MB | operations | of roofline |",
-        "|---|---|---|---|---|---|---|---|",
+        "| batch | program | compute | ms | examples/s | device MB |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         batch = int(row["case"].split()[1])
         ours = row["system"].startswith("dien_jax")
-        cost = bounds.get((batch, row["compute"]), {}) if ours else {}
-        bound = cost.get("bound_ms")
-        share = f"{bound / row['median_ms']:.1%}" if bound else ""
         memory = f"{row['device_peak_mb']:,.0f}" if ours and row["device_peak_mb"] else ""
         cells = (
             batch, row["system"], row["compute"], f"{row['median_ms']:.3g}",
-            f"{row['samples_per_second']:,.0f}", memory, cost.get("operations", ""), share,
+            f"{row['samples_per_second']:,.0f}", memory,
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "Operations, FLOPs and bytes are XLA's account, without what kernels do inside."]
     return lines
 
 
@@ -166,8 +161,4 @@ def _rows(out: Path, pattern: str) -> list[dict[str, Any]]:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a file, but for a last line that was cut off."""
-    return list(_parsed(file.read_text().split("\n")[:-1])) if file.exists() else []
-
-
-def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    return map(json.loads, lines)
+    return [*map(json.loads, file.read_text().split("\n")[:-1])] if file.exists() else []

@@ -23,8 +23,8 @@ from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
-from dien_jax.steps.state import placed_like
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""

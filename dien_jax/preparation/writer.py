@@ -240,21 +240,17 @@ class _FolderFiles:
         self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)
         return rows
 
-    def rows(self, name: str, column: Column, dtype: type[np.generic]) -> int:
-        """Write a column into a folder, and return how many rows it has."""
-        before = self._sizes[f"{name}/values.npy"]
-        written = self.array(f"{name}/values.npy", column.values, dtype)
-        if column.offsets is None:
-            return written
-        return self.offsets(f"{name}/offsets.npy", column.offsets, before)
-
     def column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         """Write the values of a feature over some rows, as the schema has it."""
         if (column.offsets is not None) != (feature.kind == "multivalued"):
             where = f"{feature.kind} feature {feature.name!r}"
             raise ValueError(f"{where}: offsets are for multivalued")
         dtype = np.float32 if feature.kind == "numeric" else np.int32
-        written = self.rows(f"{folder}/{feature.name}", column, dtype)
+        name = f"{folder}/{feature.name}"
+        before = self._sizes[f"{name}/values.npy"]
+        written = self.array(f"{name}/values.npy", column.values, dtype)
+        if column.offsets is not None:
+            written = self.offsets(f"{name}/offsets.npy", column.offsets, before)
         _require_rows(f"feature {feature.name!r}", written, rows)
 
     @contextlib.contextmanager

@@ -248,13 +248,10 @@ class CurrentModel:
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
         """Rank a batch; return a response or an error for each request."""
         ranker = self.served.ranker
-        responses: list[Ranked | UserError] = []
-        for outcome in ranker.rank_many(requests):
-            if isinstance(outcome, UserError):
-                responses.append(outcome)
-                continue
-            responses.append(self._answer(outcome, ranker.step))
-        return responses
+        return [
+            outcome if isinstance(outcome, UserError) else self._answer(outcome, ranker.step)
+            for outcome in ranker.rank_many(requests)
+        ]
 
     def recommend(self, message: Any) -> Ranked:
         """List the next items of a user."""

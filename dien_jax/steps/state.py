@@ -1,13 +1,14 @@
 """The state that a train step carries, the tables it reads, and the least memory of both."""
 
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
     FeatureTables,
@@ -22,7 +23,7 @@ from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.placement import OneDevice, placed_like
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import table_of, tables_by_row
 from dien_jax.utils.machine import require_memory
 
@@ -52,25 +53,7 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-@runtime_checkable
-class TrainingData(Protocol):
-    """A :class:`~dien_jax.data.Dataset`: its constant inputs of steps."""
-
-    @property
-    def schema(self) -> Schema:
-        """Features of items, users and requests."""
-
-    @property
-    def popularity(self) -> np.ndarray:
-        """Training events of each item, int64 ``[items]``."""
-
-    def feature_tables(self, *, statistics: bool, folds: bool) -> FeatureTables:
-        """Return the tables of items and users, and what the model reads of the statistics."""
-
-
-def feature_tables(
-    dataset: TrainingData, model: ModelConfig, *, folds: bool = False
-) -> FeatureTables:
+def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False) -> FeatureTables:
     """Return the tables that a model reads, on the default device; ``folds`` are for training.
 
     >>> from dien_jax import open_dataset, preset
@@ -83,9 +66,7 @@ def feature_tables(
     )
 
 
-def training_tables(
-    dataset: TrainingData, config: Config, place: OneDevice | None = None
-) -> Tables:
+def training_tables(dataset: Dataset, config: Config, place: OneDevice | None = None) -> Tables:
     """Return the feature tables, and the sampler of auxiliary negatives that training needs.
 
     They are on the devices of a ``place``, or on the default device.
@@ -156,11 +137,6 @@ def create_state(
         raise UserError(f"model.implementation: {error}") from error
     step = jnp.zeros((), jnp.int32)
     return TrainState(params, batch_stats, slots, place.on_each(step), place.on_each(run_key))
-
-
-def with_params(state: TrainState, params: Any) -> TrainState:
-    """Return a state with other parameters, on the devices of those that they replace."""
-    return state._replace(params=placed_like(params, state.params))
 
 
 def all_finite(tree: Any) -> bool:
