@@ -39,7 +39,6 @@ from dien_jax.steps.state import (
     require_step_memory,
     training_tables,
 )
-from dien_jax.training.histograms import histogram_values
 from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.parts import part_steps, place_on, tower_of
 from dien_jax.training.progress import (
@@ -50,7 +49,7 @@ from dien_jax.training.progress import (
     mean_metrics,
     not_finite,
 )
-from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.training.reporter import NoReports, Reporter, histogram_values
 from dien_jax.training.run_data import cut_histories
 from dien_jax.training.vectors import with_vectors
 from dien_jax.utils.processes import from_first, on_first

@@ -24,7 +24,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import histograms, loop, parts
+from dien_jax.training import loop, parts, reporter
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -122,7 +122,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
 @pytest.mark.long
 def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
     shapes = {}
-    monkeypatch.setattr(histograms, "HISTOGRAM_ROWS", 5)
+    monkeypatch.setattr(reporter, "HISTOGRAM_ROWS", 5)
     monkeypatch.setattr(
         loop.Reporter,
         "histograms",
