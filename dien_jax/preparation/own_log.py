@@ -13,6 +13,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.sources import impressions, interactions
 from dien_jax.utils.console import say
+from dien_jax.utils.files import as_declared
 
 IN_MEMORY = Path("data")
 """What messages call a table in memory."""
@@ -94,7 +95,8 @@ def make_dataset(
             out = Path(temporary.name) / "data"
         named["out"] = out
         with _keywords_for_flags(names):
-            for line in kind.prepare(chosen(**named), table=None if is_file else data):
+            made = chosen(**as_declared(chosen, named))
+            for line in kind.prepare(made, table=None if is_file else data):
                 say(line)
         dataset = open_dataset(out)
         weakref.finalize(dataset, stack.pop_all().close)

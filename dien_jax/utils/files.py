@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_args, get_origin
 
@@ -337,15 +337,19 @@ def content(folder: Path) -> list[str]:
     return [name for name in names if name != LOCK_FILE and not _PARTIAL.fullmatch(name)]
 
 
-def convert_fields(options: Any) -> None:
-    """Convert fields of new options, for callers in Python: text to paths, lists to tuples.
-
-    A text for a tuple is its one entry.
-    """
-    for field in dataclasses.fields(options):
-        value, declared = getattr(options, field.name), field.type
+def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a dataclass's fields: paths for text, tuples for lists and single texts."""
+    converted = dict(values)
+    for field in dataclasses.fields(kind):
+        value, declared = values.get(field.name), field.type
         if isinstance(value, str) and Path in (declared, *get_args(declared)):
-            object.__setattr__(options, field.name, Path(value))
+            converted[field.name] = Path(value)
         elif isinstance(value, str | list) and get_origin(declared) is tuple:
-            entries = (value,) if isinstance(value, str) else tuple(value)
-            object.__setattr__(options, field.name, entries)
+            converted[field.name] = (value,) if isinstance(value, str) else tuple(value)
+    return converted
+
+
+def convert_fields(options: Any) -> None:
+    """Convert the fields of new options as :func:`as_declared` does, for callers in Python."""
+    for name, value in as_declared(options, vars(options)).items():
+        object.__setattr__(options, name, value)
