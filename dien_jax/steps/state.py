@@ -1,14 +1,13 @@
 """The state that a train step carries, the tables it reads, and the least memory of both."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
     FeatureTables,
@@ -53,7 +52,25 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False) -> FeatureTables:
+@runtime_checkable
+class TrainingData(Protocol):
+    """A :class:`~dien_jax.data.Dataset`: its constant inputs of steps."""
+
+    @property
+    def schema(self) -> Schema:
+        """Features of items, users and requests."""
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Training events of each item, int64 ``[items]``."""
+
+    def feature_tables(self, *, statistics: bool, folds: bool) -> FeatureTables:
+        """Return the tables of items and users, and what the model reads of the statistics."""
+
+
+def feature_tables(
+    dataset: TrainingData, model: ModelConfig, *, folds: bool = False
+) -> FeatureTables:
     """Return the tables that a model reads, on the default device; ``folds`` are for training.
 
     >>> from dien_jax import open_dataset, preset
@@ -66,7 +83,9 @@ def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False)
     )
 
 
-def training_tables(dataset: Dataset, config: Config, place: OneDevice | None = None) -> Tables:
+def training_tables(
+    dataset: TrainingData, config: Config, place: OneDevice | None = None
+) -> Tables:
     """Return the feature tables, and the sampler of auxiliary negatives that training needs.
 
     They are on the devices of a ``place``, or on the default device.
