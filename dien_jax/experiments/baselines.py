@@ -53,7 +53,7 @@ SEED = 0
 SINGLE = {
     "popularity": "item popularity",
     "attribute match": MATCH,
-    "co-occurrence": "item recent_cosine",
+    "co-occurrence": "item recent_lift",
 }
 """The column of each baseline that has one."""
 BOOSTED_TREES = "boosted trees"
