@@ -215,6 +215,7 @@ def test_bad_offsets_and_counts_are_refused(
     assert str(folder / file) in str(error.value)
 
 
+@pytest.mark.long
 @settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -60,6 +60,7 @@ def frame() -> Any:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_table_in_memory_equals_the_file(kind, tmp_path):
     log, options = log_of(tmp_path), KINDS[kind]

@@ -59,6 +59,7 @@ def logs(draw):
     return item.astype(np.int32), time, offsets
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(
     logs(),

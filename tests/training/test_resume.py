@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import tiny_run
+from support.forks import Ended, Forks, Job
 from support.tiny_run import flags, light_flags
 
 from dien_jax import train
@@ -20,41 +20,6 @@ from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
-
-DIES = """
-import os, signal, sys
-from dien_jax import train
-from dien_jax.training import loop, parts
-from dien_jax.runs.checkpoints import Checkpoints
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-    signal.pause()
-
-def after(calls, function, action, *, then_call):
-    # ``function``, but at that call ``action`` comes in its place, or while it is still at work
-    count = 0
-    def wrapped(*args, **kwargs):
-        nonlocal count
-        count += 1
-        if count == calls and then_call:
-            function(*args, **kwargs)
-        if count == calls:
-            action()
-        return function(*args, **kwargs)
-    return wrapped
-
-{patch}
-sys.exit(train.main(sys.argv[1:]))
-"""
-IN_STEP = """
-make = parts.make_train_step
-parts.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
-"""
-BEFORE_SAVE = """
-loop.SAVE_SECONDS = -1.0
-Checkpoints.save = after({call}, Checkpoints.save, die, then_call=False)
-"""
 
 TOWER = ("--model.statistics", "--train.epochs=2")
 
@@ -75,14 +40,18 @@ def tower_whole(data, tmp_path_factory) -> Path:
     return folder
 
 
-def run_child(patch: str, arguments: list[str]):
-    return subprocess.run(
-        [sys.executable, "-c", DIES.format(patch=patch), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A process whose forks train, and end themselves."""
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
+def ended(forks: Forks, patch: str, number: int, arguments: list[str]) -> Ended:
+    """Train in a fork that a function of ``support.deaths`` ends."""
+    job = Job(("train", *arguments), patch=f"support.deaths:{patch}", given=(number,))
+    return forks.run(job)[0]
 
 
 def steps_saved(folder: Path) -> list[str]:
@@ -108,26 +77,24 @@ def assert_ends_alike(folder: Path, whole: Path) -> None:
 
 
 def test_run_killed_between_an_evaluation_and_its_save_ends_as_one_never_stopped(
-    data, light_whole, tmp_path
+    data, light_whole, forks, tmp_path
 ):
     """Kills before changes of files are in ``tests/faults/test_stops.py``."""
     folder = tmp_path / "run"
     # the sixth save, that of the second evaluation; steps 4 and 8 are saved before
-    killed = run_child(BEFORE_SAVE.format(call=6), light_flags(data, folder))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = ended(forks, "before_save", 6, light_flags(data, folder))
+    assert killed.status == -signal.SIGKILL, killed.said
     assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
     assert train.main(["--resume", str(folder)]) == 0
     assert_ends_alike(folder, light_whole)
 
 
-def test_second_signal_ends_the_process_at_once(data, tmp_path):
+def test_second_signal_ends_the_process_at_once(data, forks, tmp_path):
     folder = tmp_path / "run"
-    twice = "lambda: [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGTERM)]"
-    patch = IN_STEP.format(step=3, action=twice)
-    stopped = run_child(patch, light_flags(data, folder))
-    assert stopped.returncode == -signal.SIGTERM, stopped.stderr
-    assert "again to stop at once" in stopped.stderr
+    stopped = ended(forks, "by_two_signals", 3, light_flags(data, folder))
+    assert stopped.status == -signal.SIGTERM, stopped.said
+    assert "again to stop at once" in stopped.said
     assert steps_saved(folder) == []
 
 
@@ -197,12 +164,12 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("call", [5, 8])
 def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(
-    call, data, tower_whole, tmp_path
+    call, data, tower_whole, forks, tmp_path
 ):
     """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again."""
     folder, arguments = tmp_path / "run", [*light_flags(data, tmp_path / "run"), *TOWER]
-    killed = run_child(BEFORE_SAVE.format(call=call), arguments)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = ended(forks, "before_save", call, arguments)
+    assert killed.status == -signal.SIGKILL, killed.said
     assert train.main(["--resume", str(folder)]) == 0
     assert_ends_alike(folder, tower_whole)
 

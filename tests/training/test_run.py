@@ -80,6 +80,7 @@ def test_settings_that_cannot_be_trained_leave_no_folder(flag, problem, data, tm
     assert list((tmp_path / "own").iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_finished_run_has_a_card_with_its_metrics_and_their_interval(result):
     text = (result.run_dir / "model_card.md").read_text()
     area = result.test["auc"]
@@ -102,6 +103,7 @@ def test_run_that_another_process_trains_is_refused(result, data, tmp_path):
     assert dien_jax.resume(folder).test == result.test
 
 
+@pytest.mark.long
 def test_scores_are_those_that_the_result_measured(result):
     scored = dien_jax.score_split(result.run_dir, "valid")
     assert scored.metrics() == result.valid
