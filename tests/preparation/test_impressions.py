@@ -1,12 +1,9 @@
 """Impression logs: whose clicks a row sees, and which split it falls into."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.source_samples import SHOWN as LOG
 from support.tiny_logs import events_of, write
 
@@ -132,39 +129,6 @@ def test_what_cannot_be_prepared_is_told(tmp_path, changes, match):
 def test_a_context_feature_cannot_take_the_name_of_a_column(tmp_path, name):
     with pytest.raises(UserError, match="that name is taken by a column of every example"):
         options(tmp_path / "log.csv", context_features=(name,))
-
-
-@settings(max_examples=8, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 1), st.integers(0, 4)
-        ),
-        min_size=6,
-    ),
-    st.sampled_from(["by-user", "last-event", "by-time"]),
-)
-def test_no_row_sees_its_own_request_or_later(tmp_path_factory, log, split):
-    tmp_path = tmp_path_factory.mktemp("log")
-    file = write(tmp_path, HEADER + "".join(f"{u},{i},{c},s{t},{t}\n" for u, i, c, t in log))
-    try:
-        dataset, _ = make(file, split=split, context_features=("slot",))
-    except UserError:
-        assert not (tmp_path / "data").exists()
-        return
-    clicks = {user: [t for u, _, c, t in log if u == user and c] for user in "ab"}
-    found = 0
-    for name, examples in dataset.splits.items():
-        slots = dataset.vocabulary("slot")
-        for row, (user, _, _, history) in enumerate(rows(dataset, name)):
-            slot = slots[examples.context["slot"].values[row]]
-            if slot:
-                time = int(slot[1:])
-                assert history == sorted(t for t in clicks[user] if t < time)
-            found += 1
-    assert found == len(log)
-    for start, end in pairwise(dataset.event_offsets):
-        assert (np.diff(dataset.event_timestamp[start:end]) >= 0).all()
 
 
 def test_a_column_is_found_by_its_exact_case(tmp_path):

@@ -1,9 +1,6 @@
 """A log that is prepared in several parts gives the folder of one part, to the last bit."""
 
 import dataclasses
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,38 +69,6 @@ def test_impressions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
     parted = dataclasses.replace(options, out=tmp_path / "parts")
     assert impressions.prepare(parted, part_events=40) == summary
     assert_same_files(options.out, parted.out)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from dien_jax.preparation.writer import DatasetWriter
-from dien_jax.preparation.sources.interactions import InteractionsOptions, prepare
-
-groups = DatasetWriter.groups
-def killed(self, raw_ids):
-    if hasattr(self, "begun"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    self.begun = True
-    groups(self, raw_ids)
-DatasetWriter.groups = killed
-prepare(InteractionsOptions(file=Path(sys.argv[1]), out=Path(sys.argv[2])), part_events=25)
-"""
-
-
-def test_the_command_makes_the_folder_after_a_kill_between_two_parts(tmp_path):
-    log, out = log_of(tmp_path), tmp_path / "data"
-    ended = subprocess.run([sys.executable, "-c", KILLED, log, out], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    (left,) = tmp_path.glob(".data.partial-[0-9]*")
-    assert (left / "groups.txt").exists()
-    assert not out.exists()
-    options = interactions.InteractionsOptions(file=log, out=out)
-    interactions.prepare(options, part_events=25)
-    whole = dataclasses.replace(options, out=tmp_path / "whole")
-    interactions.prepare(whole)
-    assert_same_files(out, whole.out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "whole"]
 
 
 def stored(folder: Path, numbers) -> ArrayFile:
