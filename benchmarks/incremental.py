@@ -180,9 +180,7 @@ def row(
         "policy": policy,
         "day": period.before(0),
         "days": period.days,
-        "auc": metrics["auc"],
-        "gauc": metrics["gauc"],
-        "logloss": metrics["logloss"],
+        **{name: metrics[name] for name in ("auc", "gauc", "logloss")},
         "test_examples": metrics["examples"],
         "unknown_items": unknown,
         "item_rows": known.schema.num_items,
@@ -283,7 +281,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train missing runs; print"""
+    """Train missing runs, and print the tables."""
     options = parsed(arguments)
     enable_compile_cache()
     rows = measured(options)
