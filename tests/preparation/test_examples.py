@@ -22,6 +22,7 @@ def test_by_user_trains_on_every_event_and_holds_out_last_events(tmp_path):
         assert list(lengths(dataset, split).values()) == [[5]]
     seen = "training sees 12 events of 2 users; its examples are every event with a history"
     assert seen in summary
+    assert "negatives of each positive: 1, drawn by popularity" in "".join(summary)
 
 
 @pytest.mark.long

@@ -28,6 +28,12 @@ from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExampl
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
+MEANING = {
+    "popularity": "by popularity, so AUC does not reward popular items; recommend does",
+    "uniform": "uniformly, so AUC rewards popular items; so does recommend",
+}
+"""What each ``--negative-distribution`` means, as the summary says it."""
+
 
 def write_interactions(
     workspace: Workspace,
@@ -76,6 +82,8 @@ def write_interactions(
     which = "every event" if most is None else f"the latest {most:,} events of each user"
     of_users = f"{seen['item'].sum():,} events of {np.count_nonzero(seen['user']):,} users"
     report.append(f"training sees {of_users}; its examples are {which} with a history")
+    meaning = MEANING[options.negative_distribution]
+    report.append(f"negatives of each positive: {options.negatives}, drawn {meaning}")
     if single := np.count_nonzero(np.diff(events.offsets) == 1):
         report.append(f"users with one event, so no history and no example: {single:,}")
     if missing:
