@@ -1,11 +1,17 @@
 """Settings of a run: dataclasses that check themselves, named presets and preset files.
 
-Nothing here reads data, compiles or knows command-line flags.
+Nothing here reads data, compiles or knows command-line flags. Names below are imported when they
+are first used.
 """
 
-from dien_jax.config.distributed import DistributedConfig
-from dien_jax.config.presets import PRESETS, preset
-from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from typing import TYPE_CHECKING
+
+from dien_jax._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from dien_jax.config.distributed import DistributedConfig
+    from dien_jax.config.presets import PRESETS, preset
+    from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "PRESETS",
@@ -17,3 +23,12 @@ __all__ = [
     "TrainConfig",
     "preset",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "distributed": ("DistributedConfig",),
+        "presets": ("PRESETS", "preset"),
+        "settings": ("Config", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
+    },
+)
