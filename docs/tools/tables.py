@@ -63,12 +63,18 @@ STEP, AUGRU = "train_step.json", "recurrence_native.json"
 FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
-DEFAULTS, GIVEN = "present_defaults.csv", "statistics_network.csv"
-WIDE = "wide.csv"
+DEFAULTS, WIDE, EVERY = "present_defaults.csv", "wide.csv", "wide_every_event.csv"
 WEEKS = "incremental_counts.json"
-EVERY = "statistics_network_every_event.csv"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
 WITHOUT_LOSS = "wide_augru"
+COUNTS_ALONE = "counts alone"
+MODELS = (
+    ("boosted trees", "boosted trees", "test_auc"),
+    ("logistic regression", "logistic regression", "test_auc"),
+    (COUNTS_ALONE, "wide_dien", "counts_alone_test_auc"),
+    ("`wide_din`", "wide_din", "test_auc"),
+    ("`wide_dien`", "wide_dien", "test_auc"),
+)
 
 TABLES: dict[str, list[Sequence[str]]] = {
     "lists": [
@@ -181,33 +187,11 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for row in read("serving.json")
     ],
     "models": [
-        (label, examples, *(auc(name, data=data, row=row) for data in sets))
-        for examples, name in (("as given", GIVEN), ("every event", EVERY))
-        for sets in [("beauty", "toys", "sports", "grocery")]
-        for label, row in (
-            ("boosted trees", "boosted trees"),
-            ("logistic regression", "logistic regression"),
-            ("`wide_din`", "din"),
-            ("`wide_dien`", "dien"),
-        )
-    ],
-    "tower": [
-        (label, *(auc(WIDE, data=data, row=row) for data in ("beauty", "toys", "long")))
-        for label, row in (
-            ("boosted trees", "boosted trees"),
-            ("logistic regression", "logistic regression"),
-            ("`wide_din`", "wide_din"),
-            ("`wide_dien`", "wide_dien"),
-        )
-    ]
-    + [
-        (
-            "counts alone, in `wide_dien`",
-            *(
-                auc(WIDE, "counts_alone_test_auc", data=data, row="wide_dien")
-                for data in ("beauty", "toys", "long")
-            ),
-        )
+        (label, examples, *(auc(name, column, data=data, row=row) for data in sets))
+        for examples, name in (("as given", WIDE), ("every event", EVERY))
+        for sets in [("beauty", "toys", "sports")]
+        for label, row, column in MODELS
+        if row != "wide_din"
     ],
     "family": [
         (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
@@ -226,16 +210,9 @@ TABLES: dict[str, list[Sequence[str]]] = {
         if name == WITHOUT_LOSS or not name.startswith("wide_")
     ],
     "long": [
-        (
-            label,
-            *(auc(WIDE, column, data="long", row=row) for column in shown),
-        )
-        for label, row in (
-            ("`wide_dien`", "wide_dien"),
-            ("`wide_din`", "wide_din"),
-            ("logistic regression", "logistic regression"),
-            ("boosted trees", "boosted trees"),
-        )
+        (label, *(auc(WIDE, column, data="long", row=row) for column in shown))
+        for label, row, _ in MODELS
+        if label != COUNTS_ALONE
         for shown in [("test_auc", "test_auc_known", "test_gauc")]
     ],
     "weeks": [
