@@ -23,6 +23,8 @@ if IS_OWNER:  # other processes of the session inherit it
 os.environ.setdefault("DIEN_KERNELS_CACHE", f"{os.environ[CACHE]}/dien_kernels")
 # Not by "auto", where nothing asks for them; DIEN_KERNELS_NATIVE=1 runs all tests with them.
 os.environ.setdefault("DIEN_KERNELS_NATIVE", "0")
+# Threads of boosted trees would spin where cores are taken: four fifths of their time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
