@@ -7,7 +7,6 @@ rather than well where only behaviour is tested. Tests marked ``fast`` must not 
 import contextlib
 import gc
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -133,14 +132,6 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", True)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def bounded_memory() -> Iterator[None]:
-    """Forget compiled programs once a process holds gigabytes: few serve two modules."""
-    yield
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 3 * 2**20:  # KiB
-        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
