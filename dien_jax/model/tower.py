@@ -25,8 +25,8 @@ WEIGHTS = "weights"
 LAYERS = (64, 32)
 """Sizes of the hidden layers."""
 DROPOUT = 0.2
-LIMIT = 6.0
-"""Largest absolute value of a standardised input."""
+LIMIT = 3.0
+"""Largest absolute value of a standardised input: counts of 0, as of new items, may lie far out."""
 
 
 class Tower(nn.Module):
