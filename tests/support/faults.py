@@ -156,9 +156,10 @@ def attempt(case: Case, workspace: Path) -> None:
             ending = run_in_process(case.command, *case.arguments)
     else:
         ending = run_in_child(case.command, *case.arguments, environment=case.environment)
-    assert "Traceback" not in ending.output, ending.output
-    assert ending.status == case.status, ending.output
-    assert re.search(case.message, flat(ending.output)), ending.output
+    told = f"{case}\n{ending.output}"
+    assert "Traceback" not in ending.output, told
+    assert ending.status == case.status, told
+    assert re.search(case.message, flat(ending.output)), told
     after = contents(workspace)
     changed = {path for path, digest in after.items() if before.get(path) != digest}
     gone = before.keys() - after.keys()
