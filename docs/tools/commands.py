@@ -38,6 +38,8 @@ GUIDES = {
     "train": ("Train on your own log", "training.md#train"),
 }
 """Title and address of the guide of each command."""
+OWN_LOGS, SETS = ("interactions", "impressions"), "prepare-sets"
+"""Sources on the page of ``prepare``, and the page of the others."""
 _RULE = re.compile(r"^ -+ *$\n", re.MULTILINE)
 
 
@@ -70,9 +72,15 @@ def _pages() -> Iterator[tuple[str, str]]:
         title, address = GUIDES[name]
         parts = [f"# {name}", f"Guide: [{title}](../{address})."]
         if name == "prepare":
-            parts += [_block(module._overview())]
+            parts += [
+                _block(module._overview()),
+                f"Public logs and made-up users: [{SETS}]({SETS}.md).",
+            ]
+            sets = [f"# {SETS}", parts[1]]
             for source, (kind, _) in module.SOURCES.items():
-                parts += [f"## {name} {source}", _block(_help(kind, f"{module.COMMAND} {source}"))]
+                page = parts if source in OWN_LOGS else sets
+                page += [f"## {name} {source}", _block(_help(kind, f"{module.COMMAND} {source}"))]
+            yield SETS, "\n\n".join(sets) + "\n"
         else:
             parts += [_block(_help(module.Arguments, f"python -m dien_jax.{name}"))]
         yield name, "\n\n".join(parts) + "\n"
@@ -83,9 +91,9 @@ def _block(text: str) -> str:
 
 
 def _help(arguments: Any, prog: str) -> str:
-    """Return a help text in ASCII, in lines of 80 characters, which a page shows whole."""
+    """Return a help text in ASCII, in lines of 100 characters, which a page shows whole."""
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    narrow = mock.patch.dict("os.environ", COLUMNS="80")
+    narrow = mock.patch.dict("os.environ", COLUMNS="100")
     with narrow, contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         join_help_lines(arguments)
         tyro.cli(arguments, prog=prog, args=["--help"], description=description(arguments))

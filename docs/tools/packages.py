@@ -4,12 +4,15 @@ The pages are made when the site is built; ``nav`` in mkdocs.yml needs a line fo
 page of the reference is a file, docs/api/index.md.
 """
 
+import importlib
+import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 GUIDES = {
     "dien_jax.inference": "Guides: [Recommend](../recommending.md), [Rank](../ranking.md), "
     "[Export](../export.md).",
@@ -21,6 +24,31 @@ GUIDES = {
     "dien_kernels": "[The kernels](../kernels.md) has equations and measurements.",
 }
 """Lines under the heading of a page."""
+MORE = {
+    "config": {"settings": "ModelConfig TrainConfig"},
+    "data": {"batches": "Batch FeatureTables Loader evaluation_loader example_batch"},
+    "dien_kernels": {
+        "networks": "Dense attention_weights auxiliary_loss candidate_attention masked_softmax",
+        "implementations": "Blocks Choice Device Form Implementation Network NetworkImplementation "
+        "Precision assume explain explain_network instruction_set interpreted "
+        "load_native_in_background",
+    },
+    "inference": {
+        "files": "RequestColumns UserColumns export_run list_for_users measure_lists score_requests"
+    },
+    "metrics": {
+        "comparison": "Difference PartAuc auc_by_size auc_interval bootstrap delong "
+        "mean_over_users paired_seeds",
+        "lists": "hit_rate list_metrics ndcg reciprocal_rank target_rank",
+    },
+    "model": {
+        "attention": "ATTENTIONS AUXILIARIES AuxiliaryNetwork BilinearAttention "
+        "BinaryAuxiliaryLoss MLPAttention SoftmaxAuxiliaryLoss auxiliary_loss auxiliary_positions",
+        "click-model": "BatchNorm ClickModel Dice MLP PReLU",
+        "tower": "FeatureEmbeddings Tower factor_names statistics_names",
+    },
+}
+"""Names that have another page than the rest of their package, by package and page."""
 
 
 def packages() -> list[str]:
@@ -31,10 +59,26 @@ def packages() -> list[str]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
-    for name in packages():
-        # Guides come first in a search.
-        parts = ["---\nsearch:\n  boost: 0.3\n---", f"# {name}", f"::: {name}"]
-        parts[2:2] = [GUIDES[name]] if name in GUIDES else []
-        page = f"api/{name.removeprefix('dien_jax.')}.md"
-        files.append(File.generated(config, page, content="\n\n".join(parts) + "\n"))
+    for package in packages():
+        name = package.removeprefix("dien_jax.")
+        more = {page: names.split() for page, names in MORE.get(name, {}).items()}
+        elsewhere = {member for members in more.values() for member in members}
+        exported = importlib.import_module(package).__all__
+        assert elsewhere <= set(exported), f"{package}: unknown names in MORE"
+        pages = {name: [member for member in exported if member not in elsewhere]}
+        pages |= {f"{name}-{page}": members for page, members in more.items()}
+        links = ", ".join(f"[{page}]({name}-{page}.md)" for page in more)
+        for page, members in pages.items():
+            # Guides come first in a search.
+            parts = [
+                "---\nsearch:\n  boost: 0.3\n---",
+                f"# {package}{page[len(name) :].replace('-', ': ', 1)}",
+            ]
+            if page == name:
+                parts += [GUIDES[package]] if package in GUIDES else []
+                parts += [f"More names: {links}."] if more else []
+            chosen = "".join(f"\n      - {member}" for member in members)
+            parts.append(f"::: {package}\n    options:\n      members:{chosen}")
+            content = "\n\n".join(parts) + "\n"
+            files.append(File.generated(config, f"api/{page}.md", content=content))
     return files
