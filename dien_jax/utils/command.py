@@ -184,9 +184,9 @@ def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
             parts += typing.get_args(part)
             renamed = None if isinstance(part, type) else getattr(part, "name", None)
             name = renamed if isinstance(renamed, str) else name
-        inner = next((part for part in parts if dataclasses.is_dataclass(part)), None)
-        if inner is not None:
-            kinds |= _flag_kinds(typing.cast(type, inner), f"{group}{name}.")
+        groups = [p for p in parts if isinstance(p, type) and dataclasses.is_dataclass(p)]
+        if groups:
+            kinds |= _flag_kinds(groups[0], f"{group}{name}.")
             continue
         origins = (typing.get_origin(part) or part for part in parts)
         flag = f"--{group}{name}".replace("_", "-")

@@ -17,8 +17,8 @@ FLAGS = (
     "--model.auxiliary-weight=0",
     "--optim.learning-rate=1e-9",
 )
-"""The tower decides the scores. Half as many examples have five clicks an epoch with an unknown item:
-too few to learn its level from."""
+"""The tower decides the scores. Half as many examples have five clicks an epoch with an unknown
+item: too few to learn its level from."""
 
 
 def run_of(tmp_path, items: int):
