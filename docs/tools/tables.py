@@ -78,13 +78,19 @@ MODELS = (
 
 TABLES: dict[str, list[Sequence[str]]] = {
     "lists": [
-        (
-            row["case"],
-            *(f"{row[name]:.3f}" for name in ("hr_10", "ndcg_10", "mrr", "coverage")),
-            f"{row['mean_popularity']:.0f}",
-        )
-        for row in read("recommend.json")
-        if row["targets"]
+        *(
+            (
+                row["case"],
+                *(f"{row[name]:.3f}" for name in ("hr_10", "ndcg_10", "mrr", "coverage")),
+                f"{row['mean_popularity']:.0f}",
+            )
+            for row in read("recommend.json")
+            if row["targets"]
+        ),
+        *(
+            (row["model"], *(f"{row[name]:.3f}" for name in ("hr@10", "ndcg@10", "mrr")), "", "")
+            for row in read("recbole.json")
+        ),
     ],
     "list_times": [
         (
