@@ -97,7 +97,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
             row["case"],
             "" if row["users_per_second"] else f"{row['median_ms']:.0f} ms",
             f"{row['users_per_second']:.1f}" if row["users_per_second"] else "",
-            f"{row['share_found']:.2f}" if row["share_found"] else "",
+            f"{row['share_found']:.3f}" if row["share_found"] else "",
         )
         for row in read("recommend.json")
         if not row["targets"]

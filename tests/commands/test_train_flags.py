@@ -7,6 +7,7 @@ from support.tiny_run import flags, refusal
 
 from dien_jax import train
 from dien_jax.config.presets import PRESETS
+from dien_jax.errors import UserError
 
 
 def test_preset_gives_the_defaults_and_flags_override_them():
@@ -48,6 +49,8 @@ def test_help_lists_every_setting(capfd):
             assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
     assert "(default: 18)" in shown
     assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
+    with pytest.raises(UserError, match="layers is given twice"):  # after a help text too
+        train.parse(["--model.layers=8", "--model.layers", "8"])
 
 
 def test_loggers_are_flags_of_the_process():
