@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -40,15 +39,13 @@ class Arguments:
 
 
 def _export(arguments: Arguments) -> None:
-    run, out, data, onnx = arguments.run_dir, arguments.out, arguments.data, arguments.onnx
-    options: Any = {name: getattr(arguments, name) for name in ("triton", "overwrite")}
-    report = export_run(run, out, data, onnx, **options)
+    report = export_run(**vars(arguments))
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:
         say(f"ONNX: {report['onnx']} ({report['onnx_bytes'] / 1e6:.1f} MB)")
     if "triton" in report:
         say(f"version of the Triton model: {report['triton']}")
-    print_result(json.dumps(report), out)
+    print_result(json.dumps(report), arguments.out)
 
 
 main = make_main("export", tyro.cli, Arguments, _export)

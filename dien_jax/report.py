@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -30,9 +30,7 @@ class Arguments:
 
 def report(arguments: Arguments) -> None:
     """Write the report and print its path."""
-    split, out, data = arguments.split, arguments.out, arguments.data
-    options: Any = {"split": split, "out": out, "data": data, "overwrite": arguments.overwrite}
-    print_result(str(write_report(arguments.run_dir, **options)), out)
+    print_result(str(write_report(**vars(arguments))), arguments.out)
 
 
 main = make_main("report", tyro.cli, Arguments, report)

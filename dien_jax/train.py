@@ -78,10 +78,10 @@ class Arguments:
     """Run folder to resume. Data and settings come from the run; only --loggers, --mesh.*,
     --distributed.*, --compile-cache and --keep-memory may be combined with it."""
     loggers: tuple[LoggerName, ...] | None = None
-    """Loggers that get losses, metrics and histograms during training, beside the run folder.
-    mlflow and wandb need the extras of these names, and take from the environment where the run
-    goes, such as MLFLOW_TRACKING_URI and WANDB_PROJECT. Default: tensorboard, with --resume those
-    that the run has."""
+    """Loggers that get losses and metrics during training, beside the run folder. mlflow and wandb
+    need the extras of these names, and take from the environment where the run goes, such as
+    MLFLOW_TRACKING_URI and WANDB_PROJECT. Default: tensorboard, with --resume those that the run
+    has."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     keep_memory: bool = True

@@ -16,10 +16,7 @@ AXIS = "data"
 
 def devices_there() -> list[list[jax.Device]]:
     """Return the devices of each process of the run."""
-    processes = count()
-    if processes == 1:
-        return [jax.local_devices()]
-    return [jax.local_devices(process) for process in range(processes)]
+    return [jax.local_devices(process) for process in range(count())]
 
 
 def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:

@@ -25,11 +25,11 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.devices.exchange import Exchange
 from dien_jax.devices.mesh import AXIS, devices_in_use, mesh_of
-from dien_jax.devices.split_rows import SplitGather, SplitUpdate
+from dien_jax.devices.split_rows import SplitGather, split_update
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
-from dien_jax.steps.placement import Layout, OneDevice, SavedTable
+from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update
 from dien_jax.steps.rows import Table, is_large, table_of
 from dien_jax.steps.state import Tables
 from dien_jax.utils.processes import count, index
@@ -80,9 +80,9 @@ class Placement(OneDevice):
         del by_row
         return SplitGather(self.layouts, params)
 
-    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> SplitUpdate:
+    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Update:
         """Return the update of a part's parameters by the gradients of all devices."""
-        return SplitUpdate(config, self.schema, steps_per_epoch, part)
+        return split_update(config, self.schema, steps_per_epoch, part)
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table that is divided as items are."""
@@ -191,12 +191,9 @@ class Placement(OneDevice):
         """Put arrays on every device, as a whole; every process has the same ones."""
         if self.processes == 1:
             return jax.device_put(tree, NamedSharding(self.mesh, P()))
-        return jax.tree.map(self._on_each, tree)
+        return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
 
     def _on_each(self, leaf: Any) -> jax.Array:
-        if _is_key(leaf):
-            data = self._on_each(np.asarray(jax.random.key_data(leaf)))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         host, sharding = np.asarray(leaf), NamedSharding(self.mesh, P())
         return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
 
@@ -292,8 +289,7 @@ class Placement(OneDevice):
             return np.asarray(leaf)
         if self.processes == 1:
             return leaf
-        data = jnp.asarray(np.asarray(jax.random.key_data(leaf)))  # on a device of this process
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)  # of this process
 
     def readable(self, tree: Any) -> Any:
         """Return arrays that this process can read as a whole."""
@@ -305,13 +301,6 @@ class Placement(OneDevice):
         """Return the places of rows of a table in its array."""
         layout = self.layouts.get(table)
         return rows if layout is None else layout.slots(rows)
-
-    def described(self, batch_size: int) -> str:
-        """Return a line that says how the run is divided."""
-        names = ", ".join(name for _, name in self.layouts)
-        tables = f"rows of {names} are split over them" if names else "no table is split"
-        share = batch_size // self.devices
-        return f"{share:,} examples of a batch on each of {self.devices} devices; {tables}"
 
     # What checkpoints have.
 
@@ -347,6 +336,14 @@ class Placement(OneDevice):
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
+    """Return a function of an array, applied to the integers of a typed key."""
+    if not _is_key(leaf):
+        return function(leaf)
+    data = function(jax.random.key_data(leaf))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
 
 class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):

@@ -282,9 +282,8 @@ def _save(folder: Path, dataset: Dataset, result: BaselineResult) -> None:
         versions=versions() | packages,
     )
     metrics = {split: getattr(result, split) for split in HELD_OUT}
-    shared = {"best_step": 0, "train_examples_per_second": None}
-    about = {"preset": run.preset, "data": run.data, "seed": run.seed, "settings": run.settings}
-    run.save(folder, about | shared | metrics | {"versions": run.versions}, result.scores)
+    of_run = {"best_step": 0, "train_examples_per_second": None}
+    run.save(folder, of_run | metrics, result.scores)
 
 
 def folder_of(row: str) -> str:

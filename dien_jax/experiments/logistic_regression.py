@@ -9,7 +9,7 @@ Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,9 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.metrics.scores import evaluate_scores, selection_score
+from dien_jax.model.click_model import with_statistics
 from dien_jax.model.embeddings import gather
-from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
+from dien_jax.model.statistics import MATCH, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, say, stage
 
@@ -183,12 +184,10 @@ def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
 
 def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, "B D"]:
     """Return the dense columns of a batch."""
-    history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
-    own = None if batch.own is None else jnp.asarray(batch.own)
-    fold = None if batch.fold is None else jnp.asarray(batch.fold)
-    columns = [statistics_inputs(schema, tables, history, lengths, item, own, fold)]
+    read: Any = with_statistics(ModelConfig(statistics=True), schema, tables, batch)
+    columns = [read.statistics]
     values = (
-        gather(item, tables.item, "item"),
+        gather(jnp.asarray(batch.item), tables.item, "item"),
         gather(jnp.asarray(batch.user), tables.user, "user"),
         batch.context,
     )
@@ -246,11 +245,7 @@ def selection(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def minimise(
-    dense: np.ndarray,
-    one_hot: sparse.csr_array,
-    labels: np.ndarray,
-    c: float,
-    weights: np.ndarray,
+    dense: np.ndarray, one_hot: sparse.csr_array, labels: np.ndarray, c: float, weights: np.ndarray
 ) -> np.ndarray:
     """Return the weights of a regularised logistic regression, float64: intercept, then columns.
 

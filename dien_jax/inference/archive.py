@@ -88,7 +88,7 @@ def write_archive(
     with zipfile.ZipFile(file, "w") as archive:
         for entry, array in arrays.items():  # stored: float32 hardly compresses
             content = io.BytesIO()
-            np.lib.format.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
+            np.save(content, np.asarray(array, order="C"), allow_pickle=False)
             digests[entry] = _sha256(content.getbuffer())
             with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
                 stream.write(content.getbuffer())
@@ -181,11 +181,8 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    """Return the array of a ``.npy`` file, without a copy; objects are not unpickled."""
-    stream = io.BytesIO(content)
-    np.lib.format.read_magic(stream)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)
+    """Return the array of a ``.npy`` file; objects are not unpickled."""
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _program(name: str, content: bytes) -> export.Exported:

@@ -39,7 +39,15 @@ _INPUTS = {
 }
 """Inputs of the programs of ranking, in the order of :class:`Programs` and their arguments."""
 
-PROGRAMS = ("score_rows", *_INPUTS, "score_many_candidates")
+_COUNTS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "score_rows": ("b", ()),
+    "read_history": (1, ()),
+    "add_event": (1, ()),
+    "score_candidates": ("n", (f"n <= {CHUNK}",)),
+    "score_many_candidates": (f"{CHUNK}*k", ("k >= 2",)),
+}
+"""Number of rows or candidates of each program, and what holds for it."""
+PROGRAMS = tuple(_COUNTS)
 """Names of all programs."""
 
 Weights = dict[str, Any]
@@ -122,45 +130,30 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         call.__name__ = name  # the program's name in StableHLO
         return call
 
-    functions = {
-        name: exportable(name, program)
-        for name, program in zip(_INPUTS, programs[: len(_INPUTS)], strict=True)
-    }
+    called = zip(_INPUTS, (programs.read, programs.extend, programs.score), strict=True)
+    functions = {name: exportable(name, program) for name, program in called}
     functions["score_many_candidates"] = functions["score_candidates"]
     functions["score_rows"] = row_scores(trained, RECURRENCE)[1]
     whole = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
     def inputs(name: str, steps: Any, count: Any = 1) -> dict[str, Any]:
+        if name == "score_rows":
+            return row_inputs(schema, count, steps)
         integer = _integers()
         values = {"history": _integers(steps), "length": integer}
         if name != "read_history":
             interests = jax.eval_shape(functions["read_history"], whole, values)
             values = row_inputs(schema, 1, steps) | values | {"interests": interests}
             values |= {"item": integer, "items": _integers(count), "count": integer}
-        return {part: values[part] for part in _INPUTS[name]}
+        return {part: values[part] for part in _INPUTS[name.replace("many_", "")]}
 
     def exports(steps: int | str) -> dict[str, export.Exported]:
-        scopes = {name: export.SymbolicScope() for name in PROGRAMS}
-        scopes["score_candidates"] = export.SymbolicScope([f"n <= {CHUNK}"])
-        scopes["score_many_candidates"] = export.SymbolicScope(["k >= 2"])
-
-        def sizes(name: str, dimensions: str) -> Any:
-            return export.symbolic_shape(dimensions, scope=scopes[name])
-
-        few, many = sizes("score_candidates", f"{steps}, n"), f"{steps}, {CHUNK}*k"
-        shapes = {
-            "score_rows": row_inputs(schema, *sizes("score_rows", f"b, {steps}")),
-            "read_history": inputs("read_history", *sizes("read_history", f"{steps}")),
-            "add_event": inputs("add_event", *sizes("add_event", f"{steps}")),
-            "score_candidates": inputs("score_candidates", *few),
-            "score_many_candidates": inputs(
-                "score_candidates", *sizes("score_many_candidates", many)
-            ),
-        }
-        return {
-            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(whole, shape)
-            for name, shape in shapes.items()
-        }
+        found = {}
+        for name, (count, constraints) in _COUNTS.items():
+            sizes = export.symbolic_shape(f"{steps}, {count}", constraints=constraints)
+            program = export.export(jax.jit(functions[name]), platforms=PLATFORMS)
+            found[name] = program(whole, inputs(name, *sizes))
+        return found
 
     model, longest = trained.run.config.model, trained.run.config.train.max_history
     own_modules = {model.attention, model.evolution} - {*get_args(Attention), *get_args(Evolution)}

@@ -24,7 +24,7 @@ from dien_jax.inference.bucketed_programs import (
 from dien_jax.inference.lists import first_places, log_odds
 from dien_jax.metrics.lists import CUT, list_metrics, target_rank
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.console import stage
+from dien_jax.utils.console import Stage, stage
 
 MOST_TARGETS = 2000
 """Targets that are drawn from a split with more."""
@@ -97,18 +97,14 @@ def measure_lists(
         raise UserError("the run has no list_offsets.npy, which lists need: train it again")
     dataset = model.dataset
     targets = list_targets(dataset, split, most)
+    popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
-
-        def shown() -> Iterator[np.ndarray]:
-            for done, scores in enumerate(_scores(model, split, targets)):
-                current.share = done / len(targets)
-                yield scores
-
-        popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
-        return report_lists(targets, shown(), popularity)
+        return report_lists(targets, _scores(model, split, targets, current), popularity)
 
 
-def _scores(model: TrainedModel, split: str, targets: list[Target]) -> Iterator[np.ndarray]:
+def _scores(
+    model: TrainedModel, split: str, targets: list[Target], current: Stage
+) -> Iterator[np.ndarray]:
     """Yield the corrected log odds of all items for each target, float64 ``[I]``."""
     dataset, loaded = model.dataset, LoadedModel.from_run(model)
     programs, offsets = BucketedPrograms(loaded), model.list_offsets
@@ -116,6 +112,7 @@ def _scores(model: TrainedModel, split: str, targets: list[Target]) -> Iterator[
     listed = np.flatnonzero(np.isfinite(offsets)).astype(np.int32)
     users = dataset.splits[split].user
     for start in range(0, len(targets), TARGETS_AT_ONCE):
+        current.share = start / len(targets)
         some = targets[start : start + TARGETS_AT_ONCE]
         kept = [one.history[max(len(one.history) - loaded.max_history, 0) :] for one in some]
         histories = programs.encode([History(rows) for rows in kept])

@@ -16,13 +16,7 @@ from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, encodable, printable, require, suggestion
 from dien_jax.inference.lists import Ranking
 from dien_jax.utils.files import atomic_path, check_utf8
-from dien_jax.utils.text_files import (
-    BadLines,
-    is_gzip,
-    open_bytes,
-    read_lines,
-    take_long_cells,
-)
+from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines, take_long_cells
 
 SCORE = "score"
 """Name of the column that is added."""

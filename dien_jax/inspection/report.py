@@ -149,17 +149,15 @@ def _curves_section(summary: RunSummary) -> str:
 
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
-    calibration = diagnostics.calibration(scored.labels, scored.scores)
-    of_equal_counts = calibration_error(scored.labels, scored.scores)
+    error = calibration_error(scored.labels, scored.scores)
     text = (
         f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
         f"of the {split} examples are clicked. The expected calibration error is "
-        f"{calibration.error:.4f} over {diagnostics.BINS} bins of equal width and "
-        f"{_number(of_equal_counts)} over {CALIBRATION_BINS} bins of equal counts."
+        f"{_number(error)} over {CALIBRATION_BINS} bins of equal counts."
     )
     rows = [
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
-        for part in calibration.bins
+        for part in diagnostics.calibration(scored.labels, scored.scores)
     ]
     header = ["click probability", "examples", "mean", "share clicked"]
     return paragraph(text) + table(header, rows, "Bins of equal width")

@@ -7,7 +7,7 @@ integers, the user of each example. Anything else raises ``ValueError``, a score
 NaN. Plain NumPy: nothing here may know datasets, models or runs.
 """
 
-from dien_jax.metrics.diagnostics import Calibration, PartAuc, auc_by_size, calibration
+from dien_jax.metrics.diagnostics import CalibrationBin, PartAuc, auc_by_size, calibration
 from dien_jax.metrics.intervals import (
     Difference,
     auc_interval,
@@ -31,7 +31,7 @@ from dien_jax.metrics.scores import (
 
 __all__ = [
     "METRICS",
-    "Calibration",
+    "CalibrationBin",
     "Difference",
     "Gauc",
     "Metric",

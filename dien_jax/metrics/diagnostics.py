@@ -21,19 +21,6 @@ class CalibrationBin(NamedTuple):
     clicks: float | None
 
 
-class Calibration(NamedTuple):
-    """Reliability of scores as probabilities: a share p of examples with score p should be clicks.
-
-    Attributes:
-      bins: of equal width in score, from 0 to 1.
-      error: mean of |score - share of clicks| over bins, weighted by their examples. The bins of
-        :func:`~dien_jax.metrics.calibration_error` have equal counts, which resolve similar scores.
-    """
-
-    bins: list[CalibrationBin]
-    error: float
-
-
 class PartAuc(NamedTuple):
     """A part of the examples, its counts, its AUC and DeLong's standard error.
 
@@ -61,14 +48,17 @@ class Picks(NamedTuple):
     typical: list[int]
 
 
-def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Calibration:
-    """Return the reliability of at least one score as probabilities.
+def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
+    """Return bins of equal width in score, from 0 to 1: the reliability of scores as probabilities.
+
+    A share p of the examples with score p should be clicks. The bins of
+    :func:`~dien_jax.metrics.calibration_error` have equal counts, which resolve similar scores.
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599).
 
-    >>> result = calibration(np.array([0, 1, 1, 1]), np.array([0.5, 0.5, 1.0, 1.0]))
-    >>> result.error
-    0.0
+    >>> bins = calibration(np.array([0, 1, 1, 1]), np.array([0.5, 0.5, 1.0, 1.0]), 2)
+    >>> [(part.score, part.clicks) for part in bins]
+    [(0.5, 0.5), (1.0, 1.0)]
     """
     scores = np.asarray(scores, np.float64)
     edges = np.linspace(0, 1, bins + 1).tolist()
@@ -78,7 +68,7 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Cal
         inside = wide == number
         means = (float(a[inside].mean()) if inside.any() else None for a in (scores, labels))
         parts.append(CalibrationBin(low, high, int(inside.sum()), *means))
-    return Calibration(parts, float(np.abs(np.bincount(wide, scores - labels)).sum() / len(scores)))
+    return parts
 
 
 def auc_by_size(

@@ -88,8 +88,7 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write ``calibration.json`` of a run folder."""
-        with writing(folder / CALIBRATION_FILE):
-            write_json(folder / CALIBRATION_FILE, dataclasses.asdict(self))
+        write_json(folder / CALIBRATION_FILE, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, folder: Path, step: int) -> "Calibration | None":

@@ -88,12 +88,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
-
-        def latest() -> int | None:
-            saved = self._complete()
-            return saved[-1][0] if saved else None
-
-        return self._of_first(latest)
+        return self._of_first(lambda: max((step for step, _ in self._complete()), default=None))
 
     def best_step(self) -> int | None:
         """Return the step of the last checkpoint saved as best; None without any."""
@@ -167,13 +162,16 @@ class Checkpoints:
 
     def _read(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            claimed = arrays_in(path)
+            metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / STATE)
+            claimed = named_leaves(metadata.tree)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
         check_arrays(path, claimed, expected)  # before memory is taken for what it claims
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            state, values = all_arrays(path, expected), ocp.args.JsonRestore()
-            arguments = ocp.args.Composite(state=state, host=values)
+            how = [_how_to_read(expected[name]) for name in claimed]
+            ways = jax.tree.unflatten(jax.tree.structure(metadata.tree), how)
+            state = ocp.args.PyTreeRestore(item=metadata.tree, restore_args=ways)
+            arguments = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
             content = self._checkpointer.restore(path, args=arguments)
             arrays = named_leaves(content["state"])
         host = as_type(content["host"], _Host, path / "host")["host"]
@@ -292,24 +290,6 @@ MOST_FILLER = 4096
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def arrays_in(path: Path) -> dict[str, Any]:
-    """Return shape, type and name of all arrays of a checkpoint."""
-    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / STATE)
-    return named_leaves(metadata.tree)
-
-
-def all_arrays(path: Path, expected: dict[str, Any]) -> ocp.args.PyTreeRestore:
-    """Return how to read the arrays of a checkpoint, as the leaves by name have them."""
-    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / STATE)
-
-    def how(place: tuple, leaf: Any) -> Any:
-        del leaf
-        return _how_to_read(expected[jax.tree_util.keystr(place, simple=True, separator="/")])
-
-    arguments = jax.tree_util.tree_map_with_path(how, metadata.tree)
-    return ocp.args.PyTreeRestore(item=metadata.tree, restore_args=arguments)
 
 
 def _how_to_read(leaf: Any) -> Any:

@@ -24,17 +24,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
-from dien_kernels import Network, explain, explain_network, instruction_set
+from dien_kernels import explain, instruction_set
 
 from dien_jax._version import __version__
 from dien_jax.config.presets import RUN_FORMAT, WARM_START, with_settings
-from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, reading, writing
-from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.family import check_modules
-from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
@@ -115,10 +113,10 @@ class WarmStart(TypedDict):
     step: Count
 
 
-class _RunFile(TypedDict):
-    """Form of ``config.json`` without the settings."""
+@dataclass(frozen=True, kw_only=True)
+class _AboutRun:
+    """``config.json`` without the settings."""
 
-    format_version: int
     preset: str
     seed: Seed
     data: str
@@ -127,11 +125,11 @@ class _RunFile(TypedDict):
     versions: dict[str, str]
     vocabularies: dict[str, str]
     tables: dict[str, str]
-    warm_start: NotRequired[WarmStart]
+    warm_start: WarmStart | None = None
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(_AboutRun):
     """The content of ``config.json``.
 
     Attributes:
@@ -155,16 +153,7 @@ class Run:
       UserError: from any method, when a file cannot be read or written, or does not fit.
     """
 
-    preset: str
-    seed: int
-    data: str
-    data_digest: str
-    schema: dict[str, Any]
     config: Config
-    versions: dict[str, str]
-    vocabularies: dict[str, str]
-    tables: dict[str, str]
-    warm_start: WarmStart | None = None
 
     @classmethod
     def create(
@@ -184,19 +173,18 @@ class Run:
         if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         check_modules(config.model)
-        data, digest = str(dataset.path.absolute()), data_digest(dataset)
-        schema, config = schema_to_json(dataset.schema), decided_config(config, dataset)
+        config = decided_config(config, dataset)
         return cls(
-            preset,
-            seed,
-            data,
-            digest,
-            schema,
-            config,
-            versions(config, devices),
-            vocabulary_digests(dataset),
-            table_digests(dataset, statistics=config.model.statistics),
-            warm_start,
+            preset=preset,
+            seed=seed,
+            data=str(dataset.path.absolute()),
+            data_digest=data_digest(dataset),
+            schema=schema_to_json(dataset.schema),
+            config=config,
+            versions=versions(config, devices),
+            vocabularies=vocabulary_digests(dataset),
+            tables=table_digests(dataset, statistics=config.model.statistics),
+            warm_start=warm_start,
         )
 
     def save(self, folder: Path) -> None:
@@ -217,8 +205,7 @@ class Run:
                 return
         file = folder / CONFIG_FILE
         say(f"{file} was removed or changed during training; it is written again")
-        with writing(file):
-            write_json(file, self.to_json())
+        write_json(file, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
@@ -244,10 +231,9 @@ class Run:
     def from_json(cls, values: dict[str, Any], file: Path) -> "Run":
         """Return a run from the content of ``config.json``."""
         check_format(values, RUN_FORMAT, file, "train the model again")
-        about: dict[str, Any] = {**as_type(values, _RunFile, file)}
-        del about["format_version"]
+        about = vars(as_type(values, _AboutRun, file))
         schema_from_json(about["schema"], f"{file}, schema")
-        settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
+        settings = {name: values[name] for name in values if name not in (*about, "format_version")}
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:
@@ -323,10 +309,9 @@ def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
 def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the outcome of a run.
 
-    With settings, also the implementation of what ``dien_kernels`` computes: that of "recurrences",
-    and that of "networks", attention and the auxiliary loss. For native kernels it is followed by
-    their instruction set. More than one device is recorded as "devices", more than one process as
-    "processes".
+    With settings, also the implementation of the "recurrences" or, without them, of attention: for
+    native kernels followed by their instruction set. More than one device is recorded as "devices",
+    more than one process as "processes".
     """
     found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
@@ -337,50 +322,16 @@ def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
         found["devices"] = str(devices)
     if count() > 1:
         found["processes"] = str(count())
-    rows = config.train.batch_size // devices
-    names = {
-        "recurrences": _recurrences(config, rows),
-        "networks": _network_implementations(config.model),
-    }
+    model, chosen = config.model, config.model.implementation
+    if model.extractor == model.evolution == "none":
+        return found
     try:
-        return found | {
-            what: ", ".join(f"native {instruction_set()}" if n == "native" else n for n in chosen)
-            for what, chosen in names.items()
-            if chosen
-        }
+        if chosen == "auto":
+            options: Any = {"form": model.gates, "precision": model.recurrence_precision}
+            options |= {"steps": config.train.max_history, "hidden": model.hidden_size}
+            rows = config.train.batch_size // devices
+            chosen = explain("gru", batch=rows, **options).implementation
+        kernels = f"native {instruction_set()}" if chosen == "native" else chosen
+        return found | {"recurrences": kernels}
     except NotImplementedError as error:
         raise UserError(f"model.implementation: {error}") from error
-
-
-def _recurrences(config: Config, rows: int) -> list[str]:
-    """Return the implementation of the recurrences, if the model has any."""
-    model = config.model
-    if model.extractor == "none" and model.evolution in ("none", "attention"):
-        return []
-    if model.implementation != "auto":
-        return [model.implementation]
-    chosen = explain(
-        "gru",
-        batch=rows,
-        steps=config.train.max_history,
-        hidden=model.hidden_size,
-        form=model.gates,
-        precision=model.recurrence_precision,
-    )
-    return [chosen.implementation]
-
-
-def _network_implementations(model: ModelConfig) -> list[str]:
-    """Return the implementations of attention and the auxiliary loss, if the model has them."""
-    layers: dict[Network, int] = {}
-    if model.evolution != "none" and model.attention == "mlp":
-        layers["attention"] = len(ATTENTION_LAYERS)
-    if model.auxiliary_weight:
-        layers["auxiliary"] = len(AUXILIARY_LAYERS)
-    chosen: list[str] = [
-        explain_network(network, hidden_layers=count).implementation
-        if model.network_implementation == "auto"
-        else model.network_implementation
-        for network, count in layers.items()
-    ]
-    return sorted(set(chosen))

@@ -247,9 +247,9 @@ def score_split(
     elif data is not None:
         raise UserError("data belongs to load_run; a loaded model has its own")
     dataset = model.dataset
-    check_examples(dataset, split)
-    examples = dataset.splits[split]
-    work = f"scoring {len(examples.label):,} {split} examples of {dataset.path}{source}"
+    if not (examples := len(dataset.splits[split].label)):
+        raise UserError(f"{dataset.path} has no {split} examples to score")
+    work = f"scoring {examples:,} {split} examples of {dataset.path}{source}"
     with stage(work) as current:
         scores = trained_scores(model, split, current)
     return split_scores(dataset, split, scores)
@@ -261,12 +261,6 @@ def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScore
     examples = dataset.splits[split]
     known = np.asarray(examples.item) != UNKNOWN
     return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group), known)
-
-
-def check_examples(dataset: Dataset, split: str) -> None:
-    """Refuse a split without examples."""
-    if not len(dataset.splits[split].label):
-        raise UserError(f"{dataset.path} has no {split} examples to score")
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:

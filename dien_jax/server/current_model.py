@@ -363,10 +363,7 @@ class CurrentModel:
         options = self._options
         with stage(f"loading {options.run}"):
             ranker = Ranker(
-                options.run,
-                options.data,
-                max_users=options.max_users,
-                separator=options.separator,
+                options.run, options.data, max_users=options.max_users, separator=options.separator
             )
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 

@@ -105,24 +105,11 @@ class SavedTable:
     sharding: Any = None
 
 
-class RowUpdate:
-    """The update of all parameters of a part, or of rows of tables, on one device."""
+Update = Callable[[Any, Any, Any, Any], tuple[Any, Any, jax.Array]]
+"""``(whole, compact, gather, gradients)`` to new parameters and slots, and the norm of gradients.
 
-    def __init__(self, config: Config, steps_per_epoch: int, part: Part) -> None:
-        self._optimizer = make_optimizer(config, steps_per_epoch, part)
-
-    def __call__(
-        self, whole: tuple[Any, Any], compact: tuple[Any, Any], gather: RowGather, gradients: Any
-    ) -> tuple[Any, Any, jax.Array]:
-        """Return new parameters and slots, and the global norm of the gradients.
-
-        ``compact`` is ``whole``, parameters and slots, with rows in place of tables.
-        """
-        params, slots = compact
-        updates, slots = self._optimizer.update(gradients, slots, params)
-        changed = optax.apply_updates(params, updates), slots
-        params, slots = put_rows(whole, changed, gather.rows)
-        return params, slots, optax.tree.norm(gradients)
+``whole`` are parameters and slots, ``compact`` the same with the rows gathered in place of tables,
+and ``gradients`` those of its parameters."""
 
 
 class OneDevice:
@@ -154,9 +141,17 @@ class OneDevice:
         del params
         return RowGather(by_row)
 
-    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Any:
-        """Return the update of a part's parameters by their gradients; see :class:`RowUpdate`."""
-        return RowUpdate(config, steps_per_epoch, part)
+    def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Update:
+        """Return the update of a part's parameters by their gradients."""
+        optimizer = make_optimizer(config, steps_per_epoch, part)
+
+        def update(whole: Any, compact: Any, gather: RowGather, gradients: Any) -> Any:
+            params, slots = compact
+            updates, slots = optimizer.update(gradients, slots, params)
+            changed = optax.apply_updates(params, updates), slots
+            return *put_rows(whole, changed, gather.rows), optax.tree.norm(gradients)
+
+        return update
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table."""
@@ -229,11 +224,6 @@ class OneDevice:
         """Return the places of rows of a table in its array."""
         del table
         return rows
-
-    def described(self, batch_size: int) -> str | None:
-        """Return a line that says how the run is divided; None if it is not."""
-        del batch_size
-        return None
 
     # What checkpoints have.
 

@@ -1,4 +1,4 @@
-"""Jitted functions that score batches and summarise states."""
+"""Jitted functions that score batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,6 @@ from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
-
-_INPUTS = ("state", "whole", "features", "batch")
 
 
 def make_predict_step(
@@ -46,14 +44,17 @@ def make_predict_step(
         batch: Batch,
         logit_map: LogitMap | None,
     ) -> jax.Array:
-        if part == "tower":
-            read = of_part(params, "tower")
-            terms = _applied(config, place, read, batch_stats, features, batch, "tower_terms")
-            return click_probability(terms.sum(1), logit_map)
-        output = _applied(config, place, params, batch_stats, features, batch)
-        return click_probability(output.logits, logit_map)
+        read = of_part(params, "tower") if part == "tower" else params
+        gather = place.gather(read)
+        found = look_up(config.model, schema, gather, features, batch)
+        variables = {"params": gather.compact(read, ())[0], "batch_stats": batch_stats}
+        model = ClickModel(config.model, found.schema, place.axis)
+        method = "tower_terms" if part == "tower" else None
+        output: Any = model.apply(variables, found.batch, found.features, method=method)
+        logits = output.sum(1) if part == "tower" else output.logits
+        return click_probability(logits, logit_map)
 
-    on_devices = place.mapped(on_device, (*_INPUTS, "whole"), "batch")
+    on_devices = place.mapped(on_device, ("state", "whole", "features", "batch", "whole"), "batch")
 
     def predict(
         params: Any,
@@ -65,37 +66,3 @@ def make_predict_step(
         return on_devices(params, batch_stats, features, batch, logit_map)
 
     return jax.jit(predict)
-
-
-def make_summary_step(
-    config: Config, schema: Schema, place: OneDevice | None = None
-) -> Callable[..., dict[str, jax.Array]]:
-    """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
-
-    It gives what the model has of the states and attention of :class:`ModelOutput`.
-    """
-    place = place or OneDevice(schema)
-    names = ("interest_states", "attention", "final_state")
-
-    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
-        output = _applied(config, place, params, batch_stats, features, batch)
-        return {name: value for name in names if (value := getattr(output, name)) is not None}
-
-    return jax.jit(place.mapped(summarise, _INPUTS, "batch"))
-
-
-def _applied(
-    config: Config,
-    place: OneDevice,
-    params: Any,
-    batch_stats: Any,
-    features: FeatureTables,
-    batch: Batch,
-    method: str | None = None,
-) -> Any:
-    """Return the output of the model, or of a method, for a device's rows of a batch."""
-    gather = place.gather(params)
-    found = look_up(config.model, place.schema, gather, features, batch)
-    variables = {"params": gather.compact(params, ())[0], "batch_stats": batch_stats}
-    model = ClickModel(config.model, found.schema, place.axis)
-    return model.apply(variables, found.batch, found.features, method=method)

@@ -106,11 +106,7 @@ def training_tables(
 
 
 def create_state(
-    config: Config,
-    schema: Schema,
-    steps_per_epoch: int,
-    seed: int,
-    place: OneDevice | None = None,
+    config: Config, schema: Schema, steps_per_epoch: int, seed: int, place: OneDevice | None = None
 ) -> TrainState:
     """Return the initial state, which configuration, schema and seed determine.
 

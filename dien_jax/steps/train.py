@@ -22,13 +22,7 @@ from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model import devices
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.tower import Part, of_part
-from dien_jax.steps.negatives import (
-    RandomColumns,
-    Sampler,
-    draws_shape,
-    random_columns,
-    unequal,
-)
+from dien_jax.steps.negatives import RandomColumns, Sampler, draws_shape, random_columns, unequal
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up, tables_by_row
 from dien_jax.steps.state import Tables, TrainState
@@ -85,42 +79,29 @@ def randomised(
     config: Config, schema: Schema, batch: Batch, key: jax.Array, part: Part = "network"
 ) -> tuple[Batch, RandomColumns | None, jax.Array]:
     """Return the batch with some ids unknown, random numbers for negatives, and dropout's key."""
+    train, random = config.train, None
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
-    batch, random = with_unknown_items(config, batch, user_key), None
+    if train.unknown_items:
+        batch = replaced_items(batch, jax.random.fold_in(user_key, 1), train.unknown_items)
     is_auxiliary = part == "network" and config.model.auxiliary_weight > 0
     if is_auxiliary and batch.history.shape[1] > 1:
         shape = draws_shape(jnp.asarray(batch.history), config.model.auxiliary_negatives)
         random = random_columns(sample_key, schema.num_items, shape)
-    return with_unknown_users(config, batch, user_key), random, dropout_key
+    if train.unknown_users:
+        user = jnp.asarray(batch.user)
+        is_unknown = jax.random.bernoulli(user_key, train.unknown_users, user.shape)
+        batch = batch._replace(user=jnp.where(is_unknown, UNKNOWN, user))
+    return batch, random, dropout_key
 
 
 def negatives_of(
-    place: OneDevice,
-    sampler: Sampler | None,
-    batch: Batch,
-    random: RandomColumns | None,
+    place: OneDevice, sampler: Sampler | None, batch: Batch, random: RandomColumns | None
 ) -> jax.Array | None:
     """Return the auxiliary negatives that random numbers draw, or None without any."""
     if random is None:
         return None
     assert sampler is not None
     return unequal(place.drawn(sampler, random), jnp.asarray(batch.history)[:, 1:, None])
-
-
-def with_unknown_users(config: Config, batch: Batch, key: jax.Array) -> Batch:
-    """Return the batch with some users replaced by the unknown user."""
-    if not config.train.unknown_users:
-        return batch
-    user = jnp.asarray(batch.user)
-    unknown = jax.random.bernoulli(key, config.train.unknown_users, user.shape)
-    return batch._replace(user=jnp.where(unknown, UNKNOWN, user))
-
-
-def with_unknown_items(config: Config, batch: Batch, user_key: jax.Array) -> Batch:
-    """Return the batch with some candidates and behaviours replaced by the unknown item."""
-    if not config.train.unknown_items:
-        return batch
-    return replaced_items(batch, jax.random.fold_in(user_key, 1), config.train.unknown_items)
 
 
 def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:

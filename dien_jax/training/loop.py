@@ -31,7 +31,6 @@ from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure, score_batches
-from dien_jax.steps.score import make_summary_step
 from dien_jax.steps.state import (
     TrainState,
     all_finite,
@@ -49,8 +48,7 @@ from dien_jax.training.progress import (
     mean_metrics,
     not_finite,
 )
-from dien_jax.training.reporter import NoReports, Reporter, histogram_values
-from dien_jax.training.run_data import cut_histories
+from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.vectors import with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
@@ -129,11 +127,22 @@ class Trainer:
         self._unreported: dict[str, float] = {}  # sums of training metrics
 
     def notes(self) -> list[str]:
-        """Return lines about cut histories and compilation, to be said before the first step."""
-        lengths = ", ".join(map(str, self._loader.padded_lengths))
+        """Return lines about histories, devices and compilation, said before the first step."""
+        lines, loader, devices = [], self._loader, self._place.devices
+        if loader.cut_histories:
+            longest = loader.padded_lengths[-1]
+            lines.append(
+                f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
+                f"than train.max_history {longest} behaviours; only the latest {longest} are read"
+            )
+        lengths = ", ".join(map(str, loader.padded_lengths))
         compiling = f"compiling the train step for histories padded to {lengths} takes a while"
-        described = self._place.described(self._config.train.batch_size)
-        return [*cut_histories(self._loader), *filter(None, [described]), compiling]
+        if devices > 1:
+            names = ", ".join(name for _, name in self._place.layouts)
+            tables = f"rows of {names} are split over them" if names else "no table is split"
+            share = self._config.train.batch_size // devices
+            lines.append(f"{share:,} examples of a batch on each of {devices} devices; {tables}")
+        return [*lines, compiling]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
@@ -166,13 +175,8 @@ class Trainer:
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
         self._report_scoring = reporter.scoring
-        summarise = make_summary_step(self._config, self._dataset.schema, self._place)
         for record in self.evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
-            if record["part"] == "network":
-                batch, features = self._validation.batch(0, 0), self._tables.features
-                values = histogram_values(summarise, self._place, self.state, features, batch)
-                on_first(functools.partial(reporter.histograms, self.progress.step, values))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = restored(self._checkpoints, progress.best_step, self.state, self._place)

@@ -4,24 +4,15 @@ A run that resumes from a checkpoint takes back the reports of later steps.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from dien_jax.data.tables import Batch, FeatureTables, is_live
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import append_evaluation, cut_back
-from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import TrainState
 from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
-
-HISTOGRAM_ROWS = 65_536
-"""Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
 
 
 class Reporter:
@@ -47,12 +38,6 @@ class Reporter:
         self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
-
-    def __enter__(self) -> "Reporter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def progress(self, report: StepReport) -> None:
         """Report a step between evaluations; the loggers get all its metrics."""
@@ -104,13 +89,6 @@ class Reporter:
         self._line.say(f"{where}: {', '.join(parts)}")
         self._say_problems()
 
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Report distributions of the finite values of arrays, by name."""
-        finite = {
-            name: array[np.isfinite(array)].astype(np.float64) for name, array in values.items()
-        }
-        self._loggers.histograms(step, {name: some for name, some in finite.items() if some.size})
-
     def finish(self, step: int, metrics: Mapping[str, float | None], files: Sequence[Path]) -> None:
         """Report the metrics of the best checkpoint, and files of the run, to the loggers."""
         defined = {name: value for name, value in metrics.items() if value is not None}
@@ -129,48 +107,7 @@ class Reporter:
 class NoReports:
     """The :class:`Reporter` of a process that leaves reports to process 0."""
 
-    def __enter__(self) -> "NoReports":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def nothing(self, *arguments: Any) -> None:
         """Report nothing."""
 
-    progress = scoring = evaluation = histograms = finish = nothing
-
-
-def histogram_values(
-    summarise: Callable[..., Any],
-    place: OneDevice,
-    state: TrainState,
-    features: FeatureTables,
-    batch: Batch,
-) -> dict[str, np.ndarray]:
-    """Return embeddings, and states and attention of a batch by ``make_summary_step``."""
-    batch = place.put_batch(batch)
-    outputs = summarise(state.params, state.batch_stats, features, batch)
-    summary = jax.device_get(place.readable(outputs))
-    values = _embedding_values(state.params, place)
-    return {**_live_values(summary, place.readable(batch)), **values}
-
-
-def _live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
-    """Return the entries of a summary of a batch that belong to events, or to real rows."""
-    live = is_live(np.asarray(batch.lengths), batch.history.shape[1])
-    places = {"final_state": np.asarray(batch.weight) > 0}
-    return {name: value[places.get(name, live)] for name, value in summary.items()}
-
-
-def _embedding_values(params: Mapping[str, Any], place: OneDevice) -> dict[str, np.ndarray]:
-    """Return rows of every embedding table, at most ``HISTOGRAM_ROWS`` each, evenly apart."""
-    shapes = place.like(params)
-    values = {}
-    for group in ("item", "user", "context"):
-        for name, table in params.get(f"{group}_embeddings", {}).items():
-            rows = shapes[f"{group}_embeddings"][name].shape[0]
-            apart = np.arange(0, rows, -(-rows // HISTOGRAM_ROWS))
-            taken = table[place.slots((group, name), apart)]
-            values[f"{group}_embeddings/{name}"] = np.asarray(place.readable(taken))
-    return values
+    progress = scoring = evaluation = finish = close = nothing

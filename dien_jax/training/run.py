@@ -124,7 +124,7 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _locked(folder, run), _opened(folder, loggers) as running:
+        with _opened(folder, run, loggers) as running:
             updates = config.optim.embedding_update, run.config.optim.embedding_update
             if updates == ("auto", "lazy_adam"):
                 reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
@@ -185,7 +185,7 @@ def resume(
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with _locked(folder, run), _opened(folder, loggers) as running:
+    with _opened(folder, run, loggers) as running:
         return _train(run, dataset, folder, stop_signal, devices, running)
 
 
@@ -198,30 +198,22 @@ def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:
     """Refuse data, versions or devices that differ between processes."""
     values = {f"the version of {name}": text for name, text in run.versions.items()}
     values |= {"the data, by the sha256 of its meta.json,": run.data_digest}
-    for digests in (run.vocabularies or {}, run.tables or {}):
+    for digests in (run.vocabularies, run.tables):
         values |= {f"the data, by the sha256 of {name},": text for name, text in digests.items()}
     agree(values | {"mesh.data": str(len(devices))})
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, run: Run) -> Iterator[None]:
-    """Keep other processes than those of the run from writing into its folder.
+def _opened(folder: Path, run: Run, names: Sequence[LoggerName] | None) -> Iterator[Loggers]:
+    """Keep other processes from writing into the folder of a run, and open the loggers.
 
-    At the end, settings that were changed all the same are written again.
+    Process 0 has them. At the end, settings that were changed all the same are written again.
     """
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(locked(folder, f"run folder {folder}")))
         if index() == 0:
             stack.callback(run.restore, folder)
-        yield
-
-
-@contextlib.contextmanager
-def _opened(folder: Path, names: Sequence[LoggerName] | None) -> Iterator[Loggers]:
-    """Open the loggers of a run on process 0; the others have none."""
-    with contextlib.ExitStack() as stack:
-        opened = on_first(lambda: stack.enter_context(opened_loggers(folder, names)))
-        yield opened or Loggers()
+        yield on_first(lambda: stack.enter_context(opened_loggers(folder, names))) or Loggers()
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -286,11 +278,7 @@ def _train(
     on_first(lambda: save_list_offsets(folder, dataset))
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
-    try:
-        trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
-    except Interrupted:
-        _say_stopped(folder, 0)
-        raise
+    trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
     progress = trainer.progress
     device = devices[0].device_kind
     say(
@@ -311,10 +299,12 @@ def _train(
             metrics = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
-        with on_first(make) or NoReports() as reporter:
+        with contextlib.closing(on_first(make) or NoReports()) as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:
-        _say_stopped(folder, progress.step)
+        kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
+        where = " and the same --distributed flags on every host" if count() > 1 else ""
+        say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}{where}")
         raise
     calibration = outcome.pop("calibration")
     if calibration is not None:
@@ -332,12 +322,6 @@ def _train(
     on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
     return result
-
-
-def _say_stopped(folder: Path, step: int) -> None:
-    kept = f"step {step:,} is saved" if step else "nothing is lost"
-    where = " and the same --distributed flags on every host" if count() > 1 else ""
-    say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}{where}")
 
 
 def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.utils.console import say
@@ -44,14 +43,3 @@ def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
     if "auc" in best:
         baselines[BEST_POSSIBLE] = best["auc"]
     return baselines
-
-
-def cut_histories(loader: Loader) -> list[str]:
-    """Return a line that says how many histories a loader cuts, if it does."""
-    if not loader.cut_histories:
-        return []
-    longest = loader.padded_lengths[-1]
-    return [
-        f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more than "
-        f"train.max_history {longest} behaviours; only the latest {longest} are read"
-    ]

@@ -24,7 +24,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import loop, parts, reporter
+from dien_jax.training import loop, parts
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -119,31 +119,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
     assert "test, best possible" not in rows
 
 
-@pytest.mark.long
-def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
-    shapes = {}
-    monkeypatch.setattr(reporter, "HISTOGRAM_ROWS", 5)
-    monkeypatch.setattr(
-        loop.Reporter,
-        "histograms",
-        lambda _, step, values: shapes.update({k: v.shape for k, v in values.items()}),
-    )
-    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
-    assert shapes["item_embeddings/item"] == (4, 4)  # every third of 12
-    assert shapes["user_embeddings/user"] == (5, 4)  # every seventh of 31
-    assert shapes["item_embeddings/category"] == (4, 4)  # all
-
-
-def test_hyperparameters_are_one_row_for_tensorboard(finished):
-    rows = tensorboard_files.hparams(finished.folder)
-    assert len(rows) == 1
-    found = rows[0].hparams
-    expected = {"preset": "wide_dien", "data": "tiny", "model.layers": "8"}
-    assert {name: found[name].string_value for name in expected} == expected
-    numbers = {"seed": 0, "optim.learning_rate": 0.02, "model.hidden_size": 4}
-    assert {name: found[name].number_value for name in numbers} == numbers
-    assert found["train.deterministic"].bool_value is False
-    assert "train.click_rate" not in found
+def test_tensorboard_gets_the_metrics_of_the_result(finished):
     scalars = tensorboard_files.scalars(finished.folder)
     for split in ("valid", "test"):
         for name in ("auc", "gauc", "logloss"):

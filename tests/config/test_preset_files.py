@@ -78,8 +78,9 @@ def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
     config = with_settings(PRESETS["authors"], {"train.epochs": 7})
     feature = {"kind": "categorical", "size": 2}
     schema = {name: [feature | {"name": name}] for name in ("item", "user")} | {"context": []}
-    about = {"vocabularies": {}, "tables": {}, "warm_start": warm_start}
-    run = Run("authors", 5, "/data", "0", schema, config, {"jax": "0"}, **about)
+    about = {"preset": "authors", "seed": 5, "data": "/data", "data_digest": "0", "schema": schema}
+    about |= {"versions": {"jax": "0"}, "vocabularies": {}, "tables": {}, "warm_start": warm_start}
+    run = Run(config=config, **about)
     run.save(tmp_path)
     assert Run.load(tmp_path) == run
     assert set(json.loads((tmp_path / "config.json").read_text())) > RUN_FIELDS

@@ -22,12 +22,7 @@ SMALL, LARGE = 10_008, 1_000_008
 
 WHOLE = [rows for n in (LARGE, LARGE // 2) for rows in (n, Layout(n).used)]
 CONFIG = Config(
-    model=ModelConfig(
-        embedding_size=5,
-        hidden_size=6,
-        layers=(9,),
-        statistics=False,
-    ),
+    model=ModelConfig(embedding_size=5, hidden_size=6, layers=(9,), statistics=False),
     optim=OptimConfig(embedding_update="lazy_adam"),
     train=TrainConfig(batch_size=BATCH, max_history=STEPS),
 )

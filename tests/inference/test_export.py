@@ -30,10 +30,7 @@ PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
-VARIANTS = {
-    "dien": {"attention": "bilinear", "gates": "authors"},
-    "agru": {"follow_authors": True},
-}
+VARIANTS = {"dien": {"attention": "bilinear", "gates": "authors"}, "agru": {"follow_authors": True}}
 
 
 refused = functools.partial(refused_by, export.main)

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
+from support.compilations import COMPILED
 
 import dien_jax
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import (
-    CANDIDATE_BUCKETS,
-    RankRequest,
-)
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, RankRequest
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
@@ -29,15 +27,10 @@ pytestmark = pytest.mark.long
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
-COMPILED: list[str] = []
 NO_COUNTS = {"statistics": False}
 """They take most of the time of a compilation."""
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 """Of probabilities: a few roundings of float32 in logits of a few units."""
-
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
-)
 
 
 def test_scores_that_are_not_finite_are_refused(run):
@@ -88,10 +81,7 @@ def same(found, expected) -> None:
         ("base_model", NO_COUNTS),
         ("din", NO_COUNTS),
         ("dien", NO_COUNTS | {"attention": "bilinear", "gates": "authors"}),
-        (
-            "dien",
-            NO_COUNTS | {"follow_authors": True, "activation": "prelu"},
-        ),
+        ("dien", NO_COUNTS | {"follow_authors": True, "activation": "prelu"}),
     ],
 )
 def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """Paired comparisons against their definitions, against each other, and where nothing is known."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -189,14 +188,3 @@ def test_seeds_are_compared_by_students_t():
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.array([0, 1, 1, 0]))
-
-
-@pytest.mark.parametrize("name", ["gauc", "logloss"])
-def test_terms_by_user_give_the_interval_of_the_metric_itself(name, monkeypatch):
-    random = np.random.default_rng(3)
-    labels, users = random.integers(0, 2, 60), random.integers(0, 12, 60)
-    scores, baseline = random.random((2, 60))
-    plain = dataclasses.replace(METRICS[name], user_terms=None)
-    monkeypatch.setitem(METRICS, "plain", plain)
-    differences = bootstrap(labels, scores, baseline, users, resamples=50)
-    np.testing.assert_allclose(differences["plain"][:4], differences[name][:4], rtol=1e-12)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from dien_jax.inference.ranker import Ranker
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
+from support.compilations import COMPILED  # noqa: E402
 from support.http_server import (  # noqa: E402
     LIMITS,
     MAX_BATCH,
@@ -34,12 +34,6 @@ from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.run import ServerOptions  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-COMPILED: list[str] = []
-
-
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
-)
 
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from support import small_dataset, untrained_run
+from support import small_dataset
 
 from dien_jax.data.schema import Feature, Schema
 
@@ -27,13 +27,6 @@ from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind
 
 ROOT = Path(__file__).parents[2]
 PEAR = small_dataset.ITEMS[1]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    data = small_dataset.write(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", buckets=())
 
 
 @pytest.mark.parametrize(
@@ -150,9 +143,7 @@ def test_flags_and_requests_of_the_serving_page() -> None:
     flags = {f"--{name.replace('_', '-')}" for name in vars(command.Arguments(Path())) if name}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
     schema = Schema(
-        (Feature("item", "categorical", size=4),),
-        (Feature("user", "categorical", size=3),),
-        (),
+        (Feature("item", "categorical", size=4),), (Feature("user", "categorical", size=3),), ()
     )
     decoders = request_decoders(schema, ServerOptions(Path("run")))
     blocks = re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)

@@ -5,7 +5,6 @@ import os
 import shutil
 import time
 
-import jax
 import pytest
 
 from dien_jax.inference.ranker import Ranker
@@ -15,6 +14,7 @@ from dien_jax.server.current_model import model_version
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
+from support.compilations import COMPILED  # noqa: E402
 from support.http_server import (  # noqa: E402
     PEAR,
     Server,
@@ -25,13 +25,6 @@ from support.http_server import (  # noqa: E402
 )
 
 pytestmark = pytest.mark.long
-
-COMPILED: list[str] = []
-
-
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
-)
 
 
 def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog) -> None:

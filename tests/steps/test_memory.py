@@ -13,12 +13,7 @@ from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import (
-    create_state,
-    require_step_memory,
-    step_bytes,
-    training_tables,
-)
+from dien_jax.steps.state import create_state, require_step_memory, step_bytes, training_tables
 from dien_jax.steps.train import make_train_step
 
 
@@ -81,11 +76,7 @@ def test_refused_state_names_the_sizes(monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "steps", "advice"),
     [
-        (
-            10**9,
-            4,
-            "smaller train.batch_size, train.max_history, model.auxiliary_negatives or",
-        ),
+        (10**9, 4, "smaller train.batch_size, train.max_history, model.auxiliary_negatives or"),
         (1, 10**9, "smaller train.max_history, model.auxiliary_negatives or model"),
     ],
 )

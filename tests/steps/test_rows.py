@@ -7,16 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.sharded_steps import (
-    ITEMS,
-    NEGATIVE,
-    SCHEMA,
-    SIZE,
-    TABLES,
-    USERS,
-    batch_of,
-    tables,
-)
+from support.sharded_steps import ITEMS, NEGATIVE, SCHEMA, SIZE, TABLES, USERS, batch_of, tables
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature, MultiValued, Schema

@@ -7,16 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tiny_run import (
-    CONFIG,
-    ITEMS,
-    LIGHT_CONFIG,
-    MODEL,
-    SCHEMA,
-    batch_of,
-    make_loss,
-    tables,
-)
+from support.tiny_run import CONFIG, ITEMS, LIGHT_CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig

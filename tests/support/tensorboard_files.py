@@ -4,7 +4,6 @@ import struct
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboardX.record_writer import masked_crc32c
 
 
@@ -32,13 +31,3 @@ def scalars(folder: Path) -> dict[tuple[str, int], float]:
         for value in event.summary.value
         if value.HasField("simple_value")
     }
-
-
-def hparams(folder: Path) -> list[SessionStartInfo]:
-    """The rows that the HPARAMS tab gets."""
-    return [
-        HParamsPluginData.FromString(value.metadata.plugin_data.content).session_start_info
-        for event in events(folder)
-        for value in event.summary.value
-        if value.tag == "_hparams_/session_start_info"
-    ]

@@ -4,13 +4,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from support.tensorboard_files import events, hparams, scalars
+from support.tensorboard_files import events, scalars
 from tensorboardX.proto.event_pb2 import SessionLog
 
 from dien_jax.errors import UserError
@@ -43,7 +42,7 @@ def reports(folder: Path, settings: Any = None, **steps: int) -> Iterator[Report
     """The reporter of a run with the default loggers."""
     with (
         opened_loggers(folder) as loggers,
-        Reporter(folder, loggers, settings or {}, **steps) as reporter,
+        closing(Reporter(folder, loggers, settings or {}, **steps)) as reporter,
     ):
         yield reporter
 
@@ -138,30 +137,6 @@ def test_tensorboard_gets_every_scalar(tmp_path):
     assert scalars(tmp_path) == {key: pytest.approx(value) for key, value in expected.items()}
 
 
-def test_histogram_counts_every_finite_value(tmp_path):
-    values = {
-        "normal": np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
-        "equal": np.full((3, 4), 0.25, np.float32),
-        "apart": np.array([1e-30, 1e30, np.nan, np.inf], np.float32),
-        "none": np.full(3, np.nan, np.float32),
-        "empty": np.zeros((0, 4), np.float32),
-    }
-    with reports(tmp_path) as reporter:
-        reporter.histograms(5, values)
-    found = {
-        value.tag: (event.step, value.histo)
-        for event in events(tmp_path)
-        for value in event.summary.value
-    }
-    assert [*found] == ["normal", "equal", "apart"]
-    for name, (step, histogram) in found.items():
-        array = values[name][np.isfinite(values[name])]
-        assert step == 5
-        assert histogram.num == sum(histogram.bucket) == array.size
-        assert (histogram.min, histogram.max) == (array.min(), array.max())
-        assert histogram.sum == pytest.approx(array.astype(np.float64).sum())
-
-
 def test_resumed_run_takes_back_reports_of_later_steps(tmp_path):
     with reports(tmp_path) as reporter:
         for step in (100, 200, 300):
@@ -205,25 +180,6 @@ def test_damaged_line_is_refused_by_number(tmp_path, damage):
     ):
         cut_back(tmp_path, 100)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
-
-
-def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
-    for dropout in (0.1, 0.2):
-        settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
-        with reports(tmp_path, settings) as reporter:
-            reporter.evaluation(record(5))
-            reporter.finish(5, {"final/test_auc": 0.75, "final/test_gauc": None}, [])
-    [row] = hparams(tmp_path)
-    assert set(row.hparams) == {"model.dropout", "model.layers", "on"}
-    assert row.hparams["model.dropout"].number_value == 0.2
-    assert row.hparams["model.layers"].string_value == "8,4"
-    found = events(tmp_path)
-    assert [value.tag for event in found[-4:] for value in event.summary.value] == [
-        *(f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")),
-        "final/test_auc",
-    ]
-    assert scalars(tmp_path)["final/test_auc", 5] == 0.75
-    assert len(list((tmp_path / "tensorboard").glob("*.hparams"))) == 1
 
 
 def test_curves_are_drawn_from_evaluations_where_matplotlib_is(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from support.tiny_run import light_flags
 
@@ -90,7 +89,6 @@ class Kept(NamedTuple):
     settings: dict[str, str]
     numbers: dict[str, list[tuple[int, float]]]
     last: dict[str, float]
-    histograms: dict[str, list[tuple[int, int]]]
     files: set[str]
     status: list[str]
 
@@ -110,12 +108,12 @@ def sessions(folder: Path, name: str) -> list[Kept]:
     }
     files = {file.path for file in client.list_artifacts(run)}
     about = ([found.info.run_name], found.data.params, numbers, found.data.metrics)
-    return [Kept(*about, {}, files, [found.info.status])]
+    return [Kept(*about, files, [found.info.status])]
 
 
 def of_wandb(file: Path) -> Kept:
     """Return what the client kept of a session in offline mode."""
-    kept = Kept([], {}, {}, {}, {}, set(), [])
+    kept = Kept([], {}, {}, {}, set(), [])
     for record in wandb_records(file):
         kind = record.WhichOneof("record_type")
         if kind in ("run", "config"):
@@ -125,10 +123,7 @@ def of_wandb(file: Path) -> Kept:
         elif kind == "history":
             row = {key(item): json.loads(item.value_json) for item in record.history.item}
             for name, value in row.items():
-                if name.endswith("/values"):
-                    entry = (row["step"], sum(value))
-                    kept.histograms.setdefault(name.removesuffix("/values"), []).append(entry)
-                elif isinstance(value, int | float):
+                if isinstance(value, int | float):
                     kept.numbers.setdefault(name, []).append((row["step"], value))
         elif kind == "summary":
             update = record.summary.update
@@ -176,7 +171,6 @@ def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
         loggers.begin(SETTINGS, 0)
         for step in (10, 20):
             loggers.scalars(step, {"train/loss": step / 8})
-        loggers.histograms(20, {"attention": np.linspace(0, 1, 50)})
         loggers.finish(20, {"final/test_auc": 0.625}, files)
     [kept] = sessions(folder, name)
     assert kept.name == ["first"]
@@ -187,7 +181,6 @@ def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
     assert kept.last["final/test_auc"] == 0.625
     assert kept.files == {"config.json", "model_card.md"}
     assert kept.status == (["FINISHED"] if name == "mlflow" else ["0"])
-    assert kept.histograms == ({} if name == "mlflow" else {"attention": [(20, 50)]})
     output = capfd.readouterr()
     assert output.out == ""
     [line] = output.err.splitlines()

@@ -2,23 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import histogram, hparams, scalar
+from tensorboardX.summary import scalar
 
 from dien_jax.errors import writing
-from dien_jax.utils.files import atomic_path
 
 TENSORBOARD_FOLDER = "tensorboard"
-HISTOGRAM_BINS = 64
-HPARAMS_FILE = "events.out.tfevents.9999999999.hparams"
-"""Sorts after all other event files, whose names start with the second they were made in."""
 
 
 class TensorBoard:
@@ -32,12 +25,10 @@ class TensorBoard:
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / TENSORBOARD_FOLDER
-        self._settings: Mapping[str, Any] = {}
         self._writer: EventsWriter | None = None
 
     def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Begin another file; settings are written when the run finishes."""
-        self._settings = settings
+        """Begin another file; settings are those of ``config.json``."""
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard reads files in order of their names, which start with the time.
@@ -50,30 +41,9 @@ class TensorBoard:
         """Write numbers."""
         self._write(*(Event(step=step, summary=scalar(*entry)) for entry in values.items()))
 
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Write distributions."""
-        bins = HISTOGRAM_BINS
-        summaries = [histogram(name, array, bins) for name, array in values.items()]
-        self._write(*(Event(step=step, summary=summary) for summary in summaries))
-
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Add the run to the rows of the HPARAMS tab; files are not copied.
-
-        One file is replaced as a whole, so a run that is killed and ends twice has one row. A tuple
-        among the settings becomes text; settings that are None are left out.
-        """
-        texts = {
-            name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-            for name, value in self._settings.items()
-        }
-        summaries = [*hparams(texts, dict(metrics)), *(scalar(*entry) for entry in metrics.items())]
-        now = time.time()
-        events = [Event(wall_time=now, file_version="brain.Event:2")]
-        events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
-        file = self._folder / HPARAMS_FILE
-        with writing(file), atomic_path(file) as path, closing(RecordWriter(str(path))) as writer:
-            for event in events:
-                writer.write(event.SerializeToString())
+        """Write the metrics; files are not copied."""
+        self.scalars(step, metrics)
 
     def close(self, error: BaseException | None) -> None:
         """Close the file."""

@@ -6,7 +6,6 @@ file.
 """
 
 import contextlib
-import functools
 import logging
 import os
 import queue
@@ -17,11 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import numpy as np
-
 from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
 from dien_jax.errors import Interrupted, UserError, reason, require, suggestion
-from dien_jax.training.loggers.tensorboard import HISTOGRAM_BINS, TensorBoard
+from dien_jax.training.loggers.tensorboard import TensorBoard
 from dien_jax.utils.console import say
 from dien_jax.utils.files import read_json, write_json
 
@@ -48,7 +45,7 @@ class Logger(Protocol):
     """A destination of what a run reports.
 
     Calls come from one thread, in the order of the methods; :meth:`close` may come after any of
-    them. Names of scalars and histograms have slashes, such as ``train/loss``.
+    them. Names of scalars have slashes, such as ``train/loss``.
     """
 
     def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
@@ -60,9 +57,6 @@ class Logger(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log finite numbers by name."""
 
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Log distributions of values by name: float64 ``[N]``, finite, N at least 1."""
-
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log the metrics of the best checkpoint, that of ``step``, and files of the run.
 
@@ -73,30 +67,7 @@ class Logger(Protocol):
         """End; ``error`` is what ended the run before its result, if anything did."""
 
 
-class Forwarding:
-    """A :class:`Logger` that does something with each call, by its name and its arguments."""
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        raise NotImplementedError
-
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """See :class:`Logger`."""
-        self._call("begin", settings, restored_step)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See :class:`Logger`."""
-        self._call("scalars", step, values)
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """See :class:`Logger`."""
-        self._call("histograms", step, values)
-
-    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """See :class:`Logger`."""
-        self._call("finish", step, metrics, files)
-
-
-class Background(Forwarding):
+class Background(Logger):
     """The :class:`Logger` that passes its calls to a tracker in a thread.
 
     Training never waits for the tracker. A call that fails is left out, and those after it are
@@ -111,16 +82,22 @@ class Background(Forwarding):
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
+        self._later(lambda: self._tracker.begin(settings, restored_step))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._later(lambda: self._tracker.scalars(step, values))
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        self._later(lambda: self._tracker.finish(step, metrics, files))
+
     def close(self, error: BaseException | None, seconds: float = CLOSE_SECONDS) -> None:
         """Close the tracker after all calls, and wait for it, for a limited time."""
-        self._call("close", error)
+        self._later(lambda: self._tracker.close(error))
         self._later(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
             self._leave_out("it does not answer")
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        self._later(functools.partial(getattr(self._tracker, name), *arguments))
 
     def _later(self, call: Callable[[], None] | None) -> None:
         try:
@@ -144,8 +121,8 @@ class Background(Forwarding):
 class MLflow(Logger):
     """The :class:`Logger` of MLflow, whose variables of the environment say where the run goes.
 
-    It goes on in the run ``run_id``, or in a new one. MLflow has no histograms. Values of settings
-    become text. A server that cannot be reached or does not have the run is a ``UserError``.
+    It goes on in the run ``run_id``, or in a new one. Values of settings become text. A server that
+    cannot be reached or does not have the run is a ``UserError``.
     """
 
     def __init__(self, name: str, run_id: str | None) -> None:
@@ -224,8 +201,7 @@ class WeightsAndBiases(Logger):
                 f"W&B cannot be used: {reason(error)}. WANDB_MODE=offline needs no server; "
                 f"--loggers without wandb trains without it"
             ) from error
-        self._run, self.run_id = run, str(run.id)
-        self._wandb: Any = wandb
+        self._wandb, self._run, self.run_id = wandb, run, str(run.id)
         say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
 
     def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
@@ -235,11 +211,6 @@ class WeightsAndBiases(Logger):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers. A step that is logged again is kept beside what was logged before."""
         self._run.log({**values, "step": step})
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Log distributions."""
-        made = functools.partial(self._wandb.Histogram, num_bins=HISTOGRAM_BINS)
-        self._run.log({**{name: made(some) for name, some in values.items()}, "step": step})
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log metrics in the summary, and files as an artifact of the type ``run``."""
@@ -276,7 +247,7 @@ class _LoggersFile(TypedDict):
     runs: dict[str, str]
 
 
-class Loggers(Forwarding):
+class Loggers:
     """The loggers of a run as one.
 
     Attributes:
@@ -287,9 +258,17 @@ class Loggers(Forwarding):
         self._loggers = loggers
         self.problems: deque[str] = deque() if problems is None else problems
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
         for logger in self._loggers:
-            getattr(logger, name)(*arguments)
+            logger.begin(settings, restored_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.scalars(step, values)
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        for logger in self._loggers:
+            logger.finish(step, metrics, files)
 
 
 @contextlib.contextmanager
