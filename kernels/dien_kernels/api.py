@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels import devices, fused, reference
-from dien_kernels.checks import Shapes, check_arrays, check_name, refuse, reverse_mode_only
+from dien_kernels.checks import (
+    Shapes,
+    check_arrays,
+    check_name,
+    precision_of,
+    refuse,
+    reverse_mode_only,
+)
 from dien_kernels.choice import KERNELS, Choice, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
 from dien_kernels.options import Form, Implementation, Precision
@@ -173,7 +180,7 @@ def explain(
     The shape is ``batch`` rows on one device, ``steps`` T and ``hidden`` H; ``form`` and
     ``precision`` are as in :func:`gru`.
     """
-    return choose(Plan(cell, form, _precision(precision)), Shape(batch, steps, hidden))
+    return choose(Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden))
 
 
 def _run(
@@ -187,7 +194,7 @@ def _run(
     """Check arguments, choose an implementation and run it in float32."""
     _check(cell, form, inputs)
     check_name("implementation", implementation, Implementation)
-    plan = Plan(cell, form, _precision(precision))
+    plan = Plan(cell, form, precision_of(precision))
     x, attention, weights, lengths, initial_state = inputs
     batch, steps, _ = x.shape
     hidden = weights.recurrent.shape[0]
@@ -218,11 +225,6 @@ def _run(
         with reverse_mode_only(implementation):
             states, last = fused.run(module, plan, inputs)
     return states.astype(x.dtype), last.astype(x.dtype)
-
-
-def _precision(name: Precision) -> jax.lax.Precision:
-    check_name("precision", name, Precision)
-    return jax.lax.Precision[name.upper()]
 
 
 def _check(cell: Cell, form: Form, inputs: Inputs) -> None:
