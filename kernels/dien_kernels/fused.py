@@ -29,7 +29,7 @@ from dien_kernels.contract import (
     Plan,
     Shape,
 )
-from dien_kernels.reference import Inputs, Weights
+from dien_kernels.reference import Inputs, Weights, with_bias
 from dien_kernels.step import by_gate, project, recurrent_gradients
 
 
@@ -63,8 +63,7 @@ def run(
         offset, slope = one, -(one if plan.cell == "gru" else one - a)
 
     lengths = lengths.astype(jnp.int32).clip(0, x.shape[1])  # kernels take them for addresses
-    if weights.recurrent_bias is None:
-        weights = weights._replace(recurrent_bias=jnp.zeros(hidden, x.dtype))
+    weights = with_bias(weights)
     if isinstance(backend, HistoryBackend):
         return backend.run(plan, Histories(x, offset, slope, lengths, weights, initial))
 

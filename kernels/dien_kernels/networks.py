@@ -30,7 +30,7 @@ from dien_kernels.choice import Choice, first_that_agrees, require
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
-from dien_kernels.reference import Inputs, Layers, Weights
+from dien_kernels.reference import Inputs, Layers, Weights, with_bias
 
 SharedCell = Literal["aigru", "agru", "augru"]
 """Recurrences that attention enters, of which :func:`last_states` has the last state."""
@@ -82,12 +82,9 @@ def attention_weights(
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
     name = chosen("attention", implementation, len(layers) - 1)
+    runs = xla_networks.xla_attention, native.attention, reference.reference_attention
     with reverse_mode_only(name):
-        if name == "xla":
-            return xla_networks.xla_attention(query, states, layers, lengths)
-        run = native.attention if name == "native" else reference.reference_attention
-        query, states = _single((query, states))
-        return run(query, states, _single(tuple(layers)), lengths)
+        return _run(name, runs, query, states, tuple(layers), lengths)
 
 
 def candidate_attention(
@@ -126,11 +123,8 @@ def candidate_attention(
     _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
                                         "length": (length, ())})  # fmt: skip
     name = chosen("candidates", implementation, len(layers) - 1)
-    if name == "xla":
-        return candidates.xla_candidates(query, states, layers, length)
-    run = candidates.reference_candidates if name == "reference" else native.candidate_attention
-    query, states = _single((query, states))
-    return run(query, states, _single(tuple(layers)), length)
+    runs = candidates.xla_candidates, native.candidate_attention, candidates.reference_candidates
+    return _run(name, runs, query, states, tuple(layers), length)
 
 
 def auxiliary_loss(
@@ -189,12 +183,9 @@ def auxiliary_loss(
     shares = jax.lax.stop_gradient(shares.astype(jnp.float32))
     if steps == 1:
         return jnp.zeros((), jnp.float32)
+    runs = xla_networks.xla_loss, native.auxiliary_loss, reference.reference_loss
     with reverse_mode_only(name):
-        if name == "xla":
-            return xla_networks.xla_loss(states, history, sampled, shares, layers)
-        run = native.auxiliary_loss if name == "native" else reference.reference_loss
-        states, history, sampled = _single((states, history, sampled))
-        return run(states, history, sampled, shares, _single(tuple(layers)))
+        return _run(name, runs, states, history, sampled, shares, tuple(layers))
 
 
 def last_states(  # noqa: D417
@@ -248,12 +239,7 @@ def last_states(  # noqa: D417
         last = _by_copies(cell, form, (inputs, attention, length), weights, exact)
         return last.astype(states.dtype)
     projected = jnp.einsum("td,dgh->tgh", inputs, weights.input, precision=exact)
-    hidden_bias = weights.recurrent_bias
-    if hidden_bias is None:
-        hidden_bias = jnp.zeros(weights.recurrent.shape[0], jnp.float32)
-    operands = candidates.SharedInputs(
-        projected, attention, length, weights.recurrent, weights.bias, hidden_bias
-    )
+    operands = candidates.SharedInputs(projected, attention, length, *with_bias(weights)[1:])
     run: Callable[..., jax.Array] = native.last_states
     if name == "xla":
         run = partial(candidates.xla_last_states, precision=exact)
@@ -278,7 +264,21 @@ def _by_copies(
 
 
 def _single(arrays: tuple) -> tuple:
-    return jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
+    """Return the arrays, those that are not integers in float32."""
+
+    def single(array: jax.Array) -> jax.Array:
+        is_integer = jnp.issubdtype(array.dtype, jnp.integer)
+        return array if is_integer else array.astype(jnp.float32)
+
+    return jax.tree.map(single, arrays)
+
+
+def _run(name: str, runs: tuple[Callable, Callable, Callable], *arrays: Any) -> jax.Array:
+    """Call one of the functions for xla, native and reference; all but the first take float32."""
+    xla, native, reference = runs
+    if name == "xla":
+        return xla(*arrays)
+    return (native if name == "native" else reference)(*_single(arrays))
 
 
 def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> None:
@@ -318,7 +318,9 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
 
 def _prepare_native(hidden_layers: int) -> None:
     """Load the library; raise ``NotImplementedError`` where it, or so many layers, cannot run."""
-    native.check_layers(hidden_layers)
+    if hidden_layers > native.MOST_LAYERS:
+        most = f"networks of 1 to {native.MOST_LAYERS} hidden layers"
+        raise NotImplementedError(f"its kernels are for {most}, this one has {hidden_layers}")
     library.instruction_set()
 
 

@@ -42,7 +42,7 @@ def fresh_memory(tmp_path, monkeypatch):
     """Keep outcomes in a temporary folder, and none in memory."""
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
-    monkeypatch.setattr(choice, "_warned", set())
+    choice._warn.cache_clear()
     agreement.outcome.cache_clear()
     yield
     agreement.outcome.cache_clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from dien_kernels import agreement, augru, explain, load_native_in_background
+from dien_kernels import agreement, augru, choice, explain, load_native_in_background
 from dien_kernels.backends import native
 from dien_kernels.native import build, library, prebuilt
 from support.recurrences import operands
@@ -252,7 +252,7 @@ def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
     no_compiler, monkeypatch, caplog
 ):
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
-    monkeypatch.setattr("dien_kernels.choice._warned", set())
+    choice._log.cache_clear()
     for _ in range(2):
         found = explain("augru", batch=128, steps=100, hidden=36)
         assert found.implementation == "xla"

@@ -119,7 +119,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         outputs = output("states", part, chunk)
         for name in Kept._fields:
             outputs += output(name, nothing, chunk)
-        hopper.emit_again(live, steps, outputs)
+        hopper.emit(live, outputs, steps)
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -223,7 +223,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
     nothing, no_row = hopper.zeros(hopper.ROWS, place.width), hopper.zeros(hopper.ROWS)
     for chunk in range(place.chunks):
         outputs = [output(name, nothing, chunk) for name in weights]
-        hopper.emit_again(live, steps, outputs + row_outputs(no_row, no_row))
+        hopper.emit(live, outputs + row_outputs(no_row, no_row), steps)
     start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = hopper.over_steps(live, longest[0], step, dh)

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.lax import dynamic_slice_in_dim as part_of
+from jax.lax import dynamic_update_slice_in_dim as put
 
 from dien_kernels.contract import (
     Gates,
@@ -80,11 +82,12 @@ def _forward(
 
     def chunk(index: Any, carry: tuple) -> tuple:
         last, states, kept = carry
-        operands, _ = _operands(plan, whole, index * size, size, last)
+        start = index * size
+        operands, _ = _operands(plan, whole, start, size, last)
         chunk_states, gates = scan_forward(plan, operands, keep)
-        put, last = functools.partial(_put, at=index * size), chunk_states[-1]
-        states = put(states, chunk_states.swapaxes(0, 1), axis=1)
-        return last, states, jax.tree.map(put, kept, gates)
+        states = put(states, chunk_states.swapaxes(0, 1), start, 1)
+        kept = jax.tree.map(lambda array, own: put(array, own, start, 0), kept, gates)
+        return chunk_states[-1], states, kept
 
     rows, hidden = histories.initial.shape
     empty = jnp.zeros((count * size, rows, hidden), histories.x.dtype)
@@ -114,18 +117,18 @@ def _backward(plan: Plan, up_to_longest: bool, *saved: Any) -> Histories:
         previous = jax.lax.dynamic_index_in_dim(states, last_before, axis=1, keepdims=False)
         initial = jnp.where(start == 0, histories.initial, previous)
         operands, x = _operands(plan, whole, start, size, initial)
-        chunk_states = _slice(states, start, size, axis=1).swapaxes(0, 1)
-        d_chunk_states = _slice(d_states, start, size, axis=1).swapaxes(0, 1)
-        gates = jax.tree.map(lambda array: _slice(array, start, size), kept)
+        chunk_states = part_of(states, start, size, axis=1).swapaxes(0, 1)
+        d_chunk_states = part_of(d_states, start, size, axis=1).swapaxes(0, 1)
+        gates = jax.tree.map(lambda array: part_of(array, start, size), kept)
         d_chunk_states = d_chunk_states.at[-1].add(d_last)
         gradients = scan_backward(plan, operands, chunk_states, gates, d_chunk_states)
         before = jnp.concatenate([initial[None], chunk_states[:-1]])
         d_chunk_x, d_chunk_weights = _matmul_gradients(
             plan, whole.weights, x, before, gates, gradients.inputs
         )
-        d_x = _put(d_x, d_chunk_x, at=start, axis=1)
-        d_offset = _put(d_offset, gradients.offset, at=start)
-        d_slope = _put(d_slope, gradients.slope, at=start)
+        d_x = put(d_x, d_chunk_x, start, 1)
+        d_offset = put(d_offset, gradients.offset, start, 0)
+        d_slope = put(d_slope, gradients.slope, start, 0)
         d_weights = jax.tree.map(jnp.add, d_weights, d_chunk_weights)
         return gradients.initial, d_x, d_offset, d_slope, d_weights
 
@@ -179,22 +182,14 @@ def _operands(
     plan: Plan, whole: Histories, start: Any, size: int, initial: jax.Array
 ) -> tuple[Operands, jax.Array]:
     """Return the backend's operands for one chunk, and its inputs ``[B, K, D]``, 0 where dead."""
-    x = _slice(whole.x, start, size, axis=1)
+    x = part_of(whole.x, start, size, axis=1)
     live = (start + jnp.arange(size))[None, :, None] < whole.lengths[:, None, None]
     x = jnp.where(live, x, 0)
     inputs = project("tbh", plan, x, whole.weights)
-    offset, slope = (_slice(array, start, size) for array in (whole.offset, whole.slope))
+    offset, slope = (part_of(array, start, size) for array in (whole.offset, whole.slope))
     lengths, bias = whole.lengths - start, whole.weights.recurrent_bias
     recurrent = by_gate(plan, whole.weights.recurrent.swapaxes(0, 1))
     return Operands(inputs, offset, slope, lengths, recurrent, bias, initial), x
-
-
-def _slice(array: jax.Array, start: Any, size: int, axis: int = 0) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
-
-
-def _put(array: jax.Array, part: jax.Array, *, at: Any, axis: int = 0) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(array, part, at, axis)
 
 
 def scan_forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:

@@ -36,7 +36,6 @@ AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
 """Flags by architecture and instruction set, widest first; plain alone on other architectures."""
-INSTRUCTION_SETS = ("avx512", "avx2", "plain")
 WISH = "DIEN_KERNELS_ISA"
 Sets = dict[str, tuple[str, ...]]
 CPU_INFO = Path("/proc/cpuinfo")
@@ -123,8 +122,8 @@ def library() -> Iterator[Path]:
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
     wish = os.environ.get(WISH)
-    if wish and wish not in INSTRUCTION_SETS:
-        raise BuildError(f"${WISH} must be one of {', '.join(INSTRUCTION_SETS)}, got {wish!r}")
+    if wish and wish not in (names := KERNELS["x86_64"]):
+        raise BuildError(f"${WISH} must be one of {', '.join(names)}, got {wish!r}")
     shipped = prebuilt_name(sys.platform, platform.machine())
     if not os.environ.get("CXX") and (file := _kept(PREBUILT, shipped)) is not None:
         yield file

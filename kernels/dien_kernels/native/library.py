@@ -88,14 +88,6 @@ def _load() -> _Library:
     return _Library(instructions, name)
 
 
-def _no_derivative(*arguments: Any, **given: Any) -> None:
-    """Refuse the derivative of a kernel, which is taken by another kernel and not of it."""
-    raise NotImplementedError(
-        "implementation='native' has first derivatives only; use implementation='reference' for "
-        "derivatives of a gradient"
-    )
-
-
 def primitive(
     name: str, shapes: Callable, by_xla: Callable, attributes: Sequence[str] = ()
 ) -> Callable:
@@ -104,7 +96,8 @@ def primitive(
     Its arguments and results are trees; the library has their arrays one by one. ``by_xla``
     computes the same where the library is not there: in programs that are exported, and in those
     for other platforms. ``shapes`` returns the types of the results for those of the arguments.
-    Both take all parameters, the library's function those in ``attributes``.
+    Both take all parameters, the library's function those in ``attributes``. There is no rule for
+    derivatives: a caller has another kernel for them, or none.
     """
     made = Primitive(name)
     made.multiple_results = True
@@ -123,9 +116,14 @@ def primitive(
         with jax.disable_jit(False):  # only a compiled program can call the library
             return compiled(tuple(given.items()))(*operands)
 
+    def no_derivative(*_: Any, **given: Any) -> None:
+        raise NotImplementedError(
+            f"implementation='native' has no derivative of {name}; use implementation='reference'"
+        )
+
     made.def_abstract_eval(of_leaves(shapes))
     made.def_impl(run)
-    ad.primitive_jvps[made] = _no_derivative
+    ad.primitive_jvps[made] = no_derivative
     library = jax.ffi.ffi_lowering(name)
     other = mlir.lower_fun(of_leaves(by_xla), multiple_results=True)
 

@@ -24,15 +24,6 @@ MOST_LAYERS = 8
 """Layers after the first one, see native/src/arguments.h."""
 
 
-def check_layers(hidden: int) -> None:
-    """Raise ``NotImplementedError`` for more hidden layers than the kernels have room for."""
-    if hidden > MOST_LAYERS:
-        raise NotImplementedError(
-            f"its kernels are for networks of 1 to {MOST_LAYERS} hidden layers, this one has "
-            f"{hidden}"
-        )
-
-
 def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array) -> jax.Array:
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
     shared, of_states = xla_networks.split_first(query, layers[0])
@@ -103,29 +94,14 @@ def _loss_backward(gradients: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
 _loss.defvjp(_loss_and_gradients, _loss_backward)
 
 
-def _forward_only(call: Any) -> Any:
-    """Return a call that runs one after another under vmap and refuses derivatives."""
-    function = jax.custom_jvp(jax.custom_batching.sequential_vmap(call))
-
-    @function.defjvp
-    def refuse(*_: Any) -> Any:
-        raise TypeError(
-            "implementation='native' has no derivatives for candidates of one history; use "
-            "implementation='reference'"
-        )
-
-    return function
-
-
 def candidate_attention(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
     """Return weights ``[N, T]`` as :func:`dien_kernels.candidate_attention` does."""
     shared, of_states = xla_networks.split_first(query, layers[0])
     weights = of_states, tuple(layers[1:])
-    return _forward_only(_candidates_kernel)(
-        query, shared, states, length.astype(jnp.int32), weights
-    )
+    run = jax.custom_batching.sequential_vmap(_candidates_kernel)
+    return run(query, shared, states, length.astype(jnp.int32), weights)
 
 
 def _candidates_by_xla(query: Any, shared: Any, states: Any, length: Any, weights: Any) -> Any:
@@ -139,7 +115,8 @@ def _candidates_by_xla(query: Any, shared: Any, states: Any, length: Any, weight
 def last_states(operands: SharedInputs, *, paper: bool, scales_inputs: bool) -> jax.Array:
     """Return last states ``[N, H]`` as :func:`dien_kernels.candidates.xla_last_states` does."""
     call = functools.partial(_last_states_kernel, paper=paper, scales_inputs=scales_inputs)
-    return _forward_only(call)(operands._replace(length=operands.length.astype(jnp.int32)))
+    run = jax.custom_batching.sequential_vmap(call)
+    return run(operands._replace(length=operands.length.astype(jnp.int32)))
 
 
 _attention_kernel = primitive(
