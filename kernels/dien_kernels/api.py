@@ -192,13 +192,24 @@ def _run(
     blocks: Blocks | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Check arguments, choose an implementation and run it in float32."""
-    _check(cell, form, inputs)
-    check_name("implementation", implementation, Implementation)
-    plan = Plan(cell, form, precision_of(precision))
     x, attention, weights, lengths, initial_state = inputs
-    batch, steps, _ = x.shape
+    check_name("form", form, Form)
+    if x.ndim != 3 or x.shape[1] < 1:
+        refuse("x", "shape [B, T, D] with T >= 1", x.shape)
+    if x.dtype not in (jnp.float32, jnp.bfloat16):
+        refuse("x", "float32 or bfloat16", x.dtype)
+    batch, steps, depth = x.shape
     hidden = weights.recurrent.shape[0]
-    shape = Shape(batch, steps, hidden)
+    shapes: Shapes = {
+        "lengths": (lengths, (batch,)),
+        "attention": (attention, (batch, steps)),
+        "initial_state": (initial_state, (batch, hidden)),
+    }
+    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        refuse("lengths", "integers", lengths.dtype)
+    check_name("implementation", implementation, Implementation)
+    plan, shape = Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden)
     if implementation == "auto":
         implementation = choose(plan, shape, blocks).implementation
     elif implementation in KERNELS:
@@ -219,27 +230,8 @@ def _run(
         states, last = reference.run(cell, form, inputs, plan.precision)
     else:
         module = backend(implementation)
-        blocks = blocks if implementation in KERNELS else None
         plan = fused.with_blocks(plan, module, shape, blocks)
         plan = dataclasses.replace(plan, interpret=devices.is_interpreted())
         with reverse_mode_only(implementation):
             states, last = fused.run(module, plan, inputs)
     return states.astype(x.dtype), last.astype(x.dtype)
-
-
-def _check(cell: Cell, form: Form, inputs: Inputs) -> None:
-    x, attention, weights, lengths, initial_state = inputs
-    check_name("form", form, Form)
-    if x.ndim != 3 or x.shape[1] < 1:
-        refuse("x", "shape [B, T, D] with T >= 1", x.shape)
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        refuse("x", "float32 or bfloat16", x.dtype)
-    batch, steps, depth = x.shape
-    shapes: Shapes = {
-        "lengths": (lengths, (batch,)),
-        "attention": (attention, (batch, steps)),
-        "initial_state": (initial_state, (batch, weights.recurrent.shape[0])),
-    }
-    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        refuse("lengths", "integers", lengths.dtype)

@@ -4,7 +4,6 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 :mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
 """
 
-import atexit
 import contextlib
 import functools
 import importlib
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from dien_kernels import agreement, devices, fused
 from dien_kernels.contract import Backend, Blocks, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
-from dien_kernels.native import build, library
+from dien_kernels.native import library
 from dien_kernels.options import Implementation
 
 
@@ -30,7 +29,6 @@ class Kernel(NamedTuple):
 
 NATIVE = "DIEN_KERNELS_NATIVE"
 """Environment variable: ``"0"`` keeps ``"auto"`` from compiling and taking the native kernels."""
-_SECONDS_TO_END = 5.0
 
 # In the order in which "auto" tries them.
 KERNELS: dict[Implementation, Kernel] = {
@@ -163,11 +161,5 @@ def load_native_in_background() -> None:
             if KERNELS["native"].fits(devices.current()):
                 library.instruction_set()
 
-    def end() -> None:
-        build.stop()
-        thread.join(_SECONDS_TO_END)
-
     if _may_be_native():
-        thread = threading.Thread(target=load, name="native kernels", daemon=True)
-        atexit.register(end)
-        thread.start()
+        threading.Thread(target=load, name="native kernels", daemon=True).start()

@@ -307,9 +307,8 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """
     check_name("network", network, Network)
     names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
-    what = names.get(network, network)
     return first_that_agrees(
-        what,
+        names.get(network, network),
         ("native",),
         lambda _: _prepare_native(hidden_layers),
         lambda _: agreement.network_outcome(network, devices.current()),

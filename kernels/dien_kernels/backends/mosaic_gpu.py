@@ -283,12 +283,8 @@ def _longest(operands: Operands) -> jax.Array:
     return operands.lengths.reshape(-1, hopper.ROWS).max(1)
 
 
-def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    wide = _like(operands.inputs.candidate)
+    wide = jax.ShapeDtypeStruct(operands.inputs.candidate.shape, jnp.float32)
     matrices = _stacked(plan, operands.recurrent)
     reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
     gives = (wide, plan.kept(wide) if keep else None)
@@ -304,9 +300,9 @@ def backward(
     # Without the projected inputs, so that they need not outlive the forward launch.
     needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
     reads = needed, matrices, _longest(operands), before, kept, d_states
-    row = _like(operands.offset)
-    d_slope = row if plan.has_update else None
-    gives = Gradients(plan.gates(_like(states)), row, d_slope, _like(operands.initial))
+    results = states, operands.offset, operands.initial
+    wide, row, initial = (jax.ShapeDtypeStruct(like.shape, like.dtype) for like in results)
+    gives = Gradients(plan.gates(wide), row, row if plan.has_update else None, initial)
     gradients = _launch(plan, _backward_body, "backward", reads, gives)
     if plan.has_update:
         return gradients

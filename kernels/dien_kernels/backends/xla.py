@@ -16,15 +16,7 @@ import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim as part_of
 from jax.lax import dynamic_update_slice_in_dim as put
 
-from dien_kernels.contract import (
-    Gates,
-    Gradients,
-    Histories,
-    HistoryBackend,
-    Kept,
-    Operands,
-    Plan,
-)
+from dien_kernels.contract import Gates, Gradients, Histories, HistoryBackend, Kept, Operands, Plan
 from dien_kernels.fused import no_gradient, padded
 from dien_kernels.reference import Weights
 from dien_kernels.step import by_gate, project, recurrent_gradients, sigmoid, strength

@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ import jax
 
 SOURCES = Path(__file__).parent / "src"
 PREBUILT = Path(__file__).parent / "prebuilt"
-"""Folder of the libraries of :mod:`dien_kernels.native.prebuilt`, which wheels have."""
+"""Folder of the libraries that wheels have, made by ``.ci/prebuilt.py``."""
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
     "-Wall", "-Wextra", "-Wno-psabi", "-g0",
@@ -45,8 +44,6 @@ UNFINISHED = "compiling-"
 INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
 
 _logger = logging.getLogger("dien_kernels")
-_compilers: set[subprocess.Popen] = set()  # that run
-_stopped = threading.Event()
 
 
 class BuildError(NotImplementedError):
@@ -246,10 +243,6 @@ def _outputs(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> list
                 raise BuildError(f"the compiler {command[0]} does not run: {error}") from error
             stack.enter_context(process)
             stack.callback(process.kill)
-            _compilers.add(process)
-            stack.callback(_compilers.discard, process)
-            if _stopped.is_set():
-                raise BuildError("the process ends")
             started.append((process, command[0]))
         return [_output(process, compiler) for process, compiler in started]
 
@@ -261,10 +254,3 @@ def _output(process: subprocess.Popen, compiler: str) -> str:
         reason = lines[0] if lines else f"exit status {process.returncode}"
         raise BuildError(f"the compiler {compiler} failed: {reason[:300]}")
     return output
-
-
-def stop() -> None:
-    """End the compilers that a thread waits for, and start none: the process ends."""
-    _stopped.set()
-    for process in list(_compilers):
-        process.kill()
