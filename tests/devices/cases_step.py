@@ -1,5 +1,6 @@
 """Steps on several devices are those of one, and initial values are its to the bit."""
 
+import functools
 from functools import partial
 
 import jax
@@ -21,7 +22,6 @@ from support.sharded_steps import (
     with_update,
 )
 
-from dien_jax.config.settings import Config
 from dien_jax.data.tables import ValueFactors
 from dien_jax.devices import Placement, exchange
 from dien_jax.devices.mesh import AXIS
@@ -31,10 +31,6 @@ from dien_jax.training.vectors import with_vectors
 TOLERANCE = 2e-3
 """Of parameters near 1; the first tests have a bound that is measured."""
 LAZY = with_update(WITHOUT_DRAWS, "lazy_adam")
-LIGHT = with_update(
-    WITHOUT_DRAWS, "lazy_adam", extractor="none", evolution="none", auxiliary_weight=0.0
-)
-"""For what only tables have a part in."""
 TEN = batches(10, (4,))
 
 
@@ -52,14 +48,15 @@ def tables_of_every_look_up_are_large(monkeypatch) -> None:
     monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 24)
 
 
-def of_one_and_noise(config: Config) -> tuple[Ended, float]:
+@functools.cache
+def of_one_and_noise() -> tuple[Ended, float]:
     """Ten steps of one device, and how far it ends where rows of every batch change places.
 
     One order may end four times as far as another, by chance: the furthest of several counts.
     """
-    one = run(config, 1, TEN, one_item=True)
+    one = run(LAZY, 1, TEN, one_item=True)
     orders = [partial(reordered, seed=seed) for seed in range(4)]
-    others = [run(config, 1, TEN, one_item=True, change=order) for order in orders]
+    others = [run(LAZY, 1, TEN, one_item=True, change=order) for order in orders]
     noise = max(furthest(one.state, other.state) for other in others)
     assert 0 < noise < TOLERANCE
     return one, noise
@@ -68,21 +65,18 @@ def of_one_and_noise(config: Config) -> tuple[Ended, float]:
 @pytest.mark.usefixtures("tables_of_every_look_up_are_large")
 def test_ten_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
     """Only sums over a batch differ, as they do on one device when rows change places."""
-    one, noise = of_one_and_noise(LAZY)
+    one, noise = of_one_and_noise()
     eight = run(LAZY, 8, TEN, one_item=True)
     assert eight.metrics[-1]["further_rounds"] == 0
     assert furthest(one.state, eight.state) < 4 * noise
 
 
+@pytest.mark.usefixtures("tables_of_every_look_up_are_large")
 def test_more_ids_than_a_round_holds_take_further_rounds(monkeypatch) -> None:
-    """Nothing is dropped: what differs is of the size of rounding, as in the test before.
-
-    Items alone are split.
-    """
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 50)
-    one, noise = of_one_and_noise(LIGHT)
+    """Nothing is dropped: what differs is of the size of rounding, as in the test before."""
+    one, noise = of_one_and_noise()
     monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 1)
-    little = run(LIGHT, 8, TEN, one_item=True)
+    little = run(LAZY, 8, TEN, one_item=True)
     assert little.metrics[-1]["further_rounds"] > 5
     assert furthest(one.state, little.state) < 4 * noise
 

@@ -1,4 +1,4 @@
-"""The auxiliary loss, also in blocks, and the click losses against their definitions, written out."""
+"""The auxiliary loss, also in blocks, and the click losses against their definitions."""
 
 import jax
 import jax.numpy as jnp
