@@ -60,8 +60,8 @@ def serve(out: Path) -> tuple[subprocess.Popen, str]:
     """Start the server of the exported file; return it and its address once it is ready."""
     command = [sys.executable, "-m", "dien_jax.serve", str(out / "current.dien"), "--port", "0"]
     command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "10"]
-    log = (out / "server.log").open("w")
-    server = subprocess.Popen([*command, "--max-history", LONGEST], stderr=log, stdout=log)
+    with (out / "server.log").open("w") as log:
+        server = subprocess.Popen([*command, "--max-history", LONGEST], stderr=log, stdout=log)
     while server.poll() is None:
         lines = (out / "server.log").read_text().split()
         address = next((word.rstrip(",;.") for word in lines if word.startswith(PORT_LINE)), None)

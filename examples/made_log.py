@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 DAY = 86_400
-USERS, ITEMS, CATEGORIES = 300, 120, 6
+USERS, ITEMS, CATEGORIES = 200, 120, 6
 
 
 def write_log(file: Path, days: int, *, seed: int = 0) -> Path:

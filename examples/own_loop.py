@@ -54,9 +54,9 @@ class Model(nn.Module):
         return nn.Dense(1)(hidden)[:, 0], output.auxiliary_loss
 
 
-def train(network: nn.Module, steps: int = 200) -> None:
+def train(network: nn.Module, steps: int = 100) -> None:
     """Train, and print both losses and the AUC on fresh users."""
-    model, optimizer, key = Model(network), optax.adam(3e-3), jax.random.key(0)
+    model, optimizer, key = Model(network), optax.adam(1e-2), jax.random.key(0)
     variables = jax.jit(model.init)(key, make_batch(key))
     params, stats = variables["params"], variables.get("batch_stats", {})
 
@@ -76,7 +76,7 @@ def train(network: nn.Module, steps: int = 200) -> None:
     for number in range(steps + 1):
         key = jax.random.fold_in(jax.random.key(1), number)
         params, stats, slots, (click, auxiliary) = step(params, stats, slots, key)
-        if number % 100 == 0:
+        if number % 50 == 0:
             print(f"step {number:3}: click loss {click:.3f}, auxiliary loss {auxiliary:.3f}")
     fresh = make_batch(jax.random.key(2))
     logits, _ = jax.jit(model.apply)({"params": params, "batch_stats": stats}, fresh)

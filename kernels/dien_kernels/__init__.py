@@ -20,28 +20,19 @@ if TYPE_CHECKING:
     from dien_kernels.devices import Device, assume, interpreted
     from dien_kernels.native.library import instruction_set
     from dien_kernels.networks import (
+        SharedCell,
         attention_weights,
         auxiliary_loss,
         candidate_attention,
         explain_network,
+        last_states,
     )
     from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
     from dien_kernels.reference import Dense, Weights, masked_softmax
-    from dien_kernels.shared_history import SharedCell, last_states
 
-_MODULES = {
-    "agreement": ("Network",),
-    "api": ("agru", "augru", "explain", "gru"),
-    "choice": ("Choice", "load_native_in_background"),
-    "contract": ("Blocks",),
-    "devices": ("Device", "assume", "interpreted"),
-    "native.library": ("instruction_set",),
-    "networks": ("attention_weights", "auxiliary_loss", "candidate_attention", "explain_network"),
-    "options": ("Form", "Implementation", "NetworkImplementation", "Precision"),
-    "reference": ("Dense", "Weights", "masked_softmax"),
-    "shared_history": ("SharedCell", "last_states"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_MODULES = (
+    "options", "reference", "contract", "devices", "choice", "api", "networks", "native.library"
+)  # fmt: skip
 
 __all__ = [
     "Blocks",
@@ -73,12 +64,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
+    globals()[name] = next(vars(module)[name] for module in modules if name in vars(module))
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *__all__})

@@ -82,8 +82,7 @@ def network_outcome(network: Network, device: Device) -> Outcome:
 
 def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
     """Return the outcome of a check from its file, or run the check on the default device."""
-    folder = cache_folder()
-    file = None if folder is None else folder / f"{key}.json"
+    file = cache_folder() / f"{key}.json"
     if (kept := _read(file)) is not None:
         return kept
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
@@ -94,14 +93,11 @@ def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
 
     # In a thread of its own: the first call may come while jit traces, and a thread has no trace.
     with ThreadPoolExecutor(1) as thread:
-        checked = thread.submit(run).result()
-    return dataclasses.replace(checked, file=str(file) if _write(file, checked) else None)
+        return _written(file, thread.submit(run).result())
 
 
-def _read(file: Path | None) -> Outcome | None:
+def _read(file: Path) -> Outcome | None:
     """Return the outcome in a file; None without one, or for a malformed one."""
-    if file is None:
-        return None
     try:
         found = Outcome(**json.loads(file.read_text()), file=str(file))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -121,12 +117,9 @@ def key_of(name: str, device: Device, identity: str) -> str:
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
-def _write(file: Path | None, checked: Outcome) -> bool:
-    """Write a temporary file and rename it, so that no process reads half a file."""
-    if file is None:
-        return False
-    content = dataclasses.asdict(checked)
-    del content["file"]
+def _written(file: Path, checked: Outcome) -> Outcome:
+    """Keep an outcome: write a temporary file and rename it, so that nobody reads half a file."""
+    content = {name: getattr(checked, name) for name in ("deviation", "tolerance", "error")}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -134,8 +127,8 @@ def _write(file: Path | None, checked: Outcome) -> bool:
             temporary.write_text(json.dumps(content))
             temporary.replace(file)
     except OSError:
-        return False  # a read-only home: the check runs again in the next process
-    return True
+        return checked  # a read-only home: the check runs again in the next process
+    return dataclasses.replace(checked, file=str(file))
 
 
 def _compare(results: Callable[[], tuple[Any, Any]], tolerance: float) -> Outcome:

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels import devices, fused, reference
-from dien_kernels.checks import Shapes, check_arrays, check_name, refuse, reverse_mode_only
+from dien_kernels.checks import (
+    Shapes,
+    check_arrays,
+    check_name,
+    precision_of,
+    refuse,
+    reverse_mode_only,
+)
 from dien_kernels.choice import KERNELS, Choice, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
 from dien_kernels.options import Form, Implementation, Precision
@@ -173,7 +180,7 @@ def explain(
     The shape is ``batch`` rows on one device, ``steps`` T and ``hidden`` H; ``form`` and
     ``precision`` are as in :func:`gru`.
     """
-    return choose(Plan(cell, form, _precision(precision)), Shape(batch, steps, hidden))
+    return choose(Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden))
 
 
 def _run(
@@ -185,13 +192,24 @@ def _run(
     blocks: Blocks | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Check arguments, choose an implementation and run it in float32."""
-    _check(cell, form, inputs)
-    check_name("implementation", implementation, Implementation)
-    plan = Plan(cell, form, _precision(precision))
     x, attention, weights, lengths, initial_state = inputs
-    batch, steps, _ = x.shape
+    check_name("form", form, Form)
+    if x.ndim != 3 or x.shape[1] < 1:
+        refuse("x", "shape [B, T, D] with T >= 1", x.shape)
+    if x.dtype not in (jnp.float32, jnp.bfloat16):
+        refuse("x", "float32 or bfloat16", x.dtype)
+    batch, steps, depth = x.shape
     hidden = weights.recurrent.shape[0]
-    shape = Shape(batch, steps, hidden)
+    shapes: Shapes = {
+        "lengths": (lengths, (batch,)),
+        "attention": (attention, (batch, steps)),
+        "initial_state": (initial_state, (batch, hidden)),
+    }
+    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        refuse("lengths", "integers", lengths.dtype)
+    check_name("implementation", implementation, Implementation)
+    plan, shape = Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden)
     if implementation == "auto":
         implementation = choose(plan, shape, blocks).implementation
     elif implementation in KERNELS:
@@ -212,32 +230,8 @@ def _run(
         states, last = reference.run(cell, form, inputs, plan.precision)
     else:
         module = backend(implementation)
-        blocks = blocks if implementation in KERNELS else None
         plan = fused.with_blocks(plan, module, shape, blocks)
         plan = dataclasses.replace(plan, interpret=devices.is_interpreted())
         with reverse_mode_only(implementation):
             states, last = fused.run(module, plan, inputs)
     return states.astype(x.dtype), last.astype(x.dtype)
-
-
-def _precision(name: Precision) -> jax.lax.Precision:
-    check_name("precision", name, Precision)
-    return jax.lax.Precision[name.upper()]
-
-
-def _check(cell: Cell, form: Form, inputs: Inputs) -> None:
-    x, attention, weights, lengths, initial_state = inputs
-    check_name("form", form, Form)
-    if x.ndim != 3 or x.shape[1] < 1:
-        refuse("x", "shape [B, T, D] with T >= 1", x.shape)
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        refuse("x", "float32 or bfloat16", x.dtype)
-    batch, steps, depth = x.shape
-    shapes: Shapes = {
-        "lengths": (lengths, (batch,)),
-        "attention": (attention, (batch, steps)),
-        "initial_state": (initial_state, (batch, weights.recurrent.shape[0])),
-    }
-    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        refuse("lengths", "integers", lengths.dtype)

@@ -73,7 +73,7 @@ class SharedInputs(NamedTuple):
     length: jax.Array  # scalar
     recurrent: jax.Array
     bias: jax.Array
-    recurrent_bias: jax.Array  # zeros where there is none
+    recurrent_bias: Any  # zeros where there is none
 
 
 def xla_last_states(

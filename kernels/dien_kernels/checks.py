@@ -5,7 +5,9 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, NoReturn, get_args
 
-from dien_kernels.options import Form
+import jax
+
+from dien_kernels.options import Form, Precision
 from dien_kernels.reference import Weights
 
 # An array or None, and its expected shape, by the argument's name.
@@ -21,6 +23,11 @@ def check_name(argument: str, name: str, names: Any) -> None:
         near = difflib.get_close_matches(str(name), get_args(names), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         refuse(argument, f"one of {get_args(names)}", f"{name!r}{hint}")
+
+
+def precision_of(name: Precision) -> jax.lax.Precision:
+    check_name("precision", name, Precision)
+    return jax.lax.Precision[name.upper()]
 
 
 def check_shapes(shapes: Shapes) -> None:

@@ -4,8 +4,8 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 :mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
 """
 
-import atexit
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from dien_kernels import agreement, devices, fused
 from dien_kernels.contract import Backend, Blocks, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
-from dien_kernels.native import build, library
+from dien_kernels.native import library
 from dien_kernels.options import Implementation
 
 
@@ -29,9 +29,6 @@ class Kernel(NamedTuple):
 
 NATIVE = "DIEN_KERNELS_NATIVE"
 """Environment variable: ``"0"`` keeps ``"auto"`` from compiling and taking the native kernels."""
-_SECONDS_TO_END = 5.0
-_NOT_ATTACHED = "it has not been run on a device that is not attached"
-_warned: set[str] = set()
 
 # In the order in which "auto" tries them.
 KERNELS: dict[Implementation, Kernel] = {
@@ -75,11 +72,15 @@ def require(name: Implementation) -> None:
         )
 
 
+@functools.cache
 def _log(message: str) -> None:
     """Log a message once: a machine without a compiler is no mistake of a program."""
-    if message not in _warned:
-        _warned.add(message)
-        logging.getLogger("dien_kernels").warning(message)
+    logging.getLogger("dien_kernels").warning(message)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 def _may_be_native() -> bool:
@@ -115,45 +116,34 @@ def first_that_agrees(
     (:mod:`dien_kernels.agreement`) is not taken; warn once.
     """
     device = devices.current()
+
+    def obstacle(name: Implementation) -> str | None:
+        is_pallas = KERNELS[name].is_pallas
+        if name == "native" and not _may_be_native():
+            return f"${NATIVE} is 0"
+        if is_pallas or device.attached:  # nothing is compiled for another one
+            try:
+                prepare(name)
+            except (ValueError, NotImplementedError) as error:
+                if not is_pallas:
+                    _log(f"XLA runs instead of {name}: {error}")
+                return str(error)
+        if not device.attached:
+            return "it has not been run on a device that is not attached"
+        checked = outcome(name)
+        if checked.agrees:
+            return None
+        _warn(f"dien_kernels runs {what} by XLA instead of {name}: {checked.describe()}")
+        return checked.describe()
+
     reasons = []
     for name in names:
-        if not KERNELS[name].fits(device):
-            continue
-        obstacle = _obstacle(what, name, prepare, outcome)
-        if obstacle is None:
-            return Choice(name, f"it agrees with the oracle on this {device.kind}")
-        reasons.append(f"{name}: {obstacle}")
+        if KERNELS[name].fits(device):
+            found = obstacle(name)
+            if found is None:
+                return Choice(name, f"it agrees with the oracle on this {device.kind}")
+            reasons.append(f"{name}: {found}")
     return Choice("xla", "; ".join(reasons) or f"there is no kernel for this {device.platform}")
-
-
-def _obstacle(
-    what: str,
-    name: Implementation,
-    prepare: Callable[[Implementation], object],
-    outcome: Callable[[Implementation], agreement.Outcome],
-) -> str | None:
-    """Return why "auto" does not take a kernel that fits the device, and warn or log it once."""
-    kernel, device = KERNELS[name], devices.current()
-    if name == "native" and not _may_be_native():
-        return f"${NATIVE} is 0"
-    if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
-        return _NOT_ATTACHED
-    try:
-        prepare(name)
-    except (ValueError, NotImplementedError) as error:
-        if not kernel.is_pallas:
-            _log(f"XLA runs instead of {name}: {error}")
-        return str(error)
-    if not device.attached:
-        return _NOT_ATTACHED
-    checked = outcome(name)
-    if checked.agrees:
-        return None
-    message = f"dien_kernels runs {what} by XLA instead of {name}: {checked.describe()}"
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-    return checked.describe()
 
 
 def load_native_in_background() -> None:
@@ -171,11 +161,5 @@ def load_native_in_background() -> None:
             if KERNELS["native"].fits(devices.current()):
                 library.instruction_set()
 
-    def end() -> None:
-        build.stop()
-        thread.join(_SECONDS_TO_END)
-
     if _may_be_native():
-        thread = threading.Thread(target=load, name="native kernels", daemon=True)
-        atexit.register(end)
-        thread.start()
+        threading.Thread(target=load, name="native kernels", daemon=True).start()

@@ -94,6 +94,17 @@ class Gradients(NamedTuple):
     initial: Leaf
 
 
+class Histories(NamedTuple):
+    """Operands of a whole recurrence, float32 but for the lengths; also their gradients."""
+
+    x: Leaf  # [B, T, D]; any value at dead steps
+    offset: Leaf  # [T, B]
+    slope: Leaf  # [T, B]
+    lengths: Leaf  # int32 [B]
+    weights: Any  # Weights with a recurrent bias
+    initial: Leaf  # [B, H]
+
+
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """Block sizes of a Pallas kernel.
@@ -117,7 +128,7 @@ class Plan:
     cell: Cell
     form: Form  # the reset gate multiplies after its matmul ("paper") or before it ("authors")
     precision: jax.lax.Precision  # of the recurrent matmuls
-    blocks: Blocks | None = None  # None where the backend has no blocks
+    blocks: Blocks | None = None  # of a Pallas kernel
     interpret: bool = False  # run the kernel's own program in the interpreter, on any device
 
     @property
@@ -135,7 +146,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """A fused implementation of the steps; projections and weight gradients are XLA's matmuls."""
+    """A Pallas kernel for the steps; projections and weight gradients are XLA's matmuls."""
 
     name: str  # as in implementation=
     layout: Layout
@@ -143,20 +154,19 @@ class Backend:
     forward: Callable[..., tuple[jax.Array, Kept | None]]
     backward: Callable[..., Gradients]  # (plan, operands, states, kept, d_states)
     # H at which the kernel runs: padding is zeros, and a padded column of the state stays 0.
-    padded_hidden: Callable[[int], int] = lambda hidden: hidden
-    # (plan without blocks, rows, steps, padded hidden) to a choice, or None without blocks.
-    blocks: Callable[[Plan, int, int, int], Blocks | None] = lambda *_: None
+    padded_hidden: Callable[[int], int]
+    blocks: Callable[[Plan, int, int, int], Blocks]  # (plan, rows, steps, padded H) to a choice
     # Raises ValueError where blocks cannot run, and NotImplementedError where the plan cannot.
-    check: Callable[[Plan, Blocks, int, int, int], None] = lambda *_: None
+    check: Callable[[Plan, Blocks, int, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class HistoryBackend:
-    """A fused implementation of everything: of the projections and of weight gradients too."""
+    """An implementation of everything: of the projections and of weight gradients too."""
 
     name: str  # as in implementation=
     # (plan, histories) to all states [B, T, H] and the last ones [B, H], with its own derivative.
-    run: Callable[[Plan, Any], tuple[jax.Array, jax.Array]]
+    run: Callable[[Plan, Histories], tuple[jax.Array, jax.Array]]
     # Prepares it and returns what its outcomes depend on, besides sources and versions. Raises
     # NotImplementedError where it cannot run, with the reason.
-    identity: Callable[[], str]
+    identity: Callable[[], str] = lambda: ""

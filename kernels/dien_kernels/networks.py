@@ -1,19 +1,39 @@
-"""``attention_weights`` and ``auxiliary_loss``: argument checks and the choice of implementation.
+"""Attention, the auxiliary loss, candidates of a history: argument checks and what implements them.
 
-Dimensions: B batch (rows), T steps, N sampled behaviours of a position, D behaviour, H state.
+To rank N candidates for one user, a recurrence runs over the same inputs N times and differs in the
+attention alone. The inputs are projected once, a step is one matmul for all candidates, and steps
+past the end of the history are not run. Forward only: training has a history in each row.
+
+Dimensions: B batch (rows), T steps, N sampled behaviours of a position or candidates, D behaviour
+or input, H state, G gates (3; AGRU has 2).
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from dien_kernels import agreement, candidates, devices, reference, xla_networks
 from dien_kernels.agreement import Network
-from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
+from dien_kernels.checks import (
+    Shapes,
+    check_arrays,
+    check_name,
+    check_shapes,
+    precision_of,
+    refuse,
+    reverse_mode_only,
+)
 from dien_kernels.choice import Choice, first_that_agrees, require
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
-from dien_kernels.options import Implementation, NetworkImplementation
-from dien_kernels.reference import Layers
+from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
+from dien_kernels.reference import Inputs, Layers, Weights, with_bias
+
+SharedCell = Literal["aigru", "agru", "augru"]
+"""Recurrences that attention enters, of which :func:`last_states` has the last state."""
 
 
 def attention_weights(
@@ -62,12 +82,9 @@ def attention_weights(
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
     name = chosen("attention", implementation, len(layers) - 1)
+    runs = xla_networks.xla_attention, native.attention, reference.reference_attention
     with reverse_mode_only(name):
-        if name == "xla":
-            return xla_networks.xla_attention(query, states, layers, lengths)
-        run = native.attention if name == "native" else reference.reference_attention
-        query, states = _single((query, states))
-        return run(query, states, _single(tuple(layers)), lengths)
+        return _run(name, runs, query, states, tuple(layers), lengths)
 
 
 def candidate_attention(
@@ -106,11 +123,8 @@ def candidate_attention(
     _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
                                         "length": (length, ())})  # fmt: skip
     name = chosen("candidates", implementation, len(layers) - 1)
-    if name == "xla":
-        return candidates.xla_candidates(query, states, layers, length)
-    run = candidates.reference_candidates if name == "reference" else native.candidate_attention
-    query, states = _single((query, states))
-    return run(query, states, _single(tuple(layers)), length)
+    runs = candidates.xla_candidates, native.candidate_attention, candidates.reference_candidates
+    return _run(name, runs, query, states, tuple(layers), length)
 
 
 def auxiliary_loss(
@@ -169,16 +183,102 @@ def auxiliary_loss(
     shares = jax.lax.stop_gradient(shares.astype(jnp.float32))
     if steps == 1:
         return jnp.zeros((), jnp.float32)
+    runs = xla_networks.xla_loss, native.auxiliary_loss, reference.reference_loss
     with reverse_mode_only(name):
-        if name == "xla":
-            return xla_networks.xla_loss(states, history, sampled, shares, layers)
-        run = native.auxiliary_loss if name == "native" else reference.reference_loss
-        states, history, sampled = _single((states, history, sampled))
-        return run(states, history, sampled, shares, _single(tuple(layers)))
+        return _run(name, runs, states, history, sampled, shares, tuple(layers))
+
+
+def last_states(  # noqa: D417
+    cell: SharedCell,
+    form: Form,
+    states: jax.Array,
+    attention: jax.Array,
+    weights: Weights,
+    length: jax.Array,
+    precision: Precision = "highest",
+    implementation: NetworkImplementation = "auto",
+) -> jax.Array:
+    """Return the last state of a recurrence over one history, under each attention.
+
+    Row n is the last state of :func:`dien_kernels.agru` or :func:`dien_kernels.augru` over
+    ``states`` under ``attention[n]``. ``"aigru"`` is :func:`dien_kernels.gru` over
+    ``attention[n, t] * states[t]``. The first state is zero.
+
+    Args:
+      states: ``[T, D]``, the inputs, float32 or bfloat16.
+      attention: ``[N, T]``, in [0, 1].
+      weights: see :class:`Weights`, G = 3 (2 for AGRU).
+      length: integer scalar, live steps, 0 to T.
+
+    ``form``, ``precision`` and errors are as in :func:`dien_kernels.gru`, ``implementation`` as in
+    :func:`dien_kernels.attention_weights`; only the oracle has derivatives.
+
+    Returns:
+      ``[N, H]``, in the dtype of ``states``; computed in float32.
+
+    Example:
+      >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
+      >>> attention = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])  # of two candidates
+      >>> last = last_states("augru", "paper", jnp.ones((3, 2)), attention, weights, jnp.int32(3))
+      >>> last.shape, bool((last[1] == 0).all())
+      ((2, 4), True)
+
+    Source: Zhou et al., AAAI 2019, eq. 11 to 14 (arXiv:1809.03672).
+    """
+    check_name("cell", cell, SharedCell)
+    check_name("form", form, Form)
+    exact = precision_of(precision)
+    if states.ndim != 2:
+        refuse("states", "shape [T, D]", states.shape)
+    steps, depth = states.shape
+    shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
+    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
+    name = chosen("candidates", implementation, 0)
+    inputs, attention, weights = _single((states, attention, weights))
+    if name == "reference":
+        last = _by_copies(cell, form, (inputs, attention, length), weights, exact)
+        return last.astype(states.dtype)
+    projected = jnp.einsum("td,dgh->tgh", inputs, weights.input, precision=exact)
+    operands = candidates.SharedInputs(projected, attention, length, *with_bias(weights)[1:])
+    run: Callable[..., jax.Array] = native.last_states
+    if name == "xla":
+        run = partial(candidates.xla_last_states, precision=exact)
+    last = run(operands, paper=form == "paper", scales_inputs=cell == "aigru")
+    return last.astype(states.dtype)
+
+
+def _by_copies(
+    cell: SharedCell, form: Form, operands: tuple, weights: Weights, precision: Any
+) -> jax.Array:
+    """Return the oracle's last state over a copy of the history for each candidate."""
+    states, attention, length = operands
+    live = jnp.arange(states.shape[0], dtype=length.dtype) < length
+    copies = jnp.broadcast_to(jnp.where(live[:, None], states, 0), (len(attention), *states.shape))
+    attention = jnp.where(live[None], attention, 0)
+    if cell == "aigru":
+        copies = copies * attention[..., None]
+    lengths = jnp.broadcast_to(length, attention.shape[:1])
+    initial = jnp.zeros((len(attention), weights.recurrent.shape[0]), jnp.float32)
+    inputs = Inputs(copies, attention, weights, lengths, initial)
+    return reference.run("gru" if cell == "aigru" else cell, form, inputs, precision)[1]
 
 
 def _single(arrays: tuple) -> tuple:
-    return jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
+    """Return the arrays, those that are not integers in float32."""
+
+    def single(array: jax.Array) -> jax.Array:
+        is_integer = jnp.issubdtype(array.dtype, jnp.integer)
+        return array if is_integer else array.astype(jnp.float32)
+
+    return jax.tree.map(single, arrays)
+
+
+def _run(name: str, runs: tuple[Callable, Callable, Callable], *arrays: Any) -> jax.Array:
+    """Call one of the functions for xla, native and reference; all but the first take float32."""
+    xla, native, reference = runs
+    if name == "xla":
+        return xla(*arrays)
+    return (native if name == "native" else reference)(*_single(arrays))
 
 
 def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> None:
@@ -207,9 +307,8 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """
     check_name("network", network, Network)
     names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
-    what = names.get(network, network)
     return first_that_agrees(
-        what,
+        names.get(network, network),
         ("native",),
         lambda _: _prepare_native(hidden_layers),
         lambda _: agreement.network_outcome(network, devices.current()),
@@ -218,7 +317,9 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
 
 def _prepare_native(hidden_layers: int) -> None:
     """Load the library; raise ``NotImplementedError`` where it, or so many layers, cannot run."""
-    native.check_layers(hidden_layers)
+    if hidden_layers > native.MOST_LAYERS:
+        most = f"networks of 1 to {native.MOST_LAYERS} hidden layers"
+        raise NotImplementedError(f"its kernels are for {most}, this one has {hidden_layers}")
     library.instruction_set()
 
 

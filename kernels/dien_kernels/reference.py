@@ -37,6 +37,13 @@ class Weights(NamedTuple):
     recurrent_bias: jax.Array | None = None
 
 
+def with_bias(weights: Weights) -> Weights:
+    """Return float32 weights with a recurrent bias, of zeros where there is none."""
+    if weights.recurrent_bias is not None:
+        return weights
+    return weights._replace(recurrent_bias=jnp.zeros(weights.recurrent.shape[0], jnp.float32))
+
+
 class Inputs(NamedTuple):
     """Arrays of a call, as in :func:`dien_kernels.augru`; initial_state may be None at first."""
 

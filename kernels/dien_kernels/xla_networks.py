@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dien_kernels.fused import padded
 from dien_kernels.reference import (
     Dense,
     Layers,
@@ -120,9 +121,7 @@ def _with_gradients(
     size = -(-positions // count)
 
     def split(array: jax.Array, axis: int) -> jax.Array:
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, count * size - positions)
-        whole = jnp.pad(array, widths)
+        whole = padded(array, {axis: count * size})
         shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
         return jnp.moveaxis(whole.reshape(shape), axis, 0)
 

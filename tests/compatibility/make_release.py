@@ -7,7 +7,7 @@ folder must not exist.
 
     dataset/       ``dien_jax.prepare interactions`` of a made log
     run/           ``dien_jax.train dien``, finished, with all that is fitted before and after it
-    stopped/       the same run, stopped by a signal before its last epoch
+    stopped/       the same run, stopped by a signal in its last epoch
     model.dien     ``dien_jax.export`` of the run
     arrays.json    dtype, shape and sha256 of every array of the dataset and of the run's checkpoint
     scores.json    scores of the test split, and of candidates that a ranker was asked for
@@ -50,18 +50,18 @@ from dien_jax.runs.trained import restore_state, trained_scores
 NAME = f"version_{__version__.replace('.', '_')}"
 USERS, ITEMS = 80, 64
 CATEGORIES = ["bread", "crème brûlée", "fruit", "soup"]
-STOPPED_AFTER = 110
+STOPPED_AFTER = 75
 """Times that a run is asked for a signal before it gets one, once a batch that is prepared."""
 SETTINGS = [
     "--model.embedding-size=3",
     "--model.hidden-size=5",
     *("--model.layers", "8", "4"),
     "--train.batch-size=32",
-    "--train.epochs=3",
+    "--train.epochs=2",
     "--train.click-rate=0.05",
     "--optim.learning-rate=0.02",
     "--train.max-history=16",
-    *("--train.buckets", "8", "16"),
+    "--train.buckets=16",
 ]
 REQUESTS: list[dict[str, Any]] = [
     {"history": ["item 1", "item 5", "item 9"], "candidates": ["item 2", "item 13", "item 60"]},

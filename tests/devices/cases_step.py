@@ -31,7 +31,7 @@ from dien_jax.training.vectors import with_vectors
 TOLERANCE = 2e-3
 """Of parameters near 1; the first tests have a bound that is measured."""
 LAZY = with_update(WITHOUT_DRAWS, "lazy_adam")
-TWENTY = batches(20, (4,))
+TEN = batches(10, (4,))
 
 
 @pytest.fixture
@@ -50,23 +50,23 @@ def tables_of_every_look_up_are_large(monkeypatch) -> None:
 
 @functools.cache
 def of_one_and_noise() -> tuple[Ended, float]:
-    """Twenty steps of one device, and how far it ends where rows of every batch change places.
+    """Ten steps of one device, and how far it ends where rows of every batch change places.
 
     One order may end four times as far as another, by chance: the furthest of several counts.
     """
-    one = run(LAZY, 1, TWENTY, one_item=True)
+    one = run(LAZY, 1, TEN, one_item=True)
     orders = [partial(reordered, seed=seed) for seed in range(4)]
-    others = [run(LAZY, 1, TWENTY, one_item=True, change=order) for order in orders]
+    others = [run(LAZY, 1, TEN, one_item=True, change=order) for order in orders]
     noise = max(furthest(one.state, other.state) for other in others)
     assert 0 < noise < TOLERANCE
     return one, noise
 
 
 @pytest.mark.usefixtures("tables_of_every_look_up_are_large")
-def test_twenty_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
+def test_ten_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
     """Only sums over a batch differ, as they do on one device when rows change places."""
     one, noise = of_one_and_noise()
-    eight = run(LAZY, 8, TWENTY, one_item=True)
+    eight = run(LAZY, 8, TEN, one_item=True)
     assert eight.metrics[-1]["further_rounds"] == 0
     assert furthest(one.state, eight.state) < 4 * noise
 
@@ -76,7 +76,7 @@ def test_more_ids_than_a_round_holds_take_further_rounds(monkeypatch) -> None:
     """Nothing is dropped: what differs is of the size of rounding, as in the test before."""
     one, noise = of_one_and_noise()
     monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 1)
-    little = run(LAZY, 8, TWENTY, one_item=True)
+    little = run(LAZY, 8, TEN, one_item=True)
     assert little.metrics[-1]["further_rounds"] > 5
     assert furthest(one.state, little.state) < 4 * noise
 

@@ -1,6 +1,7 @@
-"""The scripts and the notebook of ``examples/`` run to their end, most as a reader starts them."""
+"""The scripts and the notebook of ``examples/`` run to their end, most in this process."""
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -11,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import jax
 import pytest
 from support import tiny_run
 
 from dien_jax.config.presets import read_preset_file
+from dien_jax.model import EVOLUTIONS
 from dien_jax.utils.files import read_json
 
 pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]
@@ -26,31 +29,33 @@ CHEAP = ("--preset", "base_model")
 """A model that compiles in seconds."""
 
 
-def run(name: str, *arguments: str) -> str:
-    """Run a script in a process of its own."""
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    ending = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ending.returncode == 0, ending.stderr[-3000:]
-    return ending.stdout
-
-
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return ``run`` in this process, which has imported what takes seconds."""
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a script in this process, which has imported what takes seconds; return its output."""
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        defaults = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-        with defaults[0], defaults[1], contextlib.redirect_stdout(io.StringIO()) as output:
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+            contextlib.redirect_stdout(io.StringIO()) as output,
+            mock.patch.dict(EVOLUTIONS),  # an entry that a script adds is gone after it
+        ):
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return output.getvalue()
 
+    def command(line: list[str], *, check: bool) -> None:
+        python, is_module, module, *arguments = line
+        assert (python, is_module, check) == (sys.executable, "-m", True)
+        assert importlib.import_module(module).main(arguments) == 0
+
+    monkeypatch.setattr(subprocess, "run", command)
     monkeypatch.syspath_prepend(EXAMPLES)
     return run
 
 
-def test_a_log_becomes_lists_of_next_items(run_here, tmp_path: Path) -> None:
-    output = run_here("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
+def test_a_log_becomes_lists_of_next_items(run, tmp_path: Path) -> None:
+    output = run("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
     found = re.search(r"test AUC ([\d.]+); simple models: popularity ([\d.]+)", output)
     assert found is not None
     assert float(found[1]) > float(found[2])
@@ -63,7 +68,7 @@ def test_a_log_becomes_lists_of_next_items(run_here, tmp_path: Path) -> None:
     ]
 
 
-def test_a_cell_of_ones_own_is_compared_with_dien(tmp_path: Path) -> None:
+def test_a_cell_of_ones_own_is_compared_with_dien(run, tmp_path: Path) -> None:
     data = tiny_run.write_data(tmp_path / "data", longest=4)  # one padded length
     output = run("own_cell.py", str(data), "--epochs", "1", "--seeds", "1")
     areas = dict(
@@ -73,8 +78,8 @@ def test_a_cell_of_ones_own_is_compared_with_dien(tmp_path: Path) -> None:
     assert areas["augru"] != areas["attentional_decay"]
 
 
-def test_losses_fall_in_a_loop_of_ones_own(run_here) -> None:
-    output = run_here("own_loop.py")
+def test_losses_fall_in_a_loop_of_ones_own(run) -> None:
+    output = run("own_loop.py")
     losses = re.findall(r"click loss ([\d.]+), auxiliary loss ([\d.]+)", output)
     assert len(losses) == 3
     assert all(float(last) < float(first) / 3 for first, last in zip(*losses[::2], strict=True))
@@ -84,19 +89,10 @@ def test_losses_fall_in_a_loop_of_ones_own(run_here) -> None:
 
 
 def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
-    data: Path, tmp_path: Path
+    run, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna")
-    search = (
-        "tune.py",
-        str(data),
-        "--out",
-        str(tmp_path),
-        "--preset",
-        "base_model",
-        "--trials",
-        "1",
-    )
+    search = ("tune.py", str(data), "--out", str(tmp_path), *CHEAP, "--trials", "1")
     for trials in (1, 2):
         output = run(*search)
         assert len(read_json(tmp_path / "best.json", dict)["model"]) > 1
@@ -108,7 +104,8 @@ def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
     assert f"'optim.learning_rate': {settings.optim.learning_rate}" in output
 
 
-def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: Path) -> None:
+def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(run, tmp_path: Path) -> None:
+    """Its commands run here, its server in a process of its own."""
     output = run("daily_job.py", "--out", str(tmp_path), "--days", "2", "--epochs", "1", *CHEAP)
     answers = re.findall(r"^day (\d): (.*)$", output, re.MULTILINE)
     assert [day for day, _ in answers] == ["0", "1"]

@@ -24,7 +24,8 @@ def fresh(monkeypatch, tmp_path):
     library.instruction_set()
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
-    monkeypatch.setattr(choice, "_warned", set())
+    choice._log.cache_clear()
+    choice._warn.cache_clear()
     caches = agreement.outcome.cache_clear, agreement.network_outcome.cache_clear
     for clear in caches:
         clear()

@@ -23,7 +23,7 @@ from dien_kernels import (
     interpreted,
 )
 from dien_kernels.backends import xla
-from dien_kernels.contract import Blocks
+from dien_kernels.contract import Backend, Blocks
 from support.recurrences import assert_agree, evaluate, operands
 
 pytestmark = pytest.mark.long
@@ -42,7 +42,7 @@ def fresh_memory(tmp_path, monkeypatch):
     """Keep outcomes in a temporary folder, and none in memory."""
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
-    monkeypatch.setattr(choice, "_warned", set())
+    choice._warn.cache_clear()
     agreement.outcome.cache_clear()
     yield
     agreement.outcome.cache_clear()
@@ -98,12 +98,17 @@ def tpu_here(monkeypatch):
 
 
 def take(monkeypatch, **changes):
-    """Replace mosaic_tpu of the table by the XLA implementation with changes."""
-    stand_in = dataclasses.replace(
-        xla.BACKEND, name="mosaic_tpu", blocks=lambda *_: Blocks(rows=1), **changes
+    """Replace mosaic_tpu of the table by XLA's scans with changes."""
+    functions = {"forward": xla.scan_forward, "backward": xla.scan_backward} | changes
+    stand_in = Backend(
+        "mosaic_tpu",
+        "tbh",
+        padded_hidden=lambda hidden: hidden,
+        blocks=lambda *_: Blocks(rows=1),
+        check=lambda *_: None,
+        **functions,
     )
     monkeypatch.setattr(choice, "backend", lambda name: stand_in)
-    return stand_in
 
 
 @pytest.mark.parametrize(("cell", "form"), [("gru", "paper"), ("agru", "authors")])
@@ -121,9 +126,9 @@ def test_a_kernel_that_agrees_is_taken(cell, form, monkeypatch, tpu_here, tmp_pa
 def test_an_outcome_is_remembered_on_disk(monkeypatch, tpu_here):
     calls = []
 
-    def counted(*arguments):
+    def counted(*arguments, keep):
         calls.append(1)
-        return xla.BACKEND.forward(*arguments)
+        return xla.scan_forward(*arguments, keep)
 
     take(monkeypatch, forward=counted)
     explain("augru", **SHAPE)
@@ -157,7 +162,7 @@ def test_names_of_implementations_are_those_of_the_table_and_files():
 
 def test_a_kernel_that_deviates_is_left_with_one_warning(monkeypatch, tpu_here):
     def wrong(plan, *arguments):
-        gradients = xla.BACKEND.backward(plan, *arguments)
+        gradients = xla.scan_backward(plan, *arguments)
         return gradients._replace(initial=1.01 * gradients.initial)
 
     take(monkeypatch, backward=wrong)
@@ -170,7 +175,7 @@ def test_a_kernel_that_deviates_is_left_with_one_warning(monkeypatch, tpu_here):
 
 
 def test_a_kernel_that_fails_is_left_with_its_error(monkeypatch, tpu_here):
-    def broken(*_):
+    def broken(*_, keep):
         raise RuntimeError("Mosaic failed to compile\nat length")
 
     take(monkeypatch, forward=broken)
@@ -179,8 +184,8 @@ def test_a_kernel_that_fails_is_left_with_its_error(monkeypatch, tpu_here):
 
 
 def test_a_deviation_that_is_not_a_number_is_no_agreement(monkeypatch, tpu_here):
-    def empty(plan, *arguments):
-        states, kept = xla.BACKEND.forward(plan, *arguments)
+    def empty(plan, operands, keep):
+        states, kept = xla.scan_forward(plan, operands, keep)
         return states * jnp.nan, kept
 
     take(monkeypatch, forward=empty)

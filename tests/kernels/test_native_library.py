@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 import stat
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from dien_kernels import agreement, augru, explain, load_native_in_background
+from dien_kernels import agreement, augru, choice, explain, load_native_in_background
 from dien_kernels.backends import native
-from dien_kernels.native import build, library, prebuilt
+from dien_kernels.native import build, library
 from support.recurrences import operands
 
 STATES = """
@@ -187,29 +188,6 @@ def test_no_compiler_runs_on_after_an_exception(tmp_path):
         build._outputs([[str(broken)], [str(slow)]])
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
-    assert not build._compilers
-
-
-@pytest.mark.long
-def test_end_of_a_process_that_compiles_in_the_background_leaves_nothing(tmp_path, empty_cache):
-    started = tmp_path / "started"
-    text = f'[ "$1" = --version ] && exit 0\necho $$ >> {started}\nexec sleep 600'
-    program = (
-        "import sys, time, pathlib, dien_kernels; dien_kernels.load_native_in_background()\n"
-        f"file = pathlib.Path({str(started)!r})\n"
-        "while not file.exists() or len(file.read_text().split()) < 2: time.sleep(.01)\n"
-        "sys.exit(3)"
-    )
-    variables = {"CXX": str(script(tmp_path / "cxx", text)), "DIEN_KERNELS_NATIVE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True
-    )
-    assert done.returncode == 3, done.stderr
-    assert "Traceback" not in done.stderr
-    for process in started.read_text().split():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(process), 0)
-    assert [file.name for file in empty_cache.iterdir()] == ["native.lock"]
 
 
 @pytest.mark.parametrize("allowed", ["0", "1"])
@@ -252,7 +230,7 @@ def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
     no_compiler, monkeypatch, caplog
 ):
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
-    monkeypatch.setattr("dien_kernels.choice._warned", set())
+    choice._log.cache_clear()
     for _ in range(2):
         found = explain("augru", batch=128, steps=100, hidden=36)
         assert found.implementation == "xla"
@@ -323,14 +301,21 @@ def test_a_library_of_the_package_is_passed_over_for(change, shipped, tmp_path, 
         pass
 
 
+PREBUILT = Path(__file__).parents[2] / ".ci" / "prebuilt.py"
+
+
+@pytest.mark.repository
 def test_libraries_of_the_package_are_named_after_machines():
-    named = {build.prebuilt_name(*target) for target in prebuilt.TARGETS}
-    assert len(named) == len(prebuilt.TARGETS) == 3
+    targets = runpy.run_path(str(PREBUILT))["TARGETS"]
+    named = {build.prebuilt_name(*target) for target in targets}
+    assert len(named) == len(targets) == 3
     assert any(name.startswith("linux-x86_64-") for name in named)
 
 
+@pytest.mark.repository
 def test_compiling_them_needs_ziglang(monkeypatch):
-    monkeypatch.setattr(prebuilt.importlib.util, "find_spec", lambda name: None)
+    main = runpy.run_path(str(PREBUILT))["main"]
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="the package ziglang is not installed"):
-        prebuilt.main()
+        main()
     assert not build.PREBUILT.exists()

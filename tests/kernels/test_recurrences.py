@@ -4,7 +4,6 @@ The oracle is compared with the equations in NumPy, XLA's and the C++ kernels wi
 Dimensions: B batch, T steps, D input, H hidden.
 """
 
-import dataclasses
 import functools
 import itertools
 
@@ -12,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import Weights, augru, chunks, fused, gru
+from dien_kernels import Weights, augru, gru
 from dien_kernels.backends import xla
-from dien_kernels.contract import Plan
-from dien_kernels.reference import Inputs
 from jax import export
 from support.recurrences import (
     CASES,
@@ -225,7 +222,7 @@ def test_two_calls_that_hand_over_the_state_equal_one(cell, form, implementation
 @pytest.fixture
 def short_chunks(monkeypatch) -> None:
     """Seven steps are three chunks of three, the last one padded."""
-    monkeypatch.setattr(chunks, "LONGEST_CHUNK", 3)
+    monkeypatch.setattr(xla, "LONGEST_CHUNK", 3)
 
 
 @pytest.mark.parametrize(("cell", "form", "biased"), [CASES[1], CASES[5], CASES[6]])
@@ -243,33 +240,26 @@ def test_dead_steps_change_nothing_to_the_bit(monkeypatch, short_chunks):
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(0, 0), (1, 1), (3, 1), (4, 2), (7, 3)])
-def test_only_chunks_with_live_steps_run(longest, expected, short_chunks):
-    ran = {"forward": 0, "backward": 0}
+def test_only_chunks_with_live_steps_run(longest, expected, short_chunks, monkeypatch):
+    ran = {"scan_forward": 0, "scan_backward": 0}
 
-    def counting(what):
+    def counting(what, scan):
         def count():
             ran[what] += 1
 
         def call(*arguments):
             jax.debug.callback(count)
-            return getattr(xla, what)(*arguments)
+            return scan(*arguments)
 
         return call
 
-    backend = dataclasses.replace(
-        xla.BACKEND, forward=counting("forward"), backward=counting("backward")
-    )
+    for what in ran:
+        monkeypatch.setattr(xla, what, counting(what, getattr(xla, what)))
     x, attention, weights, lengths, initial = operands("augru", batch=5)
-    lengths = jnp.minimum(lengths, longest)
-
-    def loss(x):
-        plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
-        inputs = Inputs(x, attention, weights, lengths, initial)
-        return fused.run(backend, plan, inputs)[0].sum()
-
-    jax.block_until_ready(jax.jit(jax.grad(loss))(x))
+    arrays = x, attention, weights, jnp.minimum(lengths, longest), initial
+    jax.block_until_ready(fresh("augru", "paper", "xla")(*arrays))
     jax.effects_barrier()
-    assert ran == {"forward": expected, "backward": expected}
+    assert ran == dict.fromkeys(ran, expected)
 
 
 def taken(tree, number):
@@ -299,10 +289,10 @@ def test_vmap_is_a_loop(axes, short_chunks):
 
 def test_chunks_cover_all_steps(short_chunks):
     for steps in range(1, 50):
-        count, size = chunks._cut(steps)
+        count, size = xla._cut(steps)
         assert size <= 3
         assert (count - 1) * size < steps <= count * size
-        assert int(chunks._needed(jnp.full(2, steps), count, size)) == count
+        assert int(xla._needed(jnp.full(2, steps), count, size)) == count
 
 
 def test_steps_and_rows_may_be_symbolic(short_chunks):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dien_kernels import Device, assume, interpreted
 from jax.sharding import AbstractMesh, AxisType
+from support.recurrences import PALLAS, PRECISION, skip_where_it_cannot_run
 from support.tiny_run import CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
 from support.untrained_run import random_state
 
@@ -20,23 +21,11 @@ from dien_jax.steps.train import make_train_step
 
 pytestmark = pytest.mark.long
 
-PRECISION = {
-    "xla": "highest",
-    "native": "highest",
-    "mosaic_tpu": "highest",
-    "triton": "highest",
-    "mosaic_gpu": "default",
-}
 DEVICES = {
     "mosaic_tpu": Device("tpu", "TPU v5 lite"),
     "triton": Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)),
     "mosaic_gpu": Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)),
 }
-
-
-def skip_where_it_cannot_run(kernel: str) -> None:
-    if kernel == "mosaic_gpu" and tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
-        pytest.skip("mosaic_gpu needs JAX 0.11 or newer")
 
 
 def configured(implementation: str, **changes: object):
@@ -63,7 +52,8 @@ def losses_and_gradients(implementation: str, evolution: str):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "evolution"), [*((name, "augru") for name in PRECISION), ("xla", "agru")]
+    ("implementation", "evolution"),
+    [*((name, "augru") for name in ("xla", "native", *PALLAS)), ("xla", "agru")],
 )
 def test_losses_and_gradients_are_the_oracles(implementation: str, evolution: str) -> None:
     skip_where_it_cannot_run(implementation)

@@ -10,10 +10,10 @@ from support import small_dataset
 from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, FeatureTables
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
+from dien_jax.model.statistics import OF_VALUE, _match, statistics_inputs, statistics_names
 from dien_jax.statistics.counting import count_features, count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
@@ -137,3 +137,26 @@ def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
     model = ClickModel(ModelConfig(statistics=True), dataset.schema)
     with pytest.raises(ValueError, match="feature_tables, or choose ModelConfig"):
         model.init(jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())
+
+
+TAGS = Feature("tags", "multivalued", 9, 3)
+OF_EVENTS = MultiValued(jnp.array([[[5, 7, 7], [6, 4, 7]]]), jnp.array([[1, 2]]))
+"""Two events of one user, with tag 5 and with tags 6 and 4; slots past a count hold anything."""
+
+
+@pytest.mark.parametrize(
+    ("tags", "count", "expected"),
+    [
+        ([8, 4, 7], 2, 1 / 2 * 1 / 1.5),  # 4 is a tag of the last event, whose weight is 1
+        ([8, 4, 7], 1, 0),  # neither 4 nor 7 is a tag of the candidate
+        ([8, 3, 5], 3, 1 / 3 * 0.5 / 1.5),  # 5 is a tag of the event before
+    ],
+)
+def test_a_candidate_matches_by_each_of_its_tags_and_by_none_past_their_count(
+    tags, count, expected
+) -> None:
+    """One row, so that an index past the candidate's slots cannot be hidden by other rows."""
+    candidate = {"tags": MultiValued(jnp.array([tags]), jnp.array([count]))}
+    history = {"item": jnp.array([[1, 2]]), "tags": OF_EVENTS}
+    found = _match([TAGS], candidate, history, jnp.array([2]))
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)

@@ -157,7 +157,7 @@ def run(
     place = place_of(devices)
     sampler = jax.tree.map(place.put_items, host.sampler)
     tables_ = Tables(place.put_features(host.features), sampler)
-    step, state = _step(config, place), create_state(config, SCHEMA, 10, 0, place)
+    step, state = _step(config, place), _start(config, place)
     metrics = []
     for batch in map(change, steps):
         state, found = step(state, tables_, place.put_batch(batch))
@@ -171,10 +171,19 @@ def place_of(devices: int) -> OneDevice:
 
 
 def _step(config: Config, place: OneDevice) -> Any:
-    return _of_one(config) if place.devices == 1 else make_train_step(config, SCHEMA, 10, place)
+    return _of_one(config)[0] if place.devices == 1 else make_train_step(config, SCHEMA, 10, place)
 
 
-_of_one = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))
+def _start(config: Config, place: OneDevice) -> TrainState:
+    if place.devices > 1:
+        return create_state(config, SCHEMA, 10, 0, place)
+    return jax.tree.map(jnp.copy, _of_one(config)[1])  # a step takes the arrays of its state
+
+
+@functools.cache
+def _of_one(config: Config) -> tuple[Any, TrainState]:
+    """The step of one device and the state before the first, which take seconds to trace."""
+    return make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, 0, place_of(1))
 
 
 def on_host(state: TrainState, place: OneDevice) -> TrainState:

@@ -119,7 +119,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         outputs = output("states", part, chunk)
         for name in Kept._fields:
             outputs += output(name, nothing, chunk)
-        hopper.emit_again(live, steps, outputs)
+        hopper.emit(live, outputs, steps)
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -223,7 +223,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
     nothing, no_row = hopper.zeros(hopper.ROWS, place.width), hopper.zeros(hopper.ROWS)
     for chunk in range(place.chunks):
         outputs = [output(name, nothing, chunk) for name in weights]
-        hopper.emit_again(live, steps, outputs + row_outputs(no_row, no_row))
+        hopper.emit(live, outputs + row_outputs(no_row, no_row), steps)
     start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = hopper.over_steps(live, longest[0], step, dh)
@@ -283,12 +283,8 @@ def _longest(operands: Operands) -> jax.Array:
     return operands.lengths.reshape(-1, hopper.ROWS).max(1)
 
 
-def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    wide = _like(operands.inputs.candidate)
+    wide = jax.ShapeDtypeStruct(operands.inputs.candidate.shape, jnp.float32)
     matrices = _stacked(plan, operands.recurrent)
     reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
     gives = (wide, plan.kept(wide) if keep else None)
@@ -304,9 +300,9 @@ def backward(
     # Without the projected inputs, so that they need not outlive the forward launch.
     needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
     reads = needed, matrices, _longest(operands), before, kept, d_states
-    row = _like(operands.offset)
-    d_slope = row if plan.has_update else None
-    gives = Gradients(plan.gates(_like(states)), row, d_slope, _like(operands.initial))
+    results = states, operands.offset, operands.initial
+    wide, row, initial = (jax.ShapeDtypeStruct(like.shape, like.dtype) for like in results)
+    gives = Gradients(plan.gates(wide), row, row if plan.has_update else None, initial)
     gradients = _launch(plan, _backward_body, "backward", reads, gives)
     if plan.has_update:
         return gradients

@@ -5,7 +5,7 @@ array ``[R, H]`` is a tuple of its chunks ``[R, C]``, in the layout of a ``wgmma
 
 Pallas' own barriers around every access are off. The necessary ones are here, and each joins all
 threads of a block: in :meth:`Ring.take` after a tile is read and before it is fetched again, in
-:func:`_stage` before a tile is written again and after it is written, in :func:`operand`.
+:func:`emit` before a tile is written again and after it is written, in :func:`operand`.
 """
 
 import math
@@ -144,27 +144,18 @@ class Output(NamedTuple):
     destination: Callable[[Any], Any]
 
 
-def emit(step: Any, outputs: Sequence[Output]) -> None:
-    _stage(outputs)
-    _send(step, outputs)
-
-
-def emit_again(first: Any, end: Any, outputs: Sequence[Output]) -> None:
-    """Store the same values at all steps of a range."""
-    _stage(outputs)
-    jax.lax.fori_loop(first, end, lambda step, _: _send(step, outputs), None)
-
-
-def _send(step: Any, outputs: Sequence[Output]) -> None:
-    for output in outputs:
-        plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
-
-
-def _stage(outputs: Sequence[Output]) -> None:
+def emit(step: Any, outputs: Sequence[Output], end: Any = None) -> None:
+    """Store values at a step, or the same ones at all steps from it up to ``end``."""
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     for output in outputs:
         output.tile[...] = output.value
     plgpu.commit_smem()
+
+    def send(step: Any, _: None) -> None:
+        for output in outputs:
+            plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
+
+    send(step, None) if end is None else jax.lax.fori_loop(step, end, send, None)
 
 
 def down(ref: Any) -> jax.Array:

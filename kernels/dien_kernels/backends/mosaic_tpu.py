@@ -247,16 +247,16 @@ class _Cut:
         return Operands(inputs, row, row, None, matrices, bias, self.state())
 
     def wide(self, *, live: bool = False) -> pl.BlockSpec:
-        return pl.BlockSpec(
-            (self.size, *self.state_shape),
-            lambda block, turn, longest: (self._chunk(block, turn, longest, live), 0, block),
-        )
+        return self._of_steps(live, *self.state_shape)
 
     def coefficients(self, *, live: bool = False) -> pl.BlockSpec:
-        return pl.BlockSpec(
-            (self.size, self.state_shape[1]),
-            lambda block, turn, longest: (self._chunk(block, turn, longest, live), block),
-        )
+        return self._of_steps(live, self.state_shape[1])
+
+    def _of_steps(self, live: bool, *shape: int) -> pl.BlockSpec:
+        def index(block: Any, turn: Any, longest: Any) -> tuple:
+            return self._chunk(block, turn, longest, live), *[0] * (len(shape) - 1), block
+
+        return pl.BlockSpec((self.size, *shape), index)
 
     def step_before(self) -> pl.BlockSpec:
         """Return the last step of the chunk before a live one; any step for the first chunk."""

@@ -7,6 +7,7 @@ and one of the content: a file that a full disk or a crash cut short would end t
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -18,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import jax
 
 SOURCES = Path(__file__).parent / "src"
 PREBUILT = Path(__file__).parent / "prebuilt"
-"""Folder of the libraries of :mod:`dien_kernels.native.prebuilt`, which wheels have."""
+"""Folder of the libraries that wheels have, made by ``.ci/prebuilt.py``."""
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
     "-Wall", "-Wextra", "-Wno-psabi", "-g0",
@@ -35,7 +35,6 @@ AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
 """Flags by architecture and instruction set, widest first; plain alone on other architectures."""
-INSTRUCTION_SETS = ("avx512", "avx2", "plain")
 WISH = "DIEN_KERNELS_ISA"
 Sets = dict[str, tuple[str, ...]]
 CPU_INFO = Path("/proc/cpuinfo")
@@ -45,22 +44,23 @@ UNFINISHED = "compiling-"
 INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
 
 _logger = logging.getLogger("dien_kernels")
-_compilers: set[subprocess.Popen] = set()  # that run
-_stopped = threading.Event()
 
 
 class BuildError(NotImplementedError):
     """The library cannot be compiled here; the message is the reason."""
 
 
-def cache_folder() -> Path | None:
-    """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache; None without a home."""
+def cache_folder() -> Path:
+    """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache.
+
+    A user without a home has one that cannot be made.
+    """
     if chosen := os.environ.get("DIEN_KERNELS_CACHE"):
         return Path(chosen)
     try:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # a user without an entry, and no HOME
-        return None
+        cache = os.devnull
     return Path(cache) / "dien_kernels"
 
 
@@ -119,34 +119,31 @@ def library() -> Iterator[Path]:
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
     wish = os.environ.get(WISH)
-    if wish and wish not in INSTRUCTION_SETS:
-        raise BuildError(f"${WISH} must be one of {', '.join(INSTRUCTION_SETS)}, got {wish!r}")
+    if wish and wish not in (names := KERNELS["x86_64"]):
+        raise BuildError(f"${WISH} must be one of {', '.join(names)}, got {wish!r}")
     shipped = prebuilt_name(sys.platform, platform.machine())
     if not os.environ.get("CXX") and (file := _kept(PREBUILT, shipped)) is not None:
         yield file
         return
     command, sets = compiler(), instruction_sets()
     cache, name = cache_folder(), f"native-{_digest(command, sets)}"
-    file = None if cache is None else _kept(cache, name)
-    if file is not None:
+    if (file := _kept(cache, name)) is not None:
         yield file
         return
     with contextlib.ExitStack() as stack:
+        # A compiler whose process ends before it may still write.
+        temporary = functools.partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
         try:
-            if cache is None:
-                raise FileNotFoundError("a user without a home folder")
             cache.mkdir(parents=True, exist_ok=True)
-            is_alone = stack.enter_context(_locked(cache / "native.lock"))
-            if is_alone:
-                _remove_unfinished(cache)
-            own = stack.enter_context(_temporary(UNFINISHED, cache))
+            _lock_and_tidy(cache, stack)
+            own = stack.enter_context(temporary(prefix=UNFINISHED, dir=cache))
         except OSError:  # a read-only home: every process compiles for itself
-            own = stack.enter_context(_temporary("dien_kernels-", None))
-            yield compile_library(command, own, sets)
+            own = stack.enter_context(temporary(prefix="dien_kernels-"))
+            yield compile_library(command, Path(own), sets)
             return
         file = _kept(cache, name)  # another process may have compiled it meanwhile
         if file is None:
-            file = named_library(compile_library(command, own, sets), cache, name)
+            file = named_library(compile_library(command, Path(own), sets), cache, name)
     yield file
 
 
@@ -176,31 +173,15 @@ def _kept(folder: Path, name: str) -> Path | None:
     return None
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[bool]:
-    """Let one process compile at a time; yield False where the file system has no locks."""
+def _lock_and_tidy(cache: Path, stack: contextlib.ExitStack) -> None:
+    """Let one process compile at a time, and remove what processes left that were killed then."""
     import fcntl  # not on Windows
 
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
-
-
-def _remove_unfinished(cache: Path) -> None:
-    """Remove the folders of processes that were killed while they compiled."""
-    for folder in cache.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _temporary(prefix: str, parent: Path | None) -> Iterator[Path]:
-    # A compiler whose process ends before it may still write.
-    with tempfile.TemporaryDirectory(None, prefix, parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    lock = stack.enter_context((cache / "native.lock").open("w"))
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in cache.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(command: Sequence[str], sets: Sets) -> str:
@@ -251,26 +232,19 @@ def _outputs(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> list
     """
     with contextlib.ExitStack() as stack:
         started = []
+        pipe = subprocess.PIPE
         for command in commands:
-            process = stack.enter_context(_started(command, cwd))
+            try:
+                process = subprocess.Popen(
+                    command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe,
+                    text=True, errors="replace",
+                )  # fmt: skip
+            except OSError as error:
+                raise BuildError(f"the compiler {command[0]} does not run: {error}") from error
+            stack.enter_context(process)
             stack.callback(process.kill)
-            _compilers.add(process)
-            stack.callback(_compilers.discard, process)
-            if _stopped.is_set():
-                raise BuildError("the process ends")
             started.append((process, command[0]))
         return [_output(process, compiler) for process, compiler in started]
-
-
-def _started(command: Sequence[str], cwd: Path | None) -> subprocess.Popen:
-    pipe = subprocess.PIPE
-    try:
-        return subprocess.Popen(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True,
-            errors="replace",
-        )  # fmt: skip
-    except OSError as error:
-        raise BuildError(f"the compiler {command[0]} does not run: {error}") from error
 
 
 def _output(process: subprocess.Popen, compiler: str) -> str:
@@ -280,10 +254,3 @@ def _output(process: subprocess.Popen, compiler: str) -> str:
         reason = lines[0] if lines else f"exit status {process.returncode}"
         raise BuildError(f"the compiler {compiler} failed: {reason[:300]}")
     return output
-
-
-def stop() -> None:
-    """End the compilers that a thread waits for, and start none: the process ends."""
-    _stopped.set()
-    for process in list(_compilers):
-        process.kill()

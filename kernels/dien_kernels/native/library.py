@@ -1,10 +1,14 @@
-"""The library of C++ kernels, loaded and registered with JAX once in a process."""
+"""The library of C++ kernels, loaded once in a process, and its functions as primitives of JAX."""
 
 import ctypes
+import functools
 import threading
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, mlir
 
 from dien_kernels.native import build
 from dien_kernels.native.build import BuildError
@@ -82,3 +86,59 @@ def _load() -> _Library:
             raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
     _loaded.append(library)
     return _Library(instructions, name)
+
+
+def primitive(
+    name: str, shapes: Callable, by_xla: Callable, attributes: Sequence[str] = ()
+) -> Callable:
+    """Return a function that calls the library's function of this name on the CPU.
+
+    Its arguments and results are trees; the library has their arrays one by one. ``by_xla``
+    computes the same where the library is not there: in programs that are exported, and in those
+    for other platforms. ``shapes`` returns the types of the results for those of the arguments.
+    Both take all parameters, the library's function those in ``attributes``. There is no rule for
+    derivatives: a caller has another kernel for them, or none.
+    """
+    made = Primitive(name)
+    made.multiple_results = True
+
+    def of_leaves(function: Callable) -> Callable:
+        def call(*leaves: Any, tree: Any, **given: Any) -> list[Any]:
+            return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves), **given))
+
+        return call
+
+    @functools.cache
+    def compiled(parameters: tuple) -> Callable:
+        return jax.jit(functools.partial(made.bind, **dict(parameters)))
+
+    def run(*operands: Any, **given: Any) -> Any:
+        with jax.disable_jit(False):  # only a compiled program can call the library
+            return compiled(tuple(given.items()))(*operands)
+
+    def no_derivative(*_: Any, **given: Any) -> None:
+        raise NotImplementedError(
+            f"implementation='native' has no derivative of {name}; use implementation='reference'"
+        )
+
+    made.def_abstract_eval(of_leaves(shapes))
+    made.def_impl(run)
+    ad.primitive_jvps[made] = no_derivative
+    library = jax.ffi.ffi_lowering(name)
+    other = mlir.lower_fun(of_leaves(by_xla), multiple_results=True)
+
+    def lower(context: Any, *operands: Any, **given: Any) -> Any:
+        if context.module_context.lowering_parameters.for_export:
+            return other(context, *operands, **given)
+        return library(context, *operands, **{key: given[key] for key in attributes})
+
+    mlir.register_lowering(made, other)
+    mlir.register_lowering(made, lower, platform="cpu")
+
+    def call(*arguments: Any, **given: Any) -> Any:
+        operands, tree = jax.tree.flatten(arguments)
+        results = made.bind(*operands, tree=tree, **given)
+        types = shapes(*jax.tree.map(jax.typeof, arguments), **given)
+        return jax.tree.unflatten(jax.tree.structure(types), results)
+
+    return call

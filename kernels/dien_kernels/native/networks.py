@@ -7,6 +7,7 @@ candidates that share one history, their attention and last states, run forward 
 Dimensions: as in :mod:`dien_kernels.xla_networks`; N candidates, H hidden, G gates.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -14,110 +15,71 @@ import jax.numpy as jnp
 
 from dien_kernels import xla_networks
 from dien_kernels.candidates import SharedInputs, xla_last_states
-from dien_kernels.launch import mappable, no_gradient
-from dien_kernels.native.primitive import primitive
-from dien_kernels.reference import Dense, Layers, apply_layer, masked_softmax
+from dien_kernels.fused import mappable, no_gradient
+from dien_kernels.native.library import primitive
+from dien_kernels.reference import Layers, masked_softmax, scores_of
 from dien_kernels.step import sigmoid
 
 MOST_LAYERS = 8
 """Layers after the first one, see native/src/arguments.h."""
 
 
-def check_layers(hidden: int) -> None:
-    """Raise ``NotImplementedError`` for more hidden layers than the kernels have room for."""
-    if hidden > MOST_LAYERS:
-        raise NotImplementedError(
-            f"its kernels are for networks of 1 to {MOST_LAYERS} hidden layers, this one has "
-            f"{hidden}"
-        )
-
-
 def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array) -> jax.Array:
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
     shared, of_states = xla_networks.split_first(query, layers[0])
-    arrays = states, query, shared, lengths.astype(jnp.int32)
-    return _attention(*arrays, (of_states, *flat(layers[1:])))
-
-
-def flat(layers: Layers) -> list[jax.Array]:
-    """Return kernels and biases as operands."""
-    return jax.tree.leaves(tuple(layers))
-
-
-def pairs(leaves: Any) -> tuple[Dense, ...]:
-    """Return the layers of operands."""
-    return tuple(Dense(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True))
-
-
-def _bind(states: Any, query: Any, shared: Any, lengths: Any, weights: Any) -> jax.Array:
-    (attention,) = attention_p.bind(states, query, shared, lengths, *weights)
-    return attention
+    weights = of_states, tuple(layers[1:])
+    return _attention(states, query, shared, lengths.astype(jnp.int32), weights)
 
 
 @jax.custom_vjp
 def _attention(*arguments: Any) -> jax.Array:
     # Without gradients vmap makes more rows of the mapped axis.
-    return mappable(_bind, (0, 0, 0, 0, -1), 0)(*arguments)
+    return mappable(_attention_kernel, (0, 0, 0, 0, -1), 0)(*arguments)
 
 
 def _attention_forward(*arguments: Any) -> tuple[jax.Array, tuple]:
-    attention = jax.custom_batching.sequential_vmap(_bind)(*arguments)
+    attention = jax.custom_batching.sequential_vmap(_attention_kernel)(*arguments)
     return attention, (arguments, attention)
 
 
-@jax.custom_batching.sequential_vmap
-def _bind_backward(arguments: tuple, attention: Any, d_attention: Any) -> tuple:
-    *arrays, weights = arguments
-    found = attention_backward_p.bind(*arrays, attention, d_attention, *weights)
-    return tuple(found[:3]), tuple(found[3:])
-
-
 def _attention_backward(saved: tuple, d_attention: jax.Array) -> tuple[Any, ...]:
-    d_arrays, d_weights = _bind_backward(*saved, d_attention)
-    return (*d_arrays, no_gradient(saved[0][3]), d_weights)
+    (*arrays, weights), attention = saved
+    backward = jax.custom_batching.sequential_vmap(_attention_backward_kernel)
+    *d_arrays, d_weights = backward(*arrays, attention, d_attention, weights)
+    return (*d_arrays, no_gradient(arrays[3]), d_weights)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _attention_by_xla(*operands: Any) -> list[jax.Array]:
-    states, query, shared, lengths, of_states, *layers = operands
-    arrays = query, states, shared, of_states, pairs(layers), lengths
-    return [xla_networks.attention_of_shares(*arrays)]
+def _attention_by_xla(
+    states: Any, query: Any, shared: Any, lengths: Any, weights: Any
+) -> jax.Array:
+    of_states, layers = weights
+    return xla_networks.attention_of_shares(query, states, shared, of_states, layers, lengths)
 
 
-def _attention_backward_by_xla(*operands: Any) -> list[jax.Array]:
-    states, query, shared, lengths, _, d_attention, *weights = operands
+def _attention_backward_by_xla(
+    states: Any, query: Any, shared: Any, lengths: Any, _: Any, d_attention: Any, weights: Any
+) -> tuple[Any, ...]:
+    def run(states: Any, query: Any, shared: Any, weights: Any) -> jax.Array:
+        return _attention_by_xla(states, query, shared, lengths, weights)
 
-    def run(arrays: tuple, weights: tuple) -> jax.Array:
-        return _attention_by_xla(*arrays, lengths, *weights)[0]
-
-    _, pull = jax.vjp(run, (states, query, shared), tuple(weights))
-    return jax.tree.leaves(pull(d_attention))
-
-
-def _attention_shapes(*operands: Any) -> list[Any]:
-    return [operands[0].update(shape=operands[0].shape[:2])]
-
-
-def _attention_backward_shapes(*operands: Any) -> list[Any]:
-    return [*operands[:3], *operands[6:]]
+    return jax.vjp(run, states, query, shared, weights)[1](d_attention)
 
 
 def auxiliary_loss(
     states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
 ) -> jax.Array:
     """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
-    return _loss(states, history, sampled, shares, tuple(flat(layers)))
+    return _loss(states, history, sampled, shares, tuple(layers))
 
 
 # The sums over positions belong to one call, so under vmap there is one after another.
 @jax.custom_batching.sequential_vmap
-def _loss_and_gradients(
-    states: Any, history: Any, sampled: Any, shares: Any, weights: Any
-) -> tuple[jax.Array, tuple]:
-    loss, *found = auxiliary_p.bind(states, history, sampled, shares, *weights)
-    return loss, (*found[:3], jnp.zeros_like(shares), tuple(found[3:]))
+def _loss_and_gradients(*operands: Any) -> tuple[jax.Array, tuple]:
+    loss, (*found, d_layers) = _auxiliary_kernel(*operands)
+    return loss, (*found, jnp.zeros_like(operands[3]), d_layers)
 
 
 @jax.custom_vjp
@@ -132,92 +94,56 @@ def _loss_backward(gradients: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
 _loss.defvjp(_loss_and_gradients, _loss_backward)
 
 
-def _auxiliary_by_xla(*operands: Any) -> list[jax.Array]:
-    states, history, sampled, shares, *weights = operands
-
-    def run(arrays: tuple, weights: tuple) -> jax.Array:
-        states, history, sampled = arrays
-        return xla_networks.xla_loss(states, history, sampled, shares, pairs(weights))
-
-    arrays = (states, history, sampled)
-    return jax.tree.leaves(jax.value_and_grad(run, (0, 1))(arrays, tuple(weights)))
-
-
-def _auxiliary_shapes(*operands: Any) -> list[Any]:
-    return [operands[0].update(shape=()), *operands[:3], *operands[4:]]
-
-
-def _forward_only(call: Any) -> Any:
-    """Return a call that runs one after another under vmap and refuses derivatives."""
-    function = jax.custom_jvp(jax.custom_batching.sequential_vmap(call))
-
-    @function.defjvp
-    def refuse(*_: Any) -> Any:
-        raise TypeError(
-            "implementation='native' has no derivatives for candidates of one history; use "
-            "implementation='reference'"
-        )
-
-    return function
-
-
 def candidate_attention(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
     """Return weights ``[N, T]`` as :func:`dien_kernels.candidate_attention` does."""
     shared, of_states = xla_networks.split_first(query, layers[0])
-    operands = query, shared, states, length.astype(jnp.int32)
-    return _candidates(operands, (of_states, *flat(layers[1:])))
+    weights = of_states, tuple(layers[1:])
+    run = jax.custom_batching.sequential_vmap(_candidates_kernel)
+    return run(query, shared, states, length.astype(jnp.int32), weights)
 
 
-@_forward_only
-def _candidates(operands: tuple, weights: tuple) -> jax.Array:
-    (found,) = candidates_p.bind(*operands, *weights)
-    return found
-
-
-def _candidates_by_xla(*operands: Any) -> list[jax.Array]:
-    query, shared, states, length, of_states, *layers = operands
+def _candidates_by_xla(query: Any, shared: Any, states: Any, length: Any, weights: Any) -> Any:
+    of_states, layers = weights
     of_state, of_product = jnp.split(of_states, 2)
     first = (states @ of_state)[None] + (query[:, None] * states[None]) @ of_product
-    value = first + shared[:, None]
-    for layer in pairs(layers):
-        value = apply_layer(sigmoid(value), layer)
-    return [masked_softmax(value[..., 0], jnp.broadcast_to(length, query.shape[:1]))]
-
-
-def _candidates_shapes(*operands: Any) -> list[Any]:
-    query, _, states, *_ = operands
-    return [query.update(shape=(query.shape[0], states.shape[0]))]
+    scores = scores_of(first + shared[:, None], layers, sigmoid)
+    return masked_softmax(scores, jnp.broadcast_to(length, query.shape[:1]))
 
 
 def last_states(operands: SharedInputs, *, paper: bool, scales_inputs: bool) -> jax.Array:
     """Return last states ``[N, H]`` as :func:`dien_kernels.candidates.xla_last_states` does."""
-
-    @_forward_only
-    def call(*operands: jax.Array) -> jax.Array:
-        (last,) = last_p.bind(*operands, paper=paper, scales_inputs=scales_inputs)
-        return last
-
-    return call(*operands._replace(length=operands.length.astype(jnp.int32)))
+    call = functools.partial(_last_states_kernel, paper=paper, scales_inputs=scales_inputs)
+    run = jax.custom_batching.sequential_vmap(call)
+    return run(operands._replace(length=operands.length.astype(jnp.int32)))
 
 
-def _last_states_by_xla(*operands: Any, paper: bool, scales_inputs: bool) -> list[jax.Array]:
-    given, highest = SharedInputs(*operands), jax.lax.Precision.HIGHEST
-    return [xla_last_states(given, paper=paper, scales_inputs=scales_inputs, precision=highest)]
-
-
-def _last_states_shapes(*operands: Any, **_: bool) -> list[Any]:
-    inputs, attention, *_others = operands
-    return [attention.update(shape=(attention.shape[0], inputs.shape[2]))]
-
-
-attention_p = primitive("dien_kernels_attention", _attention_shapes, _attention_by_xla)
-attention_backward_p = primitive(
-    "dien_kernels_attention_backward", _attention_backward_shapes, _attention_backward_by_xla
+_attention_kernel = primitive(
+    "dien_kernels_attention",
+    lambda states, *_: states.update(shape=states.shape[:2]),
+    _attention_by_xla,
 )
-auxiliary_p = primitive("dien_kernels_auxiliary", _auxiliary_shapes, _auxiliary_by_xla)
-candidates_p = primitive("dien_kernels_candidate_attention", _candidates_shapes, _candidates_by_xla)
-last_p = primitive(
-    "dien_kernels_last_states", _last_states_shapes, _last_states_by_xla, ["paper", "scales_inputs"]
+_attention_backward_kernel = primitive(
+    "dien_kernels_attention_backward",
+    lambda *operands: (*operands[:3], operands[6]),
+    _attention_backward_by_xla,
+)
+_auxiliary_kernel = primitive(
+    "dien_kernels_auxiliary",
+    lambda *operands: (operands[0].update(shape=()), (*operands[:3], operands[4])),
+    jax.value_and_grad(xla_networks.xla_loss, (0, 1, 2, 4)),
+)
+_candidates_kernel = primitive(
+    "dien_kernels_candidate_attention",
+    lambda query, _, states, *__: query.update(shape=(query.shape[0], states.shape[0])),
+    _candidates_by_xla,
+)
+_last_states_kernel = primitive(
+    "dien_kernels_last_states",
+    lambda given, **_: given.attention.update(
+        shape=(given.attention.shape[0], given.inputs.shape[2])
+    ),
+    functools.partial(xla_last_states, precision=jax.lax.Precision.HIGHEST),
+    ["paper", "scales_inputs"],
 )

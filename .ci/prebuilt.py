@@ -1,6 +1,6 @@
 """The libraries of C++ kernels that a wheel brings, so that no compiler is needed where it is used.
 
-    python -m dien_kernels.native.prebuilt
+    PYTHONPATH=kernels python .ci/prebuilt.py
 
 compiles them for all of ``TARGETS`` with the package ziglang, which has compilers and system
 libraries for other machines, and for all instruction sets; the library chooses when it is loaded.
@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-
 from dien_kernels.native import build
 
 TARGETS = {
