@@ -34,7 +34,7 @@ from benchmarks.common.timing import (
     peak_megabytes,
     timed_row,
 )
-from benchmarks.peers import Peers, installed
+from benchmarks.peers import Peers, installed, steps_of
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
@@ -140,7 +140,7 @@ def full_length(
         for name, step in _steps(config, schema, tables, 100, recurrences).items()
     }
     for name, peer in peers.items():
-        (calls[name],) = peer.steps_of(config, schema, category, [batch])
+        (calls[name],) = steps_of(peer, config, schema, category, [batch])
     times = interleaved_milliseconds(calls, repeats=repeats)
     return _rows(
         f"B {batch_size} T {steps}", "full length", times, batch_size, peers, config.model.compute
@@ -184,7 +184,7 @@ def real_lengths(
     peers = peers or {}
     for name, peer in peers.items():
         category = np.asarray(tables.features.item["category"])
-        calls = peer.steps_of(config, dataset.schema, category, prepared)
+        calls = steps_of(peer, config, dataset.schema, category, prepared)
         epochs[name] = functools.partial(epoch_of, calls)
     epoch_times = interleaved_milliseconds(epochs, repeats=EPOCHS, warm_up=0)
     times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}

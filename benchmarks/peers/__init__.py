@@ -1,18 +1,21 @@
 """Other programs' models: recurrences in PyTorch, and DIEN of other packages.
 
-A module of a DIEN has ``VERSIONS`` and ``steps_of``; its docstring lists differences to ours. All
+A module of a DIEN has ``VERSIONS`` and ``make_peer``; its docstring lists differences to ours. All
 train on the same arrays, with as many threads as JAX has. They expect auxiliary negatives in the
 batch; these are drawn beforehand.
 """
 
+import functools
 import importlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch
 
@@ -34,6 +37,28 @@ class Arrays(NamedTuple):
     item: np.ndarray  # [B]
     user: np.ndarray  # [B]
     label: np.ndarray  # [B]
+
+
+class Peer(Protocol):
+    """A model and its optimizer."""
+
+    def prepare(self, arrays: Arrays) -> tuple[Any, ...]:
+        """Return a batch in the form that the other methods take."""
+
+    def step(self, *batch: Any) -> float:
+        """Update the parameters once, and return the loss."""
+
+    def predict(self, *batch: Any) -> np.ndarray:
+        """Return click probabilities ``[B]``."""
+
+
+def steps_of(
+    peer: ModuleType, config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
+) -> list[Callable[[], float]]:
+    """Return a train step of a peer for each batch; ``category`` is that of each item, ``[I]``."""
+    made: Peer = peer.make_peer(config, table_sizes(schema), category, seed=0)
+    arrays = arrays_of(batches, table_sizes(schema)["item"])
+    return [functools.partial(made.step, *made.prepare(batch)) for batch in arrays]
 
 
 def installed() -> Peers:
@@ -67,22 +92,18 @@ def table_sizes(schema: Schema) -> dict[str, int]:
     return {feature.name: feature.size for feature in features if feature.size is not None}
 
 
-def arrays_of(batches: list[Batch], items: int) -> list[Arrays]:
-    """Return the training data of every peer; negatives are drawn from 1 to ``items - 1``."""
-    rng = np.random.default_rng(0)
-    arrays = []
+def arrays_of(batches: Iterable[Batch], items: int, seed: int = 0) -> Iterator[Arrays]:
+    """Yield the data that every peer gets; negatives are drawn from 1 to ``items - 1``."""
+    rng = np.random.default_rng(seed)
     for batch in batches:
         real = np.asarray(batch.weight) > 0
         history = np.asarray(batch.history)[real]
-        arrays.append(
-            Arrays(
-                history=history,
-                negatives=rng.integers(1, items, history.shape),
-                # Packing refuses an empty history.
-                lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
-                item=np.asarray(batch.item)[real],
-                user=np.asarray(batch.user)[real],
-                label=np.asarray(batch.label)[real],
-            )
+        yield Arrays(
+            history=history,
+            negatives=rng.integers(1, items, history.shape),
+            # Packing refuses an empty history.
+            lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
+            item=np.asarray(batch.item)[real],
+            user=np.asarray(batch.user)[real],
+            label=np.asarray(batch.label)[real],
         )
-    return arrays

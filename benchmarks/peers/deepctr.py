@@ -6,9 +6,7 @@ history length, so there is a model for every length, all with the first one's p
 buckets are our policy applied to it.
 """
 
-import functools
 import os
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -17,20 +15,20 @@ import torch
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat, build_input_features
 from deepctr_torch.models import DIEN
 
-from benchmarks.peers import Arrays, arrays_of, table_sizes
+from benchmarks.peers import Arrays
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import Schema
-from dien_jax.data.tables import Batch
 from dien_jax.model.interest import ATTENTION_LAYERS
 
 VERSIONS = {package: version(package) for package in ("deepctr-torch", "torch")}
 
 
 class DeepCtrTorch:
-    """A model and its optimizer; :meth:`step` trains on a batch from :meth:`prepare`."""
+    """Its model for each history length, and one optimizer, see :class:`benchmarks.peers.Peer`."""
 
-    def __init__(self, config: Config, sizes: dict[str, int], category: np.ndarray) -> None:
-        """Prepare for the categories of all items, ``[items]``."""
+    def __init__(
+        self, config: Config, sizes: dict[str, int], category: np.ndarray, seed: int
+    ) -> None:
+        torch.manual_seed(seed)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._config, self._sizes, self._category = config, sizes, category
         self._models: dict[int, Any] = {}
@@ -66,7 +64,7 @@ class DeepCtrTorch:
             att_hidden_units=ATTENTION_LAYERS,
             att_activation="sigmoid",
             l2_reg_embedding=0,
-        ).train()
+        )
         if self._optimizer is None:
             rate = self._config.optim.learning_rate
             self._optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -96,7 +94,7 @@ class DeepCtrTorch:
 
     def step(self, steps: int, inputs: torch.Tensor, label: torch.Tensor) -> float:
         """One update, as in its own training loop."""
-        model = self._model(steps)
+        model = self._model(steps).train()
         assert self._optimizer is not None
         probability = model(inputs).squeeze(-1)
         self._optimizer.zero_grad()
@@ -106,12 +104,10 @@ class DeepCtrTorch:
         self._optimizer.step()
         return float(total.detach())
 
+    def predict(self, steps: int, inputs: torch.Tensor, label: torch.Tensor) -> np.ndarray:
+        """Return click probabilities."""
+        with torch.no_grad():
+            return self._model(steps).eval()(inputs).squeeze(-1).numpy()
 
-def steps_of(
-    config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
-) -> list[Callable[[], float]]:
-    """Return a train step for each batch; ``category`` is that of each item, ``[items]``."""
-    sizes = table_sizes(schema)
-    peer = DeepCtrTorch(config, sizes, category)
-    prepared = [peer.prepare(arrays) for arrays in arrays_of(batches, sizes["item"])]
-    return [functools.partial(peer.step, *arguments) for arguments in prepared]
+
+make_peer = DeepCtrTorch

@@ -8,9 +8,7 @@ behaviour, with means over live positions. Gradients are clipped at a norm of 10
 does. Its model takes histories of any length: length buckets are our policy applied to it.
 """
 
-import functools
 import os
-from collections.abc import Callable
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +20,8 @@ from fuxictr.pytorch.layers import MLP_Block
 from model_zoo.LongCTR.DIEN.DIEN import DIEN
 from torch.nn.functional import softplus
 
-from benchmarks.peers import Arrays, arrays_of, table_sizes
+from benchmarks.peers import Arrays
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import Schema
-from dien_jax.data.tables import Batch
 from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.interest import ATTENTION_LAYERS
 
@@ -45,9 +41,12 @@ def feature_map(sizes: dict[str, int], embedding_size: int) -> FeatureMap:
 
 
 class FuxiCtr(DIEN):
-    """The model and its optimizer; :meth:`step` trains on a batch from :func:`prepare`."""
+    """Its model and optimizer, see :class:`benchmarks.peers.Peer`."""
 
-    def __init__(self, config: Config, sizes: dict[str, int]) -> None:
+    def __init__(
+        self, config: Config, sizes: dict[str, int], category: np.ndarray, seed: int
+    ) -> None:
+        torch.manual_seed(seed)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         model, rate = config.model, config.optim.learning_rate
         super().__init__(
@@ -74,12 +73,11 @@ class FuxiCtr(DIEN):
             hidden_activations="sigmoid",
             output_dim=1,
         )
-        self._auxiliary_weight = model.auxiliary_weight
+        self._auxiliary_weight, self._category = model.auxiliary_weight, category
         self._extracted: Any = None
         self.compile("adam", "binary_crossentropy", rate)  # with the added parameters
         self.reset_parameters()
         self._max_gradient_norm, self._batch_index = 10.0, 0  # as its trainer sets them
-        self.train()
 
     def interest_extraction(self, *arguments: Any) -> tuple[Any, torch.Tensor]:
         """Extract interests, and keep what the auxiliary loss reads."""
@@ -105,38 +103,37 @@ class FuxiCtr(DIEN):
         losses = softplus(-logits(kept.history)) + softplus(logits(sampled))
         return (losses * live).sum() / live.sum().clamp(min=1)
 
+    def prepare(self, arrays: Arrays) -> tuple[Inputs, dict[str, torch.Tensor]]:
+        """Return a batch as its loader of long histories does, and the sampled behaviours.
+
+        A row's items are its history and, last, its candidate.
+        """
+
+        def items(ids: np.ndarray) -> dict[str, torch.Tensor]:
+            flat = ids.reshape(-1)
+            return {"item": _tensor(flat), "category": _tensor(self._category[flat])}
+
+        steps = arrays.history.shape[1]
+        mask = torch.from_numpy(np.arange(steps)[None] < arrays.lengths[:, None])
+        rows = {"user": _tensor(arrays.user), "label": torch.from_numpy(arrays.label)}
+        own = items(np.concatenate([arrays.history, arrays.item[:, None]], axis=1))
+        return (rows, own, mask), items(arrays.negatives)
+
     def step(self, inputs: Inputs, negatives: dict[str, torch.Tensor]) -> float:
         """Run one update, by its own train step."""
+        self.train()
         self._negatives = negatives
         return float(self.train_step(inputs).detach())
 
-
-def prepare(arrays: Arrays, category: np.ndarray) -> tuple[Inputs, dict[str, torch.Tensor]]:
-    """Return a batch as its loader of long histories does, and the sampled behaviours.
-
-    A row's items are its history and, last, its candidate.
-    """
-
-    def items(ids: np.ndarray) -> dict[str, torch.Tensor]:
-        flat = ids.reshape(-1)
-        return {"item": _tensor(flat), "category": _tensor(category[flat])}
-
-    steps = arrays.history.shape[1]
-    mask = torch.from_numpy(np.arange(steps)[None] < arrays.lengths[:, None])
-    rows = {"user": _tensor(arrays.user), "label": torch.from_numpy(arrays.label)}
-    own = items(np.concatenate([arrays.history, arrays.item[:, None]], axis=1))
-    return (rows, own, mask), items(arrays.negatives)
+    def predict(self, inputs: Inputs, negatives: dict[str, torch.Tensor]) -> np.ndarray:
+        """Return click probabilities."""
+        self.eval()
+        with torch.no_grad():
+            return self.forward(inputs)["y_pred"].squeeze(-1).numpy()
 
 
 def _tensor(ids: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(ids.astype(np.int64))
 
 
-def steps_of(
-    config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
-) -> list[Callable[[], float]]:
-    """Return a train step for each batch; ``category`` is that of each item, ``[items]``."""
-    sizes = table_sizes(schema)
-    peer = FuxiCtr(config, sizes)
-    prepared = [prepare(arrays, category) for arrays in arrays_of(batches, sizes["item"])]
-    return [functools.partial(peer.step, *arguments) for arguments in prepared]
+make_peer = FuxiCtr

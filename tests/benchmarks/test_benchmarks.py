@@ -1,12 +1,12 @@
 """Benchmarks at tiny sizes: rows, tables, files and error messages."""
 
-import functools
 import importlib.util
 import itertools
 import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from benchmarks import (
     embedding_rows,
     first_step,
     networks,
+    peer_accuracy,
     peers,
     preparation,
     ranking,
@@ -62,12 +63,12 @@ def test_the_networks_benchmark_compares_with_the_oracle(tmp_path, monkeypatch) 
 
 def test_the_train_step_has_a_row_for_each_implementation_and_peer() -> None:
     config = Config(SMALL, train=TrainConfig(batch_size=4, max_history=3))
-    called = []
-
-    def steps_of(config, schema, category, batches):
-        return [functools.partial(called.append, batch.history.shape) for batch in batches]
-
-    other = {"other": SimpleNamespace(steps_of=steps_of, VERSIONS={"other": "1"})}
+    called: list[tuple[int, ...]] = []
+    made = SimpleNamespace(prepare=lambda arrays: arrays.history.shape)
+    made.step = lambda *shape: called.append(shape)
+    other: dict[str, Any] = {
+        "other": SimpleNamespace(make_peer=lambda *_, seed: made, VERSIONS={"other": "1"})
+    }
     named = {"recurrences": ("native", "xla"), "peers": other}
     rows = train_step.full_length(config, repeats=4, **named)
     assert [row["system"] for row in rows] == ["dien_jax, native", "dien_jax, xla", "other"]
@@ -194,13 +195,47 @@ def test_peers_get_the_same_real_rows() -> None:
         label, weight = np.array([0, 1, 1, 0], np.float32), (row < 3).astype(np.float32)
         return Batch(history, lengths, row, row, label, weight, {})
 
-    found, again = (peers.arrays_of([batch_of(4), batch_of(8)], 5) for _ in range(2))
+    found, again = ([*peers.arrays_of([batch_of(4), batch_of(8)], 5)] for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, found, again)
     for arrays, steps in zip(found, (4, 8), strict=True):
         assert arrays.history.shape == arrays.negatives.shape == (3, steps)
         assert set(np.unique(arrays.negatives)) <= {1, 2, 3, 4}
         assert arrays.lengths.tolist() == [1, 2, steps]
         assert len(arrays.item) == len(arrays.user) == len(arrays.label) == 3
+
+
+def test_the_accuracy_of_peers_is_that_of_the_best_epoch(tmp_path, monkeypatch, capsys) -> None:
+    data, file = tiny_run.write_data(tmp_path / "data"), tmp_path / "rows.json"
+
+    class Last:
+        """Scores items by the label that their rows had last."""
+
+        def __init__(self, config, sizes, category, seed):
+            self.liked = np.zeros(sizes["item"])
+
+        def prepare(self, arrays):
+            return (arrays,)
+
+        def step(self, arrays):
+            self.liked[arrays.item] = arrays.label
+
+        def predict(self, arrays):
+            return self.liked[arrays.item]
+
+    module = SimpleNamespace(make_peer=Last, VERSIONS={"other": "1"})
+    monkeypatch.setattr(peer_accuracy, "installed", lambda: {"other": module})
+    peer_accuracy.main([str(data), "--seeds", "2", "--epochs", "9", "--json", str(file)])
+    progress = capsys.readouterr().err.split("data other ")[1:]
+    rows = json.loads(file.read_text())
+    assert [(row["settings"], row["seed"]) for row in rows] == [
+        ("package", 0), ("package", 1), ("dien_jax", 0), ("dien_jax", 1),
+    ]  # fmt: skip
+    for row, lines in zip(rows, progress, strict=True):
+        found = [float(line.rpartition(" ")[2]) for line in lines.strip().splitlines()[1:]]
+        assert row["epoch"] == 1 + found.index(max(found))
+        assert len(found) == min(row["epoch"] + peer_accuracy.PATIENCE, 9)
+        assert row["valid_auc"] == pytest.approx(max(found), abs=1e-4)
+        assert row["versions"]["other"] == "1"
 
 
 def test_interleaved_calls_take_turns() -> None:
