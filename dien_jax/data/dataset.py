@@ -43,13 +43,7 @@ from dien_jax.data.arrays import (
     read_offsets,
     release,
 )
-from dien_jax.data.metadata import (
-    EXAMPLE_COLUMNS,
-    SPLITS,
-    Counts,
-    check_lines,
-    read_values,
-)
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts, check_lines, read_values
 from dien_jax.data.schema import Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import (
     FACTORS,

@@ -23,12 +23,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.statistics_files import CountedFeature
-from dien_jax.data.tables import (
-    OWN_PAIR,
-    OWN_VALUE,
-    ValueStatistics,
-    statistics_features,
-)
+from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, ValueStatistics, statistics_features
 from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
 from dien_jax.statistics.training_events import (
     Slice,

@@ -46,11 +46,7 @@ from dien_jax.statistics.training_events import (
     training_events,
     values_of_items,
 )
-from dien_jax.utils.machine import (
-    map_in_order,
-    thread_count,
-    trim_memory,
-)
+from dien_jax.utils.machine import map_in_order, thread_count, trim_memory
 
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""

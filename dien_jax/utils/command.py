@@ -29,11 +29,7 @@ from dien_jax.utils.console import (
     take_closed_streams,
 )
 from dien_jax.utils.files import remove_unfinished
-from dien_jax.utils.machine import (
-    enable_compile_cache,
-    keep_freed_memory,
-    require_usable_jax,
-)
+from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"

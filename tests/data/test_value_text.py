@@ -51,11 +51,7 @@ TEXTS = [
             "ns": "2024-01-31 12:00:00.250",
         }.items()
     ),
-    (
-        pa.array([NOON], pa.timestamp("us", "Asia/Tokyo")),
-        "time",
-        ["2024-01-31 12:00:00.250"],
-    ),
+    (pa.array([NOON], pa.timestamp("us", "Asia/Tokyo")), "time", ["2024-01-31 12:00:00.250"]),
 ]
 
 

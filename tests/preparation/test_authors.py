@@ -9,16 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.authors_files import (
-    CATEGORIES,
-    ITEMS,
-    TEST,
-    TRAIN,
-    USERS,
-    known,
-    rows,
-    run,
-)
+from support.authors_files import CATEGORIES, ITEMS, TEST, TRAIN, USERS, known, rows, run
 from support.source_samples import AUTHORS
 
 from dien_jax.data.dataset import open_dataset

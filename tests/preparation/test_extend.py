@@ -17,13 +17,7 @@ from dien_jax.preparation.sources import impressions, interactions
 pytestmark = pytest.mark.long
 
 HEADER = "user,item,timestamp,category,tags,price\n"
-ITEMS = {
-    "i1": "c1,a|b,1",
-    "i2": "c2,b,2",
-    "i3": "c1,,3",
-    "i8": "c2,d,9",
-    "i9": "c9,z|b|a,7",
-}
+ITEMS = {"i1": "c1,a|b,1", "i2": "c2,b,2", "i3": "c1,,3", "i8": "c2,d,9", "i9": "c9,z|b|a,7"}
 OLD = [("ann", "i1 i2 i3 i1 i2 i8"), ("bob", "i2 i3 i1 i2 i8"), ("dan", "i1 i2 i3 i1")]
 NEW = [("eve", "i9 i2 i3 i9 i2 i3"), ("bob", "i2 i3 i9 i2 i3"), ("ann", "i2 i3 i9 i9")]
 FEATURES = ("category", "tags:multivalued", "price:numeric")
@@ -57,12 +51,7 @@ def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
 def test_old_ids_and_values_keep_their_rows_and_new_ones_come_after(folders):
     old, new, said = folders
     assert {"i1", "i2", "i3"} <= set(old.vocabulary("item"))
-    for name, added in {
-        "item": ["i9"],
-        "user": ["eve"],
-        "category": ["c9"],
-        "tags": ["z"],
-    }.items():
+    for name, added in {"item": ["i9"], "user": ["eve"], "category": ["c9"], "tags": ["z"]}.items():
         assert new.vocabulary(name) == [*old.vocabulary(name), *added]
     assert "3 items and 3 users keep their rows of" in " ".join(said)
     assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan

@@ -19,10 +19,7 @@ from dien_jax.preparation.sources.interactions import InteractionsOptions
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.fast
 
-FEATURES = {
-    "item_features": ["kind", "tags:multivalued", "price:numeric"],
-    "user_features": "mood",
-}
+FEATURES = {"item_features": ["kind", "tags:multivalued", "price:numeric"], "user_features": "mood"}
 KINDS = {
     "interactions": FEATURES | {"negatives": 2, "split": "by-user"},
     "impressions": FEATURES | {"label": "label", "context_features": ["slot:multivalued"]},

@@ -62,11 +62,7 @@ def logs(draw):
 @pytest.mark.long
 @settings(deadline=None)
 @given(
-    logs(),
-    st.integers(0, 5),
-    st.booleans(),
-    st.sampled_from(["popularity", "uniform"]),
-    st.data(),
+    logs(), st.integers(0, 5), st.booleans(), st.sampled_from(["popularity", "uniform"]), st.data()
 )
 def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choice(
     log, seed, allow_own, distribution, data
