@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.metadata import EXAMPLE_COLUMNS
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 from dien_jax.errors import UserError, suggestion
 
@@ -202,9 +201,9 @@ class Examples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Return some of the examples, integers ``[R]``, in the given order."""
-        columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
-        context = {name: column.take(rows) for name, column in self.context.items()}
-        return Examples(**columns, context=context)
+        *columns, context = self
+        taken = {name: column.take(rows) for name, column in context.items()}
+        return Examples._make([*(column[rows] for column in columns), taken])
 
 
 class Splits(dict[str, Examples]):

@@ -31,8 +31,8 @@ import numpy as np
 
 from dien_jax.data import arrays, metadata, statistics_files
 from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks, padded_columns
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts, check_lines, read_values
-from dien_jax.data.schema import Feature, FeatureValues, Schema
+from dien_jax.data.metadata import SPLITS, Counts, check_lines, read_values
+from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import FACTORS, STATISTICS, Statistics
 from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
@@ -163,13 +163,8 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
     popularity = arrays.read_array(path / "popularity.npy", np.int64, schema.num_items, is_count)
     with ThreadPoolExecutor(READERS) as pool:
         timestamp = pool.submit(_timestamp, events, counts["events"], offsets)
-        item = pool.submit(
-            arrays.read_ids,
-            events / "item/values.npy",
-            np.int32,
-            counts["events"],
-            schema.num_items,
-        )
+        file, rows = events / "item/values.npy", counts["events"]
+        item = pool.submit(arrays.read_ids, file, np.int32, rows, schema.num_items)
         if is_counted:
             factors = pool.submit(statistics_files.read_factors, path / STATISTICS, schema)
         splits = {name: _examples(path, name, schema, counts, offsets, pool) for name in SPLITS}

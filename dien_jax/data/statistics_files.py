@@ -13,7 +13,7 @@ The folder is a function of the rest of the dataset: :mod:`dien_jax.statistics` 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -83,17 +83,14 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
         size, target = feature.size or 0, folder / feature.name / FACTORS
         transitions = feature is schema.item[0]
         components = (DIRECTED if transitions else 1) * factor_levels(size)[-1]
-        flat = read_array(
-            target / "vectors.npy", np.float16, None, (_is_within_one, "from -1 to 1")
-        )
+        file = target / "vectors.npy"
+        flat = read_array(file, np.float16, None, (_is_within_one, "from -1 to 1"))
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
         expected = (1 + FOLDS) * rows * components
         if len(flat) != expected:
-            raise UserError(
-                f"{target / 'vectors.npy'}: expected {expected:,} entries, as row.npy has "
-                f"{rows:,} rows, found {len(flat):,}"
-            )
+            needed = f"expected {expected:,} entries, as row.npy has {rows:,} rows"
+            raise UserError(f"{file}: {needed}, found {len(flat):,}")
         vectors = flat.reshape(1 + FOLDS, rows, -1)
         factors[feature.name] = with_scale(row, vectors, transitions=transitions)
         release(flat)
@@ -115,21 +112,17 @@ def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, 
     """
     interactions = {}
     for feature in features:
-        interactions[feature.name] = int(feature.values.count.sum(dtype=np.int64))
-        _write_counted(folder / feature.name, feature)
-        del feature  # memory has one feature at a time
+        target, counts = folder / feature.name, feature.values
+        interactions[feature.name] = int(counts.count.sum(dtype=np.int64))
+        target.mkdir(parents=True, exist_ok=True)
+        numbers = {"sequences": counts.sequences, "least": counts.least}
+        (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        np.save(target / "offsets.npy", counts.offsets.astype(np.int64))
+        for array in ("count", "other", "together"):
+            np.save(target / f"{array}.npy", getattr(counts, array))
+        np.save(target / "own.npy", feature.own)
+        del feature, counts  # memory has one feature at a time
     return interactions
-
-
-def _write_counted(folder: Path, feature: CountedFeature) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = vars(feature.values).copy()
-    numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
-    del arrays["longest"]
-    (folder / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-    arrays["offsets"] = arrays["offsets"].astype(np.int64)
-    for array, values in (arrays | {"own": feature.own}).items():
-        np.save(folder / f"{array}.npy", values)
 
 
 def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
@@ -145,25 +138,16 @@ def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
 
 def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
-    other = read_ids(folder / "other.npy", np.int32, None, size)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
-    rows = {"count": size, "together": len(other)}
-    arrays: dict[str, Any] = {
-        name: read_array(folder / f"{name}.npy", np.int32, count, counted)
-        for name, count in rows.items()
-    }
-    most, found = int(arrays["count"].max()), numbers["sequences"]
+    count = read_array(folder / "count.npy", np.int32, size, counted)
+    other = read_ids(folder / "other.npy", np.int32, None, size)
+    together = read_array(folder / "together.npy", np.int32, len(other), counted)
+    most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
         raise UserError(
             f"{folder / 'counts.json'}: sequences should be {most:,}, the largest count, to "
             f"{sequences:,}, those of the dataset, found {found:,}"
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
-    return ValueStatistics(
-        **arrays,
-        sequences=numbers["sequences"],
-        least=numbers["least"],
-        offsets=offsets,
-        other=other,
-        longest=int(np.diff(offsets).max()),
-    )
+    longest = int(np.diff(offsets).max())
+    return ValueStatistics(count, offsets, other, together, found, numbers["least"], longest)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dien_jax.data.metadata import EXAMPLE_COLUMNS
-from dien_jax.data.schema import KINDS, Feature
+from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit

@@ -13,8 +13,8 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.arrays import Column, Examples, chunks
 from dien_jax.data.dataset import open_folder
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.metadata import SPLITS, Counts
+from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.counting import count_features
@@ -74,7 +74,6 @@ class DatasetWriter:
         split: dict[str, Any],
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        metadata.check_names(schema)
         self.path = Path(path)
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}

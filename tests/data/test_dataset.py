@@ -262,7 +262,7 @@ def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
         (["counts", "train"], 3, "expected 3 entries, found 4"),
         (["counts", "groups"], 2.5, r"got 'float' - at '\$.counts.groups'"),
         (["schema", "item", 0, "size"], 3, "expected 3 lines, found 4"),
-        (["schema", "item", 0, "size"], 4.0, r"got 'float' - at '\$.size'"),
+        (["schema", "item", 0, "size"], 4.0, r"got 'float' - at '\$.item\[0\].size'"),
         (["schema", "item", 1, "kind"], "colour", "expected kind to be one of categorical, mul"),
         (["schema", "item", 1, "colour"], 3, r"item\[1\]: unknown key 'colour'"),
         (["schema", "item", 3, "deviation"], 0, "'price': deviation must be above 0, got 0"),
