@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_logs import SPLITS, log_of
 
+from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
 from dien_jax.preparation.reading.array_files import ArrayFile
@@ -19,9 +20,10 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Return a function that makes blocks of files small."""
+    """Return a function that makes blocks of files small, and parts of so many events."""
 
-    def small() -> None:
+    def small(events: int) -> None:
+        monkeypatch.setattr(pipeline_events, "PART_EVENTS", events)
         monkeypatch.setattr(array_files, "BLOCK", 7)
         monkeypatch.setattr(pipeline_features, "BLOCK", 7)
 
@@ -46,9 +48,9 @@ def test_interactions_in_parts_equal_those_of_one(split, tmp_path, small_blocks)
         **SPLITS[split],
     )
     summary = interactions.prepare(options)
-    small_blocks()
+    small_blocks(25)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert interactions.prepare(parted, part_events=25) == summary
+    assert interactions.prepare(parted) == summary
     assert_same_files(options.out, parted.out)
 
 
@@ -65,9 +67,9 @@ def test_impressions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
         **shares,
     )
     summary = impressions.prepare(options)
-    small_blocks()
+    small_blocks(40)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert impressions.prepare(parted, part_events=40) == summary
+    assert impressions.prepare(parted) == summary
     assert_same_files(options.out, parted.out)
 
 

@@ -114,7 +114,7 @@ class Events(NamedTuple):
         sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
         database, part_events = divide(memory, sizes)
         workspace.limit(database)
-        return self._replace(part_events=min(self.part_events, part_events))
+        return self._replace(part_events=min(PART_EVENTS, part_events))
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""
@@ -167,14 +167,8 @@ def load_events(
     A feature of an item or a user is its first value that is not missing, by time and then by the
     log's order; :func:`training_values` prefers training. ``narrow`` filters the clean rows before
     anything is counted, and ``refuse`` returns more reasons for which rows are malformed, from the
-    rows and their times. Too many malformed rows, or no row left, is a ``UserError``. A log without
-    the columns that are read here is a ``ValueError``.
+    rows and their times. Too many malformed rows, or no row left, is a ``UserError``.
     """
-    aliases = [feature.alias for feature in features.columns]
-    for name in ("user", "item", "timestamp", "line", *aliases):
-        if name not in log.rows.columns:
-            columns = ", ".join(log.rows.columns)
-            raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
         checked = _checked(workspace, log.rows, clock, features.columns, refuse)

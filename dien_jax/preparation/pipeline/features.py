@@ -21,7 +21,6 @@ from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import Events, Marks, count_events, training_values
-from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
@@ -174,15 +173,21 @@ class Encoder:
 
         ``values`` has ``position`` and ``raw``; ``counts`` the occurrences of each in training.
         """
-        known, row_of = known_rows(self.workspace, self.extended, name, values, len(counts))
+        known, row_of = list[str](), np.zeros(len(counts), np.int32)
+        if self.extended is not None:
+            _, *known = self.extended.vocabulary(name)
+            rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
+            stored = self.workspace.store(f"known values of {name}", rows)
+            joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
+            row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
         order = np.argsort(-counts, kind="stable")
         new = order[(self._is_admitted(name, counts) & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
-        rows = np.concatenate([np.full(len(known), -1, np.int64), new])
-        rows[row_of[here] - 1] = here
+        value_of = np.concatenate([np.full(len(known), -1, np.int64), new])
+        value_of[row_of[here] - 1] = here
         row_of = np.append(row_of, np.int32(0))
-        row_of[new] = np.arange(len(known) + 1, len(rows) + 1)
-        return Vocabulary(values, rows, row_of, known)
+        row_of[new] = np.arange(len(known) + 1, len(value_of) + 1)
+        return Vocabulary(values, value_of, row_of, known)
 
     def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
         """Return whether each value may get a new row, bool ``[n]``."""

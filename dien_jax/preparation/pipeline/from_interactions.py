@@ -18,7 +18,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
-from dien_jax.preparation.options import ImplicitOptions
+from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, resolve_times
 from dien_jax.preparation.pipeline.features import Encoder
@@ -76,7 +76,7 @@ def write_interactions(
         popularity.astype(np.int64),
         parts(),
         source=source,
-        split=split | options.example_settings(),
+        split=split | {name: getattr(options, name) for name in EXAMPLE_SETTINGS},
     )
     most = options.max_examples
     which = "every event" if most is None else f"the latest {most:,} events of each user"
