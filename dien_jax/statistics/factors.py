@@ -39,7 +39,7 @@ from dien_jax.data.tables import (
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
-    Slice,
+    SLICE_EVENTS,
     TrainingEvents,
     of_sequences,
     slices,
@@ -125,13 +125,15 @@ def factorise(
 def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:
     """Return the interactions of every user whose number is a multiple of ``step``."""
 
-    def of_slice(piece: Slice) -> _Interactions:
-        own = piece.events
+    def of_slice(own: TrainingEvents) -> _Interactions:
         numbers = np.arange(len(own.offsets) - 1) + own.first_sequence
         firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
         return _Interactions(firsts.sequence + np.int32(own.first_sequence), firsts.value)
 
-    pieces = map_in_order(of_slice, slices(events), thread_count(), lambda piece: piece.is_large)
+    def is_large(own: TrainingEvents) -> bool:
+        return len(own.event_item) > SLICE_EVENTS
+
+    pieces = map_in_order(of_slice, slices(events), thread_count(), is_large)
     return _Interactions(*map(np.concatenate, zip(*pieces, strict=True)))
 
 

@@ -72,8 +72,15 @@ def _status(
     """Run a command; return its exit status unless a signal stops it."""
     try:
         take_closed_streams()
-        _require_folder()
-        options = _parsed(parse)
+        try:
+            Path.cwd()
+        except FileNotFoundError as error:  # no relative path can be read or written there
+            raise UserError("the current folder was removed; change to another") from error
+        try:
+            options = parse()
+        except SystemExit:
+            sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
+            raise
         if compiles:
             require_usable_jax()
         if compiles and getattr(options, "keep_memory", True):
@@ -95,22 +102,6 @@ def _status(
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
-
-
-def _parsed(parse: Callable[[], Options]) -> Options:
-    try:
-        return parse()
-    except SystemExit:
-        sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
-        raise
-
-
-def _require_folder() -> None:
-    """Refuse a current folder that was removed: no relative path can be read or written there."""
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise UserError("the current folder was removed; change to another") from error
 
 
 def _is_of_devices(error: Exception) -> bool:

@@ -86,15 +86,12 @@ def _sides(
     workspace: Workspace, options: LogOptions, events: Events
 ) -> tuple[Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
+    about = split_metadata(options)
     if options.split == "last-event":
-
-        def by_last_time(part: EventPart) -> np.ndarray:
-            return splits.last_time_sides(part.timestamp, part.offsets)
-
-        return by_last_time, split_metadata(options)
+        return lambda part: splits.last_time_sides(part.timestamp, part.offsets), about
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
-        return lambda part: users[part.sequences][part.sequence], split_metadata(options)
+        return lambda part: users[part.sequences][part.sequence], about
     borders, begin = resolve_times(workspace, options, events)
 
     def by_time(part: EventPart) -> np.ndarray:

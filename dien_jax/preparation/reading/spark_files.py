@@ -8,7 +8,7 @@ line is counted and reported by its file and number. Columns of Parquet become t
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import ibis
@@ -41,16 +41,6 @@ FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "value"
 INSIDE = "\x1f"
 """Separator of the values of a list until it is known that none holds the one that is asked for."""
 LARGEST_WHOLE = 2.0**63
-
-
-class _Block(NamedTuple):
-    """Consecutive rows of a file, as one task read them."""
-
-    file: str
-    block: int
-    place: int  # of the first row
-    rows: int
-    raw: str  # the file as the engine writes it
 
 
 @ibis.udf.scalar.builtin(signature=((dt.string, dt.string, dt.int32), dt.Array(dt.string)))
@@ -233,23 +223,16 @@ def _numbered(
     schema = ibis.schema(columns | {FILE: "string", BLOCK: "int64", PLACE: "int64"})
     rows = workspace.store_frame(frame, schema)
     sizes = rows.group_by(FILE, BLOCK).aggregate(place=rows[PLACE].min(), rows=rows.count())
-    blocks = [
-        _Block(unquote(block[FILE]), block[BLOCK], block["place"], block["rows"], block[FILE])
-        for batch in workspace.batches(sizes)
-        for block in batch.to_pylist()
-    ]
+    blocks = [block for batch in workspace.batches(sizes) for block in batch.to_pylist()]
     if not blocks:
         raise UserError("the files of the log hold no rows")
-    blocks.sort()
-    line, starts = 0, dict[str, int]()
-    shifts = []
-    for block in blocks:
-        start = starts.setdefault(block.file, line)
-        shifts.append((block.raw, block.block, line + 1 - block.place, start))
-        line += block.rows
-    names = ("file", "block", "shift", "start")
-    table = pa.table(dict(zip(names, map(list, zip(*shifts, strict=True)), strict=True)))
-    stored = workspace.store("blocks", table)
+    line, starts, shifts = 0, dict[str, int](), []
+    for block in sorted(blocks, key=lambda block: (unquote(block[FILE]), block[BLOCK])):
+        start = starts.setdefault(unquote(block[FILE]), line)
+        shift = line + 1 - block["place"]
+        shifts.append({"file": block[FILE], "block": block[BLOCK], "shift": shift, "start": start})
+        line += block["rows"]
+    stored = workspace.store("blocks", pa.Table.from_pylist(shifts))
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     joined = joined.mutate(line=joined[PLACE] + joined["shift"])
     lines = joined.select(*columns, "line", number=joined.line - joined.start)
