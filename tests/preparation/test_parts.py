@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.small_dataset import contents
 from support.tiny_logs import SPLITS, log_of
 
 from dien_jax.preparation.pipeline import events as pipeline_events
@@ -30,13 +31,6 @@ def small_blocks(monkeypatch):
     return small
 
 
-def assert_same_files(one: Path, other: Path) -> None:
-    files = sorted(file.relative_to(one) for file in one.rglob("*") if file.is_file())
-    assert files == sorted(file.relative_to(other) for file in other.rglob("*") if file.is_file())
-    for file in files:
-        assert (one / file).read_bytes() == (other / file).read_bytes(), file
-
-
 @pytest.mark.parametrize("split", SPLITS)
 def test_interactions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
     options = interactions.InteractionsOptions(
@@ -51,7 +45,7 @@ def test_interactions_in_parts_equal_those_of_one(split, tmp_path, small_blocks)
     small_blocks(25)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
     assert interactions.prepare(parted) == summary
-    assert_same_files(options.out, parted.out)
+    assert contents(options.out) == contents(parted.out)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -70,7 +64,7 @@ def test_impressions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
     small_blocks(40)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
     assert impressions.prepare(parted) == summary
-    assert_same_files(options.out, parted.out)
+    assert contents(options.out) == contents(parted.out)
 
 
 def stored(folder: Path, numbers) -> ArrayFile:

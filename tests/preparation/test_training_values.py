@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_logs import make, noise, training_events, write
+from support.tiny_logs import make, noise, training_events, values_of, write
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.preparation.sources import impressions
@@ -111,5 +111,4 @@ def test_an_item_without_a_training_row_that_an_old_folder_knows_keeps_its_value
     assert "i3" in first.vocabulary("item")
     file = write(tmp_path, header + new, "new.csv")
     dataset, _ = make(file, out=tmp_path / "new", extend=tmp_path / "old")
-    row = dataset.vocabulary("item").index("i3")
-    assert dataset.vocabulary("category")[dataset.items["category"].values[row]] == "c3"
+    assert values_of(dataset, "items", "category")["i3"] == "c3"
