@@ -11,16 +11,9 @@ import numpy as np
 
 from dien_jax.data.schema import KINDS, Feature, Schema
 from dien_jax.errors import UserError, reading
+from dien_jax.utils import json_values
 from dien_jax.utils.files import read_json
-from dien_jax.utils.json_values import (
-    LargeCount,
-    NotNegative,
-    Source,
-    as_type,
-    check_format,
-    refuse_unknown,
-    shown,
-)
+from dien_jax.utils.json_values import LargeCount, NotNegative, Source, as_type
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
@@ -148,7 +141,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
     meta = read_json(file, dict[str, Any])
-    check_format(meta, FORMAT_VERSION, file, "prepare the data again")
+    json_values.check_format(meta, FORMAT_VERSION, file, "prepare the data again")
     as_type(meta, _Meta, file)
     return meta
 
@@ -160,10 +153,10 @@ def schema_from_json(values: Any, source: Source) -> Schema:
     for group, entries in groups.items():
         for place, entry in enumerate(entries):
             where, kind = f"{source}.{group}[{place}]", entry.get("kind")
-            refuse_unknown(entry, fields, where)
+            json_values.refuse_unknown(entry, fields, where)
             if isinstance(kind, str) and kind not in KINDS:
                 expected = f"expected kind to be one of {', '.join(KINDS)}"
-                raise UserError(f"{where}: {expected}, found {shown(kind)}")
+                raise UserError(f"{where}: {expected}, found {json_values.shown(kind)}")
     return as_type(values, Schema, source)
 
 

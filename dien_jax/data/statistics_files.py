@@ -17,19 +17,11 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from dien_jax.data import tables
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
 from dien_jax.data.metadata import Counts
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import (
-    DIRECTED,
-    FOLDS,
-    ValueFactors,
-    ValueStatistics,
-    factor_features,
-    factor_levels,
-    statistics_features,
-    with_scale,
-)
+from dien_jax.data.tables import FOLDS, ValueFactors, ValueStatistics
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
@@ -79,10 +71,10 @@ def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     """Read and check the files of factors."""
     factors = {}
-    for feature in factor_features(schema):
+    for feature in tables.factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
         transitions = feature is schema.item[0]
-        components = (DIRECTED if transitions else 1) * factor_levels(size)[-1]
+        components = (tables.DIRECTED if transitions else 1) * tables.factor_levels(size)[-1]
         file = target / "vectors.npy"
         flat = read_array(file, np.float16, None, (_is_within_one, "from -1 to 1"))
         row = read_ids(target / "row.npy", np.int32, size, size)
@@ -92,7 +84,7 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
             needed = f"expected {expected:,} entries, as row.npy has {rows:,} rows"
             raise UserError(f"{file}: {needed}, found {len(flat):,}")
         vectors = flat.reshape(1 + FOLDS, rows, -1)
-        factors[feature.name] = with_scale(row, vectors, transitions=transitions)
+        factors[feature.name] = tables.with_scale(row, vectors, transitions=transitions)
         release(flat)
     return factors
 
@@ -129,7 +121,7 @@ def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
     """Read and check the files of counts; ``counts`` are those of the dataset."""
     values, own = {}, []
     bits: Check = (lambda part: (part >= 0) & (part < 4), "at least 0 and below 4")
-    for feature in statistics_features(schema):
+    for feature in tables.statistics_features(schema):
         assert feature.size is not None
         values[feature.name] = _read(folder / feature.name, feature.size, counts["sequences"])
         own.append(read_array(folder / feature.name / "own.npy", np.int8, counts["train"], bits))

@@ -26,16 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from dien_jax.data import tables
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import (
-    DIRECTED,
-    FOLDS,
-    ValueFactors,
-    factor_features,
-    factor_levels,
-    folds,
-    with_scale,
-)
+from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
@@ -72,7 +65,7 @@ def factorise_features(
             interactions=interactions[feature.name],
             transitions=feature is schema.item[0],
         )
-        for feature in factor_features(schema)
+        for feature in tables.factor_features(schema)
     }
 
 
@@ -119,7 +112,7 @@ def factorise(
             vectors[table, rows, components : 2 * components] = earlier
             vectors[table, rows, 2 * components :] = later
             del earlier, later
-    return with_scale(row, vectors, transitions=transitions)
+    return tables.with_scale(row, vectors, transitions=transitions)
 
 
 def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:

@@ -11,14 +11,8 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
-from dien_jax.data.value_text import (
-    BEYOND_FLOAT32,
-    DATE_NUMBER,
-    END_OF_9999,
-    ISO_DATE,
-    LIKELY_MILLISECONDS,
-    Clock,
-)
+from dien_jax.data import value_text
+from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
@@ -216,7 +210,7 @@ def load_events(
     )
 
 
-def resolve_times(
+def read_times(
     workspace: Workspace, options: LogOptions, events: Events
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given."""
@@ -243,7 +237,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
     stamp = rows.timestamp
     number = workspace.number(stamp)
-    is_date_number = stamp.re_search(rf"^({DATE_NUMBER})\z")
+    is_date_number = stamp.re_search(rf"^({value_text.DATE_NUMBER})\z")
     counted = rows.aggregate(
         numbers=number.count(),
         large=(number > LIKELY_MILLISECONDS).sum(),
@@ -263,7 +257,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
 
 def _moment(workspace: Workspace, text: StringColumn) -> Value:
     """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
-    is_date = text.re_search(rf"^({ISO_DATE})\z")
+    is_date = text.re_search(rf"^({value_text.ISO_DATE})\z")
     return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
 
@@ -303,7 +297,7 @@ def _checked(
         reasons += [
             (~is_whole.fill_null(False), shown + "is not a whole number"),
             (time < 0, shown + "is negative"),
-            (is_other & (time <= END_OF_9999 * 1000), shown + mixed),
+            (is_other & (time <= value_text.END_OF_9999 * 1000), shown + mixed),
         ]
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
     reasons += refuse(rows, time)
@@ -320,7 +314,7 @@ def _checked(
         missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
         shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
         reasons.append((~missing & number.isnull(), shown + "is not a number"))
-        reasons.append((number.abs() > LARGEST_NUMBER, shown + BEYOND_FLOAT32))
+        reasons.append((number.abs() > LARGEST_NUMBER, shown + value_text.BEYOND_FLOAT32))
         typed[name] = number
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
     return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))

@@ -15,13 +15,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import (
-    EventPart,
-    Events,
-    Sides,
-    count_events,
-    resolve_times,
-)
+from dien_jax.preparation.pipeline.events import EventPart, Events, Sides, count_events, read_times
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
@@ -92,7 +86,7 @@ def _sides(
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
         return lambda part: users[part.sequences][part.sequence], about
-    borders, begin = resolve_times(workspace, options, events)
+    borders, begin = read_times(workspace, options, events)
 
     def by_time(part: EventPart) -> np.ndarray:
         sides = splits.time_sides(part.timestamp, borders)

@@ -20,7 +20,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, resolve_times
+from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, read_times
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
@@ -102,7 +102,7 @@ def _sides(
     """
     borders, begin, users = None, None, None
     if options.split == "by-time":
-        borders, begin = resolve_times(workspace, options, events)
+        borders, begin = read_times(workspace, options, events)
     elif options.split == "by-user":
         shares = options.shares
         users = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
