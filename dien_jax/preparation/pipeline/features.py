@@ -180,21 +180,18 @@ class Encoder:
             stored = self.workspace.store(f"known values of {name}", rows)
             joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
             row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
+        is_admitted = counts >= self.min_count
+        if self.extended is not None and name in self.past:
+            # Before this extension an id may have been too rare: earlier events count too.
+            is_admitted = (counts > 0) & (self.past[name] >= self.min_count)
         order = np.argsort(-counts, kind="stable")
-        new = order[(self._is_admitted(name, counts) & (row_of == 0))[order]]
+        new = order[(is_admitted & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
         value_of = np.concatenate([np.full(len(known), -1, np.int64), new])
         value_of[row_of[here] - 1] = here
         row_of = np.append(row_of, np.int32(0))
         row_of[new] = np.arange(len(known) + 1, len(value_of) + 1)
         return Vocabulary(values, value_of, row_of, known)
-
-    def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
-        """Return whether each value may get a new row, bool ``[n]``."""
-        if self.extended is None or name not in self.past:
-            return counts >= self.min_count
-        # Before this extension an id may have been too rare: earlier events count too.
-        return (counts > 0) & (self.past[name] >= self.min_count)
 
     def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         ordered = values.order_by("position")

@@ -20,16 +20,8 @@ from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.reading.log import (
-    FileStart,
-    Log,
-    LogForm,
-    address_of,
-    check_columns,
-    column_places,
-    files_of,
-    header_names,
-)
+from dien_jax.preparation.reading import log
+from dien_jax.preparation.reading.log import FileStart, Log, LogForm
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines
@@ -63,13 +55,13 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
 
     Files named ``.parquet`` or ``.pq`` are Parquet, all others text.
     """
-    address = address_of(file)
+    address = log.address_of(file)
     if address is None and not file.exists():
         hint = "an address such as hdfs://HOST/FOLDER names what Spark alone sees"
         raise UserError(f"{file} does not exist; {hint}")
     with stage(f"reading {address or file}"):
         reader = workspace.session.read
-        local = [] if address else [str(part.absolute()) for part in files_of(file)]
+        local = [] if address else [str(part.absolute()) for part in log.files_of(file)]
         address = address or str(file)
         reader = reader.option("recursiveFileLookup", "true")
         names = local or [unquote(name) for name in reader.text(address).inputFiles()]
@@ -87,22 +79,20 @@ def _read_text(
     lines, starts = _numbered(workspace, frame, {TEXT: "string"})
     delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
     is_first = lines.number == 1
-    mark = is_first & lines[TEXT].startswith("\ufeff")
-    lines = lines.mutate(mark.ifelse(lines[TEXT].substr(1), lines[TEXT]).name(TEXT))
-    end = lines[TEXT].endswith("\r")
-    lines = lines.mutate(
-        end.ifelse(lines[TEXT].substr(0, lines[TEXT].length() - 1), lines[TEXT]).name(TEXT)
-    )
+    text = lines[TEXT]
+    text = (is_first & text.startswith("\ufeff")).ifelse(text.substr(1), text)
+    text = text.endswith("\r").ifelse(text.substr(0, text.length() - 1), text)
+    lines = lines.mutate(text.name(TEXT))
     header = form.columns or _header(workspace, lines, starts, delimiter)
-    places = column_places(file, form.wanted, header, form.hint)
+    places = log.column_places(file, form.wanted, header, form.hint)
     records = lines.filter(lines[TEXT] != "")
     if not form.columns:
         records = records.filter(records.number > 1)
     stored = workspace.store("parsed", _parsed(records, delimiter, len(header), places))
     rows = stored.filter(stored.reason.isnull()).drop("reason")
-    log = Log(file, rows, BadLines(), starts=starts)
-    log.refuse(workspace, stored.filter(stored.reason.notnull()))
-    return log
+    read = Log(file, rows, BadLines(), starts=starts)
+    read.refuse(workspace, stored.filter(stored.reason.notnull()))
+    return read
 
 
 def _header(
@@ -116,7 +106,7 @@ def _header(
         if text != line:
             expected = f"expected the header of {starts[0].file}, {line[:LONGEST_HEADER]!r}"
             raise UserError(f"{start.file}:1: {expected}, found {text[:LONGEST_HEADER]!r}")
-    return header_names(Path(starts[0].file), line, delimiter)
+    return log.header_names(Path(starts[0].file), line, delimiter)
 
 
 def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int]) -> Table:
@@ -159,7 +149,7 @@ def _read_parquet(
 
     frame = reader.parquet(*paths)
     schema = to_arrow_schema(frame.schema)
-    check_columns(file, form.wanted, schema)
+    log.check_columns(file, form.wanted, schema)
     kinds = {column: schema.field(column.name).type for column in form.wanted.values()}
     columns = [_column_text(column, kinds[column]).alias(a) for a, column in form.wanted.items()]
     placed = _placed(frame, columns)
