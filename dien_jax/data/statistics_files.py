@@ -51,12 +51,8 @@ class Statistics(NamedTuple):
     own: tuple[np.ndarray, ...]
 
 
-class CountedFeature(NamedTuple):
-    """Counts of one feature, and the bits of the training examples, int8 ``[n]``."""
-
-    name: str
-    values: ValueStatistics
-    own: np.ndarray
+CountedFeature = tuple[str, ValueStatistics, np.ndarray]
+"""A feature, its counts, and the bits of the training examples, int8 ``[n]``."""
 
 
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
@@ -103,17 +99,17 @@ def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, 
     Return the number of interactions of each feature's values.
     """
     interactions = {}
-    for feature in features:
-        target, counts = folder / feature.name, feature.values
-        interactions[feature.name] = int(counts.count.sum(dtype=np.int64))
+    for name, counts, own in features:
+        target = folder / name
+        interactions[name] = int(counts.count.sum(dtype=np.int64))
         target.mkdir(parents=True, exist_ok=True)
         numbers = {"sequences": counts.sequences, "least": counts.least}
         (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         np.save(target / "offsets.npy", counts.offsets.astype(np.int64))
         for array in ("count", "other", "together"):
             np.save(target / f"{array}.npy", getattr(counts, array))
-        np.save(target / "own.npy", feature.own)
-        del feature, counts  # memory has one feature at a time
+        np.save(target / "own.npy", own)
+        del counts, own  # memory has one feature at a time
     return interactions
 
 

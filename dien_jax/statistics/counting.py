@@ -121,7 +121,7 @@ def count_features(dataset: Dataset, folder: Path | None = None) -> Iterator[Cou
             if folder is not None:
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
             counted = count_values(events, value_of, feature.size or 0, files)
-        yield CountedFeature(feature.name, *counted)
+        yield feature.name, *counted
         del counted  # while the next feature is counted
 
 

@@ -47,22 +47,25 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Trainin
     if fall is not None:
         yield events
         return
-    borders = _borders(events.offsets, most)
-    rows = np.searchsorted(sequence, borders).tolist()
-    for (first, end), own in zip(pairwise(borders), pairwise(rows), strict=True):
+    places = borders(events.offsets, most)
+    rows = np.searchsorted(sequence, places).tolist()
+    for (first, end), own in zip(pairwise(places), pairwise(rows), strict=True):
         yield _slice_of(events, first, end, slice(*own))
         for array in events[:6]:
             release(array)
 
 
-def _borders(offsets: np.ndarray, most: int) -> list[int]:
-    """Return the sequences that slices begin at, and the number of sequences."""
-    borders, sequences = [0], len(offsets) - 1
-    while len(borders) == 1 or borders[-1] < sequences:
-        first = borders[-1]
+def borders(offsets: np.ndarray, most: int) -> list[int]:
+    """Return the sequences that slices begin at, and the number of sequences.
+
+    Slices have ``most`` events at most, or one longer sequence.
+    """
+    found, sequences = [0], len(offsets) - 1
+    while len(found) == 1 or found[-1] < sequences:
+        first = found[-1]
         reached = int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1
-        borders.append(min(max(reached, first + 1), sequences))
-    return borders
+        found.append(min(max(reached, first + 1), sequences))
+    return found
 
 
 def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> TrainingEvents:

@@ -12,7 +12,7 @@ from support.tiny_logs import values_of, write
 from dien_jax import prepare as command
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources import impressions, interactions
+from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.long
 
@@ -114,17 +114,13 @@ def test_what_differs_is_refused_by_its_flag(folders, tmp_path, changes, expecte
 def test_folders_that_cannot_be_extended_are_refused(tmp_path):
     log = write(tmp_path, lines(NEW, 100))
 
-    def refusal(folder: Path) -> str:
-        with pytest.raises(UserError) as refused:
-            interactions.prepare(options(log, tmp_path / "new", extend=folder))
-        return str(refused.value)
-
-    missing = tmp_path / "missing"
-    assert f"--extend: dataset folder {missing} does not exist" in refusal(missing)
     other = write_other(tmp_path / "other")
-    assert "expected a folder made by prepare interactions, found one made by 'test'" in refusal(
-        other
-    )
+    for folder, problem in (
+        (tmp_path / "missing", f"--extend: dataset folder {tmp_path / 'missing'} does not exist"),
+        (other, "expected a folder made by prepare interactions, found one made by 'test'"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            interactions.prepare(options(log, tmp_path / "new", extend=folder))
 
 
 def test_min_count_holds_for_new_ids_only(folders, tmp_path):
@@ -187,11 +183,8 @@ def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
     examples = late.splits["train"]
     starts = late.event_offsets[examples.sequence]
     assert (late.event_timestamp[starts] == 0).all(), "histories reach back before the time"
-    of_both = [
-        dict(zip(dataset.vocabulary("item"), dataset.popularity.tolist(), strict=True))
-        for dataset in (whole, late)
-    ]
-    assert of_both[0] == of_both[1], "popularity is of the whole past"
+    both = (zip(d.vocabulary("item"), d.popularity.tolist(), strict=True) for d in (whole, late))
+    assert len({frozenset(counts) for counts in both}) == 1, "popularity is of the whole past"
 
 
 # Impressions
@@ -209,16 +202,13 @@ def test_impressions_extend_their_context_features_too(tmp_path, capsys):
         )
 
     old, new = tmp_path / "old", tmp_path / "new"
-    log = write(tmp_path, rows("ann bob", "s0 s1", 0), "old.csv")
-    impressions.prepare(
-        impressions.ImpressionsOptions(
-            file=log, out=old, context_features=("slot",), valid_from="3", test_from="4"
-        )
-    )
-    log = write(tmp_path, rows("bob cat", "s5 s1", 10), "new.csv")
-    flags = ["--context-features", "slot", "--valid-from", "13", "--test-from", "14"]
-    flags += ["--extend", str(old), "--train-from", "11"]
-    assert command.main(["impressions", str(log), "--out", str(new), *flags]) == 0
+    for out, text, *flags in (
+        (old, rows("ann bob", "s0 s1", 0), "--valid-from=3", "--test-from=4"),
+        (new, rows("bob cat", "s5 s1", 10), "--valid-from=13", "--test-from=14",
+         "--train-from=11", f"--extend={old}"),
+    ):  # fmt: skip
+        words = ["impressions", str(write(tmp_path, text)), f"--out={out}", *flags]
+        assert command.main([*words, "--context-features", "slot"]) == 0
     assert "keep their rows of" in capsys.readouterr().out
     before, after = open_dataset(old), open_dataset(new)
     assert after.vocabulary("slot") == [*before.vocabulary("slot"), "s5"]

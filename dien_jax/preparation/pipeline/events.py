@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
+from itertools import pairwise
 from operator import or_
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from dien_jax.preparation.pipeline.splits import Borders, borders_by_share
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
 
 SHOWN = 40  # characters shown of a malformed value
@@ -112,21 +114,12 @@ class Events(NamedTuple):
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""
-        first = 0
-        while first < self.num_users:
-            start = int(self.offsets[first])
-            last = int(np.searchsorted(self.offsets, start + self.part_events, side="right")) - 1
-            last = max(last, first + 1)
-            stop = int(self.offsets[last])
-            yield EventPart(
-                first,
-                start,
-                self.item.read(start, stop),
-                self.timestamp.read(start, stop),
-                None if self.label is None else self.label.read(start, stop),
-                self.offsets[first : last + 1] - start,
-            )
-            first = last
+        for first, last in pairwise(borders(self.offsets, self.part_events)):
+            start, stop = int(self.offsets[first]), int(self.offsets[last])
+            item, timestamp = self.item.read(start, stop), self.timestamp.read(start, stop)
+            label = None if self.label is None else self.label.read(start, stop)
+            offsets = self.offsets[first : last + 1] - start
+            yield EventPart(first, start, item, timestamp, label, offsets)
 
 
 Sides = Callable[[EventPart], np.ndarray]
@@ -217,20 +210,20 @@ def read_times(
     clock, (earliest, _) = events.clock, events.times()
     if options.valid_from is None or options.test_from is None:
         times_at = partial(events.times_at, workspace)
-        borders = borders_by_share(len(events.item), times_at, **options.shares)
+        split = borders_by_share(len(events.item), times_at, **options.shares)
     else:
         valid = clock.read("--valid-from", options.valid_from, earliest)
         test = clock.read("--test-from", options.test_from, earliest)
         if test < valid:
             raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
-        borders = Borders(valid, test)
+        split = Borders(valid, test)
     if options.train_from is None:
-        return borders, None
+        return split, None
     begin = clock.read("--train-from", options.train_from, earliest)
-    if begin >= borders.valid:
-        limit = f"which starts at {borders.valid}, got {begin}"
+    if begin >= split.valid:
+        limit = f"which starts at {split.valid}, got {begin}"
         raise UserError(f"--train-from must be before validation, {limit}")
-    return borders, begin
+    return split, begin
 
 
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:

@@ -74,7 +74,8 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
             raise UserError(f"{flag}: {must}")
     for name, value in _matched(options).items():
         if name != "min_count" and settings.get(name) != value:  # it is for new values alone
-            expected, got = map(_shown, (settings.get(name), value))
+            both = (settings.get(name), value)
+            expected, got = ("none" if setting is None else repr(setting) for setting in both)
             must = f"must be that of that folder, {expected}, got {got}"
             raise UserError(f"{flag}: --{name.replace('_', '-')} {must}")
     return dataset
@@ -83,10 +84,6 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
 def _matched(options: ColumnOptions) -> dict[str, Any]:
     names = (name for name in (*MATCHED, *EXAMPLE_SETTINGS) if hasattr(options, name))
     return {name: getattr(options, name) for name in names}
-
-
-def _shown(setting: Any) -> str:
-    return "none" if setting is None else repr(setting)
 
 
 def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events, Sides, count_events, read_times
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
-from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -53,20 +53,22 @@ def write_impressions(
         first_click = 0
         for part in events.parts():
             history, examples = _histories(part, sides(part))
-            yield FolderPart(part.first_sequence, first_click, history, examples)
+            yield history._replace(first_event=first_click), examples
             first_click += len(history.item)
 
     report = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
     return [*events.report, *report]
 
 
-def _histories(part: EventPart, sides: np.ndarray) -> tuple[History, dict[str, SplitExamples]]:
+def _histories(part: EventPart, sides: np.ndarray) -> FolderPart:
     """Return the clicks of a part, and its examples."""
     assert part.label is not None
     label, offsets, sequence = part.label, part.offsets, part.sequence
     click = np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-    history = History(part.item[click], part.timestamp[click], clicks_before[offsets])
+    history = part._replace(
+        item=part.item[click], timestamp=part.timestamp[click], offsets=clicks_before[offsets]
+    )
     history_end = splits.click_histories(part.timestamp, label, offsets)
     examples = {}
     for side, name in enumerate(SPLITS):

@@ -24,7 +24,7 @@ from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
-from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -66,8 +66,7 @@ def write_interactions(
         nonlocal missing
         for part in events.parts():
             examples, left_out = _examples(options, events, part, sides(part), pools)
-            history = History(part.item, part.timestamp, part.offsets)
-            yield FolderPart(part.first_sequence, part.first_event, history, examples)
+            yield part, examples
             missing += left_out
 
     report = write_folder(
