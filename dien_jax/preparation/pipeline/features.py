@@ -129,7 +129,6 @@ class Encoder:
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
-        self._seen_rows: ArrayFile | None = None
         self.notes: list[str] = []
         self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
@@ -148,8 +147,13 @@ class Encoder:
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
             with stage(f"encoding {group} features"):
-                table, counts = events.contexts, self._context_counts
-                if group != "context":
+                if group == "context":
+                    table = events.contexts
+                    seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
+                    for part in events.parts() if columns else ():
+                        seen_rows.append(self._is_seen(part))
+                    counts: Counts = seen_rows.read
+                else:
                     table = training_values(self.workspace, events, group, self._is_seen)
                     counts = functools.partial(_part_of, self.seen[group])
                 for column in columns:
@@ -159,14 +163,6 @@ class Encoder:
         for warning in self._warnings:
             say(warning)
         return encoded
-
-    def _context_counts(self, start: int, stop: int) -> np.ndarray:
-        """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
-        if self._seen_rows is None:
-            self._seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
-            for part in self.events.parts():
-                self._seen_rows.append(self._is_seen(part))
-        return self._seen_rows.read(start, stop)
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
         """Give a row to every new value that is frequent enough; ties keep their order.
