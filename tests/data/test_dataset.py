@@ -182,36 +182,29 @@ FAULTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "message"), FAULTS)
+OFFSETS_AND_COUNTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
+    ("events/offsets", lambda v: v[[0, 2, 1, 3]] + ints(0, 1, 0, 0), "must not fall"),
+    ("events/offsets", lambda v: v + 1, "expected offsets from 0 to 5, found 1 to 6"),
+    ("events/offsets", lambda v: v[:-1], "expected 4 entries, found 3"),
+    ("items/tags/offsets", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 3 then 0"),
+    ("items/tags/offsets", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
+    ("popularity", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
+    ("popularity", lambda v: v[1:], "expected 4 entries, found 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [*((f"{name}/values", *fault) for name, *fault in FAULTS), *OFFSETS_AND_COUNTS],
+)
 def test_values_that_would_fail_silently_later_are_refused(
     folder: Path, name: str, change: Callable[[np.ndarray], Any], message: str
 ) -> None:
-    file = folder / f"{name}/values.npy"
+    file = folder / f"{name}.npy"
     rewrite(file, change)
     with pytest.raises(UserError, match=message) as error:
         open_dataset(folder)
     assert str(file) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("events/offsets.npy", lambda v: v[[0, 2, 1, 3]] + ints(0, 1, 0, 0), "must not fall"),
-        ("events/offsets.npy", lambda v: v + 1, "expected offsets from 0 to 5, found 1 to 6"),
-        ("events/offsets.npy", lambda v: v[:-1], "expected 4 entries, found 3"),
-        ("items/tags/offsets.npy", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 3 then 0"),
-        ("items/tags/offsets.npy", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
-        ("popularity.npy", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
-        ("popularity.npy", lambda v: v[1:], "expected 4 entries, found 3"),
-    ],
-)  # fmt: skip
-def test_bad_offsets_and_counts_are_refused(
-    folder: Path, file: str, change: Callable[[np.ndarray], Any], message: str
-) -> None:
-    rewrite(folder / file, change)
-    with pytest.raises(UserError, match=message) as error:
-        open_dataset(folder)
-    assert str(folder / file) in str(error.value)
 
 
 @pytest.mark.long
