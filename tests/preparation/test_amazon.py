@@ -55,11 +55,8 @@ def test_the_five_core_is_iterated_until_every_user_and_item_has_five(tmp_path):
     rare = [review(f"u{user}", "B9", 2) for user in (0, 5, 6, 7)]
     dataset, _ = make(files(tmp_path, core + chain + rare), five_core=True)
     assert sorted(dataset.groups()) == [f"u{user}" for user in range(5)]
-    assert {item for items in events_of(dataset).values() for item in items} == {
-        "", "B0", "B1", "B2"
-    }  # fmt: skip
-    lengths = np.diff(dataset.event_offsets)
-    assert (lengths == 5).all()
+    assert set().union(*events_of(dataset).values()) == {"", "B0", "B1", "B2"}
+    assert (np.diff(dataset.event_offsets) == 5).all()
 
 
 def test_nothing_left_of_the_five_core_is_told(tmp_path):
