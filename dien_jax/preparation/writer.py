@@ -230,10 +230,8 @@ class _FolderFiles:
         """Write offsets, to which a number is added, and return how many rows they have."""
         array = np.asarray(offsets) + shift
         if name in self._ends:
-            if array[:1].tolist() != [self._ends[name]]:
-                raise ValueError(
-                    f"{name}: expected offsets from {self._ends[name]} on, got {array}"
-                )
+            if array[:1].tolist() != [end := self._ends[name]]:
+                raise ValueError(f"{name}: expected offsets from {end} on, got {array}")
             array = array[1:]
         rows = self.array(name, array, np.int64) - (name not in self._ends)
         self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)

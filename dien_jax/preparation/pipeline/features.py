@@ -74,11 +74,7 @@ class StoredColumn(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Column:
         """Return rows, integers ``[R]``, from the range that they span."""
-        if not len(rows):
-            return Column(
-                self.values.read(0, 0), None if self.offsets is None else np.zeros(1, int)
-            )
-        start, stop = int(rows.min()), int(rows.max()) + 1
+        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         if self.offsets is None:
             return Column(self.values.read(start, stop), None).take(rows - start)
         offsets = self.offsets.read(start, stop + 1)

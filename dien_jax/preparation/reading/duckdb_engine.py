@@ -233,7 +233,9 @@ def _read_csv(
     )
     size = file.stat().st_size
     try:
-        workspace.sql(query, {"file": _escape_wildcards(file), "delimiter": delimiter})
+        # The engine expands *?[ in a path, so each stands in brackets.
+        path = re.sub(r"[*?\[]", r"[\g<0>]", str(file.absolute()))
+        workspace.sql(query, {"file": path, "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     finally:
@@ -254,11 +256,6 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separa
             return workspace.append("rows", texts, log.text_schema(wanted))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-
-
-def _escape_wildcards(file: Path) -> str:
-    """Return a pattern that matches this path alone: the engine expands ``*?[``."""
-    return re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", str(file.absolute()))
 
 
 def _records(
