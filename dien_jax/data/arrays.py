@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from dien_jax.data.metadata import EXAMPLE_COLUMNS
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 from dien_jax.errors import UserError, suggestion
 
@@ -203,9 +201,9 @@ class Examples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Return some of the examples, integers ``[R]``, in the given order."""
-        columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
-        context = {name: column.take(rows) for name, column in self.context.items()}
-        return Examples(**columns, context=context)
+        *columns, context = self
+        taken = {name: column.take(rows) for name, column in context.items()}
+        return Examples._make([*(column[rows] for column in columns), taken])
 
 
 class Splits(dict[str, Examples]):
@@ -213,16 +211,6 @@ class Splits(dict[str, Examples]):
 
     def __missing__(self, name: str) -> Examples:
         raise UserError(f"unknown split {name!r}{suggestion(name, self)} ({', '.join(self)})")
-
-
-def copied(tree: Any) -> Any:
-    """Return arrays in memory, in the tuples and dictionaries that they are in."""
-    if isinstance(tree, dict):  # jax.tree would sort it
-        return type(tree)({name: copied(part) for name, part in tree.items()})
-    if isinstance(tree, tuple):
-        parts = map(copied, tree)
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def joined_columns(parts: Sequence[Column]) -> Column:

@@ -18,48 +18,25 @@ bounded memory, everything that would fail silently later: a gather on an accele
 out of range instead of refusing it.
 """
 
+import copy
 import dataclasses
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dien_jax.data import metadata
-from dien_jax.data.arrays import (
-    Column,
-    Examples,
-    FolderFiles,
-    Splits,
-    chunks,
-    copied,
-    first_bad,
-    padded_columns,
-    read_array,
-    read_ids,
-    read_offsets,
-    release,
-)
-from dien_jax.data.metadata import (
-    EXAMPLE_COLUMNS,
-    SPLITS,
-    Counts,
-    check_lines,
-    read_values,
-)
-from dien_jax.data.schema import Feature, FeatureValues, Schema
-from dien_jax.data.statistics_files import (
-    FACTORS,
-    STATISTICS,
-    Statistics,
-    read_factors,
-    read_statistics,
-)
+from dien_jax.data import arrays, metadata, statistics_files
+from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks, padded_columns
+from dien_jax.data.metadata import SPLITS, Counts, check_lines, read_values
+from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, FeatureValues, Schema
+from dien_jax.data.statistics_files import FACTORS, STATISTICS, Statistics
 from dien_jax.data.tables import FeatureTables, ValueFactors
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError
+from dien_jax.utils.text_files import sha256
 
 IN_MEMORY = 1 << 28
 """Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
@@ -181,14 +158,15 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
             metadata.check_vocabulary(path / "vocab" / f"{feature.name}.txt", feature.size)
     counts, events = meta["counts"], path / "events"
     check_lines(path / "groups.txt", counts["groups"])
-    offsets = read_offsets(events / "offsets.npy", counts["sequences"], counts["events"])
-    counted = (lambda part: part >= 0, "a count of 0 or more")
+    offsets = arrays.read_offsets(events / "offsets.npy", counts["sequences"], counts["events"])
+    is_count = (lambda part: part >= 0, "a count of 0 or more")
+    popularity = arrays.read_array(path / "popularity.npy", np.int64, schema.num_items, is_count)
     with ThreadPoolExecutor(READERS) as pool:
         timestamp = pool.submit(_timestamp, events, counts["events"], offsets)
-        item = pool.submit(
-            read_ids, events / "item/values.npy", np.int32, counts["events"], schema.num_items
-        )
-        factors = pool.submit(read_factors, path / STATISTICS, schema) if is_counted else None
+        file, rows = events / "item/values.npy", counts["events"]
+        item = pool.submit(arrays.read_ids, file, np.int32, rows, schema.num_items)
+        if is_counted:
+            factors = pool.submit(statistics_files.read_factors, path / STATISTICS, schema)
         splits = {name: _examples(path, name, schema, counts, offsets, pool) for name in SPLITS}
         dataset = Dataset(
             path=path,
@@ -199,18 +177,15 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
             event_item=item.result(),
             event_timestamp=timestamp.result(),
             event_offsets=offsets,
-            popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
+            popularity=popularity,
             splits=Splits(splits),
-            statistics=(
-                read_statistics(path / STATISTICS, schema, counts)
-                if is_counted
-                else Statistics({}, ())
-            ),
-            factors=factors.result() if factors else {},
             files=files,
         )
+        if is_counted:
+            counted = statistics_files.read_statistics(path / STATISTICS, schema, counts)
+            dataset = replace(dataset, statistics=counted, factors=factors.result())
     if is_small := files.array_bytes() <= in_memory:
-        dataset = dataclasses.replace(dataset, **copied(vars(dataset)))
+        dataset = replace(copy.deepcopy(dataset), files=files)
     dataset.check_files()
     if is_small:
         files.forget_arrays()
@@ -225,18 +200,18 @@ def read_columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict
 def _column(folder: Path, feature: Feature, rows: int) -> Column:
     if feature.kind == "numeric":
         finite = (np.isfinite, "a finite number")
-        return Column(read_array(folder / "values.npy", np.float32, rows, finite), None)
+        return Column(arrays.read_array(folder / "values.npy", np.float32, rows, finite), None)
     assert feature.size is not None
     if feature.kind == "categorical":
-        return Column(read_ids(folder / "values.npy", np.int32, rows, feature.size), None)
-    values = read_ids(folder / "values.npy", np.int32, None, feature.size)
-    return Column(values, read_offsets(folder / "offsets.npy", rows, len(values)))
+        return Column(arrays.read_ids(folder / "values.npy", np.int32, rows, feature.size), None)
+    values = arrays.read_ids(folder / "values.npy", np.int32, None, feature.size)
+    return Column(values, arrays.read_offsets(folder / "offsets.npy", rows, len(values)))
 
 
 def _timestamp(events: Path, rows: int, offsets: np.ndarray) -> np.ndarray:
     """Map the timestamps, which must not fall within a sequence."""
     file = events / "timestamp" / "values.npy"
-    timestamp = read_array(file, np.int64, rows)
+    timestamp = arrays.read_array(file, np.int64, rows)
     for part in chunks(rows):
         times = timestamp[part.start : part.stop + 1]
         falls = part.start + 1 + np.flatnonzero(times[1:] < times[:-1])
@@ -245,7 +220,7 @@ def _timestamp(events: Path, rows: int, offsets: np.ndarray) -> np.ndarray:
             row = int(falls[np.argmin(starts)])
             fall = f"{timestamp[row - 1]} then {timestamp[row]} at entry {row}"
             raise UserError(f"{file}: events of a sequence must be oldest first, found {fall}")
-        release(timestamp)
+        arrays.release(timestamp)
     return timestamp
 
 
@@ -268,7 +243,8 @@ def _examples(
     }
 
     def read(name: str) -> np.ndarray:
-        return read_ids(folder / name / "values.npy", EXAMPLE_COLUMNS[name], rows, ends[name])
+        file = folder / name / "values.npy"
+        return arrays.read_ids(file, EXAMPLE_COLUMNS[name], rows, ends[name])
 
     columns = dict(zip(EXAMPLE_COLUMNS, pool.map(read, EXAMPLE_COLUMNS), strict=True))
     sequence, end = columns["sequence"], columns["history_end"]
@@ -277,7 +253,7 @@ def _examples(
         own = sequence[rows]
         return (offsets[own] <= end[rows]) & (end[rows] <= offsets[own + 1])
 
-    if (row := first_bad(rows, is_within, sequence, end, offsets)) is not None:
+    if (row := arrays.first_bad(rows, is_within, sequence, end, offsets)) is not None:
         own = sequence[row]
         expected = f"within its sequence, {offsets[own]} to {offsets[own + 1]}, found {end[row]}"
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
@@ -286,13 +262,8 @@ def _examples(
 
 def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
     """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
-    digests = {}
-    for feature in dataset.schema.features:
-        if feature.size is not None:
-            file = dataset.path / "vocab" / f"{feature.name}.txt"
-            with reading(file):
-                digests[feature.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return digests
+    features = [feature for feature in dataset.schema.features if feature.size is not None]
+    return {f.name: sha256(dataset.path / "vocab" / f"{f.name}.txt") for f in features}
 
 
 def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, str]:
@@ -314,12 +285,12 @@ def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, st
         ]
     for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
         tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
-    return {name: _digest(arrays) for name, arrays in tables.items()}
+    return {name: _digest(parts) for name, parts in tables.items()}
 
 
-def _digest(arrays: list[np.ndarray]) -> str:
+def _digest(parts: list[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for array in arrays:
+    for array in parts:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         for part in chunks(array.size):
             digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
@@ -328,6 +299,4 @@ def _digest(arrays: list[np.ndarray]) -> str:
 
 def data_digest(dataset: Dataset) -> str:
     """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
-    file = dataset.path / "meta.json"
-    with reading(file):
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256(dataset.path / "meta.json")

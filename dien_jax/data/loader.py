@@ -97,21 +97,30 @@ class Loader:
         self.num_examples = size = len(examples.history_end)
         self.steps_per_epoch = -(-size // self._batch_size)
         self._max_history = train_config.max_history
-        order, lengths = order or train_config.order, np.empty(size, np.int32)
-        longest = self._read_lengths(lengths)
+        self._order = order or train_config.order
+        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, and its plan
+        self._lengths, self.cut_histories = np.empty(size, np.int32), 0
+        for rows in chunks(size):
+            lengths = examples.history_end[rows] - dataset.event_offsets[examples.sequence[rows]]
+            self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
+            self._lengths[rows] = np.minimum(lengths, self._max_history)
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
-        self._edges = edges[: np.searchsorted(edges, longest) + 1]
-        if order != "sorted":
-            self._edges = _worth_compiling(self._edges, lengths)
+        self._edges = edges[: np.searchsorted(edges, self._lengths.max(initial=0)) + 1]
+        if self._order != "sorted":
+            self._edges = _worth_compiling(self._edges, self._lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
-        self._order = _Order(order, lengths, self._edges, self._batch_size, seed)
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch's real rows, integers ``[R]`` with 1 <= R <= B."""
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
-        return self._order.indices(epoch, step)
+        epoch = 0 if self._order == "evaluation" else epoch
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, *self._plan_epoch(epoch))
+        _, order, chunks = self._plan
+        start = int(chunks[step]) * self._batch_size
+        return order[start : start + self._batch_size]
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
@@ -122,8 +131,7 @@ class Loader:
         indices, examples = self.example_indices(epoch, step), self._examples
         if step % STEPS_BETWEEN_CHECKS == 0:
             self._dataset.check_files()
-        end = examples.history_end[indices]
-        lengths = self._lengths_of(indices)
+        end, lengths = examples.history_end[indices], self._lengths[indices]
         width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
         rows = indices[self._rows]
         first, lengths = (end - lengths)[self._rows], lengths[self._rows]
@@ -179,80 +187,31 @@ class Loader:
                 ready.get_nowait()
             thread.join()
 
-    def _lengths_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the lengths of the histories of some examples, of the shape of ``indices``."""
-        examples, offsets = self._examples, self._dataset.event_offsets
-        lengths = examples.history_end[indices] - offsets[examples.sequence[indices]]
-        return np.minimum(lengths, self._max_history).astype(np.int32)
-
-    def _read_lengths(self, kept: np.ndarray) -> int:
-        """Count histories that are cut, write all lengths to ``kept``, and return the greatest."""
-        self.cut_histories, longest = 0, 0
-        for part in chunks(self.num_examples):
-            starts = self._dataset.event_offsets[self._examples.sequence[part]]
-            lengths = self._examples.history_end[part] - starts
-            self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
-            lengths = np.minimum(lengths, self._max_history)
-            longest = max(longest, int(lengths.max(initial=0)))
-            kept[part] = lengths
-        return longest
-
     def _filled(self, values: np.ndarray) -> np.ndarray:
-        return _filled(values, self._share)
-
-
-class _Order:
-    """The orders ``shuffled``, ``sorted`` and ``evaluation`` of :class:`Loader`.
-
-    ``lengths``, int32 ``[n]``, are those of all histories; ``edges``, ``[L]``, the padded ones.
-    """
-
-    def __init__(
-        self, order: str, lengths: np.ndarray, edges: np.ndarray, batch_size: int, seed: int
-    ) -> None:
-        self._order, self._lengths, self._edges = order, lengths, edges
-        self._batch_size, self._seed = batch_size, seed
-        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
-
-    def indices(self, epoch: int, step: int) -> np.ndarray:
-        """Return the examples of a batch, integers ``[R]``."""
-        epoch = 0 if self._order == "evaluation" else epoch
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = (epoch, *self._plan_epoch(epoch))
-        _, order, chunks = self._plan
-        start = int(chunks[step]) * self._batch_size
-        return order[start : start + self._batch_size]
+        """Add rows of zeros to ``[R, ...]`` up to the rows of this loader's part."""
+        if len(values) == self._share:
+            return values
+        filled = np.zeros((self._share, *values.shape[1:]), values.dtype)
+        filled[: len(values)] = values
+        return filled
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples in order, integers ``[n]``, and which B in turn each step takes."""
-        size = len(self._lengths)
+        size, chunks = self.num_examples, np.arange(self.steps_per_epoch)
+        if self._order == "evaluation":
+            return np.argsort(-self._lengths, kind="stable"), chunks
         generator = np.random.default_rng((self._seed, epoch))
         if self._order == "shuffled":
             drawn = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
             generator.shuffle(drawn)
-            lengths = self._lengths[drawn]
-            return _by_bucket(drawn, lengths, self._edges, self._batch_size, generator)
-        chunks = np.arange(-(-size // self._batch_size))
-        if self._order == "evaluation":
-            return np.argsort(-self._lengths, kind="stable"), chunks
-        buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-        generator.shuffle(chunks[: size // self._batch_size])
-        return np.lexsort((-self._lengths, buffer)), chunks
-
-
-def _by_bucket(
-    drawn: np.ndarray,
-    lengths: np.ndarray,
-    edges: np.ndarray,
-    batch_size: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return examples by length bucket, and an order of their batches, one with filler last."""
-    bucket = np.searchsorted(edges, lengths).astype(np.uint16)  # numpy sorts these by radix
-    order = drawn[np.argsort(bucket, kind="stable")]
-    chunks = np.arange(-(-len(order) // batch_size))
-    generator.shuffle(chunks[: len(order) // batch_size])
-    return order, chunks
+            bucket = np.searchsorted(self._edges, self._lengths[drawn])
+            # numpy sorts numbers of 16 bits by radix
+            order = drawn[np.argsort(bucket.astype(np.uint16), kind="stable")]
+        else:
+            buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
+            order = np.lexsort((-self._lengths, buffer))
+        generator.shuffle(chunks[: size // self._batch_size])  # one with filler stays last
+        return order, chunks
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -273,15 +232,6 @@ def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     if count < FEW_EXAMPLES and len(kept) > 1:
         kept.pop()
     return np.array(kept[::-1])
-
-
-def _filled(values: np.ndarray, rows: int) -> np.ndarray:
-    """``[R, ...]`` with rows of zeros up to ``[rows, ...]``."""
-    if len(values) == rows:
-        return values
-    filled = np.zeros((rows, *values.shape[1:]), values.dtype)
-    filled[: len(values)] = values
-    return filled
 
 
 def evaluation_loader(

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -12,28 +11,12 @@ import numpy as np
 
 from dien_jax.data.schema import KINDS, Feature, Schema
 from dien_jax.errors import UserError, reading
+from dien_jax.utils import json_values
 from dien_jax.utils.files import read_json
-from dien_jax.utils.json_values import (
-    LargeCount,
-    NotNegative,
-    Source,
-    as_type,
-    check_format,
-    refuse_unknown,
-    shown,
-)
+from dien_jax.utils.json_values import LargeCount, NotNegative, Source, as_type
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
-EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
-    "sequence": np.int32,
-    "history_end": np.int64,
-    "user": np.int32,
-    "group": np.int32,
-    "item": np.int32,
-    "label": np.int8,
-}
-"""Columns of every split, without the context features."""
 LINES = 1 << 14  # values that are written at a time
 
 
@@ -74,8 +57,6 @@ class _Meta(TypedDict):
 
 
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_ESCAPED_IN_LINES = re.compile("[\\\\\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""The same but for the line feed."""
 _ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
 
 
@@ -92,10 +73,8 @@ def encoded_lines(values: Iterable[str], most: int = LINES) -> Iterator[tuple[by
     """
     left = iter(values)
     while some := list(itertools.islice(left, most)):
-        text = "\n".join(some)
-        if text.count("\n") >= len(some) or _ESCAPED_IN_LINES.search(text):
-            text = "\n".join(map(escape, some))
-        yield f"{text}\n".encode(), len(some)
+        lines = map(escape, some) if _ESCAPED.search("".join(some)) else some
+        yield "".join(f"{line}\n" for line in lines).encode(), len(some)
 
 
 def unescape(line: str) -> str:
@@ -162,46 +141,23 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
     meta = read_json(file, dict[str, Any])
-    check_format(meta, FORMAT_VERSION, file, "prepare the data again")
+    json_values.check_format(meta, FORMAT_VERSION, file, "prepare the data again")
     as_type(meta, _Meta, file)
     return meta
 
 
 def schema_from_json(values: Any, source: Source) -> Schema:
     """Undo :func:`schema_to_json`; a UserError that names ``source`` for invalid values."""
-    groups = as_type(values, _SchemaGroups, source)
-    features = {
-        group: tuple(
-            _read_feature(entry, f"{source}.{group}[{place}]")
-            for place, entry in enumerate(entries)
-        )
-        for group, entries in typing.cast(dict[str, list[dict[str, Any]]], groups).items()
-    }
-    try:
-        schema = Schema(**features)
-        check_names(schema)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-    return schema
-
-
-def _read_feature(entry: dict[str, Any], source: str) -> Feature:
-    refuse_unknown(entry, [field.name for field in dataclasses.fields(Feature)], source)
-    if isinstance(kind := entry.get("kind"), str) and kind not in KINDS:
-        expected = f"expected kind to be one of {', '.join(KINDS)}"
-        raise UserError(f"{source}: {expected}, found {shown(kind)}")
-    return as_type(entry, Feature, source)
-
-
-def check_names(schema: Schema) -> None:
-    """Refuse features that share a name, or context features that have the name of a column."""
-    names = [feature.name for feature in schema.features]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two features are named {twice[0]!r}; names must differ")
-    taken = EXAMPLE_COLUMNS.keys() & {feature.name for feature in schema.context}
-    if taken:
-        raise ValueError(f"a context feature cannot be named {min(taken)!r}")
+    fields = [field.name for field in dataclasses.fields(Feature)]
+    groups: Any = as_type(values, _SchemaGroups, source)
+    for group, entries in groups.items():
+        for place, entry in enumerate(entries):
+            where, kind = f"{source}.{group}[{place}]", entry.get("kind")
+            json_values.refuse_unknown(entry, fields, where)
+            if isinstance(kind, str) and kind not in KINDS:
+                expected = f"expected kind to be one of {', '.join(KINDS)}"
+                raise UserError(f"{where}: {expected}, found {json_values.shown(kind)}")
+    return as_type(values, Schema, source)
 
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:

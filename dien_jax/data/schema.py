@@ -14,6 +14,15 @@ Array = jax.Array | np.ndarray  # on the device, or on the host
 UNKNOWN = 0  # row of every vocabulary for values that are unseen, or too rare, in training
 Kind = Literal["categorical", "multivalued", "numeric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
+    "sequence": np.int32,
+    "history_end": np.int64,
+    "user": np.int32,
+    "group": np.int32,
+    "item": np.int32,
+    "label": np.int8,
+}
+"""Columns of the examples of every split, without the context features."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class Schema:
     400
 
     ``item[0]`` is the item id and is named ``item``, ``user[0]`` the user id and is named
-    ``user``; both are categorical, and row k of every item (user) table describes id k.
+    ``user``; both are categorical, and row k of every item (user) table describes id k. Names of
+    features differ, and no context feature has the name of a column of all examples.
     """
 
     item: tuple[Feature, ...]
@@ -92,14 +102,14 @@ class Schema:
     context: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
-        for group in ("item", "user", "context"):
-            features = getattr(self, group)
-            names = [feature.name for feature in features]
-            first = (group, "categorical")
-            if group != "context" and [(f.name, f.kind) for f in features[:1]] != [first]:
+        for group, features in (("item", self.item), ("user", self.user)):
+            if [(f.name, f.kind) for f in features[:1]] != [(group, "categorical")]:
                 raise ValueError(f"the first {group} feature must be the categorical {group!r}")
-            if len(set(names)) != len(names):
-                raise ValueError(f"{group} features must have different names, got {names}")
+        names = [feature.name for feature in self.features]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two features are named {twice[0]!r}; names must differ")
+        if taken := [feature.name for feature in self.context if feature.name in EXAMPLE_COLUMNS]:
+            raise ValueError(f"a context feature cannot be named {taken[0]!r}")
 
     @property
     def features(self) -> tuple[Feature, ...]:

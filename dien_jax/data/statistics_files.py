@@ -13,23 +13,15 @@ The folder is a function of the rest of the dataset: :mod:`dien_jax.statistics` 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from dien_jax.data import tables
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
 from dien_jax.data.metadata import Counts
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import (
-    DIRECTED,
-    FOLDS,
-    ValueFactors,
-    ValueStatistics,
-    factor_features,
-    factor_levels,
-    statistics_features,
-    with_scale,
-)
+from dien_jax.data.tables import FOLDS, ValueFactors, ValueStatistics
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
@@ -59,12 +51,8 @@ class Statistics(NamedTuple):
     own: tuple[np.ndarray, ...]
 
 
-class CountedFeature(NamedTuple):
-    """Counts of one feature, and the bits of the training examples, int8 ``[n]``."""
-
-    name: str
-    values: ValueStatistics
-    own: np.ndarray
+CountedFeature = tuple[str, ValueStatistics, np.ndarray]
+"""A feature, its counts, and the bits of the training examples, int8 ``[n]``."""
 
 
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
@@ -79,23 +67,20 @@ def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     """Read and check the files of factors."""
     factors = {}
-    for feature in factor_features(schema):
+    for feature in tables.factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
         transitions = feature is schema.item[0]
-        components = (DIRECTED if transitions else 1) * factor_levels(size)[-1]
-        flat = read_array(
-            target / "vectors.npy", np.float16, None, (_is_within_one, "from -1 to 1")
-        )
+        components = (tables.DIRECTED if transitions else 1) * tables.factor_levels(size)[-1]
+        file = target / "vectors.npy"
+        flat = read_array(file, np.float16, None, (_is_within_one, "from -1 to 1"))
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
         expected = (1 + FOLDS) * rows * components
         if len(flat) != expected:
-            raise UserError(
-                f"{target / 'vectors.npy'}: expected {expected:,} entries, as row.npy has "
-                f"{rows:,} rows, found {len(flat):,}"
-            )
+            needed = f"expected {expected:,} entries, as row.npy has {rows:,} rows"
+            raise UserError(f"{file}: {needed}, found {len(flat):,}")
         vectors = flat.reshape(1 + FOLDS, rows, -1)
-        factors[feature.name] = with_scale(row, vectors, transitions=transitions)
+        factors[feature.name] = tables.with_scale(row, vectors, transitions=transitions)
         release(flat)
     return factors
 
@@ -114,29 +99,25 @@ def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, 
     Return the number of interactions of each feature's values.
     """
     interactions = {}
-    for feature in features:
-        interactions[feature.name] = int(feature.values.count.sum(dtype=np.int64))
-        _write_counted(folder / feature.name, feature)
-        del feature  # memory has one feature at a time
+    for name, counts, own in features:
+        target = folder / name
+        interactions[name] = int(counts.count.sum(dtype=np.int64))
+        target.mkdir(parents=True, exist_ok=True)
+        numbers = {"sequences": counts.sequences, "least": counts.least}
+        (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        np.save(target / "offsets.npy", counts.offsets.astype(np.int64))
+        for array in ("count", "other", "together"):
+            np.save(target / f"{array}.npy", getattr(counts, array))
+        np.save(target / "own.npy", own)
+        del counts, own  # memory has one feature at a time
     return interactions
-
-
-def _write_counted(folder: Path, feature: CountedFeature) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = vars(feature.values).copy()
-    numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
-    del arrays["longest"]
-    (folder / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-    arrays["offsets"] = arrays["offsets"].astype(np.int64)
-    for array, values in (arrays | {"own": feature.own}).items():
-        np.save(folder / f"{array}.npy", values)
 
 
 def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
     """Read and check the files of counts; ``counts`` are those of the dataset."""
     values, own = {}, []
     bits: Check = (lambda part: (part >= 0) & (part < 4), "at least 0 and below 4")
-    for feature in statistics_features(schema):
+    for feature in tables.statistics_features(schema):
         assert feature.size is not None
         values[feature.name] = _read(folder / feature.name, feature.size, counts["sequences"])
         own.append(read_array(folder / feature.name / "own.npy", np.int8, counts["train"], bits))
@@ -145,25 +126,16 @@ def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
 
 def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
-    other = read_ids(folder / "other.npy", np.int32, None, size)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
-    rows = {"count": size, "together": len(other)}
-    arrays: dict[str, Any] = {
-        name: read_array(folder / f"{name}.npy", np.int32, count, counted)
-        for name, count in rows.items()
-    }
-    most, found = int(arrays["count"].max()), numbers["sequences"]
+    count = read_array(folder / "count.npy", np.int32, size, counted)
+    other = read_ids(folder / "other.npy", np.int32, None, size)
+    together = read_array(folder / "together.npy", np.int32, len(other), counted)
+    most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
         raise UserError(
             f"{folder / 'counts.json'}: sequences should be {most:,}, the largest count, to "
             f"{sequences:,}, those of the dataset, found {found:,}"
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
-    return ValueStatistics(
-        **arrays,
-        sequences=numbers["sequences"],
-        least=numbers["least"],
-        offsets=offsets,
-        other=other,
-        longest=int(np.diff(offsets).max()),
-    )
+    longest = int(np.diff(offsets).max())
+    return ValueStatistics(count, offsets, other, together, found, numbers["least"], longest)

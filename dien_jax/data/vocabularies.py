@@ -9,20 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.data import value_text
 from dien_jax.data.arrays import Column, chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.value_text import (
-    BEYOND_FLOAT32,
-    LIKELY_MILLISECONDS,
-    SPACE,
-    TIME_UNIT,
-    Clock,
-    as_text,
-    digits_of,
-    number_of,
-)
+from dien_jax.data.value_text import SPACE, Clock, as_text, digits_of, number_of
 from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
@@ -151,7 +143,7 @@ def _standard(feature: Feature, cell: Any) -> float:
     assert feature.deviation is not None
     standard = (number - feature.mean) / feature.deviation
     if max(abs(number), abs(standard)) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} {BEYOND_FLOAT32}")
+        raise UserError(f"{text[:40]!r} {value_text.BEYOND_FLOAT32}")
     return standard
 
 
@@ -170,10 +162,10 @@ class UserEvents:
         starts, ends = offsets[:-1][np.diff(offsets) > 0], offsets[1:][np.diff(offsets) > 0]
         times = dataset.event_timestamp
         self._earliest = int(times[starts].min()) if len(starts) else 0
-        unit = dataset.meta.get("source", {}).get(TIME_UNIT)
+        unit = dataset.meta.get("source", {}).get(value_text.TIME_UNIT)
         if unit is None:  # the folder does not say
             latest = times[ends - 1].max(initial=0)
-            unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
+            unit = "milliseconds" if latest > value_text.LIKELY_MILLISECONDS else "seconds"
         self._clock = Clock(iso=False, unit=unit)
 
     def __contains__(self, user: str) -> bool:

@@ -3,16 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from dien_jax.data.metadata import EXAMPLE_COLUMNS
-from dien_jax.data.schema import KINDS, Feature
+from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
 from dien_jax.utils.files import convert_fields
 
 LARGEST_INTEGER = 2**63 - 1
+EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
+"""Options of :class:`ImplicitOptions`."""
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 EngineName = Literal["duckdb", "spark"]
@@ -79,10 +80,6 @@ class LogOptions:
     def shares(self) -> dict[str, float]:
         """The shares that are held out, by field."""
         return {"valid_share": self.valid_share, "test_share": self.test_share}
-
-    def matched_settings(self) -> dict[str, Any]:
-        """Return the settings that a folder must share with the one it extends, by field."""
-        return {"split": self.split, "min_count": self.min_count}
 
 
 class LogColumn(NamedTuple):
@@ -179,10 +176,6 @@ class ColumnOptions(LogOptions):
         context = feature_columns("--context-features", names)
         return Features(item, user, context, self.separator, self.max_values)
 
-    def matched_settings(self) -> dict[str, Any]:
-        names = ("user", "item", "timestamp", "separator", "max_values")
-        return super().matched_settings() | {name: getattr(self, name) for name in names}
-
     def _check_columns(self) -> None:
         """Refuse a column in two parts, such as a label as a feature, and taken names."""
         features, flags = self.features(), dict[str, str]()
@@ -232,14 +225,6 @@ class ImplicitOptions(LogOptions):
         require_at_least({"--negatives": (self.negatives, 1)})
         if self.max_examples is not None:
             require_at_least({"--max-examples": (self.max_examples, 1)})
-
-    def example_settings(self) -> dict[str, Any]:
-        """Return the settings of examples and their negatives, by field."""
-        names = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
-        return {name: getattr(self, name) for name in names}
-
-    def matched_settings(self) -> dict[str, Any]:
-        return super().matched_settings() | self.example_settings()
 
 
 def require_at_least(values: dict[str, tuple[int, int]]) -> None:

@@ -69,9 +69,7 @@ def make_dataset(
     if data is None:
         raise UserError("data must be a log, got None")
     kind: Any = interactions if label is None else impressions
-    chosen: Any = (
-        interactions.InteractionsOptions if label is None else impressions.ImpressionsOptions
-    )
+    chosen = kind.InteractionsOptions if label is None else kind.ImpressionsOptions
     names = {field.name for field in dataclasses.fields(chosen)} - {"file", "out"}
     for name in options:
         if name not in names:

@@ -13,8 +13,8 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.arrays import Column, Examples, chunks
 from dien_jax.data.dataset import open_folder
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.metadata import SPLITS, Counts
+from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.counting import count_features
@@ -74,7 +74,6 @@ class DatasetWriter:
         split: dict[str, Any],
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        metadata.check_names(schema)
         self.path = Path(path)
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
@@ -231,10 +230,8 @@ class _FolderFiles:
         """Write offsets, to which a number is added, and return how many rows they have."""
         array = np.asarray(offsets) + shift
         if name in self._ends:
-            if array[:1].tolist() != [self._ends[name]]:
-                raise ValueError(
-                    f"{name}: expected offsets from {self._ends[name]} on, got {array}"
-                )
+            if array[:1].tolist() != [end := self._ends[name]]:
+                raise ValueError(f"{name}: expected offsets from {end} on, got {array}")
             array = array[1:]
         rows = self.array(name, array, np.int64) - (name not in self._ends)
         self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)

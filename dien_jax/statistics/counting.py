@@ -23,15 +23,9 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.statistics_files import CountedFeature
-from dien_jax.data.tables import (
-    OWN_PAIR,
-    OWN_VALUE,
-    ValueStatistics,
-    statistics_features,
-)
+from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, ValueStatistics, statistics_features
 from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
 from dien_jax.statistics.training_events import (
-    Slice,
     TrainingEvents,
     slices,
     training_events,
@@ -82,15 +76,17 @@ def count_values(
     def each(function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
         """Yield what a function returns for the first occurrences of each slice."""
 
-        def of_slice(numbered: tuple[int, Slice]) -> T:
+        def of_slice(numbered: tuple[int, TrainingEvents]) -> T:
             number, piece = numbered
-            firsts = kept.get(number) or first_occurrences(piece.events, value_of)
+            firsts = kept.get(number) or first_occurrences(piece, value_of)
             if len(events.event_item) <= KEPT_EVENTS:
                 kept[number] = firsts
-            return function(piece.events, firsts)
+            return function(piece, firsts)
 
-        numbered = enumerate(slices(events, limits.slice))
-        return map_in_order(of_slice, numbered, threads, lambda pair: pair[1].is_large)
+        def is_large(numbered: tuple[int, TrainingEvents]) -> bool:
+            return len(numbered[1].event_item) > limits.slice
+
+        return map_in_order(of_slice, enumerate(slices(events, limits.slice)), threads, is_large)
 
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
 
@@ -125,7 +121,7 @@ def count_features(dataset: Dataset, folder: Path | None = None) -> Iterator[Cou
             if folder is not None:
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
             counted = count_values(events, value_of, feature.size or 0, files)
-        yield CountedFeature(feature.name, *counted)
+        yield feature.name, *counted
         del counted  # while the next feature is counted
 
 

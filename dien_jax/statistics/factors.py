@@ -26,31 +26,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from dien_jax.data import tables
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import (
-    DIRECTED,
-    FOLDS,
-    ValueFactors,
-    factor_features,
-    factor_levels,
-    folds,
-    with_scale,
-)
+from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
-    Slice,
+    SLICE_EVENTS,
     TrainingEvents,
     of_sequences,
     slices,
     training_events,
     values_of_items,
 )
-from dien_jax.utils.machine import (
-    map_in_order,
-    thread_count,
-    trim_memory,
-)
+from dien_jax.utils.machine import map_in_order, thread_count, trim_memory
 
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
@@ -76,7 +65,7 @@ def factorise_features(
             interactions=interactions[feature.name],
             transitions=feature is schema.item[0],
         )
-        for feature in factor_features(schema)
+        for feature in tables.factor_features(schema)
     }
 
 
@@ -123,19 +112,21 @@ def factorise(
             vectors[table, rows, components : 2 * components] = earlier
             vectors[table, rows, 2 * components :] = later
             del earlier, later
-    return with_scale(row, vectors, transitions=transitions)
+    return tables.with_scale(row, vectors, transitions=transitions)
 
 
 def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:
     """Return the interactions of every user whose number is a multiple of ``step``."""
 
-    def of_slice(piece: Slice) -> _Interactions:
-        own = piece.events
+    def of_slice(own: TrainingEvents) -> _Interactions:
         numbers = np.arange(len(own.offsets) - 1) + own.first_sequence
         firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
         return _Interactions(firsts.sequence + np.int32(own.first_sequence), firsts.value)
 
-    pieces = map_in_order(of_slice, slices(events), thread_count(), lambda piece: piece.is_large)
+    def is_large(own: TrainingEvents) -> bool:
+        return len(own.event_item) > SLICE_EVENTS
+
+    pieces = map_in_order(of_slice, slices(events), thread_count(), is_large)
     return _Interactions(*map(np.concatenate, zip(*pieces, strict=True)))
 
 

@@ -47,6 +47,11 @@ class _Pairs(NamedTuple):
     key: np.ndarray  # int64 [P], value V + other, rising
     users: np.ndarray  # int32 [P]
 
+    def of_users(self, least: int) -> "_Pairs":
+        """Return the pairs that some users have, at least."""
+        is_kept = self.users >= least
+        return _Pairs(self.key[is_kept], self.users[is_kept])
+
 
 class PairCounts:
     """Number of users who chose two values.
@@ -116,9 +121,9 @@ class PairCounts:
 
     def _most_frequent(self) -> tuple[_Pairs, int]:
         """Return at most ``Limits.kept`` pairs, and the least number of users that they have."""
-        kept, total, least = [_no_rows()], 0, 1
+        kept, total, least = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int32))], 0, 1
         for rows in map_in_order(self._rows, self._ranges(), self._threads):
-            kept.append(_where(rows, rows.users >= least))
+            kept.append(rows.of_users(least))
             total += len(kept[-1].key)
             if 4 * total > 5 * self._most:
                 least = _cut(kept, least, self._most)
@@ -179,15 +184,6 @@ def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.n
     return key, number
 
 
-def _no_rows() -> _Pairs:
-    none = np.zeros(0, np.int32)
-    return _Pairs(np.zeros(0, np.int64), none)
-
-
-def _where(rows: _Pairs, chosen: np.ndarray) -> _Pairs:
-    return _Pairs(*(column[chosen] for column in rows))
-
-
 def _cut(parts: list[_Pairs], least: int, most: int) -> int:
     """Leave out the pairs of fewest users until ``most`` or fewer are left.
 
@@ -200,6 +196,5 @@ def _cut(parts: list[_Pairs], least: int, most: int) -> int:
         together.partition(excess - 1)
         least = int(together[excess - 1]) + 1
     del together
-    for place, part in enumerate(parts):
-        parts[place] = _where(part, part.users >= least)
+    parts[:] = [part.of_users(least) for part in parts]
     return least

@@ -4,6 +4,7 @@ Dimensions: E events, S sequences and n training examples; of a dataset, or of a
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,44 +33,39 @@ class TrainingEvents(NamedTuple):
     first_sequence: int = 0  # in the dataset
 
 
-class Slice(NamedTuple):
-    """Consecutive sequences, with their events and examples."""
-
-    events: TrainingEvents
-    is_large: bool  # longer than others: threads should have no other one in memory
-
-
-def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Slice]:
+def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[TrainingEvents]:
     """Divide events into slices of ``most`` at most, or one longer sequence.
 
-    There is one slice if the examples are not in the order of their sequences. The pages of mapped
-    arrays are given back after each slice.
+    A slice has consecutive sequences, with their events and examples. There is one slice if the
+    examples are not in the order of their sequences. The pages of mapped arrays are given back
+    after each slice.
     """
     sequence = np.asarray(events.sequence)
     fall = first_bad(
         len(sequence) - 1, lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0, sequence
     )
     if fall is not None:
-        yield Slice(events, len(events.event_item) > most)
+        yield events
         return
-    borders = _borders(events.offsets, most)
-    rows = np.searchsorted(sequence, borders).tolist()
-    for place in range(1, len(borders)):
-        first, end = borders[place - 1 : place + 1]
-        own = _slice_of(events, first, end, slice(*rows[place - 1 : place + 1]))
-        yield Slice(own, len(own.event_item) > most)
+    places = borders(events.offsets, most)
+    rows = np.searchsorted(sequence, places).tolist()
+    for (first, end), own in zip(pairwise(places), pairwise(rows), strict=True):
+        yield _slice_of(events, first, end, slice(*own))
         for array in events[:6]:
             release(array)
 
 
-def _borders(offsets: np.ndarray, most: int) -> list[int]:
-    """Return the sequences that slices begin at, and the number of sequences."""
-    borders, sequences = [0], len(offsets) - 1
-    while len(borders) == 1 or borders[-1] < sequences:
-        first = borders[-1]
+def borders(offsets: np.ndarray, most: int) -> list[int]:
+    """Return the sequences that slices begin at, and the number of sequences.
+
+    Slices have ``most`` events at most, or one longer sequence.
+    """
+    found, sequences = [0], len(offsets) - 1
+    while len(found) == 1 or found[-1] < sequences:
+        first = found[-1]
         reached = int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1
-        borders.append(min(max(reached, first + 1), sequences))
-    return borders
+        found.append(min(max(reached, first + 1), sequences))
+    return found
 
 
 def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> TrainingEvents:

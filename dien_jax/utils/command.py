@@ -20,20 +20,10 @@ from docstring_parser import parse_from_object
 from typing_extensions import Doc
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
-from dien_jax.utils.console import (
-    give_up,
-    replace_what_encodings_lack,
-    say,
-    say_error,
-    saying_messages_of,
-    take_closed_streams,
-)
+from dien_jax.utils import console
+from dien_jax.utils.console import say, say_error
 from dien_jax.utils.files import remove_unfinished
-from dien_jax.utils.machine import (
-    enable_compile_cache,
-    keep_freed_memory,
-    require_usable_jax,
-)
+from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"
@@ -58,7 +48,7 @@ def run_command(
     options have a false ``keep_memory`` or ``compile_cache``. ``when_interrupted`` is printed when
     Ctrl-C or SIGTERM ends it.
     """
-    replace_what_encodings_lack()
+    console.replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -75,19 +65,26 @@ def _status(
 ) -> int:
     """Run a command; return its exit status unless a signal stops it."""
     try:
-        take_closed_streams()
-        _require_folder()
-        options = _parsed(parse)
+        console.take_closed_streams()
+        try:
+            Path.cwd()
+        except FileNotFoundError as error:  # no relative path can be read or written there
+            raise UserError("the current folder was removed; change to another") from error
+        try:
+            options = parse()
+        except SystemExit:
+            sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
+            raise
         if compiles:
             require_usable_jax()
         if compiles and getattr(options, "keep_memory", True):
             keep_freed_memory()
         if compiles and getattr(options, "compile_cache", True):
             enable_compile_cache()
-        with saying_messages_of("dien_kernels"):
+        with console.saying_messages_of("dien_kernels"):
             return run(options) or 0
     except BrokenPipeError:  # a reader of standard output, such as head, wants no more
-        give_up(sys.stdout)
+        console.give_up(sys.stdout)
         return 128 + signal.SIGPIPE
     except (UserError, NotFiniteError, OSError, MemoryError) as error:
         # An OSError is a disk that fails where no context names the file.
@@ -99,22 +96,6 @@ def _status(
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
-
-
-def _parsed(parse: Callable[[], Options]) -> Options:
-    try:
-        return parse()
-    except SystemExit:
-        sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
-        raise
-
-
-def _require_folder() -> None:
-    """Refuse a current folder that was removed: no relative path can be read or written there."""
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise UserError("the current folder was removed; change to another") from error
 
 
 def _is_of_devices(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from dien_jax.errors import UserError, printable, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 EXAMPLES = 5  # malformed lines that are shown
+DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
 
 
@@ -116,13 +117,7 @@ def read_lines(
                         bad.add(shown, number, "holds a NUL byte")
                         continue
                     yield number, text.removesuffix("\n").removesuffix("\r")
-        except (
-            EOFError,
-            gzip.BadGzipFile,
-            zipfile.BadZipFile,
-            zlib.error,
-            lzma.LZMAError,
-        ) as error:
+        except DAMAGED as error:
             kind = "archive" if member else "gzip stream"
             damage = f"the {kind} is cut off or damaged after line {number}: {error}"
             raise UserError(f"{shown}: {damage}") from error

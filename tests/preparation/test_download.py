@@ -12,7 +12,7 @@ from support.web import Web, cut, page, redirect, stall, status, web_server
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading import download
 from dien_jax.preparation.reading.download import LocalFile, Remote
-from dien_jax.utils.files import locked
+from dien_jax.utils.files import locked, user_cache
 
 
 @pytest.fixture
@@ -31,7 +31,10 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def fetch(web: Web) -> LocalFile:
     remote = Remote(f"{web.url}/data.gz", "set", "for research: TERMS", "PAGE", "--from")
-    return download.fetch(remote, retries=2, stall_seconds=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "RETRIES", 2)
+        patch.setattr(download, "STALL_SECONDS", 0.3)
+        return download.fetch(remote)
 
 
 def names(folder: Path) -> list[str]:
@@ -58,7 +61,7 @@ def test_a_file_is_fetched_once_recorded_and_found_again(web, folder, capsys):
 def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert download.downloads() == tmp_path / "home" / ".cache" / "dien_jax" / "downloads"
+    assert user_cache() == tmp_path / "home" / ".cache" / "dien_jax"
 
 
 @pytest.mark.parametrize("trouble", [stall(50_000), cut(50_000), status(500), status(429)])

@@ -92,9 +92,8 @@ def test_own_earlier_items_may_be_negatives_when_that_is_asked_for(tmp_path):
 def test_items_unknown_in_training_are_among_the_negatives_of_held_out_examples(tmp_path):
     early = [(user, user * 7 % 10 + k, k) for user in range(40) for k in range(4)]
     late = [(user, 50 + (user + k) % 9, 10 + k) for user in range(40) for k in range(3)]
-    dataset, _ = make(
-        write(tmp_path, log_of(early + late)), split="by-time", valid_from="10", test_from="11"
-    )
+    times = {"valid_from": "10", "test_from": "11"}
+    dataset, _ = make(write(tmp_path, log_of(early + late)), split="by-time", **times)
     assert (dataset.splits["train"].item > 0).all()
     test = dataset.splits["test"]
     assert (test.item[test.label == 1] == 0).all(), "all items of the test are new"
@@ -106,13 +105,8 @@ def test_items_unknown_in_training_are_among_the_negatives_of_held_out_examples(
 def test_a_training_negative_has_a_training_example_when_training_starts_late(tmp_path):
     old = [(user, 100 + user % 5, 0) for user in range(20)]
     new = [(user, (user * 3 + k) % 7, 10 + k) for user in range(20, 60) for k in range(6)]
-    dataset, _ = make(
-        write(tmp_path, log_of(old + new)),
-        split="by-time",
-        train_from="11",
-        valid_from="14",
-        test_from="15",
-    )
+    times = {"train_from": "11", "valid_from": "14", "test_from": "15"}
+    dataset, _ = make(write(tmp_path, log_of(old + new)), split="by-time", **times)
     assert (dataset.splits["train"].item > 0).all()
     assert "i100" not in dataset.vocabulary("item")
 

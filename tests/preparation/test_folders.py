@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.small_dataset import assert_equal
-from support.tiny_logs import write
+from support.tiny_logs import opened, write
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.fast
@@ -22,8 +22,7 @@ def make(file: Path, out: Path) -> tuple[Dataset, list[str]]:
     options = interactions.InteractionsOptions(
         file=file, out=out, item_features=("kind",), max_bad_share=0.5
     )
-    summary = interactions.prepare(options)
-    return open_dataset(out), summary
+    return opened(interactions.prepare, options)
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.source_samples import SHOWN as LOG
-from support.tiny_logs import events_of, write
+from support.tiny_logs import events_of, opened, write
 
-from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
@@ -21,9 +20,7 @@ def options(file: Path, **changes) -> ImpressionsOptions:
 
 
 def make(file: Path, **changes):
-    chosen = options(file, **changes)
-    summary = prepare(chosen)
-    return open_dataset(chosen.out), summary
+    return opened(prepare, options(file, **changes))
 
 
 def rows(dataset, split: str) -> list[tuple[str, str, int, list[int]]]:
@@ -64,11 +61,8 @@ def test_a_users_first_click_has_an_empty_history_and_users_without_clicks_stay(
 
 def test_last_event_holds_out_whole_requests(tmp_path):
     dataset, _ = make(write(tmp_path, LOG), split="last-event")
-    assert {name: len(examples.label) for name, examples in dataset.splits.items()} == {
-        "train": 27,
-        "valid": 9,
-        "test": 9,
-    }
+    sizes = {name: len(examples.label) for name, examples in dataset.splits.items()}
+    assert sizes == {"train": 27, "valid": 9, "test": 9}
     assert all(len(row[3]) == 4 for row in rows(dataset, "test"))
 
 

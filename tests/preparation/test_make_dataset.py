@@ -19,10 +19,7 @@ from dien_jax.preparation.sources.interactions import InteractionsOptions
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.fast
 
-FEATURES = {
-    "item_features": ["kind", "tags:multivalued", "price:numeric"],
-    "user_features": "mood",
-}
+FEATURES = {"item_features": ["kind", "tags:multivalued", "price:numeric"], "user_features": "mood"}
 KINDS = {
     "interactions": FEATURES | {"negatives": 2, "split": "by-user"},
     "impressions": FEATURES | {"label": "label", "context_features": ["slot:multivalued"]},
@@ -103,64 +100,43 @@ SEVERAL = "Could not convert 'a' with type str: tried to convert to int64; conve
 COLUMNS = "its columns are user, item, timestamp"
 
 
+EXPECTED = "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log"
+CHANGED = {
+    f"data: column 'item' (item) cannot be read: {SEVERAL}":
+        lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
+    "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
+    "convert the column to one of these":
+        lambda d: d.assign(item=[None] + [3] * 14),
+    f"{MISSING}  data, row 14: the timestamp is empty":
+        lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
+    f"{MISSING}  data, row 4: the user is empty":
+        lambda d: d.assign(user=pd.Categorical.from_codes([0] * 4 + [-1] + [0] * 10, ["Ann"])),
+    "data holds no rows": lambda d: d.iloc[:0],
+    "data has two columns 'item' (item)": lambda d: pd.concat([d, d["item"]], axis=1),
+    f"{EXPECTED}, got list": lambda d: d["user"].tolist(),
+    "data must be a log, got None": lambda d: None,
+    "nowhere.csv cannot be read: No such file or directory": lambda d: "nowhere.csv",
+}  # fmt: skip
+"""Changes of the data, by what they are refused with."""
+OPTIONS = {
+    f"data has no column 'usr' (user); did you mean 'user'?; {COLUMNS}": {"user": "usr"},
+    f"data has no column 'kind' (item_features); {COLUMNS}": {"item_features": "kind"},
+    "'negativ' is not an option of a log without a label; did you mean 'negatives'?":
+        {"negativ": 3},
+    "'negatives' is not an option of a log with a label": {"label": "clicked", "negatives": 3},
+    "min_count must be at least 1, got 0": {"min_count": 0},
+}  # fmt: skip
+"""Options, by what they are refused with."""
+
+
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("message", "change", "options"),
     [
-        (
-            lambda d: d,
-            {"user": "usr"},
-            f"data has no column 'usr' (user); did you mean 'user'?; {COLUMNS}",
-        ),
-        (
-            lambda d: d,
-            {"item_features": "kind"},
-            f"data has no column 'kind' (item_features); {COLUMNS}",
-        ),
-        (
-            lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
-            {},
-            f"data: column 'item' (item) cannot be read: {SEVERAL}",
-        ),
-        (
-            lambda d: d.assign(item=[None] + [3] * 14),
-            {},
-            "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
-            "convert the column to one of these",
-        ),
-        (
-            lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
-            {},
-            f"{MISSING}  data, row 14: the timestamp is empty",
-        ),
-        (
-            lambda d: d.assign(user=pd.Categorical.from_codes([0] * 4 + [-1] + [0] * 10, ["Ann"])),
-            {},
-            f"{MISSING}  data, row 4: the user is empty",
-        ),
-        (lambda d: d.iloc[:0], {}, "data holds no rows"),
-        (lambda d: pd.concat([d, d["item"]], axis=1), {}, "data has two columns 'item' (item)"),
-        (
-            lambda d: d,
-            {"negativ": 3},
-            "'negativ' is not an option of a log without a label; did you mean 'negatives'?",
-        ),
-        (
-            lambda d: d,
-            {"label": "clicked", "negatives": 3},
-            "'negatives' is not an option of a log with a label",
-        ),
-        (lambda d: d, {"min_count": 0}, "min_count must be at least 1, got 0"),
-        (
-            lambda d: d["user"].tolist(),
-            {},
-            "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log, "
-            "got list",
-        ),
-        (lambda d: None, {}, "data must be a log, got None"),
-        (lambda d: "nowhere.csv", {}, "nowhere.csv cannot be read: No such file or directory"),
+        *((message, change, {}) for message, change in CHANGED.items()),
+        *((message, lambda d: d, options) for message, options in OPTIONS.items()),
     ],
 )
-def test_mistakes_name_the_column_and_the_row(change, options, message, frame, temporary):
+def test_mistakes_name_the_column_and_the_row(message, change, options, frame, temporary):
     with pytest.raises(UserError) as refused:
         make_dataset(change(frame), **options)
     assert str(refused.value) == message

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.source_samples import FILES_1M, RATINGS
-from support.tiny_logs import events_of
+from support.tiny_logs import events_of, opened, values_of
 from support.web import web_server
 
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -40,38 +40,17 @@ def archive(tmp_path: Path, name: str, files: dict[str, str], **changes: str | N
 
 def make(tmp_path: Path, name: str, files: dict[str, str], **changes) -> tuple[Dataset, list[str]]:
     file = archive(tmp_path, name, files)
-    options = MovielensOptions(
-        **{"out": tmp_path / "data", "name": name, "source": file, **changes}
-    )
-    summary = prepare(options)
-    return open_dataset(options.out), summary
-
-
-def genres(dataset: Dataset) -> dict[str, list[str]]:
-    column, names = dataset.items["genres"], dataset.vocabulary("genres")
-    return {
-        movie: [names[k] for k in column.values[column.offsets[row] : column.offsets[row + 1]]]
-        for row, movie in enumerate(dataset.vocabulary("item"))
-    }
-
-
-def users(dataset: Dataset) -> dict[str, tuple[str, ...]]:
-    return {
-        user: tuple(
-            dataset.vocabulary(name)[dataset.users[name].values[row]]
-            for name in ("gender", "age_group", "occupation")
-        )
-        for row, user in enumerate(dataset.vocabulary("user"))
-        if user
-    }
+    options = MovielensOptions(out=tmp_path / "data", name=name, source=file, **changes)
+    return opened(prepare, options)
 
 
 def test_1m_has_double_colons_latin_1_and_users(tmp_path):
     dataset, _ = make(tmp_path, "1m", FILES_1M)
-    found = genres(dataset)
+    found = values_of(dataset, "items", "genres")
     assert (found["2"], found["3"], found["4"]) == (["Drama"], ["Film-Noir"], ["Action"])
     assert found["5"] == [], "not among the movies"
-    assert users(dataset)["2"] == ("F", "50", "16")
+    for name, value in (("gender", "F"), ("age_group", "50"), ("occupation", "16")):
+        assert values_of(dataset, "users", name)["2"] == value
     assert [len(items) for items in events_of(dataset).values()] == [5, 5, 5], "all are events"
     assert dataset.meta["split"]["policy"] == "last-event"
     source = dataset.meta["source"]
@@ -83,16 +62,14 @@ def test_1m_has_double_colons_latin_1_and_users(tmp_path):
 @pytest.mark.parametrize("name", ["20m", "32m"])
 def test_later_sets_are_csv_with_quoted_titles_and_no_users(tmp_path, name):
     dataset, _ = make(tmp_path, name, FILES_CSV, split="by-time", valid_share=0.0, test_share=0.2)
-    found = genres(dataset)
+    found = values_of(dataset, "items", "genres")
     assert (found["1"], found["2"], found["3"]) == (["Comedy", "Drama", "Romance"], [], ["IMAX"])
     assert [feature.name for feature in dataset.schema.user] == ["user"]
 
 
 def test_min_rating_keeps_ratings_from_there_on(tmp_path):
     dataset, summary = make(tmp_path, "1m", FILES_1M, min_rating=3.0, split="by-user")
-    assert {user: len(items) for user, items in events_of(dataset).items()} == {
-        "1": 3, "2": 3, "3": 3
-    }  # fmt: skip
+    assert [len(items) for items in events_of(dataset).values()] == [3, 3, 3]
     assert "6 of 15 ratings are below --min-rating 3 and were left out" in summary
     assert dataset.meta["source"]["min_rating"] == 3
 
@@ -112,9 +89,8 @@ def test_the_archive_of_another_set_is_told(tmp_path):
 
 def test_another_header_is_told(tmp_path):
     changed = {**FILES_CSV, "ratings.csv": "user,movie\n1,2\n"}
-    with pytest.raises(
-        UserError, match=r"ratings\.csv:1: expected 'userId,movieId,rating,timestamp'"
-    ):
+    expected = r"ratings\.csv:1: expected 'userId,movieId,rating,timestamp'"
+    with pytest.raises(UserError, match=expected):
         make(tmp_path, "20m", changed)
 
 

@@ -28,12 +28,10 @@ TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
 def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
     """Return a pool of events, those chosen by a mask, in files that are removed."""
     columns = np.array(items, np.int32), np.array(times, np.int64), np.arange(len(items))
-    parts = [slice(start, start + 5) for start in range(0, len(items), 5)]
-    batches = [tuple(column[part] for column in columns) for part in parts]
     mask = None if chosen is None else np.asarray(chosen, bool)
     pool = Pool(Path(tempfile.mkdtemp()) / "pool", 300, distribution, mask)
-    for batch in batches:
-        pool.add(*batch)
+    for start in range(0, len(items), 5):
+        pool.add(*(column[start : start + 5] for column in columns))
     return pool
 
 
@@ -62,11 +60,7 @@ def logs(draw):
 @pytest.mark.long
 @settings(deadline=None)
 @given(
-    logs(),
-    st.integers(0, 5),
-    st.booleans(),
-    st.sampled_from(["popularity", "uniform"]),
-    st.data(),
+    logs(), st.integers(0, 5), st.booleans(), st.sampled_from(["popularity", "uniform"]), st.data()
 )
 def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choice(
     log, seed, allow_own, distribution, data
@@ -101,8 +95,7 @@ def test_earlier_items_are_those_of_the_sequence_before_the_event(log, data):
 
 
 def test_sequences_without_events_have_no_earlier_items():
-    empty = np.zeros(3, np.int64)
-    earlier = EarlierItems(np.array([0, 1]), np.zeros(0, np.int32), empty, 5)
+    earlier = EarlierItems(np.arange(2), np.zeros(0, np.int32), np.zeros(3, np.int64), 5)
     assert not earlier.contain(np.arange(2), np.array([0, 4]), np.array([0, 0])).any()
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.small_dataset import contents
 from support.tiny_logs import SPLITS, log_of
 
+from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
 from dien_jax.preparation.reading.array_files import ArrayFile
@@ -19,20 +21,14 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Return a function that makes blocks of files small."""
+    """Return a function that makes blocks of files small, and parts of so many events."""
 
-    def small() -> None:
+    def small(events: int) -> None:
+        monkeypatch.setattr(pipeline_events, "PART_EVENTS", events)
         monkeypatch.setattr(array_files, "BLOCK", 7)
         monkeypatch.setattr(pipeline_features, "BLOCK", 7)
 
     return small
-
-
-def assert_same_files(one: Path, other: Path) -> None:
-    files = sorted(file.relative_to(one) for file in one.rglob("*") if file.is_file())
-    assert files == sorted(file.relative_to(other) for file in other.rglob("*") if file.is_file())
-    for file in files:
-        assert (one / file).read_bytes() == (other / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -46,10 +42,10 @@ def test_interactions_in_parts_equal_those_of_one(split, tmp_path, small_blocks)
         **SPLITS[split],
     )
     summary = interactions.prepare(options)
-    small_blocks()
+    small_blocks(25)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert interactions.prepare(parted, part_events=25) == summary
-    assert_same_files(options.out, parted.out)
+    assert interactions.prepare(parted) == summary
+    assert contents(options.out) == contents(parted.out)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -65,10 +61,10 @@ def test_impressions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
         **shares,
     )
     summary = impressions.prepare(options)
-    small_blocks()
+    small_blocks(40)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert impressions.prepare(parted, part_events=40) == summary
-    assert_same_files(options.out, parted.out)
+    assert impressions.prepare(parted) == summary
+    assert contents(options.out) == contents(parted.out)
 
 
 def stored(folder: Path, numbers) -> ArrayFile:

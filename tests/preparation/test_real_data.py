@@ -1,6 +1,7 @@
 """Real logs are prepared whole. DIEN_JAX_DATA names their folder; the repository has none."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.sources import amazon, authors, interactions, taobao
+from dien_jax.preparation.sources.amazon import AmazonOptions
 
 pytestmark = [
     pytest.mark.long,
@@ -19,7 +21,7 @@ BOOKS = {kind: DATA / f"amazon_raw/{kind}_Books_sample.json.gz" for kind in ("re
 INSTRUMENTS = {kind: DATA / f"amazon_raw/{kind}_Musical_Instruments_top100.json" for kind in BOOKS}
 
 
-def grocery(out: Path, split: Any) -> interactions.InteractionsOptions:
+def interactions_of(split: str, out: Path) -> Any:
     file = DATA / "interactions/grocery.csv.gz"
     return interactions.InteractionsOptions(
         file=file, out=out, split=split, item_features=("category",)
@@ -28,32 +30,20 @@ def grocery(out: Path, split: Any) -> interactions.InteractionsOptions:
 
 LOGS: dict[str, tuple[Any, Any, int, int, str]] = {
     **{
-        f"grocery {split}": (
-            interactions,
-            lambda out, split=split: grocery(out, split),
-            121_892,
-            14_681,
-            "",
-        )
+        f"grocery {split}": (interactions, partial(interactions_of, split), 121_892, 14_681, "")
         for split in ("by-user", "last-event", "by-time")
     },
-    "books": (
-        amazon,
-        lambda out: amazon.AmazonOptions(out=out, max_bad_share=0.0, **BOOKS),
-        66_991,
-        37_692,
-        "",
-    ),
+    "books": (amazon, partial(AmazonOptions, **BOOKS, max_bad_share=0.0), 66_991, 37_692, ""),
     "instruments": (
         amazon,
-        lambda out: amazon.AmazonOptions(out=out, valid_share=0.0, test_share=0.0, **INSTRUMENTS),
+        partial(AmazonOptions, **INSTRUMENTS, valid_share=0.0, test_share=0.0),
         100,
         96,
         "7 of 8 items have no category",
     ),
     "taobao": (
         taobao,
-        lambda out: taobao.TaobaoOptions(source=DATA / "taobao/UserBehavior_2h.csv.gz", out=out),
+        partial(taobao.TaobaoOptions, source=DATA / "taobao/UserBehavior_2h.csv.gz"),
         85_773,
         0,
         "1 of 96169 lines are malformed",
@@ -65,7 +55,7 @@ LOGS: dict[str, tuple[Any, Any, int, int, str]] = {
 @pytest.mark.parametrize("name", LOGS)
 def test_a_log_is_prepared_whole(name: str, tmp_path: Path) -> None:
     source, options, events, users, part = LOGS[name]
-    summary = "\n".join(source.prepare(options(tmp_path / "out")))
+    summary = "\n".join(source.prepare(options(out=tmp_path / "out")))
     assert part in summary
     assert part or "malformed" not in summary
     dataset = open_dataset(tmp_path / "out")

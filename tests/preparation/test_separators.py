@@ -1,7 +1,7 @@
 """Lists that are read as one value are recognised, and lists that are cut are reported."""
 
 import pytest
-from support.tiny_logs import make, write
+from support.tiny_logs import make, values_of, write
 
 from dien_jax.preparation.sources import taobao
 
@@ -59,15 +59,7 @@ def test_cut_lists_are_counted_after_their_repeats_are_gone(tmp_path):
     )
     line = "attributes: 2 of 4 cells hold more than 2 values and keep the first ones (--max-values)"
     assert line in summary
-    words, column = dataset.vocabulary("attributes"), dataset.items["attributes"]
-    kept = {
-        name: [words[k] for k in column.values[column.offsets[row] : column.offsets[row + 1]]]
-        for row, name in enumerate(dataset.vocabulary("item"))
-    }
+    kept = values_of(dataset, "items", "attributes")
     assert (kept["i0"], kept["i1"], kept["i2"]) == (["a", "b"], ["a", "b"], ["c", "a"])
-    _, summary = make(
-        write(tmp_path, log(values)),
-        item_features=("attributes:multivalued",),
-        out=tmp_path / "whole",
-    )
-    assert not any("--max-values" in line for line in summary)
+    settings = {"item_features": ("attributes:multivalued",), "out": tmp_path / "whole"}
+    assert "--max-values" not in "".join(make(tmp_path / "log.csv", **settings)[1])

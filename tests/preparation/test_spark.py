@@ -20,10 +20,7 @@ from support.tiny_logs import SPLITS, log_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.sources import (
-    impressions,
-    interactions,
-)
+from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = needs_spark
 FEATURES = ("kind", "tags:multivalued", "price:numeric")

@@ -126,19 +126,13 @@ def test_addresses_that_lead_nowhere_are_refused(tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    refused(
-        f"--spark-url .*: nothing answers at 127.0.0.1:{port}",
-        tmp_path,
-        spark_url=f"sc://127.0.0.1:{port}",
-    )
+    closed_port = f"127.0.0.1:{port}"
+    expected = f"--spark-url .*: nothing answers at {closed_port}"
+    refused(expected, tmp_path, spark_url=f"sc://{closed_port}")
     refused("--spark-url http://x: expected sc://HOST:PORT", tmp_path, spark_url="http://x")
     refused("expected sc://HOST:PORT, got .*[Pp]ort", tmp_path, spark_url="sc://x:port")
-    refused(
-        "--spark-url and --spark-folder need --engine spark",
-        tmp_path,
-        engine="duckdb",
-        spark_url="sc://x",
-    )
+    expected = "--spark-url and --spark-folder need --engine spark"
+    refused(expected, tmp_path, engine="duckdb", spark_url="sc://x")
 
 
 @without_spark

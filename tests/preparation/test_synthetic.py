@@ -8,29 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_dataset import contents
 
 import dien_jax.preparation
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, logloss
 from dien_jax.preparation.sources import synthetic
-from dien_jax.preparation.sources.synthetic import (
-    AGAINST,
-    FIT,
-    FORMS,
-    KINDS,
-    LONGEST,
-    MISFIT,
-    NEW,
-    OTHER,
-    PRICES,
-    THING,
-    VISIT,
-    Simulated,
-    SyntheticOptions,
-    prepare,
-    simulate,
-)
+from dien_jax.preparation.sources.synthetic import FORMS, SyntheticOptions, prepare, simulate
 
 pytestmark = pytest.mark.fast
 
@@ -46,16 +31,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def simulated() -> Simulated:
+def simulated() -> synthetic.Simulated:
     return simulate(2000, np.random.default_rng(1))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
 
 
 def test_seed_alone_decides_the_folder(tmp_path: Path) -> None:
@@ -76,7 +53,7 @@ def test_best_possible_scores_are_those_of_the_true_probabilities(data: Dataset)
         assert best["logloss"] == logloss(rows.label, simulated.probability[chosen])
 
 
-def test_labels_are_drawn_from_the_true_probabilities(simulated: Simulated) -> None:
+def test_labels_are_drawn_from_the_true_probabilities(simulated: synthetic.Simulated) -> None:
     order = np.argsort(simulated.probability)
     for part in np.array_split(order, 10):
         chance = simulated.probability[part].astype(np.float64)
@@ -88,7 +65,7 @@ def test_items_have_readable_names_and_features(data: Dataset) -> None:
     names, kinds, forms = (data.vocabulary(name) for name in ("item", "kind", "form"))
     kind, form = data.items["kind"].values, data.items["form"].values
     assert names[1:] == [f"{kinds[kind[k]]} {forms[form[k]]}" for k in range(1, len(names))]
-    assert len(names) == 1 + len(KINDS) * len(FORMS)
+    assert len(names) == 1 + len(synthetic.KINDS) * len(FORMS)
 
 
 def test_users_are_split_whole_and_held_out_ones_have_no_row(data: Dataset) -> None:
@@ -102,31 +79,35 @@ def test_users_are_split_whole_and_held_out_ones_have_no_row(data: Dataset) -> N
 
 def test_popularity_counts_training_users_only(data: Dataset) -> None:
     users = np.unique(data.splits["train"].sequence)
-    events = np.asarray(data.event_item).reshape(-1, LONGEST)[users]
+    events = np.asarray(data.event_item).reshape(-1, synthetic.LONGEST)[users]
     assert data.popularity.tolist() == np.bincount(events.ravel(), minlength=37).tolist()
 
 
 def visits_of(events: np.ndarray) -> list[tuple[int, list[int]]]:
     """Return the kind and prices of each visit, of which the last one may be cut."""
-    things = [divmod(event, len(FORMS)) for event in events.tolist() if event % len(FORMS) < PRICES]
+    things = [
+        divmod(event, len(FORMS))
+        for event in events.tolist()
+        if event % len(FORMS) < synthetic.PRICES
+    ]
     runs = [(kind, [price for _, price in run]) for kind, run in groupby(things, lambda t: t[0])]
-    assert all(len(prices) == VISIT for _, prices in runs[:-1])
+    assert all(len(prices) == synthetic.VISIT for _, prices in runs[:-1])
     return runs
 
 
 def probability_of(prices: list[int], trend: int) -> float:
     """Return the probability of the prices of a visit, summed over all that the visit hides."""
-    ways = {trend: 1 - AGAINST, -trend: AGAINST}
-    starts = range(PRICES - VISIT + 1)
+    ways = {trend: 1 - synthetic.AGAINST, -trend: synthetic.AGAINST}
+    starts = range(synthetic.PRICES - synthetic.VISIT + 1)
     found = 0.0
     for way, chance in ways.items():
         for cheapest in starts:
-            whole = list(range(cheapest, cheapest + VISIT))[::way]
+            whole = list(range(cheapest, cheapest + synthetic.VISIT))[::way]
             found += chance / len(starts) * (whole[: len(prices)] == prices)
     return found
 
 
-def test_probabilities_are_those_of_all_hidden_trends(simulated: Simulated) -> None:
+def test_probabilities_are_those_of_all_hidden_trends(simulated: synthetic.Simulated) -> None:
     """Bayes' rule, by enumeration of the trends and of how each visit may have come about."""
     for row in range(400):
         kind, form = divmod(int(simulated.item[row]), len(FORMS))
@@ -138,19 +119,27 @@ def test_probabilities_are_those_of_all_hidden_trends(simulated: Simulated) -> N
         }
         expected = 0.0
         for trend, likelihood in likelihoods.items():
-            fits = FIT if (form == NEW) == (trend == 1) else MISFIT
-            click = OTHER if not of_kind else THING if form < PRICES else fits
+            fits = synthetic.FIT if (form == synthetic.NEW) == (trend == 1) else synthetic.MISFIT
+            click = (
+                synthetic.OTHER
+                if not of_kind
+                else synthetic.THING
+                if form < synthetic.PRICES
+                else fits
+            )
             expected += click * likelihood / sum(likelihoods.values())
         assert simulated.probability[row] == pytest.approx(expected, rel=1e-6)
 
 
-def test_things_without_their_order_say_nothing(simulated: Simulated) -> None:
+def test_things_without_their_order_say_nothing(simulated: synthetic.Simulated) -> None:
     """Rising and falling visits have the same things, and no offer depends on them."""
-    things = {1: np.zeros(PRICES), -1: np.zeros(PRICES)}
+    things = {1: np.zeros(synthetic.PRICES), -1: np.zeros(synthetic.PRICES)}
     for events in simulated.event:
         for _, prices in visits_of(events):
-            if len(prices) == VISIT:
-                things[np.sign(prices[-1] - prices[0])] += np.bincount(prices, minlength=PRICES)
+            if len(prices) == synthetic.VISIT:
+                things[np.sign(prices[-1] - prices[0])] += np.bincount(
+                    prices, minlength=synthetic.PRICES
+                )
     rising, falling = (counts / counts.sum() for counts in things.values())
     np.testing.assert_allclose(rising, falling, atol=0.02)
 

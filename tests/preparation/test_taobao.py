@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from support.source_samples import VIEWS as LOG
-from support.tiny_logs import events_of, write
+from support.tiny_logs import events_of, opened, values_of, write
 
-from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.taobao import END, FIRST_SECOND, TaobaoOptions, prepare
 
@@ -15,9 +14,7 @@ pytestmark = pytest.mark.long
 
 
 def make(file: Path, **changes):
-    options = TaobaoOptions(**{"source": file, "out": file.parent / "data", **changes})
-    summary = prepare(options)
-    return open_dataset(options.out), summary
+    return opened(prepare, TaobaoOptions(source=file, out=file.parent / "data", **changes))
 
 
 def test_views_are_events_and_what_is_not_is_counted(tmp_path):
@@ -27,10 +24,8 @@ def test_views_are_events_and_what_is_not_is_counted(tmp_path):
     assert dataset.meta["split"]["policy"] == "by-time"
     source = dataset.meta["source"]
     assert (source["name"], source["behaviours"]) == ("taobao", ["pv"])
-    categories = dataset.vocabulary("category")
-    for row, item in enumerate(dataset.vocabulary("item")):
-        if item:
-            assert categories[dataset.items["category"].values[row]] == str(int(item) % 3)
+    for item, category in values_of(dataset, "items", "category").items():
+        assert category == str(int(item) % 3)
 
 
 def test_chosen_behaviours_are_events(tmp_path):

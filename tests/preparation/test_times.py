@@ -1,7 +1,5 @@
 """Times, numbers and labels of logs that are malformed, mixed or of one class."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -78,18 +76,15 @@ def test_a_number_that_is_too_far_from_the_others_is_refused(tmp_path) -> None:
         for k in range(10)
         for u in range(10)
     ]
-    file = write(tmp_path, header + "".join(lines))
-    with pytest.raises(
-        UserError, match=r"--context-features price: 1e\+37 is too far from the oth"
-    ):
-        impressions_of(file, context_features=("price:numeric",))
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
-
-
-def impressions_of(file: Path, **changes: object) -> list[str]:
-    return impressions.prepare(
-        impressions.ImpressionsOptions(file=file, out=file.parent / "data", **changes)
+    options = impressions.ImpressionsOptions(
+        file=write(tmp_path, header + "".join(lines)),
+        out=tmp_path / "data",
+        context_features=("price:numeric",),
     )
+    expected = r"--context-features price: 1e\+37 is too far from the oth"
+    with pytest.raises(UserError, match=expected):
+        impressions.prepare(options)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 def test_requests_have_the_unit_that_the_folder_records(tmp_path) -> None:

@@ -1,12 +1,10 @@
 """Values that only validation or test rows have are unknown to training, whatever they describe."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from support.tiny_logs import make, noise, training_events, write
+from support.tiny_logs import make, noise, opened, training_events, values_of, write
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.long
@@ -78,9 +76,8 @@ def test_values_of_interactions_are_those_of_training(tmp_path, split, missing):
     assert dataset.vocabulary("item") == plain.vocabulary("item")
 
 
-def prepared_impressions(file: Path, out: Path, **settings) -> Dataset:
-    impressions.prepare(impressions.ImpressionsOptions(file=file, out=out, **settings))
-    return open_dataset(out)
+def prepared_impressions(**settings) -> Dataset:
+    return opened(impressions.prepare, impressions.ImpressionsOptions(**settings))[0]
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["other", "missing"])
@@ -88,15 +85,14 @@ def prepared_impressions(file: Path, out: Path, **settings) -> Dataset:
 def test_values_of_impressions_are_those_of_training(tmp_path, split, missing):
     flags = {"split": split, **SPLITS[split]}
     clicks = write(tmp_path, log(lambda number: [""] * 6), "clicks.csv")
-    plain = prepared_impressions(clicks, tmp_path / "plain", **flags)
+    plain = prepared_impressions(file=clicks, out=tmp_path / "plain", **flags)
     trained = np.zeros(len(plain.event_item), bool)
     trained[plain.splits["train"].history_end] = True  # all rows are clicks, each at its own time
     rows = trained_rows(plain, trained)
     assert 0 < sum(rows) < len(ROWS)
     file = write(tmp_path, log(cell_of(rows, missing), [k % 2 for k in range(len(ROWS))]))
-    dataset = prepared_impressions(
-        file, tmp_path / "told", context_features=("slot",), **FEATURES, **flags
-    )
+    flags |= {"file": file, "out": tmp_path / "told", "context_features": ("slot",)}
+    dataset = prepared_impressions(**FEATURES, **flags)
     check(dataset, missing)
     assert dataset.vocabulary("slot") == ([""] if missing else ["", "s"])
 
@@ -111,5 +107,4 @@ def test_an_item_without_a_training_row_that_an_old_folder_knows_keeps_its_value
     assert "i3" in first.vocabulary("item")
     file = write(tmp_path, header + new, "new.csv")
     dataset, _ = make(file, out=tmp_path / "new", extend=tmp_path / "old")
-    row = dataset.vocabulary("item").index("i3")
-    assert dataset.vocabulary("category")[dataset.items["category"].values[row]] == "c3"
+    assert values_of(dataset, "items", "category")["i3"] == "c3"

@@ -114,6 +114,12 @@ def write(path: Path, **changes: Any) -> Path:
     )
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files in a folder and its folders, by name."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 def leftovers(parent: Path) -> list[str]:
     """What lies in a folder."""
     return sorted(entry.name for entry in parent.iterdir())

@@ -47,6 +47,22 @@ def events_of(dataset: Dataset) -> dict[str, list[str]]:
     }
 
 
+def values_of(dataset: Dataset, group: str, name: str) -> dict[str, str | list[str]]:
+    """Raw values of a feature of ``items`` or ``users`` by raw id, lists of multi-valued ones."""
+    (values, offsets), names = getattr(dataset, group)[name], dataset.vocabulary(name)
+    texts = [names[value] for value in values]
+    if offsets is not None:
+        texts = [texts[start:end] for start, end in pairwise(offsets)]
+    raws = dataset.vocabulary(group.removesuffix("s"))
+    return {raw: text for raw, text in zip(raws, texts, strict=True) if raw}
+
+
+def opened(prepare, options) -> tuple[Dataset, list[str]]:
+    """The dataset that a source makes, and the summary."""
+    summary = prepare(options)
+    return open_dataset(options.out), summary
+
+
 def options(file: Path, **changes) -> InteractionsOptions:
     return InteractionsOptions(
         **{"file": file, "out": file.parent / "data", "item_features": ("category",), **changes}
@@ -55,9 +71,7 @@ def options(file: Path, **changes) -> InteractionsOptions:
 
 def make(file: Path, **changes):
     """The dataset of a log, and the summary."""
-    chosen = options(file, **changes)
-    summary = prepare(chosen)
-    return open_dataset(chosen.out), summary
+    return opened(prepare, options(file, **changes))
 
 
 def positives(dataset, split: str) -> set[tuple[str, str, int]]:

@@ -1,7 +1,7 @@
 """Exchanges of processes, played by threads with a service of texts between them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -44,9 +44,6 @@ class Numbers:
 
     def __init__(self, own: Any) -> None:
         self._own = own
-
-    def __iter__(self) -> Iterator[int]:
-        return self
 
     def __next__(self) -> int:
         self._own.exchanges += 1

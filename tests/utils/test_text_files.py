@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 from dien_jax.errors import UserError
-from dien_jax.utils.text_files import (
-    EXAMPLES,
-    BadLines,
-    read_lines,
-)
+from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
 
 TEXT = "one\ntwo\r\n\nf\u00fcnf"
 
@@ -94,8 +90,7 @@ def member(file: Path) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "compression",
-    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 )
 def test_members_of_archives_are_read(compression: int, tmp_path: Path) -> None:
     file = tmp_path / "a.zip"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
+from itertools import pairwise
 from operator import or_
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +12,8 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
-from dien_jax.data.value_text import (
-    BEYOND_FLOAT32,
-    DATE_NUMBER,
-    END_OF_9999,
-    ISO_DATE,
-    LIKELY_MILLISECONDS,
-    Clock,
-)
+from dien_jax.data import value_text
+from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
@@ -27,6 +22,7 @@ from dien_jax.preparation.pipeline.splits import Borders, borders_by_share
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
 
 SHOWN = 40  # characters shown of a malformed value
@@ -114,25 +110,16 @@ class Events(NamedTuple):
         sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
         database, part_events = divide(memory, sizes)
         workspace.limit(database)
-        return self._replace(part_events=min(self.part_events, part_events))
+        return self._replace(part_events=min(PART_EVENTS, part_events))
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""
-        first = 0
-        while first < self.num_users:
-            start = int(self.offsets[first])
-            last = int(np.searchsorted(self.offsets, start + self.part_events, side="right")) - 1
-            last = max(last, first + 1)
-            stop = int(self.offsets[last])
-            yield EventPart(
-                first,
-                start,
-                self.item.read(start, stop),
-                self.timestamp.read(start, stop),
-                None if self.label is None else self.label.read(start, stop),
-                self.offsets[first : last + 1] - start,
-            )
-            first = last
+        for first, last in pairwise(borders(self.offsets, self.part_events)):
+            start, stop = int(self.offsets[first]), int(self.offsets[last])
+            item, timestamp = self.item.read(start, stop), self.timestamp.read(start, stop)
+            label = None if self.label is None else self.label.read(start, stop)
+            offsets = self.offsets[first : last + 1] - start
+            yield EventPart(first, start, item, timestamp, label, offsets)
 
 
 Sides = Callable[[EventPart], np.ndarray]
@@ -167,14 +154,8 @@ def load_events(
     A feature of an item or a user is its first value that is not missing, by time and then by the
     log's order; :func:`training_values` prefers training. ``narrow`` filters the clean rows before
     anything is counted, and ``refuse`` returns more reasons for which rows are malformed, from the
-    rows and their times. Too many malformed rows, or no row left, is a ``UserError``. A log without
-    the columns that are read here is a ``ValueError``.
+    rows and their times. Too many malformed rows, or no row left, is a ``UserError``.
     """
-    aliases = [feature.alias for feature in features.columns]
-    for name in ("user", "item", "timestamp", "line", *aliases):
-        if name not in log.rows.columns:
-            columns = ", ".join(log.rows.columns)
-            raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
         checked = _checked(workspace, log.rows, clock, features.columns, refuse)
@@ -222,34 +203,34 @@ def load_events(
     )
 
 
-def resolve_times(
+def read_times(
     workspace: Workspace, options: LogOptions, events: Events
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given."""
     clock, (earliest, _) = events.clock, events.times()
     if options.valid_from is None or options.test_from is None:
         times_at = partial(events.times_at, workspace)
-        borders = borders_by_share(len(events.item), times_at, **options.shares)
+        split = borders_by_share(len(events.item), times_at, **options.shares)
     else:
         valid = clock.read("--valid-from", options.valid_from, earliest)
         test = clock.read("--test-from", options.test_from, earliest)
         if test < valid:
             raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
-        borders = Borders(valid, test)
+        split = Borders(valid, test)
     if options.train_from is None:
-        return borders, None
+        return split, None
     begin = clock.read("--train-from", options.train_from, earliest)
-    if begin >= borders.valid:
-        limit = f"which starts at {borders.valid}, got {begin}"
+    if begin >= split.valid:
+        limit = f"which starts at {split.valid}, got {begin}"
         raise UserError(f"--train-from must be before validation, {limit}")
-    return borders, begin
+    return split, begin
 
 
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
     stamp = rows.timestamp
     number = workspace.number(stamp)
-    is_date_number = stamp.re_search(rf"^({DATE_NUMBER})\z")
+    is_date_number = stamp.re_search(rf"^({value_text.DATE_NUMBER})\z")
     counted = rows.aggregate(
         numbers=number.count(),
         large=(number > LIKELY_MILLISECONDS).sum(),
@@ -269,7 +250,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
 
 def _moment(workspace: Workspace, text: StringColumn) -> Value:
     """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
-    is_date = text.re_search(rf"^({ISO_DATE})\z")
+    is_date = text.re_search(rf"^({value_text.ISO_DATE})\z")
     return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
 
@@ -309,7 +290,7 @@ def _checked(
         reasons += [
             (~is_whole.fill_null(False), shown + "is not a whole number"),
             (time < 0, shown + "is negative"),
-            (is_other & (time <= END_OF_9999 * 1000), shown + mixed),
+            (is_other & (time <= value_text.END_OF_9999 * 1000), shown + mixed),
         ]
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
     reasons += refuse(rows, time)
@@ -326,7 +307,7 @@ def _checked(
         missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
         shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
         reasons.append((~missing & number.isnull(), shown + "is not a number"))
-        reasons.append((number.abs() > LARGEST_NUMBER, shown + BEYOND_FLOAT32))
+        reasons.append((number.abs() > LARGEST_NUMBER, shown + value_text.BEYOND_FLOAT32))
         typed[name] = number
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
     return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))

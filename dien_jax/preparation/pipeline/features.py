@@ -21,7 +21,6 @@ from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import Events, Marks, count_events, training_values
-from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
@@ -75,11 +74,7 @@ class StoredColumn(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Column:
         """Return rows, integers ``[R]``, from the range that they span."""
-        if not len(rows):
-            return Column(
-                self.values.read(0, 0), None if self.offsets is None else np.zeros(1, int)
-            )
-        start, stop = int(rows.min()), int(rows.max()) + 1
+        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         if self.offsets is None:
             return Column(self.values.read(start, stop), None).take(rows - start)
         offsets = self.offsets.read(start, stop + 1)
@@ -130,7 +125,6 @@ class Encoder:
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
-        self._seen_rows: ArrayFile | None = None
         self.notes: list[str] = []
         self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
@@ -149,8 +143,13 @@ class Encoder:
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
             with stage(f"encoding {group} features"):
-                table, counts = events.contexts, self._context_counts
-                if group != "context":
+                if group == "context":
+                    table = events.contexts
+                    seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
+                    for part in events.parts() if columns else ():
+                        seen_rows.append(self._is_seen(part))
+                    counts: Counts = seen_rows.read
+                else:
                     table = training_values(self.workspace, events, group, self._is_seen)
                     counts = functools.partial(_part_of, self.seen[group])
                 for column in columns:
@@ -161,35 +160,30 @@ class Encoder:
             say(warning)
         return encoded
 
-    def _context_counts(self, start: int, stop: int) -> np.ndarray:
-        """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
-        if self._seen_rows is None:
-            self._seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
-            for part in self.events.parts():
-                self._seen_rows.append(self._is_seen(part))
-        return self._seen_rows.read(start, stop)
-
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
         """Give a row to every new value that is frequent enough; ties keep their order.
 
         ``values`` has ``position`` and ``raw``; ``counts`` the occurrences of each in training.
         """
-        known, row_of = known_rows(self.workspace, self.extended, name, values, len(counts))
+        known, row_of = list[str](), np.zeros(len(counts), np.int32)
+        if self.extended is not None:
+            _, *known = self.extended.vocabulary(name)
+            rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
+            stored = self.workspace.store(f"known values of {name}", rows)
+            joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
+            row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
+        is_admitted = counts >= self.min_count
+        if self.extended is not None and name in self.past:
+            # Before this extension an id may have been too rare: earlier events count too.
+            is_admitted = (counts > 0) & (self.past[name] >= self.min_count)
         order = np.argsort(-counts, kind="stable")
-        new = order[(self._is_admitted(name, counts) & (row_of == 0))[order]]
+        new = order[(is_admitted & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
-        rows = np.concatenate([np.full(len(known), -1, np.int64), new])
-        rows[row_of[here] - 1] = here
+        value_of = np.concatenate([np.full(len(known), -1, np.int64), new])
+        value_of[row_of[here] - 1] = here
         row_of = np.append(row_of, np.int32(0))
-        row_of[new] = np.arange(len(known) + 1, len(rows) + 1)
-        return Vocabulary(values, rows, row_of, known)
-
-    def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
-        """Return whether each value may get a new row, bool ``[n]``."""
-        if self.extended is None or name not in self.past:
-            return counts >= self.min_count
-        # Before this extension an id may have been too rare: earlier events count too.
-        return (counts > 0) & (self.past[name] >= self.min_count)
+        row_of[new] = np.arange(len(known) + 1, len(value_of) + 1)
+        return Vocabulary(values, value_of, row_of, known)
 
     def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         ordered = values.order_by("position")

@@ -8,34 +8,29 @@ the rows of a model trained on that folder keep their meaning, by raw value.
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from ibis.expr.types import Table
-
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import ColumnOptions
+from dien_jax.preparation.options import EXAMPLE_SETTINGS, ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
 from dien_jax.preparation.reading.log import Log, LogForm, address_of, files_of, read_table
-from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256
 
-SETTINGS = "settings"  # entry of source in meta.json that an extending folder must share
+SETTINGS = "settings"  # entry of source in meta.json
+MATCHED = ("split", "min_count", "user", "item", "timestamp", "separator", "max_values", "label")
+"""Options that are kept there, and ``EXAMPLE_SETTINGS``: an extending folder must share them."""
 
 
 def prepare_columns(
     options: ColumnOptions,
     name: str,
     write: Callable[..., list[str]],
-    part_events: int,
     table: Any = None,
 ) -> list[str]:
     """Read the log that the options name, and ``write`` the folder with the source's name.
 
-    ``part_events`` are held in memory at a time. The log is ``table``, if that is given, and its
-    file is what messages call it.
+    The log is ``table``, if that is given, and its file is what messages call it.
     """
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = open_extended(options, name)
@@ -50,8 +45,7 @@ def prepare_columns(
             log, digest = read_table(workspace, options.file, table, wanted, options.separator)
             files = {options.file.name: digest}
         events = load_events(workspace, log, options.features(), options.max_bad_share)
-        events = events._replace(part_events=part_events)
-        source = {"name": name, "files": files, SETTINGS: options.matched_settings()}
+        source = {"name": name, "files": files, SETTINGS: _matched(options)}
         if extended is not None:
             source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
         return write(workspace, options, events, source, extended)
@@ -78,16 +72,18 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
         if given != expected:
             must = f"--{group}-features must be those of that folder, {expected}, got {given}"
             raise UserError(f"{flag}: {must}")
-    for name, value in options.matched_settings().items():
+    for name, value in _matched(options).items():
         if name != "min_count" and settings.get(name) != value:  # it is for new values alone
-            expected, got = map(_shown, (settings.get(name), value))
+            both = (settings.get(name), value)
+            expected, got = ("none" if setting is None else repr(setting) for setting in both)
             must = f"must be that of that folder, {expected}, got {got}"
             raise UserError(f"{flag}: --{name.replace('_', '-')} {must}")
     return dataset
 
 
-def _shown(setting: Any) -> str:
-    return "none" if setting is None else repr(setting)
+def _matched(options: ColumnOptions) -> dict[str, Any]:
+    names = (name for name in (*MATCHED, *EXAMPLE_SETTINGS) if hasattr(options, name))
+    return {name: getattr(options, name) for name in names}
 
 
 def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:
@@ -98,22 +94,3 @@ def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:
     folder = options.file if options.file.is_dir() else options.file.parent
     parts = files_of(options.file)
     return {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
-
-
-def known_rows(
-    workspace: Workspace, extended: Dataset | None, feature: str, values: Table, count: int
-) -> tuple[list[str], np.ndarray]:
-    """Look the values of a table of ``count`` rows up in the extended folder's vocabulary.
-
-    Returns:
-      The raw values of the vocabulary but for the unknown one; and the row of each value of the
-      table, int32 ``[n]``, 0 for a new one.
-    """
-    if extended is None:
-        return [], np.zeros(count, np.int32)
-    _, *known = extended.vocabulary(feature)
-    rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
-    stored = workspace.store(f"known values of {feature}", rows)
-    joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
-    files = workspace.array_files("known", joined.order_by("position"), {"row": np.int32})
-    return known, files["row"].read()

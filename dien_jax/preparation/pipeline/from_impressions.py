@@ -15,16 +15,10 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import (
-    EventPart,
-    Events,
-    Sides,
-    count_events,
-    resolve_times,
-)
+from dien_jax.preparation.pipeline.events import EventPart, Events, Sides, count_events, read_times
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
-from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -59,20 +53,22 @@ def write_impressions(
         first_click = 0
         for part in events.parts():
             history, examples = _histories(part, sides(part))
-            yield FolderPart(part.first_sequence, first_click, history, examples)
+            yield history._replace(first_event=first_click), examples
             first_click += len(history.item)
 
     report = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
     return [*events.report, *report]
 
 
-def _histories(part: EventPart, sides: np.ndarray) -> tuple[History, dict[str, SplitExamples]]:
+def _histories(part: EventPart, sides: np.ndarray) -> FolderPart:
     """Return the clicks of a part, and its examples."""
     assert part.label is not None
     label, offsets, sequence = part.label, part.offsets, part.sequence
     click = np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-    history = History(part.item[click], part.timestamp[click], clicks_before[offsets])
+    history = part._replace(
+        item=part.item[click], timestamp=part.timestamp[click], offsets=clicks_before[offsets]
+    )
     history_end = splits.click_histories(part.timestamp, label, offsets)
     examples = {}
     for side, name in enumerate(SPLITS):
@@ -86,16 +82,13 @@ def _sides(
     workspace: Workspace, options: LogOptions, events: Events
 ) -> tuple[Sides, dict[str, Any]]:
     """Return the side of every row, and the description of the split for ``meta.json``."""
+    about = split_metadata(options)
     if options.split == "last-event":
-
-        def by_last_time(part: EventPart) -> np.ndarray:
-            return splits.last_time_sides(part.timestamp, part.offsets)
-
-        return by_last_time, split_metadata(options)
+        return lambda part: splits.last_time_sides(part.timestamp, part.offsets), about
     if options.split == "by-user":
         users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
-        return lambda part: users[part.sequences][part.sequence], split_metadata(options)
-    borders, begin = resolve_times(workspace, options, events)
+        return lambda part: users[part.sequences][part.sequence], about
+    borders, begin = read_times(workspace, options, events)
 
     def by_time(part: EventPart) -> np.ndarray:
         sides = splits.time_sides(part.timestamp, borders)

@@ -18,13 +18,13 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
-from dien_jax.preparation.options import ImplicitOptions
+from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, resolve_times
+from dien_jax.preparation.pipeline.events import EventPart, Events, Marks, Sides, read_times
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
-from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -66,8 +66,7 @@ def write_interactions(
         nonlocal missing
         for part in events.parts():
             examples, left_out = _examples(options, events, part, sides(part), pools)
-            history = History(part.item, part.timestamp, part.offsets)
-            yield FolderPart(part.first_sequence, part.first_event, history, examples)
+            yield part, examples
             missing += left_out
 
     report = write_folder(
@@ -76,7 +75,7 @@ def write_interactions(
         popularity.astype(np.int64),
         parts(),
         source=source,
-        split=split | options.example_settings(),
+        split=split | {name: getattr(options, name) for name in EXAMPLE_SETTINGS},
     )
     most = options.max_examples
     which = "every event" if most is None else f"the latest {most:,} events of each user"
@@ -102,7 +101,7 @@ def _sides(
     """
     borders, begin, users = None, None, None
     if options.split == "by-time":
-        borders, begin = resolve_times(workspace, options, events)
+        borders, begin = read_times(workspace, options, events)
     elif options.split == "by-user":
         shares = options.shares
         users = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)

@@ -16,6 +16,7 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
 from dien_jax.preparation.memory import IDLE
+from dien_jax.preparation.pipeline.events import EventPart
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
@@ -31,21 +32,8 @@ class SplitExamples(NamedTuple):
     row: np.ndarray | None = None  # int64 [n], row of the log with the context; None without one
 
 
-class History(NamedTuple):
-    """Events of a part that histories are made of."""
-
-    item: np.ndarray  # int32 [e], number of the item in the log
-    timestamp: np.ndarray  # int64 [e]
-    offsets: np.ndarray  # int64 [s + 1], from 0
-
-
-class FolderPart(NamedTuple):
-    """Consecutive sequences of the folder, with their events and examples."""
-
-    first_sequence: int
-    first_event: int
-    history: History
-    examples: dict[str, SplitExamples]
+FolderPart = tuple[EventPart, dict[str, SplitExamples]]
+"""Events of consecutive sequences that histories are made of, and examples by split."""
 
 
 class _SplitSummary:
@@ -54,7 +42,7 @@ class _SplitSummary:
     def __init__(self) -> None:
         self.examples = self.positives = self.users = self.empty = self.longest = self.unknown = 0
 
-    def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
+    def add(self, rows: SplitExamples, history: EventPart, row_of: np.ndarray) -> None:
         """Count the examples of a part."""
         if not len(rows.label):
             return
@@ -119,15 +107,14 @@ def write_folder(
         writer.popularity(popularity)
         workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
         raw_users = workspace.strings(events.users, "raw")
-        for part in parts:
-            users = len(part.history.offsets) - 1
-            writer.groups(itertools.islice(raw_users, users))
-            _write_part(writer, encoder, part, encoded["context"])
-            users += part.first_sequence
+        for history, examples in parts:
+            users = history.sequences.stop
+            writer.groups(itertools.islice(raw_users, users - history.first_sequence))
+            _write_part(writer, encoder, (history, examples), encoded["context"])
             current.note = f"{users:,} of {events.num_users:,} users"
             current.share = int(events.offsets[users]) / len(events.item)
-            for name, rows in part.examples.items():
-                summaries[name].add(rows, part.history, encoder.items.row_of)
+            for name, rows in examples.items():
+                summaries[name].add(rows, history, encoder.items.row_of)
     times = events.times()
     dates = [events.clock.date(time) for time in times]
     by_time = {name: split[f"{name}_from"] for name in SPLITS[1:] if f"{name}_from" in split}
@@ -145,14 +132,22 @@ def write_folder(
 def _write_part(
     writer: DatasetWriter, encoder: Encoder, part: FolderPart, contexts: list[EncodedFeature]
 ) -> None:
-    history, first_event = part.history, part.first_event
+    history, examples = part
     row_of, user_of = encoder.items.row_of, encoder.users.row_of
-    writer.events(row_of[history.item], history.timestamp, history.offsets + first_event)
-    for name, (local, end, item, label, row) in part.examples.items():
+    writer.events(row_of[history.item], history.timestamp, history.offsets + history.first_event)
+    for name, (local, end, item, label, row) in examples.items():
         context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
-        sequence = local + np.int32(part.first_sequence)
+        sequence = local + np.int32(history.first_sequence)
         user = user_of[sequence]
-        columns = (sequence, end + first_event, user, sequence, row_of[item], label, context)
+        columns = (
+            sequence,
+            end + history.first_event,
+            user,
+            sequence,
+            row_of[item],
+            label,
+            context,
+        )
         writer.examples(name, Examples(*columns))
 
 

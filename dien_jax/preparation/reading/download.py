@@ -39,10 +39,6 @@ class Remote(NamedTuple):
     def name(self) -> str:
         return self.url.rsplit("/", 1)[1]
 
-    @property
-    def alternative(self) -> str:
-        return f"Or get {self.name} from {self.page} and name it with {self.by_hand}"
-
 
 class LocalFile(NamedTuple):
     """A complete file on this machine, and its sha256."""
@@ -51,27 +47,20 @@ class LocalFile(NamedTuple):
     sha256: str
 
 
-def downloads() -> Path:
-    """Return the folder of all downloads."""
-    return user_cache() / "downloads"
-
-
-def given(file: Path, name: str = "") -> LocalFile:
-    """Return a file with its sha256; ``name`` is shown in place of its own."""
-    with stage(f"computing the sha256 of {name or file.name}"):
+def given(file: Path) -> LocalFile:
+    """Return a file with its sha256."""
+    with stage(f"computing the sha256 of {file.name}"):
         return LocalFile(file, sha256(file))
 
 
-def fetch(
-    remote: Remote, *, retries: int = RETRIES, stall_seconds: float = STALL_SECONDS
-) -> LocalFile:
+def fetch(remote: Remote) -> LocalFile:
     """Return a file from the cache folder; download it there first if necessary.
 
     Raises:
       UserError: when the server does not have the file or repeatedly cannot be reached, the cache
         folder cannot be written, or the file differs from the one first seen.
     """
-    folder = downloads() / remote.folder
+    folder = user_cache() / "downloads" / remote.folder
     file, record = folder / remote.name, folder / f"{remote.name}.sha256"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +70,7 @@ def fetch(
                 say(f"{file} was downloaded before")
             else:
                 say(f"{remote.name}: {remote.terms}")
-                _download(remote, file, retries, stall_seconds)
+                _download(remote, file)
             digest = given(file).sha256
             if seen is None:
                 write_text(record, f"{digest}  {remote.name}\n")
@@ -94,7 +83,7 @@ def fetch(
     return LocalFile(file, digest)
 
 
-def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) -> None:
+def _download(remote: Remote, file: Path) -> None:
     import pooch  # of the extra data
     import requests
 
@@ -104,14 +93,14 @@ def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) ->
     headers = {"User-Agent": f"dien_jax/{__version__}", "Accept-Encoding": "identity"}
     answers: list[requests.Response] = []  # pooch leaves one that breaks off open
     hooks: list[Any] = [lambda answer, **_: answers.append(answer), _check_answer]
-    request: dict[str, Any] = {"timeout": stall_seconds, "headers": headers}
+    request: dict[str, Any] = {"timeout": STALL_SECONDS, "headers": headers}
     request["hooks"] = {"response": hooks}
     registry = pooch.create(
         file.parent,
         base_url="",
         registry={file.name: None},
         urls={file.name: remote.url},
-        retry_if_failed=retries,
+        retry_if_failed=RETRIES,
     )
     try:
         with stage(f"downloading {remote.url}") as current:
@@ -121,7 +110,8 @@ def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) ->
 
             registry.fetch(file.name, downloader=download)
     except (_RefusedError, ValueError, requests.RequestException) as error:
-        raise UserError(f"{remote.url}: {reason(error)}. {remote.alternative}") from error
+        by_hand = f"Or get {remote.name} from {remote.page} and name it with {remote.by_hand}"
+        raise UserError(f"{remote.url}: {reason(error)}. {by_hand}") from error
     finally:
         for answer in answers:
             answer.close()

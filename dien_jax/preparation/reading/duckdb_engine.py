@@ -25,33 +25,14 @@ import pyarrow.parquet as pq
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
-from dien_jax.preparation.reading.log import (
-    ROWS,
-    FileStart,
-    Log,
-    LogForm,
-    Wanted,
-    address_of,
-    check_columns,
-    column_places,
-    files_of,
-    header_names,
-    load_records,
-    text_batches,
-    text_schema,
-)
+from dien_jax.preparation.reading import log
+from dien_jax.preparation.reading.log import FileStart, Log, LogForm, Wanted
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
+from dien_jax.utils import text_files
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
 from dien_jax.utils.machine import trim_memory
-from dien_jax.utils.text_files import (
-    BadLines,
-    check_size,
-    is_gzip,
-    open_bytes,
-    read_lines,
-    take_long_cells,
-)
+from dien_jax.utils.text_files import BadLines, read_lines
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
 LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
@@ -177,9 +158,9 @@ def _query(table: Table) -> str:
 
 def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
     """Read columns of a file, known by its first bytes, gzip too, or of all files of a folder."""
-    if (address := address_of(file)) is not None:
+    if (address := log.address_of(file)) is not None:
         raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
-    files, bad, starts, line = files_of(file), BadLines(), [], 0
+    files, bad, starts, line = log.files_of(file), BadLines(), [], 0
     with stage(f"reading {file}") as current:
         for number, part in enumerate(files, start=1):
             rows, line_of = _read(workspace, part, form, bad)
@@ -206,7 +187,7 @@ def _read(
     """
     check_utf8(file)
     magic = b""  # a file that cannot be read: reading it as text raises the right error
-    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
+    with contextlib.suppress(OSError, EOFError, zlib.error), text_files.open_bytes(file) as stream:
         magic = stream.read(len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
@@ -214,13 +195,13 @@ def _read(
         return _read_parquet(workspace, file, form.wanted, form.separator), int
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = form.columns or csv_header(file, delimiter)
-    places = column_places(file, form.wanted, header, form.hint)
+    places = log.column_places(file, form.wanted, header, form.hint)
     read = partial(_records, file, delimiter, len(header), not form.columns)
     rows = _read_csv(workspace, file, delimiter, len(header), places, not form.columns)
     if rows is not None:
         return rows, lambda row: next(itertools.islice(read(BadLines()), row - 1, None))[0]
     chosen = ((number, [fields[p] for p in places.values()]) for number, fields in read(bad))
-    return load_records(workspace, "rows", list(places), chosen), int
+    return log.load_records(workspace, "rows", list(places), chosen), int
 
 
 def csv_header(file: Path, delimiter: str) -> list[str]:
@@ -229,7 +210,7 @@ def csv_header(file: Path, delimiter: str) -> list[str]:
     number, line = next(read_lines(file, bad), END)
     if number != 1:
         raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
-    return header_names(file, line, delimiter)
+    return log.header_names(file, line, delimiter)
 
 
 def _read_csv(
@@ -243,7 +224,7 @@ def _read_csv(
     """Read the file with the database's own reader; None when it meets anything unexpected."""
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
-    compression = "gzip" if is_gzip(file) else "none"
+    compression = "gzip" if text_files.is_gzip(file) else "none"
     query = (
         f"CREATE OR REPLACE TABLE rows AS SELECT {selected} FROM read_csv($file, "
         f"auto_detect = false, columns = {{{types}}}, header = {has_header}, "
@@ -252,39 +233,36 @@ def _read_csv(
     )
     size = file.stat().st_size
     try:
-        workspace.sql(query, {"file": _escape_wildcards(file), "delimiter": delimiter})
+        # The engine expands *?[ in a path, so each stands in brackets.
+        path = re.sub(r"[*?\[]", r"[\g<0>]", str(file.absolute()))
+        workspace.sql(query, {"file": path, "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     finally:
-        check_size(file, size, file.stat().st_size)
+        text_files.check_size(file, size, file.stat().st_size)
     rows = ibis.table(dict.fromkeys(places, "string"), name="rows")
     return rows.mutate(line=rows.rowid() + 1)
 
 
 def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Table:
-    if is_gzip(file):
+    if text_files.is_gzip(file):
         raise UserError(f"{file} is Parquet within gzip; unpack it first")
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            check_columns(file, wanted, parquet.schema_arrow)
+            log.check_columns(file, wanted, parquet.schema_arrow)
             names = sorted({column.name for column in wanted.values()})
-            batches = parquet.iter_batches(ROWS, columns=names)
-            texts = text_batches(file, batches, wanted, separator, first=1)
-            return workspace.append("rows", texts, text_schema(wanted))
+            batches = parquet.iter_batches(log.ROWS, columns=names)
+            texts = log.text_batches(file, batches, wanted, separator, first=1)
+            return workspace.append("rows", texts, log.text_schema(wanted))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-
-
-def _escape_wildcards(file: Path) -> str:
-    """Return a pattern that matches this path alone: the engine expands ``*?[``."""
-    return re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", str(file.absolute()))
 
 
 def _records(
     file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every record of a CSV file that has ``width`` fields."""
-    take_long_cells()
+    text_files.take_long_cells()
     lines = read_lines(file, bad)
     if has_header:
         next(lines)

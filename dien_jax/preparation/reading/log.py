@@ -62,9 +62,8 @@ class Log(NamedTuple):
     # the requested columns as text, NULL where empty, and line, rising in the log's order
     rows: Table
     bad: BadLines  # the malformed lines that are not among rows
-    starts: tuple[
-        FileStart, ...
-    ] = ()  # the files, in the log's order; none: lines are those of one
+    # the files, in the log's order; none: lines are those of one
+    starts: tuple[FileStart, ...] = ()
 
     def place(self, line: int) -> tuple[str, int]:
         """Return the file of a line of the log, and its number there."""

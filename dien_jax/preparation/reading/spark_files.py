@@ -8,7 +8,7 @@ line is counted and reported by its file and number. Columns of Parquet become t
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import ibis
@@ -20,16 +20,8 @@ from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.reading.log import (
-    FileStart,
-    Log,
-    LogForm,
-    address_of,
-    check_columns,
-    column_places,
-    files_of,
-    header_names,
-)
+from dien_jax.preparation.reading import log
+from dien_jax.preparation.reading.log import FileStart, Log, LogForm
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines
@@ -41,16 +33,6 @@ FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "value"
 INSIDE = "\x1f"
 """Separator of the values of a list until it is known that none holds the one that is asked for."""
 LARGEST_WHOLE = 2.0**63
-
-
-class _Block(NamedTuple):
-    """Consecutive rows of a file, as one task read them."""
-
-    file: str
-    block: int
-    place: int  # of the first row
-    rows: int
-    raw: str  # the file as the engine writes it
 
 
 @ibis.udf.scalar.builtin(signature=((dt.string, dt.string, dt.int32), dt.Array(dt.string)))
@@ -73,13 +55,13 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
 
     Files named ``.parquet`` or ``.pq`` are Parquet, all others text.
     """
-    address = address_of(file)
+    address = log.address_of(file)
     if address is None and not file.exists():
         hint = "an address such as hdfs://HOST/FOLDER names what Spark alone sees"
         raise UserError(f"{file} does not exist; {hint}")
     with stage(f"reading {address or file}"):
         reader = workspace.session.read
-        local = [] if address else [str(part.absolute()) for part in files_of(file)]
+        local = [] if address else [str(part.absolute()) for part in log.files_of(file)]
         address = address or str(file)
         reader = reader.option("recursiveFileLookup", "true")
         names = local or [unquote(name) for name in reader.text(address).inputFiles()]
@@ -97,22 +79,20 @@ def _read_text(
     lines, starts = _numbered(workspace, frame, {TEXT: "string"})
     delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
     is_first = lines.number == 1
-    mark = is_first & lines[TEXT].startswith("\ufeff")
-    lines = lines.mutate(mark.ifelse(lines[TEXT].substr(1), lines[TEXT]).name(TEXT))
-    end = lines[TEXT].endswith("\r")
-    lines = lines.mutate(
-        end.ifelse(lines[TEXT].substr(0, lines[TEXT].length() - 1), lines[TEXT]).name(TEXT)
-    )
+    text = lines[TEXT]
+    text = (is_first & text.startswith("\ufeff")).ifelse(text.substr(1), text)
+    text = text.endswith("\r").ifelse(text.substr(0, text.length() - 1), text)
+    lines = lines.mutate(text.name(TEXT))
     header = form.columns or _header(workspace, lines, starts, delimiter)
-    places = column_places(file, form.wanted, header, form.hint)
+    places = log.column_places(file, form.wanted, header, form.hint)
     records = lines.filter(lines[TEXT] != "")
     if not form.columns:
         records = records.filter(records.number > 1)
     stored = workspace.store("parsed", _parsed(records, delimiter, len(header), places))
     rows = stored.filter(stored.reason.isnull()).drop("reason")
-    log = Log(file, rows, BadLines(), starts=starts)
-    log.refuse(workspace, stored.filter(stored.reason.notnull()))
-    return log
+    read = Log(file, rows, BadLines(), starts=starts)
+    read.refuse(workspace, stored.filter(stored.reason.notnull()))
+    return read
 
 
 def _header(
@@ -126,7 +106,7 @@ def _header(
         if text != line:
             expected = f"expected the header of {starts[0].file}, {line[:LONGEST_HEADER]!r}"
             raise UserError(f"{start.file}:1: {expected}, found {text[:LONGEST_HEADER]!r}")
-    return header_names(Path(starts[0].file), line, delimiter)
+    return log.header_names(Path(starts[0].file), line, delimiter)
 
 
 def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int]) -> Table:
@@ -169,7 +149,7 @@ def _read_parquet(
 
     frame = reader.parquet(*paths)
     schema = to_arrow_schema(frame.schema)
-    check_columns(file, form.wanted, schema)
+    log.check_columns(file, form.wanted, schema)
     kinds = {column: schema.field(column.name).type for column in form.wanted.values()}
     columns = [_column_text(column, kinds[column]).alias(a) for a, column in form.wanted.items()]
     placed = _placed(frame, columns)
@@ -233,23 +213,16 @@ def _numbered(
     schema = ibis.schema(columns | {FILE: "string", BLOCK: "int64", PLACE: "int64"})
     rows = workspace.store_frame(frame, schema)
     sizes = rows.group_by(FILE, BLOCK).aggregate(place=rows[PLACE].min(), rows=rows.count())
-    blocks = [
-        _Block(unquote(block[FILE]), block[BLOCK], block["place"], block["rows"], block[FILE])
-        for batch in workspace.batches(sizes)
-        for block in batch.to_pylist()
-    ]
+    blocks = [block for batch in workspace.batches(sizes) for block in batch.to_pylist()]
     if not blocks:
         raise UserError("the files of the log hold no rows")
-    blocks.sort()
-    line, starts = 0, dict[str, int]()
-    shifts = []
-    for block in blocks:
-        start = starts.setdefault(block.file, line)
-        shifts.append((block.raw, block.block, line + 1 - block.place, start))
-        line += block.rows
-    names = ("file", "block", "shift", "start")
-    table = pa.table(dict(zip(names, map(list, zip(*shifts, strict=True)), strict=True)))
-    stored = workspace.store("blocks", table)
+    line, starts, shifts = 0, dict[str, int](), []
+    for block in sorted(blocks, key=lambda block: (unquote(block[FILE]), block[BLOCK])):
+        start = starts.setdefault(unquote(block[FILE]), line)
+        shift = line + 1 - block["place"]
+        shifts.append({"file": block[FILE], "block": block[BLOCK], "shift": shift, "start": start})
+        line += block["rows"]
+    stored = workspace.store("blocks", pa.Table.from_pylist(shifts))
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     joined = joined.mutate(line=joined[PLACE] + joined["shift"])
     lines = joined.select(*columns, "line", number=joined.line - joined.start)

@@ -199,8 +199,7 @@ def load_products(workspace: "Workspace", file: Path, year: Year) -> "Log":
         return [text_value(product, "parent_asin"), category]
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in Python literals
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # invalid escapes in Python literals
         return read_records(workspace, file, parse, ["item", "category"])
 
 

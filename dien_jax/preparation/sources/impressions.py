@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dien_jax.errors import require
-from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy
 
 
@@ -26,14 +25,9 @@ class ImpressionsOptions(ColumnOptions):
     def log_columns(self) -> dict[str, LogColumn]:
         return super().log_columns() | {"label": LogColumn(self.label, "--label", "numeric")}
 
-    def matched_settings(self) -> dict[str, Any]:
-        return super().matched_settings() | {"label": self.label}
 
-
-def prepare(
-    options: ImpressionsOptions, *, table: Any = None, part_events: int = PART_EVENTS
-) -> list[str]:
-    """Make a dataset folder from a log of impressions, of parts of ``part_events`` at most.
+def prepare(options: ImpressionsOptions, *, table: Any = None) -> list[str]:
+    """Make a dataset folder from a log of impressions.
 
     A ``table`` in memory replaces the file, which is then its name in messages; see
     :func:`dien_jax.make_dataset`.
@@ -42,4 +36,4 @@ def prepare(
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
 
-    return prepare_columns(options, "impressions", write_impressions, part_events, table)
+    return prepare_columns(options, "impressions", write_impressions, table)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dien_jax.errors import require
-from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
 
 
@@ -20,10 +19,8 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
     events (by-time)."""
 
 
-def prepare(
-    options: InteractionsOptions, *, table: Any = None, part_events: int = PART_EVENTS
-) -> list[str]:
-    """Make a dataset folder from a log of interactions, of parts of ``part_events`` at most.
+def prepare(options: InteractionsOptions, *, table: Any = None) -> list[str]:
+    """Make a dataset folder from a log of interactions.
 
     A ``table`` in memory replaces the file, which is then its name in messages; see
     :func:`dien_jax.make_dataset`.
@@ -32,4 +29,4 @@ def prepare(
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
 
-    return prepare_columns(options, "interactions", write_interactions, part_events, table)
+    return prepare_columns(options, "interactions", write_interactions, table)

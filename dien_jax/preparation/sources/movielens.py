@@ -46,10 +46,6 @@ COLUMNS = {
 }
 
 
-Member = tuple[str, Callable[[str], list[str]], str]
-"""A file in an archive: its name, a parser of its lines, and its header, if it has one."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MovielensOptions(ImplicitOptions):
     """MovieLens ratings, downloaded by name. Negatives are drawn."""
@@ -133,7 +129,8 @@ def read_archive(workspace: "Workspace", file: Path, name: Name) -> "dict[str, L
     return tables
 
 
-def _members(name: Name) -> dict[str, Member]:
+def _members(name: Name) -> dict[str, tuple[str, Callable[[str], list[str]], str]]:
+    """Return files in an archive: their names, parsers of their lines, and headers or nothing."""
     if name == "1m":
         return {
             "ratings": ("ratings.dat", lambda line: _rating(line.split("::")), ""),
