@@ -48,7 +48,9 @@ def score(peer: Peer, dataset: Dataset, split: str, config: Config) -> float:
         for arrays in arrays_of(loader.epoch(0), sizes["item"])
     ]
     probabilities, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return float(auc(labels, probabilities))
+    area = auc(labels, probabilities)
+    assert area is not None, f"{split} has examples of one label alone"
+    return area
 
 
 def train(
