@@ -35,7 +35,7 @@ from benchmarks.common.timing import (
     timed_row,
 )
 from benchmarks.peers import Peers, installed, steps_of
-from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.presets import PRESETS, preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
@@ -210,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     options = parse(parser, arguments, repeats=2, padded_steps=1)
-    config = preset(options.preset)
+    # The sizes of the paper, which the peers have too.
+    config = with_settings(preset(options.preset), {"model.item_embedding_size": None})
     if options.batch_size is not None:
         train = dataclasses.replace(config.train, batch_size=options.batch_size)
         config = dataclasses.replace(config, train=train)

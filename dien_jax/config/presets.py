@@ -84,8 +84,8 @@ def member_name(model: ModelConfig) -> str:
 
 
 PRESETS: dict[str, Config] = {
-    DEFAULT_PRESET: Config(model=ModelConfig(statistics=True)),
-    **{name: Config(model=member(name, ModelConfig())) for name in FAMILY},
+    DEFAULT_PRESET: Config(model=ModelConfig(item_embedding_size=64, statistics=True)),
+    **{name: Config(model=member(name, ModelConfig(item_embedding_size=64))) for name in FAMILY},
     "authors": AUTHORS,
 }
 """Named settings, by name.

@@ -77,10 +77,13 @@ class ModelConfig:
     """The interest model."""
 
     embedding_size: int = 18
-    """Size of every embedding. The GRU's input is the item's and its category's, concatenated."""
+    """Size of embeddings. The GRU's input is the item's and its category's, concatenated."""
+    item_embedding_size: int | None = None
+    """Size of the embedding of an item's id; None is that of the others."""
     initial_embeddings: Literal["vectors", "random"] = "vectors"
-    """Start of the item embeddings: vectors of the values that the same users chose, by a
-    factorization of the training events; or random numbers. Other embeddings start at random."""
+    """Embeddings of items: those that start from vectors of the items that the same users chose, by
+    a factorization of the training events, and are kept near them; or from random numbers. Other
+    embeddings start at random."""
     hidden_size: int = 36
     """Size of the interest states, in the interest extractor and in interest evolution."""
     extractor: Literal["none", "gru"] = "gru"
@@ -136,6 +139,7 @@ class ModelConfig:
         check = functools.partial(_check, self, "model")
         _check_numbers(self, "model")
         sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
+        check("item_embedding_size", lambda n: n is None or n >= 1, "at least 1, or None")
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
         check("layers", _are_layers, sizes)
         check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")

@@ -117,7 +117,7 @@ class Dataset:
                 for name, (row, table, scale) in vectors.items()
             }
         groups = items, users, self.statistics.values if statistics else {}, vectors
-        copied = [{k: jax.tree.map(np.array, v) for k, v in group.items()} for group in groups]
+        copied: Any = [{k: jax.tree.map(np.array, v) for k, v in group.items()} for group in groups]
         self.check_files()
         return FeatureTables(*copied)
 

@@ -18,7 +18,7 @@ import numpy as np
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import Batch, folds, is_live
+from dien_jax.data.tables import Batch, folds_of, is_live
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
@@ -59,6 +59,7 @@ class Loader:
       seed: seed of the order, with the epoch.
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
+      folds: add ``fold`` in any case, for a model with fixed embeddings of items.
       order: in place of ``train_config.order``.
       part: which of how many equal parts of the rows of each batch to build, (0, 1) for all; their
         number divides B. All parts of a batch are padded alike.
@@ -78,6 +79,7 @@ class Loader:
         *,
         seed: int = 0,
         statistics: bool = False,
+        folds: bool = False,
         order: str | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
@@ -90,6 +92,7 @@ class Loader:
         self._share = share = train_config.batch_size // parts
         self._rows = slice(number * share, (number + 1) * share)
         self._own = dataset.statistics.own if statistics and split == "train" else None
+        self._has_folds = folds or self._own is not None
         self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
         events = dataset.event_item if dataset.event_item.size else np.zeros(1)
@@ -139,7 +142,8 @@ class Loader:
         own = fold = None
         if self._own is not None:
             own = self._filled(np.stack([column[rows] for column in self._own], axis=-1))
-            fold = self._filled(folds(examples.sequence[rows]))
+        if self._has_folds:
+            fold = self._filled(folds_of(examples.sequence[rows]))
         context = self._dataset.context_rows(self._split, rows)
         return Batch(
             history=self._filled(history * is_live(lengths, width)),

@@ -84,12 +84,18 @@ class FeatureTables(NamedTuple):
         for a model that does not read them.
       factors: vectors of values by feature, see :func:`factor_features`; empty for a model that
         does not read them.
+      vector_row: int32 ``[N]``, the row in ``vectors`` of each item, 0 for one without; None
+        outside training, and for a model that reads no vectors.
+      vectors: float16 ``[K, R, E]`` of items, K tables as in :class:`ValueFactors`, turned so that
+        those without a fold are alike to the first. Embeddings are kept near the first.
     """
 
     item: dict[str, FeatureValues]
     user: dict[str, FeatureValues]
     statistics: dict[str, ValueStatistics] = {}  # noqa: RUF012 - never changed
     factors: dict[str, ValueFactors] = {}  # noqa: RUF012 - never changed
+    vector_row: Array | None = None
+    vectors: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -109,8 +115,8 @@ class Batch(NamedTuple):
       context: the context features, each with leading dimension B.
       own: int8 ``[B, S]``, bits ``OWN_*`` for each of S features
         with statistics; None outside training.
-      fold: int32 ``[B]``, the table of factors to read, see :class:`ValueFactors`; None
-        outside training, for the first.
+      fold: int32 ``[B]``, the table of factors and vectors to read, see :class:`ValueFactors`;
+        None outside training, for the first.
       statistics: float32 ``[B, F]``, inputs of the click network; None to compute them.
     """
 
@@ -180,7 +186,7 @@ def factor_features(schema: Schema) -> tuple[Feature, ...]:
     return tuple(f for f in statistics_features(schema) if factor_levels(f.size or 0))
 
 
-def folds(sequence: np.ndarray) -> np.ndarray:
+def folds_of(sequence: np.ndarray) -> np.ndarray:
     """Return the table for training examples of some sequences: int32, 1 to ``FOLDS``."""
     mixed = (sequence.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1

@@ -145,7 +145,7 @@ class Placement(OneDevice):
 
     def _layout_of_feature(self, path: tuple) -> Layout | None:
         """Return the layout of an array of feature tables; counts and factors have none."""
-        group = path[0].name
+        group = "item" if path[0].name == "vector_row" else path[0].name
         return self.layouts.get((group, group))
 
     # Where arrays are.

@@ -20,9 +20,15 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables, is_live
+from dien_jax.model import devices
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import EncodedHistory
-from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
+from dien_jax.model.embeddings import (
+    EMBEDDING_INITIAL,
+    FeatureEmbeddings,
+    gather,
+    without_own_user,
+)
 from dien_jax.model.family import make_network
 from dien_jax.model.layers import MLP, as_logit
 from dien_jax.model.statistics import inputs_of_values, statistics_inputs
@@ -33,7 +39,8 @@ class ModelOutput(NamedTuple):
     """Results of one forward pass.
 
     Without an extractor ``interest_states`` are embeddings, and H is D. ``final_state`` is that of
-    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives.
+    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives. ``learned``
+    is the mean square of what embeddings of items learned beyond their vectors, 0 outside training.
     """
 
     logits: Float[Array, " B"]
@@ -41,6 +48,7 @@ class ModelOutput(NamedTuple):
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
+    learned: Float[Array, ""] | float = 0.0
 
 
 class RowInputs(NamedTuple):
@@ -86,7 +94,8 @@ class ClickModel(nn.Module):
         config, schema = self.config, self.schema
         columns = 2 if config.follow_authors else 1  # of a softmax
         size, initial = config.embedding_size, self.initial
-        self.item_embeddings = FeatureEmbeddings(schema.item, size, initial)
+        of_item = config.item_embedding_size
+        self.item_embeddings = FeatureEmbeddings(schema.item, size, initial, of_item)
         self.user_embeddings = FeatureEmbeddings(schema.user, size, initial)
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
@@ -125,11 +134,13 @@ class ClickModel(nn.Module):
         check_batch(self.schema, batch, tables, negatives)
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
-        history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
-        rows = self.row_inputs(batch, tables)
+        history, of_history = self._embed(batch, batch.history, tables)  # [B, T, D], [B, T]
+        candidate, of_candidate = self._embed(batch, batch.item, tables)
+        rows = self.row_inputs(batch, tables)._replace(candidate=candidate)
         sampled, is_negative = None, None
         if negatives is not None and self.config.auxiliary_weight:
-            sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)  # [K, B, S, D]
+            sampled, _ = self._embed(batch, negatives, tables)  # [B, S, K, D]
+            sampled = jnp.moveaxis(sampled, 2, 0)
             is_negative = jnp.moveaxis(negatives, -1, 0) != jnp.asarray(batch.history)[None, :, 1:]
         output = self.network(
             history,
@@ -142,12 +153,24 @@ class ClickModel(nn.Module):
         )
         pooled = self.pool(history, lengths)
         logits = self.click_logits(rows, pooled, output.final_state, real, train=train)
+        weights, of_rows = jnp.asarray(batch.weight), self.pool(of_history[..., None], lengths)
+        learned = ((of_candidate + of_rows[:, 0]) * weights).sum()
+        learned = learned / jnp.maximum(devices.total(weights.sum(), self.axis), 1)
         loss, attention = output.auxiliary_loss, output.attention
-        return ModelOutput(logits, loss, attention, output.interests, output.final_state)
+        return ModelOutput(logits, loss, attention, output.interests, output.final_state, learned)
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """Return the features of items, embedded and concatenated."""
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
+
+    def _embed(self, batch: Batch, ids: Any, tables: FeatureTables) -> tuple[jax.Array, jax.Array]:
+        """Return items ``[B, ...]`` of a batch embedded; see :func:`without_own_user`."""
+        ids, fold = jnp.asarray(ids), batch.fold
+        embedded = self.item_embeddings(gather(ids, tables.item, "item"))
+        if fold is not None:
+            fold = jnp.asarray(fold).reshape(-1, *(1,) * (ids.ndim - 1))
+        embedded, learned = without_own_user(embedded, ids, tables, fold)
+        return self._cast(embedded), learned
 
     def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
         """Return the inputs of a batch's candidates, users and context, and the tower's terms.
@@ -284,7 +307,7 @@ def with_statistics(
         statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
     else:
         statistics = inputs_of_values(schema, tables, *values, lengths, own, fold)
-    return batch._replace(statistics=statistics, own=None, fold=None)
+    return batch._replace(statistics=statistics, own=None)
 
 
 def check_batch(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
+from dien_jax.data.tables import FeatureTables
 
 EMBEDDING_INITIAL: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
@@ -25,12 +26,13 @@ class FeatureEmbeddings(nn.Module):
     >>> jax.jit(module.init_with_output)(jax.random.key(0), values)[0].shape
     (2, 5, 8)
 
-    The result has ``len(features) * size`` columns.
+    The result has ``len(features) * size`` columns, or ``first_size`` of the first feature.
     """
 
     features: tuple[Feature, ...]
     size: int
     initial: nn.initializers.Initializer = EMBEDDING_INITIAL
+    first_size: int | None = None
 
     @nn.compact
     def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:
@@ -56,9 +58,35 @@ class FeatureEmbeddings(nn.Module):
 
     def _table(self, name: str, rows: int | None) -> Float[Array, "V E"]:
         if self.is_initializing() or not self.has_variable("params", name):
-            return self.param(name, self.initial, (rows, self.size))
+            is_first = name == self.features[0].name
+            size = self.first_size if is_first and self.first_size else self.size
+            return self.param(name, self.initial, (rows, size))
         # Perhaps only those rows that a call looks up: Flax would compare their number.
         return self.get_variable("params", name)
+
+
+def without_own_user(
+    embedded: Float[Array, "*R D"],
+    ids: Int[Array, "*R"],
+    tables: FeatureTables,
+    fold: Int[Array, "..."] | None,
+) -> tuple[Float[Array, "*R D"], Float[Array, "*R"]]:
+    """Return embeddings as if the vectors were made without an example's user, in training.
+
+    An embedding is a vector and what was learned since. Vectors of all users say what the example's
+    user chose, so the vector is replaced by that without the fold of the user. The second result
+    is the square of what was learned, which the loss keeps small; 0 without vectors.
+    ``fold`` broadcasts against ``ids``.
+    """
+    if tables.vectors is None or tables.vector_row is None or fold is None:
+        return embedded, jnp.zeros(ids.shape, embedded.dtype)
+    row = jnp.asarray(tables.vector_row)[ids]
+    vectors = jnp.asarray(tables.vectors)
+    first, ours = (vectors[table, row].astype(embedded.dtype) for table in (0, fold))
+    size = first.shape[-1]
+    learned = embedded[..., :size] - first
+    shifted = jnp.concatenate([learned + ours, embedded[..., size:]], axis=-1)
+    return shifted, (learned**2).sum(-1)
 
 
 def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:

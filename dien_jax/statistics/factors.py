@@ -28,7 +28,7 @@ from scipy import sparse
 
 from dien_jax.data import tables
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds
+from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds_of
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
@@ -102,7 +102,7 @@ def factorise(
     read = _where(read._replace(value=row[read.value] - 1), row[read.value] > 0)
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
-    fold = folds(read.sequence)
+    fold = folds_of(read.sequence)
     for table in range(1 + FOLDS):
         others, frequent = _by_frequency(_where(read, fold != table), len(kept))
         rows = 1 + frequent

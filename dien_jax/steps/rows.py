@@ -184,7 +184,8 @@ def look_up(
         return LookUps(schema, features, batch, negatives)
     id_arrays = [batch.history, batch.item] + ([] if negatives is None else [negatives])
     item_ids = jnp.concatenate([jnp.asarray(ids).reshape(-1) for ids in id_arrays])
-    item_ids, items = take("item", schema.item[0], item_ids, features.item)
+    of_items = features.item, features.vector_row
+    item_ids, (items, vector_row) = take("item", schema.item[0], item_ids, of_items)
     parts = jnp.split(item_ids, np.cumsum([ids.size for ids in id_arrays])[:-1])
     placed = [part.reshape(ids.shape) for part, ids in zip(parts, id_arrays, strict=True)]
 
@@ -194,7 +195,9 @@ def look_up(
     both = values(1, batch.item), values(0, batch.history)
     batch = with_statistics(config, schema, features, batch, both)
     user, users = take("user", schema.user[0], jnp.asarray(batch.user), features.user)
-    found = features._replace(item=take_all("item", items), user=take_all("user", users))
+    found = features._replace(
+        item=take_all("item", items), user=take_all("user", users), vector_row=vector_row
+    )
     context = take_all("context", batch.context)
     batch = batch._replace(history=placed[0], item=placed[1], user=user, context=context)
     return LookUps(

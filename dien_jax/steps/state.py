@@ -221,7 +221,8 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
     It leaves out what a compiler may compute again or never store.
     """
     model = config.model
-    embedding = len(schema.item) * model.embedding_size
+    of_item = model.item_embedding_size or model.embedding_size
+    embedding = (len(schema.item) - 1) * model.embedding_size + of_item
     numbers, ids = embedding, 1
     if model.extractor == "gru":
         numbers += model.hidden_size

@@ -31,6 +31,8 @@ Metrics = dict[str, jax.Array]
 
 WEIGHT_PENALTY = 0.03
 """Factor of the mean square of the terms of values in the loss of the tower."""
+LEARNED_PENALTY = 30.0
+"""Factor of the mean square of what item embeddings learn beyond the vectors they start from."""
 
 
 def click_loss(
@@ -157,7 +159,7 @@ def make_loss(
                 variables, batch, features, negatives, train=True, **options
             )
             logits, auxiliary = output.logits, output.auxiliary_loss
-            penalty = config.model.auxiliary_weight * auxiliary
+            penalty = config.model.auxiliary_weight * auxiliary + LEARNED_PENALTY * output.learned
         click = click_loss_of(logits, labels, weights, axis)
         total = click + penalty
         hits = (logits > 0) == (labels > 0.5)

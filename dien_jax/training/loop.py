@@ -93,6 +93,7 @@ class Trainer:
             train,
             seed=run.seed,
             statistics=config.model.statistics,
+            folds=config.model.initial_embeddings == "vectors",
             part=self._place.part,
         )
         longest = self._loader.padded_lengths[-1]
@@ -115,8 +116,10 @@ class Trainer:
             if self.progress.part == "tower" and self.progress.best_step:
                 best, _ = restored(checkpoints, self.progress.best_step, self.state, self._place)
                 self._best_tower = tower_of(best)
-        elif run.warm_start is None and config.model.initial_embeddings == "vectors":
-            self.state = with_vectors(self.state, schema, dataset.factors, self._place)
+        # The parameters of a warm start have the directions of another factorization.
+        if config.model.initial_embeddings == "vectors" and run.warm_start is None:
+            arrays, is_fresh = (self.state, self._tables), not self.progress.step
+            self.state, self._tables = with_vectors(*arrays, config, dataset, self._place, is_fresh)
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()

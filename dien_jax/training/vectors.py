@@ -1,7 +1,11 @@
-"""Embeddings that start from the vectors of the dataset's factorization.
+"""Embeddings that start from the vectors of the dataset's factorization, and are kept near them.
 
-Values that the same users chose then have similar embeddings before the first step, also those that
-few training examples hold. See :mod:`dien_jax.statistics.factors` for the vectors.
+Items that the same users chose then have similar embeddings before the first step, also those that
+few training examples hold. Vectors of all users say what the user of an example chose, so a step
+reads those that were made without a fold of users, see ``without_own_user`` in
+:mod:`dien_jax.model.embeddings`. :mod:`dien_jax.statistics.factors` makes the vectors.
+
+Dimensions: V items, R rows of vectors, K tables of them, E item embedding.
 """
 
 import functools
@@ -10,38 +14,84 @@ from typing import Any
 import jax
 import numpy as np
 
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import ValueFactors, factor_levels
+from dien_jax.data.tables import FeatureTables, ValueFactors, factor_levels
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import TrainState
-
-NORM = 0.3
-"""Norm of an embedding that starts from a vector."""
+from dien_jax.steps.state import Tables, TrainState
 
 
 def with_vectors(
-    state: TrainState, schema: Schema, factors: dict[str, ValueFactors], place: OneDevice
-) -> TrainState:
-    """Return a fresh state whose item embeddings start from vectors of all training users.
+    state: TrainState,
+    tables: Tables,
+    config: Config,
+    dataset: Dataset,
+    place: OneDevice,
+    is_fresh: bool,
+) -> tuple[TrainState, Tables]:
+    """Return the state and the tables of training by vectors; as they are on data without any.
 
-    An embedding takes the leading components of its value's unit vector, times :data:`NORM`. Values
-    without a vector, and columns beyond its components, keep their random start. ``factors`` are
-    those of the dataset, by feature; ``place`` is that of the state.
+    Embeddings of a fresh state, at the start of a run, become the vectors of all users; items
+    without one keep their random start. The tables get all vectors.
     """
-    tables = dict(state.params["item_embeddings"])
-    for feature in schema.item:
-        found = factors.get(feature.name)
-        if found is None or feature.size is None:
-            continue
-        width = min(factor_levels(feature.size)[-1], tables[feature.name].shape[1])
-        rows = np.asarray(found.row)
-        vectors = np.asarray(found.vectors[0])[:, :width].astype(np.float32)
-        norms = np.linalg.norm(vectors, axis=1)
-        values = np.flatnonzero((rows > 0) & (norms[rows] > 0))
-        started = NORM * vectors[rows[values]] / norms[rows[values], None]
-        slots = place.slots(("item", feature.name), values)
-        tables[feature.name] = _set(tables[feature.name], slots, started)
-    return state._replace(params={**state.params, "item_embeddings": tables})
+    size = config.model.item_embedding_size or config.model.embedding_size
+    found = item_vectors(dataset.schema, dataset.factors, size)
+    if found is None:
+        return state, tables
+    if is_fresh:
+        state = started(state, dataset.schema, place, *found)
+    more = place.put_features(FeatureTables({}, {}, {}, {}, *found))
+    features = tables.features._replace(vector_row=more.vector_row, vectors=more.vectors)
+    return state, tables._replace(features=features)
+
+
+def started(
+    state: TrainState, schema: Schema, place: OneDevice, row: np.ndarray, vectors: np.ndarray
+) -> TrainState:
+    """Return a state whose embeddings of items are the first table of :func:`item_vectors`."""
+    values, name = np.flatnonzero(row), schema.item[0].name
+    params = dict(state.params["item_embeddings"])
+    rows = vectors[0, row[values]].astype(np.float32)
+    params[name] = _set(params[name], place.slots(("item", name), values), rows)
+    return state._replace(params={**state.params, "item_embeddings": params})
+
+
+def item_vectors(
+    schema: Schema, factors: dict[str, ValueFactors], size: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the row of each item and the vectors of rows, int32 ``[V]`` and float16 ``[K, R, E]``.
+
+    They are the leading components of unit length, zeros behind them if there are fewer than
+    ``size``, those without a fold turned towards the first table's. None on data without vectors.
+    """
+    item = schema.item[0]
+    if item.name not in factors:
+        return None
+    found = factors[item.name]
+    width = min(factor_levels(item.size or 0)[-1], size)
+    shape = (*found.vectors.shape[:2], size)
+    vectors, row = np.zeros(shape, np.float32), np.array(found.row, np.int32)
+    vectors[..., :width] = _units(np.asarray(found.vectors)[..., :width].astype(np.float32))
+    turned = [vectors[0], *(_turned(table, vectors[0]) for table in vectors[1:])]
+    row[~vectors[0].any(1)[row]] = 0
+    return row, np.stack(turned).astype(np.float16)
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def _turned(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return vectors ``[R, E]`` turned towards others of the same rows.
+
+    A factorization without some users has other directions. Source: the orthogonal Procrustes
+    problem, Schonemann, Psychometrika 1966.
+    """
+    both = vectors.any(1) & reference.any(1)
+    left, _, right = np.linalg.svd(vectors[both].T @ reference[both])
+    return vectors @ (left @ right)
 
 
 def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:
@@ -50,6 +100,6 @@ def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:
 
     @functools.partial(jax.jit, out_shardings=sharding, donate_argnums=0)
     def set_rows(table: Any) -> Any:
-        return table.at[slots, : rows.shape[1]].set(rows)
+        return table.at[slots].set(rows)
 
     return set_rows(table)

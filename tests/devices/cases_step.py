@@ -22,11 +22,10 @@ from support.sharded_steps import (
     with_update,
 )
 
-from dien_jax.data.tables import ValueFactors
 from dien_jax.devices import Placement, exchange
 from dien_jax.devices.mesh import AXIS
 from dien_jax.steps.state import create_state
-from dien_jax.training.vectors import with_vectors
+from dien_jax.training.vectors import started
 
 TOLERANCE = 2e-3
 """Of parameters near 1; the first tests have a bound that is measured."""
@@ -121,12 +120,12 @@ def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None
 def test_embeddings_that_start_from_vectors_are_those_of_one_device() -> None:
     size = SCHEMA.num_items
     row = np.arange(size, dtype=np.int32) % (size - 1)  # the last item has no vector
-    vectors = np.random.default_rng(0).normal(size=(1, size - 1, 3 * 128)).astype(np.float16)
-    factors = {"item": ValueFactors(row, vectors, np.ones((1, size - 1, 12), np.float32))}
+    vectors = np.random.default_rng(0).normal(size=(1, size - 1, 3)).astype(np.float16)
     placement = Placement(8, SCHEMA)
     one, several = (
         on_host(
-            with_vectors(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, factors, place), place
+            started(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, place, row, vectors),
+            place,
         )
         for place in (place_of(1), placement)
     )

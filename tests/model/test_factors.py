@@ -11,7 +11,7 @@ from support import small_dataset
 from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
-from dien_jax.data.tables import ValueFactors, folds, with_scale
+from dien_jax.data.tables import ValueFactors, folds_of, with_scale
 from dien_jax.model.click_model import with_statistics
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
 from dien_jax.model.statistics import statistics_names
@@ -122,7 +122,7 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
     loader = Loader(dataset, "train", TrainConfig(batch_size=16), statistics=True)
     batch = loader.batch(0, 0)
     sequence = dataset.splits["train"].sequence[loader.example_indices(0, 0)]
-    np.testing.assert_array_equal(batch.fold, folds(sequence))
+    np.testing.assert_array_equal(batch.fold, folds_of(sequence))
     tables = feature_tables(dataset, model, folds=True)
     found = with_statistics(model, dataset.schema, tables, batch).statistics
     for row in range(16):

@@ -7,7 +7,7 @@ import pytest
 from support import small_dataset
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds
+from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds_of
 from dien_jax.statistics import factors, singular_vectors
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.training_events import TrainingEvents
@@ -52,7 +52,7 @@ def gram(vectors: np.ndarray) -> np.ndarray:
 def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None:
     events, components = log(), factor_levels(VALUES)[-1]
     row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
-    matrix = normalised(events, np.flatnonzero(folds(np.arange(USERS)) != table))
+    matrix = normalised(events, np.flatnonzero(folds_of(np.arange(USERS)) != table))
     _, singular, right = np.linalg.svd(matrix, full_matrices=False)
     expected = right[:components].T * np.sqrt(singular[:components])
     norm = np.linalg.norm(expected, axis=1, keepdims=True)
@@ -84,7 +84,7 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     events, components = log(), factor_levels(VALUES)[-1]
     row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components
-    matrix = transitions(events, np.flatnonzero(folds(np.arange(USERS)) != table))
+    matrix = transitions(events, np.flatnonzero(folds_of(np.arange(USERS)) != table))
     left, singular, right = np.linalg.svd(matrix)
     expected = [(side[:, :components] * np.sqrt(singular[:components])) for side in (left, right.T)]
     norms = [np.linalg.norm(side, axis=1, keepdims=True) for side in expected]
@@ -111,13 +111,13 @@ def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     items[user] = changed[end - 1]
     events = events._replace(event_item=changed, item=items)
     _, after, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
-    fold = int(folds(np.array([user]))[0])
+    fold = int(folds_of(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
 
 
 def test_users_are_divided_evenly() -> None:
-    counts = np.bincount(folds(np.arange(100_000, dtype=np.int32)))
+    counts = np.bincount(folds_of(np.arange(100_000, dtype=np.int32)))
     assert counts[0] == 0
     np.testing.assert_allclose(counts[1:] / 100_000, 1 / FOLDS, atol=0.01)
 

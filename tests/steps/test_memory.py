@@ -24,12 +24,12 @@ def config_of(name: str, **changes: object) -> Config:
 
 def test_estimate_is_the_sum_of_embeddings_states_layers_and_ids():
     config = config_of("dien", auxiliary_negatives=3)
-    # Embeddings 2 x 18 of the history, of the next and of 3 sampled behaviours; 2 x 36 states;
+    # Embeddings 64 + 18 of the history, of the next and of 3 sampled behaviours; 2 x 36 states;
     # attention 80 + 40. Ids of 4 items. Then 280 units of the click network a row.
-    floats = 36 * (1 + 4) + 72 + 120
+    floats = 82 * (1 + 4) + 72 + 120
     assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * 4 * (floats + 4) + 4 * 280)
     config = config_of("base_model", compute="bfloat16")
-    assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * (2 * 36 + 4) + 2 * 280)
+    assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * (2 * 82 + 4) + 2 * 280)
 
 
 @pytest.mark.long
@@ -55,7 +55,7 @@ def test_a_compiled_step_takes_no_less_than_the_estimate(data):
     ],
 )
 def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, monkeypatch):
-    config = config_of("base_model", statistics=False)
+    config = config_of("base_model", statistics=False, item_embedding_size=18)
     config = with_settings(config, {"optim.embedding_update": update})
     item, user = Feature("item", "categorical", rows), Feature("user", "categorical", 2)
     schema, table = Schema(item=(item,), user=(user,)), 4 * 18 * rows

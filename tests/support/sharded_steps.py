@@ -39,6 +39,7 @@ SCHEMA = Schema(
         Feature("hour", "numeric", mean=0.0, deviation=1.0),
     ),
 )
+TABLES_OF_VECTORS = 3
 TABLES = {
     (group, feature.name)
     for group in ("item", "user", "context")
@@ -66,6 +67,8 @@ def tables() -> Tables:
             "city": rng.integers(0, 9, USERS).astype(np.int32),
             "likes": several(rng, 20, USERS, 2),
         },
+        vector_row=(np.arange(ITEMS) % (ITEMS - 5)).astype(np.int32),  # five items without one
+        vectors=rng.normal(scale=0.1, size=(TABLES_OF_VECTORS, ITEMS - 5, 3)).astype(np.float16),
     )
     sampler = make_sampler(np.eye(ITEMS)[NEGATIVE], "popularity")
     return Tables(jax.tree.map(jnp.asarray, features), sampler)
@@ -89,6 +92,7 @@ def batch_of(seed: int, size: int = SIZE, steps: int = STEPS) -> Batch:
             "words": several(rng, 12, size, 4),
             "hour": rng.normal(size=size).astype(np.float32),
         },
+        fold=rng.integers(0, TABLES_OF_VECTORS, size).astype(np.int32),
     )
 
 

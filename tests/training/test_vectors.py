@@ -1,40 +1,124 @@
-"""Item embeddings that start from the vectors of the factorization."""
+"""Item embeddings that start from the vectors of the factorization, and are kept near them."""
 
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.small_dataset import write_wide
 
-from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import open_dataset
+from dien_jax.config.settings import Config, ModelConfig, TrainConfig
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.data.tables import FOLDS, FeatureTables
+from dien_jax.model.click_model import ClickModel
+from dien_jax.model.embeddings import without_own_user
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import create_state
-from dien_jax.training.vectors import NORM, with_vectors
+from dien_jax.steps.state import create_state, feature_tables
+from dien_jax.training.vectors import item_vectors, started
 
 pytestmark = pytest.mark.long
 
-LEVEL = 16
-"""Components of the vectors of this data."""
+LEVEL, SIZE = 16, 18
+"""Components of the vectors of this data, and of the embeddings."""
+MODEL = ModelConfig(embedding_size=4, item_embedding_size=SIZE, hidden_size=4, layers=(4,))
 
 
-def test_values_with_a_vector_start_from_it_and_all_else_at_random(tmp_path: Path) -> None:
-    dataset = open_dataset(write_wide(tmp_path / "wide"))
-    config = Config(model=ModelConfig(embedding_size=LEVEL + 2, hidden_size=4, statistics=False))
-    state = create_state(config, dataset.schema, 1, seed=0)
-    random = jax.device_get(state.params)
-    started = with_vectors(state, dataset.schema, dataset.factors, OneDevice(dataset.schema)).params
-    before, after = (np.asarray(params["item_embeddings"]["item"]) for params in (random, started))
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_wide(Path(tmp_path_factory.mktemp("wide")) / "data"))
+
+
+def test_items_with_a_vector_start_from_it_and_all_else_at_random(dataset: Dataset) -> None:
+    state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
+    random, place = jax.device_get(state.params), OneDevice(dataset.schema)
+    found = item_vectors(dataset.schema, dataset.factors, SIZE)
+    assert found is not None
+    params = started(state, dataset.schema, place, *found).params
+    before, after = (np.asarray(params["item_embeddings"]["item"]) for params in (random, params))
     factors = dataset.factors["item"]
     vectors = np.float32(factors.vectors[0])[factors.row, :LEVEL]
     has_vector = np.linalg.norm(vectors, axis=1) > 0
     assert has_vector.sum() > 40
     assert not has_vector[0]  # the unknown item
     np.testing.assert_array_equal(after[~has_vector], before[~has_vector])
-    np.testing.assert_array_equal(after[:, LEVEL:], before[:, LEVEL:])
     unit = vectors[has_vector] / np.linalg.norm(vectors[has_vector], axis=1, keepdims=True)
-    np.testing.assert_allclose(after[has_vector, :LEVEL], NORM * unit, rtol=1e-6)
+    np.testing.assert_allclose(after[has_vector, :LEVEL], unit, atol=1e-3)
+    assert not after[has_vector, LEVEL:].any()
     np.testing.assert_array_equal(
-        started["user_embeddings"]["user"], random["user_embeddings"]["user"]
+        params["user_embeddings"]["user"], random["user_embeddings"]["user"]
     )
+
+
+def test_vectors_without_a_fold_are_turned_towards_those_of_all_users(dataset: Dataset) -> None:
+    found = item_vectors(dataset.schema, dataset.factors, LEVEL)
+    assert found is not None
+    _, turned = (np.asarray(part, np.float32) for part in found)
+    stored = np.asarray(dataset.factors["item"].vectors, np.float32)[..., :LEVEL]
+    assert len(turned) == 1 + FOLDS
+
+    def likeness(tables: np.ndarray, fold: int) -> float:
+        """Mean cosine of the rows of a table and of the first."""
+        products = (tables[fold] * tables[0]).sum(1)
+        lengths = np.linalg.norm(tables[fold], axis=1) * np.linalg.norm(tables[0], axis=1)
+        return float((products[lengths > 0] / lengths[lengths > 0]).mean())
+
+    for fold in range(1, 1 + FOLDS):
+        assert likeness(turned, fold) > max(0.6, likeness(stored, fold))
+        gram = [tables[fold] @ tables[fold].T for tables in (stored, turned)]
+        norm = np.linalg.norm(stored[fold], axis=1)
+        expected = gram[0] / np.maximum(norm[:, None] * norm[None, :], 1e-9)
+        np.testing.assert_allclose(gram[1], expected, atol=4e-3)  # angles stay
+
+
+def test_no_vectors_without_a_factorization(dataset: Dataset) -> None:
+    assert item_vectors(dataset.schema, {}, SIZE) is None
+
+
+def test_training_reads_what_was_learned_on_top_of_the_vector_of_a_fold() -> None:
+    random = np.random.default_rng(0)
+    row = np.array([0, 1, 2, 0])  # items 0 and 3 have none
+    vectors = random.normal(size=(3, 3, 2)).astype(np.float16)
+    vectors[:, 0] = 0
+    tables = FeatureTables({}, {}, vector_row=row, vectors=vectors)
+    table = random.normal(size=(4, 3)).astype(np.float32)
+    ids, fold = np.array([[0, 1], [2, 3], [1, 2]]), np.array([1, 2, 0])
+    found, learned = without_own_user(
+        jnp.asarray(table[ids]), jnp.asarray(ids), tables, jnp.asarray(fold)[:, None]
+    )
+    for place in np.ndindex(ids.shape):
+        item = ids[place]
+        first, ours = vectors[0, row[item]], vectors[fold[place[0]], row[item]]
+        expected = table[item].copy()
+        expected[:2] += ours.astype(np.float32) - first
+        np.testing.assert_allclose(found[place], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            learned[place], ((table[item, :2] - first) ** 2).sum(), rtol=1e-5
+        )
+    same, nothing = without_own_user(jnp.asarray(table[ids]), jnp.asarray(ids), tables, None)
+    np.testing.assert_array_equal(same, table[ids])  # in scoring
+    assert not nothing.any()
+
+
+def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(dataset: Dataset) -> None:
+    train = TrainConfig(batch_size=8)
+    batch = Loader(dataset, "train", train, folds=True).batch(0, 0)
+    assert batch.fold is not None
+    assert set(batch.fold[batch.weight > 0]) <= set(range(1, 1 + FOLDS))
+    found = item_vectors(dataset.schema, dataset.factors, SIZE)
+    assert found is not None
+    state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
+    tables = feature_tables(dataset, MODEL)._replace(vector_row=found[0], vectors=found[1])
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    run = jax.jit(ClickModel(MODEL, dataset.schema).apply)
+    table = np.asarray(state.params["item_embeddings"]["item"])
+    squares = ((table - found[1][0][found[0]].astype(np.float32)) ** 2).sum(1)
+    live = np.arange(batch.history.shape[1]) < batch.lengths[:, None]
+    of_history = (squares[batch.history] * live).sum(1) / np.maximum(batch.lengths, 1)
+    expected = ((squares[batch.item] + of_history) * batch.weight).sum() / batch.weight.sum()
+    np.testing.assert_allclose(run(variables, batch, tables).learned, expected, rtol=1e-5)
+    beginning = started(state, dataset.schema, OneDevice(dataset.schema), *found)
+    variables = {"params": beginning.params, "batch_stats": state.batch_stats}
+    has_all = batch._replace(weight=batch.weight * (found[0][batch.item] > 0) * (batch.lengths < 1))
+    assert run(variables, has_all, tables).learned == 0
