@@ -63,7 +63,8 @@ STEP, AUGRU = "train_step.json", "recurrence_native.json"
 FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
-DEFAULTS, WIDE, EVERY = "present_defaults.csv", "wide.csv", "wide_every_event.csv"
+DEFAULTS, WIDE, ALONE = "present_defaults.csv", "wide.csv", "alone.csv"
+SETS = ("beauty", "toys", "sports")
 WEEKS = "incremental_counts.json"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
 WITHOUT_LOSS = "wide_augru"
@@ -193,11 +194,15 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for row in read("serving.json")
     ],
     "models": [
-        (label, examples, *(auc(name, column, data=data, row=row) for data in sets))
-        for examples, name in (("as given", WIDE), ("every event", EVERY))
-        for sets in [("beauty", "toys", "sports")]
-        for label, row, column in MODELS
-        if row != "wide_din"
+        (label, *(auc(name, column, data=data, row=row) for data in SETS))
+        for name, label, row, column in (
+            (WIDE, *MODELS[0]),
+            (WIDE, *MODELS[1]),
+            (ALONE, "`din`", "din", "test_auc"),
+            (ALONE, "`dien`", "dien", "test_auc"),
+            (WIDE, *MODELS[2]),
+            (WIDE, *MODELS[4]),
+        )
     ],
     "family": [
         (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
