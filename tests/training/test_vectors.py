@@ -1,5 +1,8 @@
 """Item embeddings that start from the vectors of the factorization, and are kept near them."""
 
+import dataclasses
+import itertools
+import signal
 from pathlib import Path
 
 import jax
@@ -12,10 +15,13 @@ from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.tables import FOLDS, FeatureTables
+from dien_jax.errors import Interrupted
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import without_own_user
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state, feature_tables
+from dien_jax.training.run import fit, resume
 from dien_jax.training.vectors import item_vectors, started
 
 pytestmark = pytest.mark.long
@@ -122,3 +128,27 @@ def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(dataset
     variables = {"params": beginning.params, "batch_stats": state.batch_stats}
     has_all = batch._replace(weight=batch.weight * (found[0][batch.item] > 0) * (batch.lengths < 1))
     assert run(variables, has_all, tables).learned == 0
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(dataset: Dataset, tmp_path) -> None:
+    parts = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
+    train = TrainConfig(batch_size=16, epochs=2)
+    config = Config(model=dataclasses.replace(MODEL, **parts), train=train)
+    fit(config, data=dataset, run_dir=tmp_path / "whole")
+    calls = itertools.count()
+
+    def stop_signal() -> int | None:
+        return signal.SIGTERM if next(calls) == 11 else None
+
+    with pytest.raises(Interrupted):
+        fit(config, data=dataset, run_dir=tmp_path / "stopped", stop_signal=stop_signal)
+    resume(tmp_path / "stopped")
+    whole, stopped = (load_run(tmp_path / name) for name in ("whole", "stopped"))
+    assert whole.step == stopped.step
+    jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
+    embeddings = whole.params["item_embeddings"]["item"]
+    found = item_vectors(dataset.schema, dataset.factors, SIZE)
+    assert found is not None
+    first = found[1][0][found[0]].astype(np.float32)
+    moved = np.abs(np.asarray(embeddings) - first)[found[0] > 0]
+    assert 0 < moved.mean() < 0.05  # kept near their vectors
