@@ -71,12 +71,12 @@ def test_the_suite_compares_a_kernel_with_the_oracle(factor, outcome, monkeypatc
     case, backend = kernel_suite.SuiteCase("gru", "paper", "highest", 3, 1, 4, 4), api.backend
 
     def scaled(name):
-        def forward(*arguments):
-            states, kept = right.forward(*arguments)
-            return factor * states, kept
+        def run(*arguments):
+            states, last = right.run(*arguments)
+            return factor * states, last
 
         right = backend(name)
-        return dataclasses.replace(right, forward=forward) if name == "xla" else right
+        return dataclasses.replace(right, run=run) if name == "xla" else right
 
     monkeypatch.setattr(api, "backend", scaled)
     found = kernel_suite.compare(case, "xla", interpreted=False)
