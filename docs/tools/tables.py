@@ -53,6 +53,12 @@ def auc(name: str, column: str = "test_auc", **where: object) -> str:
     return f"{statistics.mean(found):.4f}{spread}" if found else ""
 
 
+def peer(system: str, data: str) -> str:
+    """Test AUC of another program's DIEN, with the settings of the better validation AUC."""
+    found = rows("peer_accuracy.json", system=system, data=data)
+    return f"{max(found, key=lambda row: row['valid_auc'])['test_auc']:.4f}" if found else ""
+
+
 def of(row: dict[str, Any], *columns: str) -> list[str]:
     """Columns of a row as text; ``column:form`` has a form of its own."""
     pairs = (column.partition(":") for column in columns)
@@ -65,6 +71,7 @@ RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 DEFAULTS, WIDE, ALONE = "present_defaults.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
+PEERS = ("FuxiCTR",)
 WEEKS = "incremental_counts.json"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
 WITHOUT_LOSS = "wide_augru"
@@ -194,15 +201,18 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for row in read("serving.json")
     ],
     "models": [
-        (label, *(auc(name, column, data=data, row=row) for data in SETS))
-        for name, label, row, column in (
-            (WIDE, *MODELS[0]),
-            (WIDE, *MODELS[1]),
-            (ALONE, "`din`", "din", "test_auc"),
-            (ALONE, "`dien`", "dien", "test_auc"),
-            (WIDE, *MODELS[2]),
-            (WIDE, *MODELS[4]),
-        )
+        *((f"DIEN of {name}", *(peer(name.lower(), data) for data in SETS)) for name in PEERS),
+        *(
+            (label, *(auc(name, column, data=data, row=row) for data in SETS))
+            for name, label, row, column in (
+                (ALONE, "`din`", "din", "test_auc"),
+                (ALONE, "`dien`", "dien", "test_auc"),
+                (WIDE, *MODELS[0]),
+                (WIDE, *MODELS[1]),
+                (WIDE, *MODELS[2]),
+                (WIDE, *MODELS[4]),
+            )
+        ),
     ],
     "family": [
         (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
