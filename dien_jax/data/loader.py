@@ -59,7 +59,7 @@ class Loader:
       seed: seed of the order, with the epoch.
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
-      folds: add ``fold`` in any case, for a model with fixed embeddings of items.
+      folds: add ``fold`` in any case, for training that reads vectors of items.
       order: in place of ``train_config.order``.
       part: which of how many equal parts of the rows of each batch to build, (0, 1) for all; their
         number divides B. All parts of a batch are padded alike.

@@ -57,12 +57,14 @@ class RowInputs(NamedTuple):
     Attributes:
       candidate, user, context: embeddings; no context without such features.
       terms: those of the :class:`Tower`; None for a model without ``statistics``.
+      learned: square of what the candidate's embedding learned beyond its vector.
     """
 
     candidate: Float[Array, "B D"]
     user: Float[Array, "B U"]
     context: Float[Array, "B C"] | None
     terms: Float[Array, "B L"] | None
+    learned: Float[Array, " B"]
 
 
 class ClickModel(nn.Module):
@@ -135,8 +137,7 @@ class ClickModel(nn.Module):
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
         history, of_history = self._embed(batch, batch.history, tables)  # [B, T, D], [B, T]
-        candidate, of_candidate = self._embed(batch, batch.item, tables)
-        rows = self.row_inputs(batch, tables)._replace(candidate=candidate)
+        rows = self.row_inputs(batch, tables)
         sampled, is_negative = None, None
         if negatives is not None and self.config.auxiliary_weight:
             sampled, _ = self._embed(batch, negatives, tables)  # [B, S, K, D]
@@ -154,7 +155,7 @@ class ClickModel(nn.Module):
         pooled = self.pool(history, lengths)
         logits = self.click_logits(rows, pooled, output.final_state, real, train=train)
         weights, of_rows = jnp.asarray(batch.weight), self.pool(of_history[..., None], lengths)
-        learned = ((of_candidate + of_rows[:, 0]) * weights).sum()
+        learned = ((rows.learned + of_rows[:, 0]) * weights).sum()
         learned = learned / jnp.maximum(devices.total(weights.sum(), self.axis), 1)
         loss, attention = output.auxiliary_loss, output.attention
         return ModelOutput(logits, loss, attention, output.interests, output.final_state, learned)
@@ -166,9 +167,9 @@ class ClickModel(nn.Module):
     def _embed(self, batch: Batch, ids: Any, tables: FeatureTables) -> tuple[jax.Array, jax.Array]:
         """Return items ``[B, ...]`` of a batch embedded; see :func:`without_own_user`."""
         ids, fold = jnp.asarray(ids), batch.fold
-        embedded = self.item_embeddings(gather(ids, tables.item, "item"))
         if fold is not None:
             fold = jnp.asarray(fold).reshape(-1, *(1,) * (ids.ndim - 1))
+        embedded = self.item_embeddings(gather(ids, tables.item, "item"))
         embedded, learned = without_own_user(embedded, ids, tables, fold)
         return self._cast(embedded), learned
 
@@ -177,14 +178,15 @@ class ClickModel(nn.Module):
 
         User and context may have a single row for all candidates.
         """
-        item = gather(jnp.asarray(batch.item), tables.item, "item")
+        candidate, learned = self._embed(batch, batch.item, tables)
         user = gather(jnp.asarray(batch.user), tables.user, "user")
         context = batch.context
         return RowInputs(
-            self._cast(self.item_embeddings(item)),
+            candidate,
             self._cast(self.user_embeddings(user)),
             self._cast(self.context_embeddings(context)) if self.schema.context else None,
             self.tower_terms(batch, tables) if self.config.statistics else None,
+            learned,
         )
 
     def tower_terms(
