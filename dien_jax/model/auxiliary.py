@@ -174,11 +174,14 @@ class BinaryAuxiliaryLoss(nn.Module):
         return weighted_loss(params, states, history, negatives, both, self.implementation)
 
     def score(
-        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "#R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return the logit that each behaviour follows the state, by running statistics."""
-        live = jnp.ones(states.shape[:1], bool)
-        states = rescaled(states, *self.norm_state(states, live, train=False))
+        """Return the logit that each behaviour follows its or the only state.
+
+        Inputs are normalised by running statistics.
+        """
+        live = jnp.ones(behaviours.shape[:1], bool)
+        states = rescaled(states, *self.norm_state(states, live[: len(states)], train=False))
         behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
         return self.network(states, behaviours[None])[0]
 
@@ -235,9 +238,9 @@ class SoftmaxAuxiliaryLoss(nn.Module):
         return (losses * counted).sum() / jnp.maximum(total(counted.sum(), self.axis), 1)
 
     def score(
-        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "#R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return f of each row's state and behaviour."""
+        """Return f of each row's behaviour and its or the only state."""
         query = self.query(states, behaviours.shape[-1])
         return (query * behaviours).sum(-1).astype(jnp.float32)
 

@@ -1,9 +1,10 @@
 """The click model: ids to embeddings, through DIEN or a relative, to a click logit.
 
-Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit, to which a
-model with statistics adds that of its :class:`dien_jax.model.Tower`.
-``encode_history`` does what no candidate decides; ``score`` does the rest for a candidate in each
-row, ``score_candidates`` for many candidates of one history.
+Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit. To it the
+auxiliary network's score of the candidate is added and, in a model with statistics, the logit of
+its :class:`dien_jax.model.Tower`.
+``encode_history`` does what no candidate decides, ``score_candidates`` the rest for many candidates
+of one history.
 
 Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives a
 step, D item embedding, U user embedding, C context embedding, H state.
@@ -107,6 +108,10 @@ class ClickModel(nn.Module):
         zeros = nn.initializers.zeros_init()
         start = zeros if config.statistics else nn.initializers.lecun_normal()
         self.mlp = MLP(config.layers, *options, self.axis, start)
+        self.reads_score = hasattr(self.network.auxiliary, "score") and not config.follow_authors
+        if self.reads_score:
+            ones = nn.initializers.ones_init()
+            self.score_weight = nn.Dense(1, use_bias=False, kernel_init=ones)
         if config.wide:
             self.linear = nn.Dense(columns, kernel_init=start)
         if config.statistics:
@@ -153,7 +158,8 @@ class ClickModel(nn.Module):
             train=train,
         )
         pooled = self.pool(history, lengths)
-        logits = self.click_logits(rows, pooled, output.final_state, real, train=train)
+        inputs = rows, pooled, output.final_state, output.auxiliary_score
+        logits = self.click_logits(*inputs, real, train=train)
         weights, of_rows = jnp.asarray(batch.weight), self.pool(of_history[..., None], lengths)
         learned = ((rows.learned + of_rows[:, 0]) * weights).sum()
         learned = learned / jnp.maximum(devices.total(weights.sum(), self.axis), 1)
@@ -212,37 +218,19 @@ class ClickModel(nn.Module):
         """Encode embedded behaviours, see :meth:`dien_jax.model.DIEN.encode`."""
         return self.network.encode(history, lengths, initial)
 
-    def score(
-        self,
-        states: Float[Array, "B T H"],
-        history: Float[Array, "B T D"],
-        lengths: Int[Array, " B"],
-        rows: RowInputs,
-        real: Bool[Array, " B"],
-        *,
-        train: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """Return logits, attention and final state of each row's candidate and own history.
-
-        ``states`` are those of :meth:`encode_history`; ``real`` is False for filler rows, which
-        no statistics may see.
-        """
-        final_state, attention = self.network.evolve(states, lengths, rows.candidate)
-        pooled = self.pool(history, lengths)
-        logits = self.click_logits(rows, pooled, final_state, real, train=train)
-        return logits, attention, final_state
-
     def score_candidates(
         self,
         states: Float[Array, "T H"],
+        last: tuple[Float[Array, "1 H"], ...],
         history: Float[Array, "T D"],
         length: Int[Array, ""],
         rows: RowInputs,
         real: Bool[Array, " N"],
     ) -> Float[Array, " N"]:
-        """Score many candidates of one history: logits of :meth:`score`, to rounding.
+        """Score many candidates of one history, whose shared work is done once.
 
-        ``rows`` has a row for each candidate; its user and context may have a single one.
+        ``states`` and ``last`` are those of :meth:`encode_history`. ``rows`` has a row for each
+        candidate; its user and context may have a single one. ``real`` is False for filler rows.
         """
         candidates = rows.candidate
         count = candidates.shape[0]
@@ -253,8 +241,9 @@ class ClickModel(nn.Module):
         pooled = repeated(self.pool(history[None], length[None]))
         context = None if rows.context is None else repeated(rows.context)
         final_state = self.network.evolve_candidates(states, length, candidates)
+        score = self.network.auxiliary_score(last, length, candidates)
         rows = rows._replace(user=repeated(rows.user), context=context)
-        return self.click_logits(rows, pooled, final_state, real)
+        return self.click_logits(rows, pooled, final_state, score, real)
 
     def pool(
         self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
@@ -271,15 +260,23 @@ class ClickModel(nn.Module):
         rows: RowInputs,
         pooled: Float[Array, "B D"],
         final_state: Float[Array, "B H"] | None,
+        auxiliary_score: Float[Array, " B"] | None,
         real: Bool[Array, " B"],
         *,
         train: bool = False,
     ) -> Float[Array, " B"]:
-        """Return the click network's logits; ``real`` tells rows from filler."""
+        """Return click logits; ``real`` tells rows from filler.
+
+        They are those of the click network, plus a learned multiple of the auxiliary network's
+        logit that the candidate comes next, unless the model follows the authors.
+        """
         crossed = [rows.candidate, pooled, rows.candidate * pooled]
         parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
         parts += [part for part in (final_state, rows.context) if part is not None]
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
+        if self.reads_score:
+            assert auxiliary_score is not None
+            logits = logits + self.score_weight(auxiliary_score[:, None])[:, 0]
         if self.config.wide:
             wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))
             logits = logits + as_logit(wide)

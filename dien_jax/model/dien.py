@@ -189,11 +189,14 @@ class DIEN(nn.Module):
 
     def auxiliary_score(
         self,
-        last: tuple[Float[Array, "B H"], ...],
-        lengths: Int[Array, " B"],
+        last: tuple[Float[Array, "#B H"], ...],
+        lengths: Int[Array, " #B"] | Int[Array, ""],
         candidate: Float[Array, "B D"],
     ) -> Float[Array, " B"] | None:
-        """Return the auxiliary network's logit that each row's candidate comes next."""
+        """Return the auxiliary network's logit that each row's candidate comes next.
+
+        One row of ``last`` and one length serve all candidates.
+        """
         score = getattr(self.auxiliary, "score", None)
         if score is None or self.extractor is None:
             return None

@@ -76,7 +76,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
             rows = model.row_inputs(batch, tables)
             embedded = model.embed_items(jnp.asarray(history), tables)
             steps = jnp.asarray(length, jnp.int32)
-            return model.score_candidates(interests.states, embedded, steps, rows, real)
+            return model.score_candidates(*interests, embedded, steps, rows, real)
 
         logits: Any = model.apply(variables, method=method)
         return click_probability(logits, variables.get(CALIBRATION))
