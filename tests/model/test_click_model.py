@@ -16,6 +16,7 @@ from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import BilinearAttention, MLPAttention
+from dien_jax.steps.state import create_state
 
 ITEMS, USERS = 30, 7
 SCHEMA = Schema(
@@ -120,6 +121,39 @@ def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) ->
         np.testing.assert_allclose(score(variables, rows(batch, part)), scores[part], atol=1e-6)
     longer = score(variables, padded(batch, 3, rubbish=7))
     np.testing.assert_allclose(longer, scores, atol=1e-6)
+
+
+@pytest.mark.long
+def test_the_logit_has_a_multiple_of_the_auxiliary_score() -> None:
+    """Which is the logit that the auxiliary network gives the candidate after the last event."""
+    model, variables, batch = ClickModel(SMALL, SCHEMA), trained_looking(SMALL), batch_of()
+
+    def logits_and_score(weight):
+        kernel = {"kernel": jnp.full((1, 1), weight)}
+        params = {**variables["params"], "score_weight": kernel}
+
+        def method(model: ClickModel):
+            history = model.embed_items(jnp.asarray(batch.history), tables())
+            candidate = model.embed_items(jnp.asarray(batch.item), tables())
+            lengths = jnp.asarray(batch.lengths)
+            return model.network(history, lengths, candidate).auxiliary_score
+
+        changed = {**variables, "params": params}
+        logits = model.apply(changed, batch, tables()).logits
+        return logits, model.apply(changed, method=method)
+
+    (without, score), (with_it, _) = map(jax.jit(logits_and_score), (0.0, 1.5))
+    assert float(score[0]) == 0  # an empty history
+    assert np.ptp(score) > 1e-3
+    np.testing.assert_allclose(with_it - without, 1.5 * score, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config", [dataclasses.replace(SMALL, follow_authors=True), member("augru", SMALL)]
+)
+def test_the_authors_and_models_without_the_loss_have_no_auxiliary_score(config) -> None:
+    state = jax.eval_shape(lambda: create_state(Config(model=config), SCHEMA, 1, seed=0))
+    assert "score_weight" not in state.params
 
 
 @pytest.mark.long
