@@ -22,7 +22,6 @@ from dien_jax.data.tables import Batch, folds_of, is_live
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
-STEPS_BETWEEN_CHECKS = 32  # of files that may have changed
 FEW_EXAMPLES = 2048
 """Examples of an epoch that are worth a padded length, and so a program, of their own."""
 
@@ -128,12 +127,11 @@ class Loader:
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
 
-        Its rows are those of this loader's part. Files that have changed are refused, every
-        ``STEPS_BETWEEN_CHECKS`` steps and as an epoch ends.
+        Its rows are those of this loader's part. Files are checked before they are read, as a file
+        that was cut would end the process, and after it, as values may have changed meanwhile.
         """
         indices, examples = self.example_indices(epoch, step), self._examples
-        if step % STEPS_BETWEEN_CHECKS == 0:
-            self._dataset.check_files()
+        self._dataset.check_files()
         end, lengths = examples.history_end[indices], self._lengths[indices]
         width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
         rows = indices[self._rows]
@@ -145,7 +143,7 @@ class Loader:
         if self._has_folds:
             fold = self._filled(folds_of(examples.sequence[rows]))
         context = self._dataset.context_rows(self._split, rows)
-        return Batch(
+        batch = Batch(
             history=self._filled(history * is_live(lengths, width)),
             lengths=self._filled(lengths),
             item=self._filled(examples.item[rows]),
@@ -156,6 +154,8 @@ class Loader:
             own=own,
             fold=fold,
         )
+        self._dataset.check_files()
+        return batch
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
@@ -172,7 +172,6 @@ class Loader:
                     ready.put(self.batch(epoch, step))
                     if dropped.is_set():
                         return
-                self._dataset.check_files()
                 ready.put(None)
             except BaseException as error:
                 ready.put(error)
