@@ -1,7 +1,7 @@
 """DIEN on embeddings: interest extractor, attention, interest evolution and auxiliary loss.
 
 The module knows no ids, tables, datasets or settings. :class:`dien_jax.model.ClickModel` embeds
-ids, calls it, and gives its final state to the click network.
+ids, calls it, and gives its final state and auxiliary score to the click network.
 
 Dimensions: B rows, N candidates of one history, T steps, S = T - 1, K negatives, D embedding,
 H state.
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels.checks import check_shapes, refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.interest import AUGRU, GRU, MLPAttention
+from dien_jax.model.shapes import check_inputs
 from dien_jax.model.shared_history import attention_weights, last_states
 
 
@@ -193,35 +193,8 @@ class DIEN(nn.Module):
         lengths: Int[Array, " #B"] | Int[Array, ""],
         candidate: Float[Array, "B D"],
     ) -> Float[Array, " B"] | None:
-        """Return the auxiliary network's logit that each row's candidate comes next.
-
-        One row of ``last`` and one length serve all candidates.
-        """
+        """Return the logit that each candidate comes next, after its or the only history."""
         score = getattr(self.auxiliary, "score", None)
         if score is None or self.extractor is None:
             return None
         return jnp.where(lengths > 0, score(last[0], candidate), 0.0)
-
-
-def check_inputs(
-    history: jax.Array,
-    lengths: jax.Array,
-    candidate: jax.Array,
-    negatives: jax.Array | None,
-    is_negative: jax.Array | None,
-    log_q: jax.Array | None,
-    weights: jax.Array | None,
-) -> None:
-    """Refuse arrays whose shapes do not fit together, by a ValueError that names the argument."""
-    if history.ndim != 3:
-        refuse("history", "shape [B, T, D]", history.shape)
-    rows, steps, size = history.shape
-    check_shapes({"lengths": (lengths, (rows,)), "weights": (weights, (rows,))})
-    check_shapes({"candidate": (candidate, (rows, size))})
-    if negatives is not None:
-        if negatives.ndim != 4:
-            refuse("negatives", "shape [K, B, T - 1, D]", negatives.shape)
-        count, position = negatives.shape[0], (rows, steps - 1)
-        check_shapes({"negatives": (negatives, (count, *position, size))})
-        check_shapes({"is_negative": (is_negative, (count, *position))})
-        check_shapes({"log_q": (log_q, (1 + count, *position))})
