@@ -104,9 +104,10 @@ class ClickModel(nn.Module):
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
         self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
-        # Beside a tower, which is trained first, the network starts from a logit of 0.
-        zeros = nn.initializers.zeros_init()
-        start = zeros if config.statistics else nn.initializers.lecun_normal()
+        # The click network starts from a logit of 0, so from those of the tower and the auxiliary
+        # network where they are: it then learns what they leave, and overfits later.
+        zeros, random = nn.initializers.zeros_init(), nn.initializers.lecun_normal()
+        start = random if config.follow_authors else zeros
         self.mlp = MLP(config.layers, *options, self.axis, start)
         self.reads_score = hasattr(self.network.auxiliary, "score") and not config.follow_authors
         if self.reads_score:
