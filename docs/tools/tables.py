@@ -53,10 +53,11 @@ def auc(name: str, column: str = "test_auc", **where: object) -> str:
     return f"{statistics.mean(found):.4f}{spread}" if found else ""
 
 
-def peer(system: str, data: str) -> str:
+def peer(system: str, data: str, form: str = ".4f") -> str:
     """Test AUC of another program's DIEN, with the settings of the better validation AUC."""
     found = rows("peer_accuracy.json", system=system, data=data)
-    return f"{max(found, key=lambda row: row['valid_auc'])['test_auc']:.4f}" if found else ""
+    best = max(found, key=lambda row: row["valid_auc"], default=None)
+    return f"{best['test_auc']:{form}}" if best else ""
 
 
 def of(row: dict[str, Any], *columns: str) -> list[str]:
@@ -112,10 +113,24 @@ TABLES: dict[str, list[Sequence[str]]] = {
     ],
     "readme": [
         (
-            "test AUC of users with 30 events or more, in ten Amazon domains",
-            f"**DIEN {mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
+            "test AUC of DIEN alone, without counts, on Amazon's Toys",
+            f"**{mean(ALONE, 'test_auc', data='toys', row='dien'):.3f}**",
+            ", ".join(f"{name} {peer(name.lower(), 'toys', '.3f')}" for name in PEERS),
+        ),
+        (
+            "the same beside counts, of users with 30 events or more, in ten Amazon domains",
+            f"**{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
             f"DIN {mean(WIDE, 'test_auc', data='long', row='wide_din'):.3f}, "
             f"boosted trees {mean(WIDE, 'test_auc', data='long', row='boosted trees'):.3f}",
+        ),
+        (
+            "HR@10 of lists of all 8,687 items of Amazon's Grocery",
+            ms("recommend.json", "**{:.3f}**", "hr_10", case="wide_dien"),
+            ", ".join(
+                ms("recbole.json", name + " {:.3f}", "hr@10", model=f"RecBole {name}")
+                for name in ("EASE", "ItemKNN")
+            )
+            + " of RecBole",
         ),
         (
             "a whole training step of DIEN: 128 histories of 100 events",
