@@ -8,7 +8,7 @@ The first case has the paper's size (batch 128, 100 steps, embeddings of 18, sta
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
 beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
 runs the step with each value of ``model.implementation`` by turns. ``--peers`` trains other
-programs on the same batches by turns: those of DeepCTR-Torch and FuxiCTR that are
+programs on the same batches by turns: those of DeepCTR-Torch, FuxiCTR and RecBole that are
 installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands
 do.
 """

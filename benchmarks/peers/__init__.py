@@ -22,6 +22,7 @@ from dien_jax.data.tables import Batch
 PEERS = {
     "deepctr-torch": "benchmarks.peers.deepctr",
     "fuxictr": "benchmarks.peers.fuxictr",
+    "recbole": "benchmarks.peers.recbole_dien",
 }
 """The module of each package."""
 Peers = dict[str, ModuleType]

@@ -204,6 +204,23 @@ def test_peers_get_the_same_real_rows() -> None:
         assert len(arrays.item) == len(arrays.user) == len(arrays.label) == 3
 
 
+@pytest.mark.parametrize("package", [*filter(peers.is_installed, peers.PEERS)])
+def test_an_installed_peer_learns_a_batch_and_ignores_padding(package) -> None:
+    rng = np.random.default_rng(0)
+    history, negatives = rng.integers(1, 9, (2, 32, 8))
+    lengths, (item, user) = rng.integers(2, 6, 32), rng.integers(1, 9, (2, 32))
+    history *= np.arange(8) < lengths[:, None]
+    padded = peers.Arrays(history, negatives, lengths, item, user, (item > 4).astype(np.float32))
+    arrays = padded._replace(history=history[:, :5], negatives=negatives[:, :5])
+    config, sizes = peer_accuracy.settings()["package"], {"item": 9, "category": 9, "user": 9}
+    peer = importlib.import_module(peers.PEERS[package]).make_peer(config, sizes, np.arange(9), 0)
+    for _ in range(100):
+        peer.step(*peer.prepare(arrays))
+    found, again = (peer.predict(*peer.prepare(each)) for each in (arrays, padded))
+    np.testing.assert_allclose(found, again, atol=1e-6)
+    assert 0 <= found[item <= 4].max() < 0.5 < found[item > 4].min() <= 1
+
+
 def test_the_accuracy_of_peers_is_that_of_the_best_epoch(tmp_path, monkeypatch, capsys) -> None:
     data, file = tiny_run.write_data(tmp_path / "data"), tmp_path / "rows.json"
 
