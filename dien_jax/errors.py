@@ -109,6 +109,20 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be {verb}: {why}") from error
 
 
+@contextlib.contextmanager
+def failing(problem: str) -> Iterator[None]:
+    """Turn any exception of the block into a :class:`UserError`: "PROBLEM: REASON".
+
+    It is for packages that raise exceptions of many kinds; a :class:`UserError` stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem}: {reason(error)}") from error
+
+
 EXTRAS = {
     "baselines": ("lightgbm",),
     "data": ("ibis", "duckdb", "pooch", "pyarrow"),

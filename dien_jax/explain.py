@@ -65,7 +65,7 @@ def explain(arguments: Arguments) -> None:
         if model.follow_authors and model.activation == "dice":
             say("note: with model.follow_authors the score depends on the other examples")
     feature, encoding = inspector.names.feature, sys.stdout.encoding or "utf-8"
-    lines = [*example_lines(example, feature, encoding), "", *measure_lines(example)]
+    lines = [*example_lines(example, feature, encoding), "", *measure_lines(example.measures)]
     for line in lines + missing_measures(model):
         print_result(line.rstrip())
     if arguments.out is not None:

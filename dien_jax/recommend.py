@@ -1,4 +1,4 @@
-"""List the next items of many users (:mod:`dien_jax.inference.list_table`).
+"""List the next items of many users (:mod:`dien_jax.inference.score_table`).
 
     python -m dien_jax.recommend RUN --users users.csv --top 20 --out lists.parquet
 
@@ -14,9 +14,8 @@ from typing import Annotated
 import tyro
 
 from dien_jax.errors import UserError
-from dien_jax.inference.list_table import USER_COLUMNS, list_for_users
 from dien_jax.inference.lists import check_count
-from dien_jax.inference.score_table import UserColumns
+from dien_jax.inference.score_table import USER_COLUMNS, UserColumns, list_for_users
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say, say_counts
 from dien_jax.utils.text_files import BadLines, read_lines

@@ -19,8 +19,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from jax import export
 
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError, reason, require
+from dien_jax.errors import UserError, failing, require
 from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.model_card import CARD_FILE
@@ -113,14 +111,11 @@ def read_archive(file: Path) -> ExportedModel:
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")
-    try:
+    found = "another kind of file or one that was cut short"
+    with failing(f"{file}: expected {_EXPECTED}, found {found}"):
         archive = zipfile.ZipFile(file)
-    except Exception as error:  # zipfile raises exceptions of many kinds
-        raise UserError(
-            f"{file}: expected {_EXPECTED}, found another kind of file or one that was cut short: "
-            f"{reason(error)}"
-        ) from error
-    with archive, _reading(file):
+    damage = f"damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the version"
+    with archive, failing(f"{file}: {damage} that wrote it)"):
         _check_size(file, archive)
         manifest = _manifest(file, archive)
         require("export", "an exported model")
@@ -181,7 +176,6 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    """Return the array of a ``.npy`` file; objects are not unpickled."""
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
@@ -196,17 +190,3 @@ def _program(name: str, content: bytes) -> export.Exported:
                 f"model may call nothing but {', '.join(sorted(_CUSTOM_CALLS))}"
             )
     return program
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turn any exception of reading a damaged or newer archive into a :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, numpy and jax raise exceptions of many kinds
-        raise UserError(
-            f"{file}: damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the "
-            f"version that wrote it): {reason(error)}"
-        ) from error

@@ -7,7 +7,7 @@ for several requests are made before the first result is waited for.
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dien_jax.config.settings import Config
+from dien_jax.data.arrays import Examples, padded_columns
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
@@ -135,6 +136,9 @@ class RankRequest(NamedTuple):
     context: Mapping[str, Any] | None = None
 
 
+NO_REQUEST = RankRequest(None, ())
+
+
 @dataclass(frozen=True)
 class History:
     """A history: rows of its kept events, and its interests once they are computed."""
@@ -147,12 +151,27 @@ class History:
 class EncodedRequest:
     """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
 
-    raw: RankRequest
     history: History
-    candidates: np.ndarray
     user: np.ndarray
     context: dict[str, FeatureValues]
-    unknown_context: int
+    candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    raw: RankRequest = NO_REQUEST
+    unknown_context: int = 0
+
+
+def encoded_requests(
+    model: LoadedModel, examples: Examples, histories: Sequence[np.ndarray]
+) -> list[EncodedRequest]:
+    """Return a request without candidates for each example, whose behaviours are given as rows."""
+    features, most = model.schema.context, model.max_history
+    return [
+        EncodedRequest(
+            History(np.asarray(history[max(len(history) - most, 0) :])),
+            np.asarray(examples.user[row : row + 1], np.int32),
+            padded_columns(features, examples.context, np.array([row])),
+        )
+        for row, history in enumerate(histories)
+    ]
 
 
 CANDIDATE_BUCKETS = (32, 128, 512)
@@ -200,8 +219,7 @@ class BucketedPrograms:
             self.extend(encoded.interests, UNKNOWN, bucket - 1)
             for place, size in enumerate(sizes):
                 yield (number + place / len(sizes)) / len(self.buckets)
-                rows = np.zeros(size, np.int32)
-                request = EncodedRequest(RankRequest(None, ()), encoded, rows, user, context, 0)
+                request = EncodedRequest(encoded, user, context, np.zeros(size, np.int32))
                 self.score([request])
             if tower:
                 self.tower([request])
@@ -225,7 +243,11 @@ class BucketedPrograms:
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
+        """Return click probabilities, float32 ``[N]`` of each request; read what is not read."""
+        missing = [request for request in requests if request.history.interests is None]
+        read = self.encode([request.history for request in missing])
+        for request, history in zip(missing, read, strict=True):
+            request.history = history
 
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.score(*self._arguments, request.history.interests, *inputs)

@@ -25,19 +25,11 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
-from dien_jax.inference.onnx import (
-    add_version,
-    check_triton,
-    is_onnx_model,
-    onnx_model,
-    onnx_scores,
-    require_onnx,
-)
+from dien_jax.inference.onnx import add_version, check_onnx, check_triton, onnx_model, onnx_scores
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run
-from dien_jax.steps.score import make_predict_step
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_path, check_out
 
@@ -84,8 +76,7 @@ def export_run(
         installed, or scores differ. No file is written then.
     """
     run_dir, out = Path(run_dir), Path(out)
-    inputs = (run_dir, None if data is None else Path(data))
-    options: Any = {"overwrite": overwrite, "inputs": inputs}
+    options: Any = {"overwrite": overwrite, "inputs": (run_dir, data)}
     check_out(out, is_ours=is_archive, **options)
     require("export", "an exported model")
     if triton is not None:
@@ -94,13 +85,11 @@ def export_run(
         check_triton(Path(triton))
     if onnx is not None:
         onnx = Path(onnx)
-        check_out(onnx, is_ours=is_onnx_model, **options)
         if os.path.realpath(onnx) == os.path.realpath(out):
             raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
-        require_onnx()
+        check_onnx(onnx, **options)
     trained = load_run(run_dir, data)
-    with ExitStack() as files:
-        files.enter_context(writing(out))
+    with writing(out), ExitStack() as files:
         partial = files.enter_context(atomic_path(out))
         with stage(f"exporting {run_dir}"):
             _write(partial, trained, read_card(run_dir))
@@ -108,9 +97,8 @@ def export_run(
             report = {"file": str(out), "bytes": partial.stat().st_size}
             report |= check_export(partial, trained)
         if isinstance(onnx, Path):
-            files.enter_context(writing(onnx))
-            partial = files.enter_context(atomic_path(onnx))
-            with stage("converting to ONNX and checking its scores"):
+            with stage("converting to ONNX and checking its scores"), writing(onnx):
+                partial = files.enter_context(atomic_path(onnx))
                 partial.write_bytes(onnx_model(trained))
                 report |= {"onnx": str(onnx), "onnx_bytes": partial.stat().st_size}
                 batch = random_batch(trained)
@@ -220,9 +208,8 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
-    model = trained.params, trained.batch_stats, trained.feature_tables()
-    predict = make_predict_step(trained.run.config, trained.dataset.schema)
-    return np.asarray(predict(*model, batch, trained.logit_map(in_use=True)))
+    step, params, stats, features = trained.scorer(in_use=True)
+    return np.asarray(step(params, stats, features, batch))
 
 
 def _raw_value(trained: TrainedModel, feature: Feature) -> Any:

@@ -16,6 +16,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.errors import UserError, reading, reason, require, writing
+from dien_jax.errors import UserError, failing, reading, require, writing
 from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.files import partial_folder, starts_with, write_text
+from dien_jax.utils.files import check_out, partial_folder, starts_with, write_text
 
 MAX_BYTES = 2**31 - 1
 """Maximum size of an ONNX message."""
@@ -37,8 +38,10 @@ _ERRORS_ONLY = 3
 """Log level of onnxruntime; lower ones report every unused constant."""
 
 
-def require_onnx() -> None:
-    """Check that the extra ``onnx`` is installed."""
+def check_onnx(file: Path, **options: Any) -> None:
+    """Check that a model can be converted and written; ``options`` are those of ``check_out``."""
+    is_ours = partial(starts_with, mark=PRODUCER.encode(), within=64)
+    check_out(file, is_ours=is_ours, **options)
     with _quiet():
         require("onnx", "--onnx")
 
@@ -58,16 +61,13 @@ def onnx_model(trained: TrainedModel) -> bytes:
     def score(*arrays: jax.Array) -> jax.Array:
         return score_rows(weights, jax.tree.unflatten(structure, arrays))
 
-    with _failure(f"jax2onnx with JAX {jax.__version__} cannot convert this model"), _quiet():
+    version = importlib.metadata.version("jax2onnx")
+    problem = f"jax2onnx {version} with JAX {jax.__version__} cannot convert this model"
+    with failing(f"--onnx: {problem}"), _quiet():
         names = {"input_names": list(named_leaves(inputs)), "output_names": ["score"]}
         model = jax2onnx.to_onnx(score, leaves, model_name=PRODUCER, **names)
         model.producer_name = PRODUCER
         return model.SerializeToString()
-
-
-def is_onnx_model(file: Path) -> bool:
-    """Return whether a file is one of :func:`onnx_model`."""
-    return starts_with(file, PRODUCER.encode(), within=64)
 
 
 def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
@@ -76,23 +76,12 @@ def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    with _failure("onnxruntime cannot run the model"):
+    with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model"):
         session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         arrays = named_leaves(inputs)
         feed = {node.name: arrays[node.name] for node in session.get_inputs()}
         (scores,) = session.run(["score"], feed)
     return np.asarray(scores)
-
-
-@contextmanager
-def _failure(problem: str) -> Iterator[None]:
-    """Turn any exception of a package into a :class:`UserError`: PACKAGE VERSION ... : REASON."""
-    try:
-        yield
-    except Exception as error:  # the two packages raise exceptions without a common base
-        package, _, rest = problem.partition(" ")
-        version = importlib.metadata.version(package)
-        raise UserError(f"--onnx: {package} {version} {rest}: {reason(error)}") from error
 
 
 @contextmanager
@@ -166,9 +155,9 @@ def add_version(folder: Path, onnx: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         version = folder / str(max(numbers, default=0) + 1)
-        with partial_folder(version) as partial:
-            shutil.copyfile(onnx, partial / MODEL)
-            partial.rename(version)
+        with partial_folder(version) as new:
+            shutil.copyfile(onnx, new / MODEL)
+            new.rename(version)
         if not config.exists():
             write_text(config, text)
     return version

@@ -4,7 +4,7 @@ Scores of candidates are those of ``python -m dien_jax.evaluate``, to float32 ro
 histories are remembered are bounded in number.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,13 @@ from dien_jax.inference.bucketed_programs import (
 from dien_jax.inference.lists import (
     EXACT_ITEMS,
     ItemLists,
-    ListOptions,
     Ranking,
-    count_unknown,
-    kept_count,
-    not_finite,
+    as_list,
+    item_rows,
     ranked,
 )
 from dien_jax.inference.remembered_users import RememberedUsers
 from dien_jax.runs.trained import TrainedModel
-
-USERS_AT_ONCE = 16
-"""Users whose lists are made together; more take no more memory."""
 
 
 class Ranker:
@@ -96,8 +91,7 @@ class Ranker:
         model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
-        self._lists = ItemLists(model.schema, model.list_offsets, model.tables, exact_items)
-        self._has_tower = bool(self._lists.shortlist and model.programs.tower)
+        self._lists = ItemLists(model, self._programs, exact_items)
 
     def rank(
         self,
@@ -140,7 +134,10 @@ class Ranker:
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
-        scores = iter(self._scores(encoded))
+        before = [request.history for request in encoded]
+        scores = iter(self._programs.score(encoded))
+        for request, history in zip(encoded, before, strict=True):
+            self._users.swap(request.raw.user, history, request.history)
         return [
             outcome if isinstance(outcome, UserError) else ranked(outcome, next(scores))
             for outcome in outcomes
@@ -222,54 +219,32 @@ class Ranker:
           UserError: as :meth:`recommend`, with the number of the history.
           ValueError: for ``users`` or ``contexts`` of another length.
         """
-        allowed, listed = None, np.zeros(0, np.int32)
-        if candidates is not None:
-            allowed = listed = self._item_rows("candidates", _as_list("candidates", candidates))
-        excluded = self._item_rows("exclude", _as_list("exclude", exclude))
-        options = ListOptions(n, exclude_history, allowed, excluded, at_most or {})
-        self._lists.check(options)
-        unknown, count = self._lists.count_unlisted(listed), len(histories)
+        options = self._lists.options(
+            n,
+            exclude_history=exclude_history,
+            candidates=candidates,
+            exclude=exclude,
+            at_most=at_most,
+        )
+        count = len(histories)
         pairs = zip(users or [None] * count, contexts or [None] * count, strict=True)
-        asked = [
-            RankRequest(history, (), user, context)
-            for history, (user, context) in zip(histories, pairs, strict=True)
-        ]
-        ids, rankings = self.vocabularies.items, []
-        for start in range(0, count, USERS_AT_ONCE):
-            requests, kept, whole = [], [], []
-            for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
-                encoded = self._encoded_or_error(request)
-                if isinstance(encoded, UserError):
-                    if count == 1:
-                        raise encoded
-                    raise UserError(f"history {place} of {count}: {encoded}") from encoded
-                given = request.history
-                requests.append(encoded)
-                kept.append(encoded.history.rows)
-                whole.append(kept[-1] if given is None else self._item_rows("history", given))
-            chosen = self._lists.candidates(options, kept, whole)
-            for encoded, rows in zip(requests, chosen, strict=True):
-                encoded.candidates = rows
-            if self._has_tower:
-                many = [one for one in requests if len(one.candidates) > kept_count(options.n)]
-                for encoded, logits in zip(many, self._programs.tower(many), strict=True):
-                    encoded.candidates = self._lists.kept(encoded.candidates, logits, options)
-            for encoded, scores in zip(requests, self._scores(requests), strict=True):
-                if error := not_finite([ids[row] for row in encoded.candidates], scores):
-                    raise error
-                rows, best = self._lists.best(encoded.candidates, scores, options)
-                counts = count_unknown(encoded.history.rows), unknown, encoded.unknown_context
-                rankings.append(Ranking([ids[row] for row in rows], best, *counts))
+        requests, whole = [], []
+        for place, (history, pair) in enumerate(zip(histories, pairs, strict=True), start=1):
+            encoded = self._encoded_or_error(RankRequest(history, (), *pair))
+            if isinstance(encoded, UserError):
+                where = f"history {place} of {count}: " if count > 1 else ""
+                raise UserError(f"{where}{encoded}") from encoded
+            requests.append(encoded)
+            rows = encoded.history.rows
+            given = rows if history is None else item_rows(self.vocabularies, "history", history)
+            whole.append(given)
+        rankings, before = [], [request.history for request in requests]
+        lists = self._lists.of_requests(requests, whole, options)
+        for request, unread, ranking in zip(requests, before, lists, strict=True):
+            self._users.swap(request.raw.user, unread, request.history)
+            request.history = unread  # without what was read of it, which takes memory
+            rankings.append(ranking)
         return rankings
-
-    def _scores(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return click probabilities of each request's candidates, and read what is not read."""
-        missing = [request for request in requests if request.history.interests is None]
-        histories = self._programs.encode([request.history for request in missing])
-        for request, history in zip(missing, histories, strict=True):
-            self._users.swap(request.raw.user, request.history, history)
-            request.history = history
-        return self._programs.score(requests)
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
         """Read a user's history, oldest event first, and keep it in place of an earlier one.
@@ -286,7 +261,7 @@ class Ranker:
         Raises:
           UserError: when the user is not, or no longer, remembered.
         """
-        name, (row,) = _user_id(user), self._item_rows("event", [event])
+        name, (row,) = _user_id(user), item_rows(self.vocabularies, "event", [event])
 
         def longer(history: History) -> History:
             rows, interests = np.append(history.rows, row), history.interests
@@ -343,7 +318,7 @@ class Ranker:
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
         if lists:
             candidates = max(candidates, self.schema.num_items)
-        tower = lists and self._has_tower
+        tower = lists and self._lists.has_tower
         for share in self._programs.compile_all(context, candidates, tower=tower):
             progress(share)
 
@@ -352,40 +327,24 @@ class Ranker:
             if not isinstance(request, RankRequest):
                 raise UserError(f"expected a RankRequest, got {request!r:.60}")
             # A list: numbers index the values of a pandas series by its labels.
-            request = request._replace(candidates=_as_list("candidates", request.candidates))
+            request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
             history = self._users.get(request.user) if events is None else self._history(events)
-            context, unknown_context = self._context(request.context or {})
-            candidates = self._item_rows("candidates", request.candidates)
+            context, unknown = self._context(request.context or {})
+            candidates = item_rows(self.vocabularies, "candidates", request.candidates)
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
-        return EncodedRequest(request, history, candidates, user, context, unknown_context)
+        return EncodedRequest(history, user, context, candidates, request, unknown)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         columns, unknown = self.vocabularies.context_columns(values)
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
-        ids = _as_list("history", events)
+        ids = as_list("history", events)
         kept = ids[max(len(ids) - self._max_history, 0) :]
-        return History(self._item_rows("history", kept))
-
-    def _item_rows(self, name: str, ids: Sequence[Any]) -> np.ndarray:
-        texts = list(map(as_text, ids))
-        for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
-            if not text and not isinstance(raw, str):  # an empty text is an unknown item
-                raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
-        return self.vocabularies.item_rows(texts)
-
-
-def _as_list(name: str, ids: Any) -> list[Any]:
-    """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
-    unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
-    if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
-        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
-        raise UserError(f"{name} must be a list of ids, got {kind}")
-    return list(ids)
+        return History(item_rows(self.vocabularies, "history", kept))
 
 
 def _user_id(user: Any) -> str:

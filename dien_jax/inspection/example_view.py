@@ -1,6 +1,7 @@
 """One example as text and as a figure: its history with attention and gates."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +26,6 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _ROW_HEIGHT = 0.19  # inches
 
 
-def heading(example: Example) -> str:
-    """Return the number, user and item of an example."""
-    item, category, _ = example.candidate
-    number = "" if example.split is None else f"{example.split} example {example.number}: "
-    return f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
-
-
 def prediction(example: Example) -> str:
     """Return the click probability, that without reading the history, and the label."""
     label = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
@@ -40,28 +34,23 @@ def prediction(example: Example) -> str:
     return f"click probability {example.probability:.4f}{part}{label}"
 
 
-def history_line(example: Example, feature: str | None) -> str:
-    """Return the length of the history, the number of older behaviours, and the mark's meaning."""
-    count = len(example.behaviours)
-    if not count:
-        return "no behaviours: the history is empty"
-    line = f"{count:,} behaviour{'s' if count > 1 else ''}, oldest first"
-    if example.older:
-        line += f" ({example.older:,} older left out, as in training: train.max-history)"
-    if feature is not None:
-        line += f"; {MATCH} marks the candidate's {feature}"
-    return line
-
-
 def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
     """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks.
 
     ``feature`` is the item feature that is shown as the category.
     """
-    lines = [heading(example), prediction(example), history_line(example, feature)]
-    behaviours = example.behaviours
-    if not behaviours:
-        return lines
+    item, category, _ = example.candidate
+    number = "" if example.split is None else f"{example.split} example {example.number}: "
+    title = f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
+    behaviours, count = example.behaviours, len(example.behaviours)
+    if not count:
+        return [title, prediction(example), "no behaviours: the history is empty"]
+    line = f"{count:,} behaviour{'s' if count > 1 else ''}, oldest first"
+    if example.older:
+        line += f" ({example.older:,} older left out, as in training: train.max-history)"
+    if feature is not None:
+        line += f"; {MATCH} marks the candidate's {feature}"
+    lines = [title, prediction(example), line]
 
     def column(title: str, texts: list[str], most: int) -> list[str]:
         texts = [title, *texts]
@@ -118,10 +107,10 @@ def ranking_lines(inspector: Inspector) -> list[str]:
     return lines
 
 
-def measure_lines(example: Example) -> list[str]:
-    """Return the meaning of each measure."""
+def measure_lines(names: Iterable[str]) -> list[str]:
+    """Return the meaning of measures."""
     relative = {True: " (bars are relative to the largest)", False: ""}
-    measures = map(MEASURES.__getitem__, example.measures)
+    measures = map(MEASURES.__getitem__, names)
     return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
 
 

@@ -7,6 +7,7 @@ import base64
 import io
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dien_jax.config.presets import PRESETS, flat_settings, nearest_preset, preset
-from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
-from dien_jax.inspection.example_view import example_lines
+from dien_jax.inspection.example_view import example_lines, measure_lines
 from dien_jax.inspection.examples import (
-    MEASURES,
     Example,
     Inspector,
     available_measures,
@@ -29,7 +28,7 @@ from dien_jax.inspection.examples import (
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.folder import Run
-from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.summary import RunSummary, load_summaries, setting_text
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
@@ -74,9 +73,9 @@ def write_report(
     """
     folder = Path(run_dir)
     file = folder / REPORT_FILE if out is None else Path(out)
-    inputs = (folder, None if data is None else Path(data))
-    options: Any = {"is_ours": is_report, "overwrite": overwrite, "inputs": inputs}
-    check_out(file, ".html", ".htm", **options)
+    is_ours = partial(starts_with, mark=_GENERATOR.encode(), within=500)
+    options: Any = {"overwrite": overwrite, "inputs": (folder, data)}
+    check_out(file, ".html", ".htm", is_ours=is_ours, **options)
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
     dataset = trained.dataset
@@ -103,10 +102,6 @@ def _number(value: float | None, undefined: str = _ABSENT) -> str:
     return undefined if value is None else f"{value:.4f}"
 
 
-def _whole(value: int | None) -> str:
-    return _ABSENT if value is None else f"{value:,}"
-
-
 def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     result = summary.result
     facts = {
@@ -130,7 +125,7 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:
             numbers = [_number(metrics.get(name), "undefined") for name in METRICS]
-            rows.append([split, *numbers, _whole(metrics.get("examples"))])
+            rows.append([split, *numbers, f"{metrics.get('examples', 0):,}"])
     labels = [metric.label for metric in METRICS.values()]
     note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
     measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
@@ -200,20 +195,15 @@ def _example_sections(
     right = shown(picks.hits, "Clicked, at the highest probabilities")
     right += shown(picks.rejections, "Not clicked, at the lowest probabilities")
     right += shown(picks.typical, "Typical: loss near the median")
+    model = trained.run.config.model
+    if lines := measure_lines(available_measures(model)):
+        lines.append("Gates are means over units")
+    lines += missing_measures(model)
     return [
-        ("How to read the examples", _legend(trained.run.config.model)),
+        ("How to read the examples", "".join(paragraph(f"{line}.") for line in lines)),
         ("Most confidently wrong", wrong),
         ("Right and typical", right),
     ]
-
-
-def _legend(model: ModelConfig) -> str:
-    measures = [MEASURES[name] for name in available_measures(model)]
-    lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
-    if measures:
-        bars = "attention and update have bars relative to the largest of their history"
-        lines.append(f"Gates are means over units; {bars}")
-    return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
 
 
 def _examples(
@@ -246,15 +236,11 @@ def _settings_section(run: Run) -> str:
     name = run.preset if run.preset in PRESETS else nearest_preset(run.config)
     defaults = flat_settings(preset(name))
     rows = [
-        [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
+        [name, setting_text(value), "" if value == defaults[name] else setting_text(defaults[name])]
         for name, value in flat_settings(run.config).items()
     ]
     header = ["setting", "value", f"value of preset {name}, if different"]
     return table(header, rows, "All settings", left=3)
-
-
-def _setting(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 _GENERATOR = "<meta name='generator' content='dien_jax'>"
@@ -277,11 +263,6 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
         f"<header><h1>{escape(title)}</h1><p class='note'>{escape(subtitle)}</p></header>\n"
         f"<nav aria-label='Sections'>{links}</nav>\n<main>\n{parts}</main>\n</body>\n</html>\n"
     )
-
-
-def is_report(file: Path) -> bool:
-    """Return whether a file is one of :func:`page`."""
-    return starts_with(file, _GENERATOR.encode(), within=500)
 
 
 def paragraph(text: str, *, note: bool = False) -> str:
@@ -307,10 +288,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, le
 
 
 def article(example: Example, feature: str | None, command: str) -> str:
-    """Return an example as HTML, as ``command`` shows it in a terminal.
-
-    ``feature`` is shown as the category.
-    """
+    """Return an example as HTML, as ``command`` shows it in a terminal."""
     title, *lines = example_lines(example, feature, "utf-8")
     shown = escape("\n".join(lines))
     return (

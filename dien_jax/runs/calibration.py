@@ -21,9 +21,9 @@ import numpy as np
 from dien_jax.data.arrays import read_array
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
-from dien_jax.utils.files import atomic_path, read_json, write_json
+from dien_jax.utils.files import read_json, write_array, write_json
 from dien_jax.utils.json_values import Count, as_complete
 
 CALIBRATION_FILE = "calibration.json"
@@ -140,9 +140,7 @@ def negative_distribution(dataset: Dataset) -> str:
 
 def save_list_offsets(folder: Path, dataset: Dataset) -> None:
     """Write ``list_offsets.npy`` of a run folder."""
-    file = folder / OFFSETS_FILE
-    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
-        np.save(stream, list_offsets(dataset))
+    write_array(folder / OFFSETS_FILE, list_offsets(dataset))
 
 
 def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:

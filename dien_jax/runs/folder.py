@@ -35,7 +35,7 @@ from dien_jax.errors import UserError, reading, writing
 from dien_jax.model.family import check_modules
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.console import say
-from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
+from dien_jax.utils.files import check_utf8, content, read_json, write_json, write_text
 from dien_jax.utils.json_values import (
     Count,
     LargeCount,
@@ -63,20 +63,11 @@ class Evaluation(TypedDict):
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Return the evaluations of a run, oldest first, without a last line that was cut short."""
-    return [evaluation for _, evaluation in _read_lines(folder / METRICS_FILE)]
-
-
-def _read_lines(file: Path) -> list[tuple[bytes, Evaluation]]:
-    """Return the lines, with their ends, and what they say."""
+    file = folder / METRICS_FILE
     with reading(file):
-        try:
-            lines = file.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-    return [
-        (line + b"\n", parse_json(line, Evaluation, f"{file}, line {number}"))
-        for number, line in enumerate(lines, start=1)
-    ]
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    sources = (f"{file}, line {number}" for number in range(1, len(lines) + 1))
+    return [parse_json(line, Evaluation, at) for line, at in zip(lines, sources, strict=True)]
 
 
 def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
@@ -92,10 +83,12 @@ def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
 def cut_back(folder: Path, step: int) -> None:
     """Drop the evaluations after ``step``, and a last line that was cut short."""
     file = folder / METRICS_FILE
-    kept = b"".join(line for line, record in _read_lines(file) if record["step"] <= step)
-    if file.exists() and file.read_bytes() != kept:
-        with writing(file), atomic_path(file) as partial:
-            partial.write_bytes(kept)
+    steps = [record["step"] for record in read_evaluations(folder)]
+    if file.exists():
+        lines = zip(file.read_bytes().split(b"\n"), steps, strict=False)
+        kept = b"".join(line + b"\n" for line, at in lines if at <= step)
+        if kept != file.read_bytes():
+            write_text(file, kept.decode())
 
 
 CONFIG_FILE = "config.json"

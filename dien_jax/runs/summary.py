@@ -31,10 +31,10 @@ from dien_jax.runs.folder import (
     read_evaluations,
     read_result,
 )
-from dien_jax.utils.files import atomic_path, read_json, write_json
+from dien_jax.utils.files import read_json, write_array, write_json
 from dien_jax.utils.json_values import Count, LargeCount, NotNegative
 
-BASELINE_FILE = "baseline.json"
+BASELINE_FILE, SCORES_FILE = "baseline.json", "scores-{}.npy"
 LISTS_FILE = "lists.json"
 
 
@@ -74,9 +74,7 @@ class BaselineRun:
         with writing(folder, "--out"):
             folder.mkdir(parents=True)
             for split, values in scores.items():
-                file = folder / _scores_name(split)
-                with atomic_path(file) as partial, partial.open("wb") as stream:
-                    np.save(stream, values)
+                write_array(folder / SCORES_FILE.format(split), values)
             write_json(folder / RESULT_FILE, result)
             write_json(folder / BASELINE_FILE, dataclasses.asdict(self))
 
@@ -86,21 +84,13 @@ class BaselineRun:
         return read_json(folder / BASELINE_FILE, cls)
 
 
-def is_baseline(folder: Path) -> bool:
-    """Return whether a folder is that of a complete baseline."""
-    return (folder / BASELINE_FILE).is_file()
-
-
 def stored_scores(folder: Path, dataset: Dataset, split: str) -> np.ndarray:
     """Return a baseline's scores of a split, float32 ``[n]``."""
+    file, count = folder / SCORES_FILE.format(split), len(dataset.splits[split].label)
     try:
-        return read_probabilities(folder / _scores_name(split), len(dataset.splits[split].label))
+        return read_probabilities(file, count)
     except UserError as error:
         raise UserError(f"{error}; remove it") from error
-
-
-def _scores_name(split: str) -> str:
-    return f"scores-{split}.npy"
 
 
 @dataclass(frozen=True)
@@ -192,23 +182,29 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     while len({path.parts[-parts:] for path in resolved}) < len(resolved):
         parts += 1
     names = ["/".join(path.parts[-parts:]) for path in resolved]
-    return [_summary(name, folder) for name, folder in zip(names, folders, strict=True)]
-
-
-def _summary(name: str, folder: Path) -> RunSummary:
-    if not _is_run(folder):
-        inside = sorted(filter(_is_run, folder.glob("*")))
-        if inside:
+    runs = []
+    for name, folder in zip(names, folders, strict=True):
+        if not _is_run(folder) and (inside := sorted(filter(_is_run, folder.glob("*")))):
             found = f"found a folder of {len(inside)}, {inside[0]} for example"
             raise UserError(f"{folder}: expected the folder of a run or baseline, {found}")
-    run = BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
-    return RunSummary(
-        name, folder, run, read_evaluations(folder), read_result(folder, StoredResult)
-    )
+        is_baseline = (folder / BASELINE_FILE).is_file()
+        run = BaselineRun.load(folder) if is_baseline else Run.load(folder)
+        evaluations, result = read_evaluations(folder), read_result(folder, StoredResult)
+        runs.append(RunSummary(name, folder, run, evaluations, result))
+    return runs
+
+
+def setting_text(value: Any) -> str:
+    """Return the value of a setting for a table."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def _is_run(folder: Path) -> bool:
-    return is_baseline(folder) or (folder / CONFIG_FILE).is_file()
+    return any((folder / name).is_file() for name in (BASELINE_FILE, CONFIG_FILE))
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:

@@ -1,11 +1,10 @@
 """The trained model of a run: the best checkpoint of its folder, its data, and its scores."""
 
-import csv
 import functools
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +23,6 @@ from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.console import Stage, stage
-from dien_jax.utils.files import starts_with
 from dien_jax.utils.machine import require_usable_jax
 
 
@@ -58,6 +56,12 @@ class TrainedModel(NamedTuple):
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
         """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
         return None if self.calibration is None else self.calibration.logit_map(in_use=in_use)
+
+    def scorer(self, *, in_use: bool) -> tuple["Predict", Any, Any, FeatureTables]:
+        """Return the first arguments of :func:`score_batches`, see :meth:`logit_map`."""
+        step = make_predict_step(self.run.config, self.dataset.schema)
+        step = functools.partial(step, logit_map=self.logit_map(in_use=in_use))
+        return step, self.params, self.batch_stats, self.feature_tables()
 
     def variables(self) -> dict[str, Any]:
         """Return the variables of ranking: those of the Flax model, and the map for use if any."""
@@ -108,8 +112,7 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     """
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
+    if (best_step := checkpoints.best_step()) is None:
         advice = f"continue the run with python -m dien_jax.train --resume {folder}"
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     place = OneDevice(dataset.schema)
@@ -128,7 +131,6 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
 
-_COLUMNS = ("user", "item", "label", "score")
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
 
@@ -157,44 +159,20 @@ def score_batches(
                 first = step + 1 - len(pending)
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
                 for examples, values in fetched:
-                    scores[examples] = values[: len(examples)]
-                    _require_finite(scores[examples], examples)
+                    scores[examples] = values = values[: len(examples)]
+                    if len(wrong := np.flatnonzero(~np.isfinite(values))):
+                        raise NotFiniteError(
+                            f"the model's score of example {examples[wrong[0]] + 1:,} is "
+                            f"{values[wrong[0]]}, and {len(wrong)} of its batch are not finite: "
+                            f"a parameter or a number among the inputs is too large"
+                        )
                 pending.clear()
     return scores
-
-
-def _require_finite(scores: np.ndarray, examples: np.ndarray) -> None:
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    if len(wrong):
-        place, score = examples[wrong[0]] + 1, scores[wrong[0]]
-        raise NotFiniteError(
-            f"the model's score of example {place:,} is {score}, and {len(wrong)} of its batch are "
-            f"not finite: a parameter or a number among the inputs is too large"
-        )
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a split by their names in ``result.json``; None where undefined."""
     return split_scores(dataset, split, scores).metrics()
-
-
-def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
-    """Write ``user,item,label,score`` as CSV with raw ids, one line per example.
-
-    Nine digits restore a float32 score exactly.
-    """
-    examples = dataset.splits[split]
-    users, items = dataset.groups(), dataset.vocabulary("item")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    columns = (examples.group, examples.item, examples.label, scores)
-    for group, item, label, score in zip(*columns, strict=True):
-        writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
-
-
-def is_predictions(file: Path) -> bool:
-    """Return whether a file is one of :func:`write_predictions`."""
-    return starts_with(file, f"{','.join(_COLUMNS)}\n".encode())
 
 
 class SplitScores(NamedTuple):
@@ -249,10 +227,8 @@ def score_split(
     dataset = model.dataset
     if not (examples := len(dataset.splits[split].label)):
         raise UserError(f"{dataset.path} has no {split} examples to score")
-    work = f"scoring {examples:,} {split} examples of {dataset.path}{source}"
-    with stage(work) as current:
-        scores = trained_scores(model, split, current)
-    return split_scores(dataset, split, scores)
+    with stage(f"scoring {examples:,} {split} examples of {dataset.path}{source}") as current:
+        return split_scores(dataset, split, trained_scores(model, split, current))
 
 
 def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
@@ -268,13 +244,10 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
 
     They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
     """
+    shown = Stage("") if current is None else current
     loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
 
     def show(share: float) -> None:
-        if current is not None:
-            current.share = share
+        shown.share = share
 
-    step = make_predict_step(trained.run.config, trained.dataset.schema)
-    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
-    features = trained.feature_tables()
-    return score_batches(step, trained.params, trained.batch_stats, features, loader, show)
+    return score_batches(*trained.scorer(in_use=False), loader, show)

@@ -21,11 +21,11 @@ from starlette.types import Message, Receive, Scope, Send
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.remembered_users import NotRememberedError
-from dien_jax.server.current_model import Batcher, CurrentModel, Metrics, QueueFullError
+from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.messages import (
     Failure,
     Status,
-    context_values,
+    arguments,
     document,
     page,
     validation_failure,
@@ -59,8 +59,10 @@ class Application:
         routes = [
             post("/v1/rank", partial(self._post, "rank", None)),
             post("/v1/recommend", partial(self._post, "recommend", current.recommend)),
-            post("/v1/remember", partial(self._post, "remember", current.remember)),
-            post("/v1/observe", partial(self._post, "observe", current.observe)),
+            *(
+                post(f"/v1/{name}", partial(self._post, name, partial(current.change_user, name)))
+                for name in ("remember", "observe")
+            ),
             Route("/", lambda _: RedirectResponse("/docs")),
             Route("/healthz", self._health),
             Route("/readyz", self._ready),
@@ -120,7 +122,8 @@ class Application:
         try:
             body = await self._body(request)
             message = self._current.served.decoders[name].decode(body)
-            work = partial(call, message) if call else _rank_request(message)
+            fields = arguments(message)
+            work = partial(call, fields) if call else RankRequest(**fields)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
@@ -128,8 +131,6 @@ class Application:
             return _Json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _error(400, f"the body is not JSON: {error}")
-        except QueueFullError as error:
-            return _error(429, str(error), headers={"Retry-After": str(error.retry_after)})
         except NotRememberedError as error:
             return _error(404, str(error), "user")
         except UserError as error:
@@ -179,11 +180,6 @@ class _Json(Response):
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)
-
-
-def _rank_request(message: Any) -> RankRequest:
-    context = context_values(message)
-    return RankRequest(message.history, message.candidates, message.user, context)
 
 
 def _error(

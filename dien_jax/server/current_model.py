@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import prometheus_client
+from starlette.exceptions import HTTPException
 
 from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, encodable, reading
@@ -28,7 +29,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.messages import Ranked, Remembered, context_values, request_decoders
+from dien_jax.server.messages import Ranked, Remembered, request_decoders
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
 
@@ -73,14 +74,6 @@ class Metrics:
         return prometheus_client.generate_latest(self._registry)
 
 
-class QueueFullError(Exception):
-    """The queue is full; its requests should be answered after ``retry_after`` whole seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
 @dataclass
 class _Job:
     work: RankRequest | Callable[[], Any]
@@ -115,11 +108,13 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
-        """Return the future result, or raise QueueFullError if ``bounded`` and too many wait."""
+        """Return the future result; status 429 if ``bounded`` and too many wait."""
         job = _Job(work)
         with self._changed:
             if bounded and len(self._jobs) >= self._options.queue:
-                raise QueueFullError(max(math.ceil(len(self._jobs) * self._seconds), 1))
+                wait = max(math.ceil(len(self._jobs) * self._seconds), 1)
+                problem = f"the queue is full; try again in {wait} s"
+                raise HTTPException(429, problem, {"Retry-After": str(wait)})
             self._jobs.append(job)
             self._changed.notify()
         return job.future
@@ -195,13 +190,10 @@ def model_version(path: Path) -> str:
         best = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True).best_path()
         if best is None:
             raise UserError(f"{path} has no evaluated checkpoint yet")
-        files = [best, path / CONFIG_FILE]
-        files += [file] if (file := path / CALIBRATION_FILE).exists() else []
-    times = []
-    for file in files:
-        with reading(file):
-            times.append(file.stat().st_mtime_ns)
-    return f"{files[0].name} {times}"
+        calibration = path / CALIBRATION_FILE
+        files = [best, path / CONFIG_FILE, *[calibration] * calibration.exists()]
+    with reading(path):
+        return f"{files[0].name} {[file.stat().st_mtime_ns for file in files]}"
 
 
 def require_same_context(current: Schema, newer: Schema) -> None:
@@ -221,7 +213,7 @@ def require_same_context(current: Schema, newer: Schema) -> None:
 class CurrentModel:
     """The model in use. A thread warms it up and replaces it when there is a newer one.
 
-    ``rank``, ``recommend``, ``remember`` and ``observe`` are for the thread of the batcher.
+    ``rank``, ``recommend`` and ``change_user`` are for the thread of the batcher.
 
     Attributes:
       served: the model in use; replaced as a whole.
@@ -253,20 +245,10 @@ class CurrentModel:
             for outcome in ranker.rank_many(requests)
         ]
 
-    def recommend(self, message: Any) -> Ranked:
+    def recommend(self, fields: dict[str, Any]) -> Ranked:
         """List the next items of a user."""
         ranker = self.served.ranker
-        listed = ranker.recommend(
-            message.history,
-            message.n,
-            user=message.user,
-            context=context_values(message),
-            exclude_history=message.exclude_history,
-            candidates=message.candidates,
-            exclude=message.exclude,
-            at_most={k: v for k, v in (msgspec.to_builtins(message.at_most) or {}).items() if v},
-        )
-        return self._answer(listed, ranker.step)
+        return self._answer(ranker.recommend(**fields), ranker.step)
 
     def _answer(self, ranking: Ranking, step: int) -> Ranked:
         unknown = ranking[2:]
@@ -275,17 +257,11 @@ class CurrentModel:
             self._metrics.unknown.labels(kind).inc(count)
         return Ranked([*map(encodable, ranking.ids)], ranking.scores.tolist(), *unknown, step)
 
-    def remember(self, message: Any) -> Remembered:
-        """Remember a user's history."""
+    def change_user(self, method: str, fields: dict[str, Any]) -> Remembered:
+        """Remember a user's history, or append an event to it."""
         ranker = self.served.ranker
-        ranker.remember(message.user, message.history)
-        return Remembered(str(message.user), ranker.remembered_users)
-
-    def observe(self, message: Any) -> Remembered:
-        """Append an event to a remembered history."""
-        ranker = self.served.ranker
-        ranker.observe(message.user, message.event)
-        return Remembered(str(message.user), ranker.remembered_users)
+        getattr(ranker, method)(**fields)
+        return Remembered(str(fields["user"]), ranker.remembered_users)
 
     def start(
         self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]

@@ -80,9 +80,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def context_values(message: Any) -> dict[str, Any]:
-    """Return the context of a request by feature."""
-    return msgspec.to_builtins(message.context) if message.context else {}
+def arguments(message: Any) -> dict[str, Any]:
+    """Return the fields of a request as arguments of the method of ``Ranker`` that it is for."""
+    fields = msgspec.to_builtins(message)
+    for name in fields.keys() & {"context", "at_most"}:
+        fields[name] = fields[name] or {}
+    if "at_most" in fields:
+        fields["at_most"] = {name: most for name, most in fields["at_most"].items() if most}
+    return fields
 
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:

@@ -8,7 +8,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -246,21 +245,13 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 
     JAX has such a callback. Python reports an exception that leaves one, and continues.
     """
-    report, main = sys.unraisablehook, threading.main_thread().ident
-
-    def raise_after(hook_frame: FrameType) -> None:
-        frame: FrameType | None = hook_frame
-        while frame is not None:
-            time.sleep(0.001)
-            frame = sys._current_frames().get(main or 0)
-            while frame is not None and frame is not hook_frame:
-                frame = frame.f_back
-        os.kill(os.getpid(), signal.SIGINT)
+    report = sys.unraisablehook
 
     def hook(lost: "sys.UnraisableHookArgs") -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
             # Not while this hook runs: it would leave the hook, and be lost too.
-            again = threading.Thread(target=raise_after, args=(sys._getframe(),), daemon=True)
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
             again.start()
         else:
             report(lost)

@@ -68,6 +68,14 @@ def write_text(file: Path, text: str) -> None:
         stream.write(text)
 
 
+def write_array(file: Path, array: Any) -> None:
+    """Write a NumPy array, completely or not at all."""
+    import numpy as np  # here, as commands that need no array start faster without
+
+    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
+        np.save(stream, array)
+
+
 @contextlib.contextmanager
 def atomic_path(file: Path) -> Iterator[Path]:
     """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises.
@@ -272,7 +280,7 @@ def check_out(
     *suffixes: str,
     is_ours: Callable[[Path], bool],
     overwrite: bool = False,
-    inputs: Iterable[Path | None] = (),
+    inputs: Iterable[str | Path | None] = (),
 ) -> None:
     """Check a file to write before anything is computed for it: its name, folder and content.
 

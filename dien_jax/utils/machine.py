@@ -88,26 +88,27 @@ def enable_compile_cache() -> None:
     from dien_jax.utils.console import say
     from dien_jax.utils.files import user_cache
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        try:
-            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-            features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        except OSError:
-            features = platform.processor()
-        kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
-        try:
-            folder = user_cache() / "compiled" / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except UserError:
-            return
-        except OSError as error:
-            say(f"compiled programs are not kept: {folder} cannot be written: {error.strerror}")
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
-        _replace_damaged(folder)
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    try:
+        folder = user_cache() / "compiled" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except UserError:
+        return
+    except OSError as error:
+        say(f"compiled programs are not kept: {folder} cannot be written: {error.strerror}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    _replace_damaged(folder)
 
 
 def _replace_damaged(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,16 @@ def check_picture(file: Path, **options: Any) -> None:
 
     ``options`` are those of :func:`~dien_jax.utils.files.check_out`.
     """
-    check_out(file, ".png", is_ours=is_picture, **options)
+    mark = f"Software\0{SOFTWARE}".encode()
+    check_out(file, ".png", is_ours=partial(starts_with, mark=mark, within=200), **options)
     require("plot", "drawing a figure")
-
-
-def is_picture(file: Path) -> bool:
-    """Return whether a file is one of :func:`save_picture`."""
-    return starts_with(file, f"Software\0{SOFTWARE}".encode(), within=200)
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
     """Write a figure as PNG, completely or not at all."""
-    with drawing(), writing(file), atomic_path(file) as partial:
+    with drawing(), writing(file), atomic_path(file) as path:
         metadata = {"Software": SOFTWARE}
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
 
 
 def new_figure(
