@@ -218,23 +218,20 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        predict = _predictor(mean, start, of_dense / scale, of_values)
+        line = start, of_dense / scale, of_values
+
+        def predict(inputs: Inputs, line: tuple[np.ndarray, ...] = line) -> np.ndarray:
+            start, of_dense, of_values = line
+            return probability(
+                (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start
+            )
+
         score = selection(predict(valid), valid.labels)
         if best is not None and score <= best[0]:
             break
         best = score, predict, strength
     assert best is not None
     return best[1:]
-
-
-def _predictor(
-    mean: np.ndarray, start: np.ndarray, of_dense: np.ndarray, of_values: np.ndarray
-) -> Predict:
-    def predict(inputs: Inputs) -> np.ndarray:
-        logits = (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values
-        return probability(logits + start)
-
-    return predict
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:

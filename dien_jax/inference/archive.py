@@ -116,7 +116,14 @@ def read_archive(file: Path) -> ExportedModel:
         archive = zipfile.ZipFile(file)
     damage = f"damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the version"
     with archive, failing(f"{file}: {damage} that wrote it)"):
-        _check_size(file, archive)
+        # No more than the sizes of entries is ever read, so they cannot fill the memory.
+        unpacked = sum(info.file_size for info in archive.infolist())
+        limit = max(_MAX_EXPANSION * file.stat().st_size, _MIN_UNPACKED)
+        if unpacked > limit:
+            raise UserError(
+                f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for "
+                f"a file of this size; it was not written by python -m dien_jax.export"
+            )
         manifest = _manifest(file, archive)
         require("export", "an exported model")
 
@@ -139,17 +146,6 @@ def read_archive(file: Path) -> ExportedModel:
 
 def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _check_size(file: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a file whose entries would fill the memory; no more than their sizes is ever read."""
-    unpacked = sum(info.file_size for info in archive.infolist())
-    limit = max(_MAX_EXPANSION * file.stat().st_size, _MIN_UNPACKED)
-    if unpacked > limit:
-        raise UserError(
-            f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for a "
-            f"file of this size; it was not written by python -m dien_jax.export"
-        )
 
 
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -51,7 +51,13 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, dataset = trained.run.config, trained.dataset
+        config, dataset, item = trained.run.config, trained.dataset, trained.dataset.schema.item
+        columns = {feature.name: dataset.items[feature.name] for feature in item[1:]}
+        categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
+        tables = FeatureTables(categories, {})  # not copied
+        if config.model.statistics:
+            counts = {item[0].name: dataset.statistics.values[item[0].name]}
+            tables = FeatureTables(categories, {}, counts, dataset.factors)
         return cls(
             dataset.schema,
             trained.step,
@@ -61,7 +67,7 @@ class LoadedModel(NamedTuple):
             (jax.device_put(trained.variables()), trained.feature_tables()),
             make_programs(config, dataset.schema),
             trained.list_offsets,
-            named_leaves({"tables": _list_tables(trained)}),
+            named_leaves({"tables": tables}),
         )
 
     @classmethod
@@ -78,17 +84,6 @@ class LoadedModel(NamedTuple):
             exported.list_offsets,
             exported.weights,
         )
-
-
-def _list_tables(trained: TrainedModel) -> FeatureTables:
-    """Return the tables of items that lists read, without a copy."""
-    dataset, item = trained.dataset, trained.dataset.schema.item[0].name
-    columns = {feature.name: dataset.items[feature.name] for feature in dataset.schema.item[1:]}
-    categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
-    if not trained.run.config.model.statistics:
-        return FeatureTables(categories, {})
-    counts = {item: dataset.statistics.values[item]}
-    return FeatureTables(categories, {}, counts, dataset.factors)
 
 
 def load_model(

@@ -32,7 +32,7 @@ EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 SHORTLIST = TOWER_ROWS
 """Maximum number of items that the first stage leaves, for a list of up to 320."""
 KEPT = 128
-"""Number of items that the tower leaves, for a list of up to 16."""
+"""Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
 STATISTICS, FACTORS = "tables/statistics", "tables/factors"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
@@ -141,7 +141,7 @@ class ItemLists:
             for request, rows in zip(some, found, strict=True):
                 request.candidates = rows
             if self.has_tower:
-                many = [one for one in some if len(one.candidates) > kept_count(options.n)]
+                many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
                     request.candidates = self.kept(request.candidates, logits, options)
             for request, scores in zip(some, self._programs.score(some), strict=True):
@@ -173,7 +173,7 @@ class ItemLists:
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
         assert self._offsets is not None
-        count = kept_count(options.n)
+        count = max(KEPT, 8 * options.n)
         at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
         more = options._replace(n=count, at_most=at_most)
         return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
@@ -191,16 +191,13 @@ class ItemLists:
         return rows[order], scores[order].astype(np.float32)
 
     def _first(self, rows: np.ndarray, scores: np.ndarray, options: ListOptions) -> np.ndarray:
-        if options.at_most:
-            return self._spread(rows, np.argsort(-scores, kind="stable"), options)
-        return first_places(scores, options.n)
-
-    def _spread(self, rows: np.ndarray, order: np.ndarray, options: ListOptions) -> np.ndarray:
-        """Return the first places of an order that exceed no number of items of a value."""
+        """Return the places of a list, which exceed no number of items of a value."""
+        if not options.at_most:
+            return first_places(scores, options.n)
         values_of = {name: self._tables[f"tables/item/{name}"] for name in options.at_most}
         counts: dict[tuple[str, int], int] = {}
         chosen: list[int] = []
-        for place in order:
+        for place in np.argsort(-scores, kind="stable"):
             values = [(name, int(values[rows[place]])) for name, values in values_of.items()]
             known = [value for value in values if value[1] != UNKNOWN]
             if all(counts.get(value, 0) < options.at_most[value[0]] for value in known):
@@ -227,7 +224,8 @@ class Shortlist:
         if f"{FACTORS}/{item}/row" in tables:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
             parts = np.split(vectors, DIRECTED, axis=1)
-            self._vectors = [part / _norms(part) for part in parts]
+            norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+            self._vectors = [p / np.maximum(n, 1e-5) for p, n in zip(parts, norms, strict=True)]
             self._row = tables[f"{FACTORS}/{item}/row"]
 
     def rows(
@@ -263,10 +261,6 @@ class Shortlist:
             expected = (self._count[row] + 1.0) * (self._count[other] + 1.0)
             total[other] += weight * self._together[pairs] / np.sqrt(expected)
         return total
-
-
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-5)
 
 
 def _top(scores: np.ndarray, most: int) -> np.ndarray:
@@ -308,11 +302,6 @@ def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
         f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
         f"a parameter or a number of the context is too large"
     )
-
-
-def kept_count(n: int) -> int:
-    """Return the number of items that the tower leaves for a list of n."""
-    return max(KEPT, 8 * n)
 
 
 def check_count(name: str, value: Any) -> None:

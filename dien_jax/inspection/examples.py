@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights
-from dien_kernels.options import Form
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
@@ -78,40 +77,41 @@ class Internals(NamedTuple):
     measures: dict[str, Array]
 
 
-def update_gates(
-    weights: Weights, x: Float[Array, "B T D"], states: Float[Array, "B T H"], gates: Form
-) -> Float[Array, "B T H"]:
-    """Return the share of each unit of the state that a GRU's step replaces, without attention.
-
-    It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that is
-    kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the authors'.
-    ``states`` are those after each step on ``x``, from an initial state of zeros.
-    """
-    before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
-    from_state = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
-    u = jax.nn.sigmoid(from_input + from_state + weights.bias[None, None, 1])
-    return u if gates == "paper" else 1 - u
-
-
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
     """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``."""
     model_config = config.model
-    model = ClickModel(model_config, schema)
+    model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def measured(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
-        params = variables["params"].get("network", {})
+    def internals(
+        params: Any,
+        stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None = None,
+    ) -> Internals:
+        variables = {"params": params, "batch_stats": stats}
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )
         returned = captured.get("intermediates", {}).get("network", {})
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
+            """Return the mean share of the state that a GRU's step replaces, without attention.
+
+            It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that
+            is kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the
+            authors'.
+            """
             ((states, _),) = returned[name]["__call__"]
-            return update_gates(Weights(**params[name]), x, states, model_config.gates).mean(-1)
+            weights = Weights(**params["network"][name])
+            before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+            from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
+            own = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
+            u = jax.nn.sigmoid(from_input + own + weights.bias[None, None, 1])
+            return (u if is_paper else 1 - u).mean(-1)
 
         attention: Any = output.attention
         measures = {} if attention is None else {"attention": attention}
@@ -125,24 +125,12 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
             inputs = output.interest_states * attention[..., None]
             measures["update_gate"] = mean_gate("evolution", inputs)
         if model_config.evolution == "augru":
-            is_paper = model_config.gates == "paper"
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
-        return output.logits, measures
-
-    def internals(
-        params: Any,
-        stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        logit_map: LogitMap | None = None,
-    ) -> Internals:
-        variables = {"params": params, "batch_stats": stats}
-        logits, measures = measured(variables, features, batch)
         by_counts = None
         if model_config.statistics:
             terms: Any = model.apply(variables, batch, features, method="tower_terms")
             by_counts = click_probability(terms.sum(1), logit_map)
-        return Internals(click_probability(logits, logit_map), by_counts, measures)
+        return Internals(click_probability(output.logits, logit_map), by_counts, measures)
 
     return jax.jit(internals)
 
@@ -239,24 +227,18 @@ class Names:
         """Return the raw id of a user."""
         return printable(self._groups[group])
 
-    def categories(self, row: int) -> list[int]:
-        """Return the rows of an item's categories."""
-        if self.feature is None:
-            return []
-        values, offsets = self._column
-        start, end = (row, row + 1) if offsets is None else offsets[row : row + 2]
-        return values[start:end].tolist()
-
-    def category(self, value: int) -> str:
-        """Return the raw value of a row of ``feature``."""
-        return UNKNOWN_NAME if value == UNKNOWN else printable(self._values[value])
-
     def behaviour(self, row: int, candidate: int) -> Behaviour:
         """Return an item, compared with the candidate."""
-        categories = self.categories(row)
-        shared = set(categories) & set(self.categories(candidate)) - {UNKNOWN}
-        text = None if self.feature is None else ", ".join(map(self.category, categories))
-        return Behaviour(self.item(row), text, bool(shared))
+        if self.feature is None:
+            return Behaviour(self.item(row), None, matches=False)
+        values, offsets = self._column
+        categories, of_candidate = (
+            values[k : k + 1] if offsets is None else values[offsets[k] : offsets[k + 1]]
+            for k in (row, candidate)
+        )
+        shared = set(categories.tolist()) & set(of_candidate.tolist()) - {UNKNOWN}
+        names = [printable(self._values[k]) if k != UNKNOWN else UNKNOWN_NAME for k in categories]
+        return Behaviour(self.item(row), ", ".join(names), bool(shared))
 
 
 class Inspector:
@@ -277,9 +259,8 @@ class Inspector:
         self.trained = trained
         step = make_internals_step(trained.run.config, trained.dataset.schema)
         inputs = (trained.params, trained.batch_stats, trained.feature_tables())
-        self._internals = functools.partial(
-            step, *inputs, logit_map=trained.logit_map(in_use=False)
-        )
+        logit_map = trained.logit_map(in_use=False)
+        self._internals = functools.partial(step, *inputs, logit_map=logit_map)
         self.names = Names(trained.dataset)
 
     def examples(

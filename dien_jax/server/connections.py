@@ -76,11 +76,6 @@ class Connections:
         """Return the protocol of a new connection; the ``http`` of ``uvicorn.Config``."""
         return Connection(self, **arguments)
 
-    def make_room(self) -> None:
-        """Close a connection if there are too many."""
-        if self.open > self.limit:
-            next(iter(self.waiting)).abort()  # the new connection is waiting too
-
 
 class Connection(H11Protocol):
     """A connection that is closed when it has waited too long for its client."""
@@ -96,16 +91,12 @@ class Connection(H11Protocol):
         self._wait("closed", None)
         self.transport.abort()
 
-    def last_answer(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Give the answer to a request that came before headers that say that it is the last."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.default_headers = headers
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._connections.open += 1
         self._follow()
-        self._connections.make_room()
+        if self._connections.open > self._connections.limit:
+            next(iter(self._connections.waiting)).abort()  # this connection is waiting too
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.open -= 1
@@ -185,8 +176,9 @@ class Server(uvicorn.Server):
         headers = [*self.server_state.default_headers, (b"connection", b"close")]
         self.server_state.default_headers = headers
         for connection in self.server_state.connections:
-            if isinstance(connection, Connection):
-                connection.last_answer(headers)
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.default_headers = headers
         until = time.monotonic() + self._last_request_seconds
         while self.server_state.connections and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(_POLL_SECONDS)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from dien_jax._version import __version__
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.server.run import MAX_ID_LENGTH, ServerOptions
 from dien_jax.utils.json_values import in_words
@@ -27,6 +27,12 @@ _User = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | _Whole | None
 """An id, or nothing for an unknown user."""
 _VALUE = str | _Whole
 """A value of a categorical or multi-valued feature, of any length."""
+_CELLS: dict[str, Any] = {
+    "numeric": Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None,
+    "multivalued": list[_VALUE] | str | None,
+    "categorical": _VALUE | None,
+}
+"""Types of context values by kind of feature."""
 _AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, which may be named by the client."""
@@ -97,7 +103,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     """
     history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
-    context = _of_features("Context", {f.name: (_cell_type(f),) for f in schema.context})
+    context = _of_features("Context", {f.name: (_CELLS[f.kind],) for f in schema.context})
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
     length = _count(options.max_candidates)
@@ -146,14 +152,6 @@ def validation_failure(error: msgspec.ValidationError) -> Failure:
     if named:
         field = f"{field}.{named[1]}" if field else named[1]
     return Failure(message[:_SHOWN], field[:_SHOWN] or None)
-
-
-def _cell_type(feature: Feature) -> Any:
-    if feature.kind == "numeric":
-        return Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None
-    if feature.kind == "multivalued":
-        return list[_VALUE] | str | None
-    return _VALUE | None
 
 
 _ERRORS = {

@@ -90,19 +90,14 @@ def _status(
         say_error(f"error: {described(error)}")
         return 1 if isinstance(error, NotFiniteError) else 2
     except (RuntimeError, AssertionError) as error:
-        if not _is_of_devices(error):
+        # For a platform whose plugin is not installed, an assertion without a word fails there.
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        is_assertion = isinstance(error, AssertionError) and place.endswith("xla_bridge.py")
+        if not (is_assertion or str(error).startswith(_NO_DEVICE)):
             raise
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
-
-
-def _is_of_devices(error: Exception) -> bool:
-    """Return whether JAX raised an error for devices that it does not know or find."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith(_NO_DEVICE)
-    # For a platform whose plugin is not installed, an assertion without a word fails in this file.
-    return traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py")
 
 
 def make_main(
@@ -181,7 +176,11 @@ def join_help_lines(arguments: type) -> None:
     in the annotation of a field comes before its docstring, so each class of flags, its bases and
     the classes of its groups are annotated with their docstrings as one line.
     """
-    for kind in set(_classes(arguments)):
+    for field in dataclasses.fields(arguments):
+        group: Any = getattr(field.type, "__origin__", field.type)  # of Annotated
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            join_help_lines(group)
+    for kind in filter(dataclasses.is_dataclass, arguments.__mro__):
         bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
         found = [param for base in bases for param in parse_from_object(base).params]
         texts = {param.arg_name: param.description for param in found if param.description}
@@ -202,18 +201,6 @@ def description(arguments: type) -> str:
     wrapper.break_on_hyphens = False  # in the names of flags
     paragraphs = [" ".join(text.split()) for text in (arguments.__doc__ or "").split("\n\n")]
     return "\n".join(wrapper.fill(text) for text in paragraphs)
-
-
-def _classes(arguments: type) -> Iterator[type]:
-    """Yield a dataclass, its bases, and those of the dataclasses in its fields."""
-    for kind in arguments.__mro__:
-        if dataclasses.is_dataclass(kind):
-            yield kind
-    for field in dataclasses.fields(arguments):
-        group: Any = field.type
-        group = getattr(group, "__origin__", group)  # of Annotated
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
-            yield from _classes(group)
 
 
 @contextlib.contextmanager

@@ -65,15 +65,11 @@ def say_error(line: str) -> None:
     _print_message(f"{where}{line}")
 
 
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
-
-
 @contextlib.contextmanager
 def saying_messages_of(logger_name: str) -> Iterator[None]:
     """Print what a library logs as :func:`say` prints lines, without level and name."""
-    logger, handler = logging.getLogger(logger_name), _Lines()
+    logger, handler = logging.getLogger(logger_name), logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -90,9 +86,11 @@ def print_result(text: str, out: Path | None = None) -> None:
     Output that is closed or cannot be written is a ``UserError``, as the result would be lost; a
     pipe that nobody reads any more is a ``BrokenPipeError``.
     """
-    if out is not None and _is_standard_output(out):
-        say(text)
-    elif _other_process is None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file
+        if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
+            say(text)
+            return
+    if _other_process is None:
         _require_output()
         try:
             _print(text, sys.stdout)
@@ -172,13 +170,6 @@ def take_closed_streams() -> None:
     _require_output()
 
 
-def _is_standard_output(file: Path) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
-    except (AttributeError, OSError, ValueError):  # closed, or no file
-        return False
-
-
 def _require_output() -> None:
     if sys.stdout is None:  # how Python starts if the descriptor is closed
         raise UserError("standard output is closed; expected a file, a pipe or a terminal")
@@ -217,7 +208,15 @@ class ProgressLine:
             bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
-            self._redraw(line if bar else self._spinner)
+            content = line if bar else self._spinner
+            if self._redrawn is not None:
+                self._redrawn.update(content)
+                return
+            options: Any = {"redirect_stdout": False, "transient": True}
+            rate = 1 / SECONDS_BETWEEN_UPDATES
+            self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
+            self._redrawn.start()
+            self._console.show_cursor(True)  # a process that is killed cannot restore it
             return
         now = time.monotonic()
         if now - self._updated_at >= self._every:
@@ -238,16 +237,6 @@ class ProgressLine:
             self._redrawn = None
         if line is not None:
             say(line)
-
-    def _redraw(self, content: Text | Spinner) -> None:
-        if self._redrawn is not None:
-            self._redrawn.update(content)
-            return
-        options: Any = {"redirect_stdout": False, "transient": True}
-        rate = 1 / SECONDS_BETWEEN_UPDATES
-        self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
-        self._redrawn.start()
-        self._console.show_cursor(True)  # a process that is killed cannot restore it
 
 
 @dataclass

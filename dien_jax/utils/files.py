@@ -88,8 +88,8 @@ def atomic_path(file: Path) -> Iterator[Path]:
         yield file
         return
     target = file.resolve()
-    partial = partial_path(target)
-    with _claimed(target, partial, _open_file) as handle:
+    partial = partial_path(target, str(os.getpid()))
+    with _claimed(target, partial) as handle:
         try:
             yield partial
             os.fsync(handle)
@@ -117,12 +117,12 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     process. A ``UserError`` names another process that is working for ``target``.
     """
     target = target.absolute()
-    partial = partial_path(target, kind)
+    partial = partial_path(target, f"{kind}{os.getpid()}")
     new_parents = [parent for parent in target.parents if not parent.exists()]
     _unfinished.extend(reversed(new_parents))
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with _claimed(target, partial, _open_folder):
+        with _claimed(target, partial, is_folder=True):
             try:
                 yield partial
             finally:
@@ -140,18 +140,14 @@ def _is_written_into(file: Path) -> bool:
     return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
 
 
-def partial_path(target: Path, kind: str = "") -> Path:
-    """Return the path of this process for what becomes ``target``; ``kind`` is empty or "work-"."""
-    return target.with_name(f"{_partial_name(target)}{kind}{os.getpid()}")
-
-
-def _partial_name(target: Path) -> str:
-    name = os.fsencode(target.name)[:200]
-    return f".{os.fsdecode(name)}.partial-"
+def partial_path(target: Path, end: str = "") -> Path:
+    """Return the start of paths of what becomes ``target``; ``end`` says of which process."""
+    name = os.fsdecode(os.fsencode(target.name)[:200])
+    return target.with_name(f".{name}.partial-{end}")
 
 
 @contextlib.contextmanager
-def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iterator[int]:
+def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterator[int]:
     """Yield the handle of a new partial file or folder, locked while this process writes it.
 
     A partial file or folder without a lock was left by a process that was killed: it is removed.
@@ -159,8 +155,14 @@ def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iter
     with contextlib.ExitStack() as stack:
         _unfinished.append(partial)
         stack.callback(_unfinished.remove, partial)
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_CREAT
         while True:
-            handle = opened(partial)
+            if partial.is_symlink() or (is_folder and partial.is_file()):
+                partial.unlink()
+            if is_folder:
+                partial.mkdir(exist_ok=True)
+            handle = os.open(partial, flags, 0o666)
             stack.callback(os.close, handle)
             if not _lock(handle):
                 raise _busy(target, os.getpid())
@@ -190,20 +192,6 @@ def remove_unfinished() -> None:
                 path.unlink()
 
 
-def _open_file(partial: Path) -> int:
-    """Create an empty file, or empty the one that is left there; a link there is removed."""
-    if partial.is_symlink():
-        partial.unlink()
-    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def _open_folder(partial: Path) -> int:
-    if partial.is_symlink() or partial.is_file():
-        partial.unlink()
-    partial.mkdir(exist_ok=True)
-    return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
 def _lock(handle: int) -> bool:
     """Lock an open file or folder; return False if it is locked. Some file systems cannot lock."""
     try:
@@ -222,7 +210,7 @@ def remove_left_partials(target: Path) -> None:
     locks its own while it writes; those of this process stay. A ``UserError`` names another process
     that is writing the target.
     """
-    start = _partial_name(target)
+    start = partial_path(target).name
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         number = path.name.removeprefix(start).removeprefix("work-")
         if not path.name.startswith(start) or not number.isdecimal() or path.is_symlink():
@@ -313,8 +301,9 @@ def check_out(
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):
         raise UserError(f"{file} cannot be written: it is an input; name another file")
-    if size == 0 or _recognised(is_ours, file):
-        return
+    with contextlib.suppress(Exception):  # any content may be there, and readers raise anything
+        if size == 0 or is_ours(file):
+            return
     for path in read:
         if target.is_relative_to(path):
             raise UserError(f"{file} cannot be written: it is a file of {path}, which is read")
@@ -323,13 +312,6 @@ def check_out(
             f"{file} exists and was not written by this command; give --overwrite to replace it, "
             f"or name another file"
         )
-
-
-def _recognised(is_ours: Callable[[Path], bool], file: Path) -> bool:
-    try:
-        return is_ours(file)
-    except Exception:  # any content may be there, and readers raise exceptions of many kinds
-        return False
 
 
 def starts_with(file: Path, mark: bytes, within: int = 0) -> bool:

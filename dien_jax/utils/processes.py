@@ -125,21 +125,15 @@ def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any
         raise  # of an exchange within the function: all processes have it
     except (UserError, NotFiniteError, OSError, MemoryError) as problem:
         error = problem
-    answers = [json.loads(answer) for answer in exchange(json.dumps([*_described(error), text]))]
+    mine = ["", ""] if error is None else [type(error).__name__, described(error)]
+    answers = [json.loads(answer) for answer in exchange(json.dumps([*mine, text]))]
     if isinstance(error, NotFiniteError):
         raise error
     if error is not None:
-        raise SharedError(_described(error)[1]) from error
+        raise SharedError(mine[1]) from error
     for process, (kind, message, _) in enumerate(answers):
         if kind == NotFiniteError.__name__:
             raise NotFiniteError(message)
         if kind:
             raise SharedError(f"process {process}: {message}")
     return result, [answer[2] for answer in answers]
-
-
-def _described(error: BaseException | None) -> tuple[str, str]:
-    """Return kind and message of an error for other processes, or nothing twice."""
-    if error is None:
-        return "", ""
-    return type(error).__name__, described(error)
