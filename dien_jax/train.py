@@ -29,7 +29,7 @@ from dien_jax.config.settings import (
 )
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.command import check_words, description, run_command, stop_signals
+from dien_jax.utils.command import check_words, parse_flags, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
     Flags that do not go together, and a mistake in the preset or its file, are a ``UserError``.
     """
-    check_words(argv, Arguments)
+    check_words(argv, Arguments)  # before the files that flags name are read
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
@@ -123,9 +123,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     else:
         config = preset(name)
     defaults = Arguments(name, model=config.model, optim=config.optim, train=config.train)
-    prog = "python -m dien_jax.train"
-    about = description(Arguments)
-    arguments = tyro.cli(Arguments, default=defaults, args=argv, prog=prog, description=about)
+    arguments = parse_flags(tyro.cli, Arguments, argv, "train", default=defaults)
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")

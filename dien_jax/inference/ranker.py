@@ -232,8 +232,9 @@ class Ranker:
         for place, (history, pair) in enumerate(zip(histories, pairs, strict=True), start=1):
             encoded = self._encoded_or_error(RankRequest(history, (), *pair))
             if isinstance(encoded, UserError):
-                where = f"history {place} of {count}: " if count > 1 else ""
-                raise UserError(f"{where}{encoded}") from encoded
+                if count == 1:
+                    raise encoded
+                raise UserError(f"history {place} of {count}: {encoded}") from encoded
             requests.append(encoded)
             rows = encoded.history.rows
             given = rows if history is None else item_rows(self.vocabularies, "history", history)
@@ -329,7 +330,7 @@ class Ranker:
             # A list: numbers index the values of a pandas series by its labels.
             request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
-            history = self._users.get(request.user) if events is None else self._history(events)
+            history = self._users.change(request.user) if events is None else self._history(events)
             context, unknown = self._context(request.context or {})
             candidates = item_rows(self.vocabularies, "candidates", request.candidates)
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)

@@ -29,10 +29,6 @@ class RememberedUsers:
     def __len__(self) -> int:
         return len(self._histories)
 
-    def get(self, user: Any) -> History:
-        """Return a user's history, and count the user as recently used."""
-        return self.change(user, lambda history: history)
-
     def put(self, user: Any, history: History) -> None:
         """Remember a user, in place of an earlier history."""
         with self._lock:
@@ -41,8 +37,10 @@ class RememberedUsers:
             if len(self._histories) > self._max_users:
                 self._histories.popitem(last=False)
 
-    def change(self, user: Any, change: Callable[[History], History]) -> History:
-        """Replace a remembered user's history by ``change(history)`` in one step; return that."""
+    def change(
+        self, user: Any, change: Callable[[History], History] = lambda history: history
+    ) -> History:
+        """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
         if user is None:
             raise NotRememberedError(
                 "expected a history, or a user that is remembered, found neither"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,8 @@ SHOWN = 2
 """Number of examples of each kind that are shown with their histories."""
 
 _ABSENT = "-"
+_FORM, _MARK = Path(__file__), b"<meta name='generator' content='dien_jax'>"
+"""Place of the form of the page, and what each page has near its start."""
 
 
 def write_report(
@@ -73,7 +76,7 @@ def write_report(
     """
     folder = Path(run_dir)
     file = folder / REPORT_FILE if out is None else Path(out)
-    is_ours = partial(starts_with, mark=_GENERATOR.encode(), within=500)
+    is_ours = partial(starts_with, mark=_MARK, within=500)
     options: Any = {"overwrite": overwrite, "inputs": (folder, data)}
     check_out(file, ".html", ".htm", is_ours=is_ours, **options)
     [summary] = load_summaries([folder])
@@ -243,26 +246,15 @@ def _settings_section(run: Run) -> str:
     return table(header, rows, "All settings", left=3)
 
 
-_GENERATOR = "<meta name='generator' content='dien_jax'>"
-_STYLE = Path(__file__).with_name("report.css")
-
-
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
     """Return the whole page; sections are pairs of a title (text) and a content (HTML)."""
     links, parts = "", ""
     for number, (name, body) in enumerate(sections, start=1):
         links += f"<a href='#part-{number}'>{escape(name)}</a>"
         parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
-    return (
-        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"{_GENERATOR}\n"
-        "<meta http-equiv='Content-Security-Policy' "
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text('utf-8')}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1><p class='note'>{escape(subtitle)}</p></header>\n"
-        f"<nav aria-label='Sections'>{links}</nav>\n<main>\n{parts}</main>\n</body>\n</html>\n"
-    )
+    template, style = (_FORM.with_suffix(end).read_text("utf-8") for end in (".html", ".css"))
+    texts = {"title": escape(title), "subtitle": escape(subtitle), "style": style}
+    return Template(template).substitute(texts, links=links, parts=parts)
 
 
 def paragraph(text: str, *, note: bool = False) -> str:

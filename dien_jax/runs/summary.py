@@ -64,11 +64,6 @@ class BaselineRun:
     settings: dict[str, Any]
     versions: dict[str, str]
 
-    @property
-    def warm_start(self) -> None:
-        """None: a baseline starts from nothing."""
-        return None
-
     def save(self, folder: Path, result: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
         """Create the folder and write its files; ``scores`` are float32 ``[n]`` by split."""
         with writing(folder, "--out"):
@@ -213,7 +208,8 @@ def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
     for summary in runs:
         run = summary.run
         settings = run.config if isinstance(run, Run) else (run.preset, str(run.settings))
-        members.setdefault((settings, run.data_digest, str(run.warm_start)), []).append(summary)
+        start = str(getattr(run, "warm_start", None))
+        members.setdefault((settings, run.data_digest, start), []).append(summary)
     groups = []
     for group in members.values():
         name = group[0].name

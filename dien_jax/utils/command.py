@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -113,16 +114,24 @@ def make_main(
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        prog = f"python -m dien_jax.{name}"
-
-        def flags() -> Options:
-            words = sys.argv[1:] if argv is None else argv
-            check_words(words, arguments)
-            return parse(arguments, args=argv, prog=prog, description=description(arguments))
-
+        words = sys.argv[1:] if argv is None else argv
+        flags = functools.partial(parse_flags, parse, arguments, words, name)
         return run_command(flags, run, when_interrupted=when_interrupted)
 
     return main
+
+
+def parse_flags(
+    parse: Callable[..., Options],
+    arguments: type[Options],
+    argv: Sequence[str],
+    name: str,
+    **more: Any,
+) -> Options:
+    """Parse the flags of a command by ``tyro.cli``; ``more`` are further arguments of that."""
+    check_words(argv, arguments)
+    about = {"prog": f"python -m dien_jax.{name}", "description": description(arguments)}
+    return parse(arguments, args=argv, **about, **more)
 
 
 def check_words(argv: Sequence[str], arguments: type) -> None:
