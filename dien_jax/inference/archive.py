@@ -64,21 +64,13 @@ def input_features(schema: Schema) -> list[str]:
     return ["item", "user", *(f.name for f in schema.context if f.size is not None)]
 
 
-def write_archive(
-    file: Path,
-    manifest: dict[str, Any],
-    programs: dict[str, export.Exported],
-    weights: dict[str, np.ndarray],
-    vocabularies: dict[str, list[str]],
-    card: str = "",
-    list_offsets: np.ndarray | None = None,
-) -> None:
-    """Write an exported file; format, version and digests are added to ``manifest``."""
-    arrays = {_WEIGHT.format(name): array for name, array in weights.items()}
-    if list_offsets is not None:
-        arrays[OFFSETS_FILE] = list_offsets
-    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in programs.items()}
-    for name, values in vocabularies.items():
+def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
+    """Write an exported file; format, version and digests are added to its manifest."""
+    arrays = {_WEIGHT.format(name): array for name, array in model.weights.items()}
+    if model.list_offsets is not None:
+        arrays[OFFSETS_FILE] = model.list_offsets
+    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in model.programs.items()}
+    for name, values in model.vocabularies.items():
         entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
     if card:
         entries[CARD_FILE] = card.encode()
@@ -90,7 +82,8 @@ def write_archive(
             digests[entry] = _sha256(content.getbuffer())
             with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
                 stream.write(content.getbuffer())
-        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "sha256": digests}
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **model.manifest}
+        about["sha256"] = digests
         entries[_MANIFEST] = json.dumps(about, indent=2, allow_nan=False).encode()
         for name, packed in entries.items():
             archive.writestr(zipfile.ZipInfo(name), packed, compress_type=zipfile.ZIP_DEFLATED)

@@ -16,7 +16,13 @@ from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
-from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
+from dien_jax.inference.archive import (
+    ExportedModel,
+    input_features,
+    is_archive,
+    read_archive,
+    write_archive,
+)
 from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
@@ -140,8 +146,8 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "weights": {name: described(array) for name, array in weights.items()},
     }
     vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
-    offsets = trained.list_offsets
-    write_archive(file, manifest, programs, weights, vocabularies, card, offsets)
+    parts = (manifest, dataset.schema, vocabularies, weights, programs, trained.list_offsets)
+    write_archive(file, ExportedModel(*parts), card)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights
-from jaxtyping import Array
 
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
@@ -65,20 +64,13 @@ MEASURES = {
 """The measures by name, in the order in which a model computes them."""
 
 
-class Internals(NamedTuple):
-    """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
+def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[str, Any]]:
+    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``.
 
-    ``by_counts`` is the probability without the networks that read the history, of a model beside
-    counts. Gates are means over the H units. A measure that the model lacks is left out.
+    These are the click ``probability`` ``[B]``, that ``by_counts``, without the networks that read
+    the history, of a model beside counts, and the ``measures`` that the model has, by name,
+    ``[B, T]`` each. Gates are means over the H units.
     """
-
-    probability: Array
-    by_counts: Array | None
-    measures: dict[str, Array]
-
-
-def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
-    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``."""
     model_config = config.model
     model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
 
@@ -91,7 +83,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         features: FeatureTables,
         batch: Batch,
         logit_map: LogitMap | None = None,
-    ) -> Internals:
+    ) -> dict[str, Any]:
         variables = {"params": params, "batch_stats": stats}
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
@@ -130,7 +122,8 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         if model_config.statistics:
             terms: Any = model.apply(variables, batch, features, method="tower_terms")
             by_counts = click_probability(terms.sum(1), logit_map)
-        return Internals(click_probability(output.logits, logit_map), by_counts, measures)
+        probability = click_probability(output.logits, logit_map)
+        return {"probability": probability, "by_counts": by_counts, "measures": measures}
 
     return jax.jit(internals)
 
@@ -275,7 +268,8 @@ class Inspector:
           UserError: if a number does not exist.
         """
         dataset = dataset or self.trained.dataset
-        count = len(dataset.splits[split].label)
+        rows = dataset.splits[split]
+        count = len(rows.label)
         for number in numbers:
             if not 0 <= number < count:
                 exist = f"examples 0 to {count - 1}" if count else "no examples"
@@ -291,31 +285,26 @@ class Inspector:
                 internals = jax.device_get(self._internals(batch))
                 for place in places:
                     number, length = int(batch_numbers[place]), int(batch.lengths[place])
-                    history = np.asarray(batch.history)[place, :length]
-                    row = jax.tree.map(lambda values, place=place: values[place], internals)
-                    examples[number] = self._example(dataset, split, number, history, row)
+                    history, row = (
+                        np.asarray(batch.history)[place, :length],
+                        rows.take(np.array([number])),
+                    )
+                    own = jax.tree.map(lambda values, place=place: values[place], internals)
+                    measures, by_counts = own["measures"], own["by_counts"]
+                    [item], [end], [sequence] = row.item, row.history_end, row.sequence
+                    examples[number] = Example(
+                        split=split,
+                        number=number,
+                        user=self.names.user(int(row.group[0])),
+                        candidate=self.names.behaviour(int(item), int(item)),
+                        label=int(row.label[0]),
+                        probability=float(own["probability"]),
+                        by_counts=None if by_counts is None else float(by_counts),
+                        behaviours=tuple(self.names.behaviour(k, int(item)) for k in history),
+                        older=int(end - dataset.event_offsets[sequence]) - length,
+                        measures={n: measures[n][:length] for n in MEASURES if n in measures},
+                    )
         return [examples[number] for number in numbers]
-
-    def _example(
-        self, dataset: Dataset, split: str, number: int, history: np.ndarray, internals: Internals
-    ) -> Example:
-        examples, item = dataset.splits[split], int(dataset.splits[split].item[number])
-        start = dataset.event_offsets[examples.sequence[number]]
-        measures: Any = internals.measures
-        return Example(
-            split=split,
-            number=number,
-            user=self.names.user(int(examples.group[number])),
-            candidate=self.names.behaviour(item, item),
-            label=int(examples.label[number]),
-            probability=float(internals.probability),
-            by_counts=None if internals.by_counts is None else float(internals.by_counts),
-            behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
-            older=int(examples.history_end[number] - start) - len(history),
-            measures={
-                name: measures[name][: len(history)] for name in MEASURES if name in measures
-            },
-        )
 
 
 _NAMED = 3

@@ -107,22 +107,7 @@ class WarmStart(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AboutRun:
-    """``config.json`` without the settings."""
-
-    preset: str
-    seed: Seed
-    data: str
-    data_digest: str
-    schema: dict[str, Any]
-    versions: dict[str, str]
-    vocabularies: dict[str, str]
-    tables: dict[str, str]
-    warm_start: WarmStart | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(_AboutRun):
+class Run:
     """The content of ``config.json``.
 
     Attributes:
@@ -146,7 +131,16 @@ class Run(_AboutRun):
       UserError: from any method, when a file cannot be read or written, or does not fit.
     """
 
+    preset: str
+    seed: Seed
+    data: str
+    data_digest: str
+    schema: dict[str, Any]
     config: Config
+    versions: dict[str, str]
+    vocabularies: dict[str, str]
+    tables: dict[str, str]
+    warm_start: WarmStart | None = None
 
     @classmethod
     def create(
@@ -224,14 +218,15 @@ class Run(_AboutRun):
     def from_json(cls, values: dict[str, Any], file: Path) -> "Run":
         """Return a run from the content of ``config.json``."""
         check_format(values, RUN_FORMAT, file, "train the model again")
-        about = vars(as_type(values, _AboutRun, file))
-        schema_from_json(about["schema"], f"{file}, schema")
-        settings = {name: values[name] for name in values if name not in (*about, "format_version")}
+        about = {field.name for field in dataclasses.fields(cls)} ^ {"config", "format_version"}
+        settings = {name: value for name, value in values.items() if name not in about}
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
-        return cls(**about, config=config)
+        run = as_type(values | {"config": config}, cls, file)
+        schema_from_json(run.schema, f"{file}, schema")
+        return run
 
     def check_fits(self, dataset: Dataset) -> None:
         """Refuse a dataset whose features, vocabularies or tables differ from those in training.
