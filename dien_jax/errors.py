@@ -31,11 +31,7 @@ class NotFiniteError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A signal asked a run to stop; its state is saved.
-
-    Args:
-      number: number of the signal.
-    """
+    """A signal of this number asked a run to stop; its state is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -111,10 +107,7 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing(problem: str) -> Iterator[None]:
-    """Turn any exception of the block into a :class:`UserError`: "PROBLEM: REASON".
-
-    It is for packages that raise exceptions of many kinds; a :class:`UserError` stays as it is.
-    """
+    """Turn any exception of the block but a :class:`UserError` into one: PROBLEM: REASON."""
     try:
         yield
     except UserError:
@@ -138,10 +131,7 @@ EXTRAS = {
 
 
 def require(extra: str, work: str) -> None:
-    """Check that an extra is installed, before a module that needs it is imported.
-
-    ``work`` is the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
-    """
+    """Check that an extra is installed; ``work`` is the subject of its error."""
     for module in EXTRAS[extra]:
         try:
             importlib.import_module(module)

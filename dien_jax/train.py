@@ -103,10 +103,7 @@ Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Parse flags; defaults come from the preset, the preset file or the warm start.
-
-    Flags that do not go together, and a mistake in the preset or its file, are a ``UserError``.
-    """
+    """Parse flags; defaults come from the preset, the preset file or the warm start."""
     check_words(argv, Arguments)  # before the files that flags name are read
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET

@@ -61,22 +61,14 @@ BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
 
 
 class Baseline(NamedTuple):
-    """A fitted model.
-
-    Attributes:
-      predict: inputs of examples to click probabilities, float32 ``[R]``.
-      settings: what the fit and the validation rows chose, by name.
-    """
+    """A fitted model: inputs to click probabilities, float32 ``[R]``, and what was chosen."""
 
     predict: Predict
     settings: dict[str, Any]
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:
-    """Fit a logistic regression on one column: the sign and scale of a probability.
-
-    Its ranking is that of the column, rising if clicks have more of it in training.
-    """
+    """Fit a logistic regression on one column, which ranks by it: rising if clicks have more."""
     center, scale = standard(train.dense[:, [column]])
     nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
     rows = (train.dense[:, [column]] - center) / scale

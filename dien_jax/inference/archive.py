@@ -97,10 +97,7 @@ def is_archive(file: Path) -> bool:
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file; refuse one that is damaged, edited, or of another version.
-
-    Reading executes nothing, but using the model runs its programs.
-    """
+    """Read an exported file and run nothing; refuse a damaged, an edited or another version."""
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")

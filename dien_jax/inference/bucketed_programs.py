@@ -185,12 +185,7 @@ class BucketedPrograms:
 
     @property
     def programs(self) -> Programs:
-        """The programs, in the process that loaded the model.
-
-        Raises:
-          UserError: in a process forked from it, where JAX's threads are missing and a call would
-            wait for ever.
-        """
+        """The programs, in the process that loaded the model; a forked one would wait for ever."""
         if os.getpid() != self._process:
             raise UserError(
                 f"this model was loaded in process {self._process}, and process {os.getpid()} was "
@@ -202,10 +197,7 @@ class BucketedPrograms:
     def compile_all(
         self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
     ) -> Iterator[float]:
-        """Call every program at every combination of sizes; yield the share that is done.
-
-        ``candidates`` is the maximum number, ``tower`` says whether its program is called.
-        """
+        """Call every program at every size, up to ``candidates``; yield the share that is done."""
         sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
         user = np.full(1, UNKNOWN, np.int32)
         for number, bucket in enumerate(self.buckets):

@@ -181,10 +181,7 @@ class ItemLists:
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first rows of a list and their scores, float32; equal ones by row.
-
-        ``rows`` are int32 ``[N]``, rising; ``probabilities`` of a click float32 ``[N]``.
-        """
+        """Return the first of rising rows ``[N]`` for a list, and their scores, float32."""
         assert self._offsets is not None
         scores = log_odds(probabilities) + self._offsets[rows]
         order = self._first(rows, scores, options)

@@ -102,10 +102,7 @@ _TYPES = {"FLOAT": "TYPE_FP32", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64", "B
 
 
 def triton_config(name: str, onnx: bytes) -> str:
-    """Return the configuration of an ONNX model, whose rows are of any number in a request.
-
-    Rows of a request are one batch: the server joins no requests, as ``max_batch_size`` 0 says.
-    """
+    """Return the configuration of an ONNX model; all rows of a request are one batch."""
     from onnx import TensorProto, load_from_string
 
     graph = load_from_string(onnx).graph
@@ -134,11 +131,7 @@ def check_triton(folder: Path) -> None:
 
 
 def add_version(folder: Path, onnx: Path) -> Path:
-    """Copy an ONNX file as the next version of a model, and return the version's folder.
-
-    The model's folder is made if it does not exist. One that takes or returns something else, or
-    cannot be written, is a ``UserError``.
-    """
+    """Copy an ONNX file as the next version of a model, made if missing; return its folder."""
     check_triton(folder)
     with reading(onnx):
         content = onnx.read_bytes()

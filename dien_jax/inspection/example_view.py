@@ -35,10 +35,7 @@ def prediction(example: Example) -> str:
 
 
 def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
-    """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks.
-
-    ``feature`` is the item feature that is shown as the category.
-    """
+    """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks."""
     item, category, _ = example.candidate
     number = "" if example.split is None else f"{example.split} example {example.number}: "
     title = f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
@@ -72,11 +69,7 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 
 
 def ranking_lines(inspector: Inspector) -> list[str]:
-    """Return the items that the first test user most probably clicks, and the least probable one.
-
-    Each has the click probability and the behaviours with most attention. The data have no context
-    features.
-    """
+    """Return what the first test user clicks most probably and least; data have no context."""
     dataset = inspector.trained.dataset
     test, items = dataset.splits["test"], np.arange(1, dataset.schema.num_items, dtype=np.int32)
 

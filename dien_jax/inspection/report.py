@@ -290,10 +290,7 @@ def article(example: Example, feature: str | None, command: str) -> str:
 
 
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as an ``img``, or a paragraph that says that matplotlib is missing.
-
-    ``alternative`` describes the figure in words.
-    """
+    """Return a figure as an ``img``, described in words; a note where matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:

@@ -35,11 +35,7 @@ class PartAuc(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """Indices of examples, the most extreme scores first.
-
-    False alarms and rejections are non-clicks, misses and hits clicks; typical examples have
-    losses near the median.
-    """
+    """Indices of examples, the most extreme scores first; typical ones have median losses."""
 
     false_alarms: list[int]
     misses: list[int]

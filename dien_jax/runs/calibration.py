@@ -129,11 +129,7 @@ def list_offsets(dataset: Dataset) -> np.ndarray:
 
 
 def negative_distribution(dataset: Dataset) -> str:
-    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if they were not.
-
-    ``meta.json`` has it as ``negative_distribution`` of the split. The files of the paper's authors
-    draw by popularity.
-    """
+    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if not drawn."""
     drawn = "popularity" if dataset.meta.get("source", {}).get("name") == "authors" else "shown"
     return dataset.meta.get("split", {}).get("negative_distribution", drawn)
 
@@ -186,10 +182,7 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 
 
 def _platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return slope and offset for logits ``[n]`` and labels ``[n]`` of both kinds.
-
-    The search starts at the constant score, so the log loss is at most that of the constant.
-    """
+    """Return slope and offset for logits and labels ``[n]``, no worse than a constant score."""
     from scipy.optimize import minimize  # 0.2 s
 
     def loss(line: np.ndarray) -> tuple[float, np.ndarray]:

@@ -165,10 +165,7 @@ class SeedGroup:
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read folders of runs and of baselines.
-
-    A folder that is neither, is damaged or is given twice is a ``UserError``.
-    """
+    """Read folders of runs and of baselines; refuse others, and one that is given twice."""
     resolved = [folder.resolve() for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:

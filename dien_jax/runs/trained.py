@@ -106,10 +106,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """Return the step of the best checkpoint, and the whole training state in host memory.
-
-    ``dataset`` fits the run.
-    """
+    """Return the step of the best checkpoint, and the whole training state in host memory."""
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     if (best_step := checkpoints.best_step()) is None:

@@ -40,10 +40,7 @@ _CLIENT_CLOSED_REQUEST = 499
 
 
 class Application:
-    """The ASGI application of a server; requests must have the bearer token, if there is one.
-
-    ``cut_off`` is the number of requests cancelled before they were answered.
-    """
+    """The ASGI application of a server; ``cut_off`` counts requests that got no answer."""
 
     def __init__(
         self,

@@ -37,11 +37,7 @@ _BACKLOG = 1024
 
 
 def connection_limit() -> int:
-    """Return the maximum number of connections that the limit of open files allows.
-
-    Raises:
-      UserError: if it allows too few.
-    """
+    """Return how many connections the limit of open files allows; refuse too low a limit."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS

@@ -5,16 +5,17 @@ others, and batches grow with the load. Requests are processed in the order of a
 checkpoint replaces the model between two batches. Metrics are in the format of Prometheus.
 """
 
+import itertools
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,10 +83,7 @@ class _Job:
 
 
 class Batcher:
-    """Rank requests and call functions in a separate thread, in the order of arrival.
-
-    ``rank`` takes several requests and returns a result or an exception for each.
-    """
+    """Rank requests in batches and call functions, in a thread, in the order of arrival."""
 
     def __init__(
         self,
@@ -94,11 +92,9 @@ class Batcher:
         options: ServerOptions,
     ) -> None:
         self._rank, self._metrics, self._options = rank, metrics, options
-        self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._seconds = 0.0  # per request, a moving average
-        metrics.queue_depth.set_function(lambda: len(self._jobs))
+        metrics.queue_depth.set_function(self._jobs.qsize)
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
         self._thread.start()
 
@@ -109,50 +105,44 @@ class Batcher:
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
         """Return the future result; status 429 if ``bounded`` and too many wait."""
+        if bounded and (waiting := self._jobs.qsize()) >= self._options.queue:
+            seconds = max(math.ceil(waiting * self._seconds), 1)
+            problem = f"the queue is full; try again in {seconds} s"
+            raise HTTPException(429, problem, {"Retry-After": str(seconds)})
         job = _Job(work)
-        with self._changed:
-            if bounded and len(self._jobs) >= self._options.queue:
-                wait = max(math.ceil(len(self._jobs) * self._seconds), 1)
-                problem = f"the queue is full; try again in {wait} s"
-                raise HTTPException(429, problem, {"Retry-After": str(wait)})
-            self._jobs.append(job)
-            self._changed.notify()
+        self._jobs.put(job)
         return job.future
 
     def close(self) -> None:
         """Finish all waiting jobs, then stop the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._jobs.put(None)
         self._thread.join()
 
-    def _take(self) -> list[_Job]:
-        """Wait for the next batch, a function or up to ``max_batch`` requests; empty at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            batch: list[_Job] = []
-            while self._jobs and len(batch) < self._options.max_batch:
-                if batch and (callable(batch[0].work) or callable(self._jobs[0].work)):
-                    break
-                batch.append(self._jobs.popleft())
-            return batch
-
     def _work(self) -> None:
-        while jobs := self._take():
-            start = time.perf_counter()
-            jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            for job in jobs:
-                self._metrics.queue_seconds.observe(start - job.arrived)
-            if not jobs:
-                continue
-            outcomes = self._outcomes(jobs)
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    job.future.set_exception(outcome)
-                else:
-                    job.future.set_result(outcome)
-            seconds = (time.perf_counter() - start) / len(jobs)
-            self._seconds += (seconds - self._seconds) / 10
+        last = self._jobs.get()
+        while last is not None:
+            jobs = [last]
+            while len(jobs) < self._options.max_batch and not self._jobs.empty():
+                if (last := self._jobs.get()) is None:
+                    break
+                jobs.append(last)
+            running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            for _, group in itertools.groupby(running, lambda j: id(j) if callable(j.work) else 0):
+                self._answer(list(group))
+            last = None if last is None else self._jobs.get()
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        """Answer one call, or a batch of requests."""
+        start = time.perf_counter()
+        for job in jobs:
+            self._metrics.queue_seconds.observe(start - job.arrived)
+        for job, outcome in zip(jobs, self._outcomes(jobs), strict=True):
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        seconds = (time.perf_counter() - start) / len(jobs)
+        self._seconds += (seconds - self._seconds) / 10
 
     def _outcomes(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         try:

@@ -206,10 +206,7 @@ def read_token() -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address; connections wait until they are accepted.
-
-    Only a socket that listens keeps a second server from the address.
-    """
+    """Return a socket that listens: only that keeps a second server from the address."""
     try:
         kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
         family, *_, address = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]

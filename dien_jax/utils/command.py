@@ -108,10 +108,7 @@ def make_main(
     run: Callable[[Options], int | None],
     when_interrupted: str = "",
 ) -> Callable[..., int]:
-    """Return the ``main`` of a command: ``(argv=None)`` to its exit status, by :func:`run_command`.
-
-    ``parse`` is ``tyro.cli``, which only commands import, and ``arguments`` its first argument.
-    """
+    """Return the ``main`` of a command; ``parse`` is ``tyro.cli``, which only commands import."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
@@ -263,10 +260,7 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 def stop_signals(
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
 ) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the number of the first of these signals; None before it.
-
-    A second signal ends the process at once.
-    """
+    """Yield a function that returns the first of these signals, if any; a second one kills."""
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

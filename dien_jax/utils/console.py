@@ -44,10 +44,7 @@ def print_only_errors(process: int) -> None:
 
 
 def say(line: str) -> None:
-    """Print a message on standard error, unless another process of the run prints.
-
-    One that cannot be written is lost: it must not end the work that it is about.
-    """
+    """Print a message on standard error, or lose it, unless another process prints."""
     if _other_process is None:
         _print_message(line)
 
@@ -147,10 +144,7 @@ def _print(text: str, stream: Any) -> None:
 
 
 def replace_what_encodings_lack() -> None:
-    """Make standard output and error replace characters that their encodings lack.
-
-    This is for text that the package does not print itself, such as help.
-    """
+    """Make streams replace characters that their encodings lack, in help for example."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

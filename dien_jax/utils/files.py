@@ -31,11 +31,7 @@ _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
 
 def user_cache() -> Path:
-    """Return the folder for this user's downloads, simulated data and compiled programs.
-
-    Raises:
-      UserError: when the user has no home folder.
-    """
+    """Return the folder for this user's downloads, simulated data and compiled programs."""
     cache = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(cache) if cache else Path.home() / ".cache") / "dien_jax"
@@ -45,11 +41,7 @@ def user_cache() -> Path:
 
 
 def read_json(file: Path, kind: Callable[..., T]) -> T:
-    """Return a JSON file as a value of a type; see :func:`dien_jax.utils.json_values.parse_json`.
-
-    A file that cannot be read, is larger than ``LARGEST_JSON`` or holds another value is a
-    :class:`UserError`.
-    """
+    """Return a JSON file of limited size as a value of a type, see :func:`parse_json`."""
     with reading(file), file.open("rb") as stream:
         content = stream.read(LARGEST_JSON + 1)
     if len(content) > LARGEST_JSON:
@@ -100,10 +92,7 @@ def atomic_path(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[TextIO]:
-    """Yield a text file that replaces ``file`` when the block ends, or is deleted if it raises.
-
-    See :func:`atomic_path` for links, devices and pipes.
-    """
+    """Yield a text file that replaces ``file`` when the block ends, see :func:`atomic_path`."""
     with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as stream:
         yield stream
 
@@ -148,10 +137,7 @@ def partial_path(target: Path, end: str = "") -> Path:
 
 @contextlib.contextmanager
 def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterator[int]:
-    """Yield the handle of a new partial file or folder, locked while this process writes it.
-
-    A partial file or folder without a lock was left by a process that was killed: it is removed.
-    """
+    """Yield the handle of a new partial file or folder, locked while this process writes it."""
     with contextlib.ExitStack() as stack:
         _unfinished.append(partial)
         stack.callback(_unfinished.remove, partial)

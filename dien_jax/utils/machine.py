@@ -195,11 +195,7 @@ U = TypeVar("U")
 
 
 def thread_count() -> int:
-    """Return how many threads NumPy's matrix products use, those that work is shared by.
-
-    They are as many as the processors of this process, unless the environment sets fewer, as with
-    ``OPENBLAS_NUM_THREADS``.
-    """
+    """Return how many threads NumPy's matrix products use, those that work is shared by."""
     of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     if of_blas:
         return max(of_blas)

@@ -22,10 +22,7 @@ SOFTWARE = "dien_jax"
 
 
 def check_picture(file: Path, **options: Any) -> None:
-    """Check, before anything is computed for a figure, that it can be drawn and written.
-
-    ``options`` are those of :func:`~dien_jax.utils.files.check_out`.
-    """
+    """Check that a figure can be drawn and, by the options of ``check_out``, written."""
     mark = f"Software\0{SOFTWARE}".encode()
     check_out(file, ".png", is_ours=partial(starts_with, mark=mark, within=200), **options)
     require("plot", "drawing a figure")

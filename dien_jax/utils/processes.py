@@ -77,10 +77,7 @@ def on_first(work: Callable[[], Result]) -> Result | None:
 
 
 def from_first(work: Callable[[], Result]) -> Result:
-    """Return on every process what a function returns on process 0: values that JSON holds.
-
-    Floats are equal to the last bit. Raises as :func:`on_each`.
-    """
+    """Return on every process what a function returns on process 0: values that JSON holds."""
     if count() == 1:
         return work()
     is_first = index() == 0
@@ -113,10 +110,7 @@ def check_counts() -> None:
 
 
 def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any, list[str]]:
-    """Return the result of a function, and a text for that of each process.
-
-    All exchanges are this one, so an error meets the others in whichever they are.
-    """
+    """Return the result of a function, and a text for that of each process; all meet here."""
     result, error, text = None, None, ""
     try:
         result = work()

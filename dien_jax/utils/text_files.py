@@ -149,10 +149,7 @@ def check_size(file: Path, before: int, after: int) -> None:
 
 
 def open_bytes(file: Path) -> io.BufferedIOBase:
-    """Open the bytes of a file, decompressed when it is gzip.
-
-    Reading can raise OSError, EOFError and zlib.error.
-    """
+    """Open the bytes of a file, decompressed if it is gzip."""
     return gzip.GzipFile(file, "rb") if is_gzip(file) else file.open("rb")
 
 
