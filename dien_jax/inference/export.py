@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dien_jax.data.dataset import table_digests
-from dien_jax.data.schema import Feature, MultiValued
+from dien_jax.data.schema import MultiValued
 from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
 from dien_jax.inference.archive import (
@@ -164,7 +164,11 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     items = [item or absent for item in items]  # row 0 is that of all ids without a row
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
-    context = {feature.name: _raw_value(trained, feature) for feature in dataset.schema.context}
+    context: dict[str, Any] = {}
+    for feature in dataset.schema.context:
+        values = [] if feature.size is None else dataset.vocabulary(feature.name)[-2:]
+        raw = {"numeric": feature.mean, "categorical": (values or [""])[-1], "multivalued": values}
+        context[feature.name] = raw[feature.kind]
     rankers = Ranker(trained), Ranker(model)
     for ranker in rankers:
         ranker.remember(CHECKED_USER, history[:-1])
@@ -216,13 +220,6 @@ def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
     step, params, stats, features = trained.scorer(in_use=True)
     return np.asarray(step(params, stats, features, batch))
-
-
-def _raw_value(trained: TrainedModel, feature: Feature) -> Any:
-    if feature.kind == "numeric":
-        return feature.mean
-    values = trained.dataset.vocabulary(feature.name)
-    return values[-1] if feature.kind == "categorical" else values[-2:]
 
 
 def _checked(subject: str, difference: float) -> float:

@@ -186,17 +186,9 @@ class Ranker:
         >>> len(ranker.recommend(["item 1"], 3, context=context).ids)
         3
         """
-        (ranking,) = self.recommend_many(
-            [history],
-            n,
-            users=[user],
-            contexts=[context],
-            exclude_history=exclude_history,
-            candidates=candidates,
-            exclude=exclude,
-            at_most=at_most,
-        )
-        return ranking
+        filters: Any = {"exclude_history": exclude_history, "candidates": candidates}
+        filters |= {"exclude": exclude, "at_most": at_most}
+        return self.recommend_many([history], n, users=[user], contexts=[context], **filters)[0]
 
     def recommend_many(
         self,
@@ -219,13 +211,8 @@ class Ranker:
           UserError: as :meth:`recommend`, with the number of the history.
           ValueError: for ``users`` or ``contexts`` of another length.
         """
-        options = self._lists.options(
-            n,
-            exclude_history=exclude_history,
-            candidates=candidates,
-            exclude=exclude,
-            at_most=at_most,
-        )
+        filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
+        options = self._lists.options(n, exclude_history=exclude_history, **filters)
         count = len(histories)
         pairs = zip(users or [None] * count, contexts or [None] * count, strict=True)
         requests, whole = [], []
