@@ -15,13 +15,11 @@ from dien_jax.errors import suggestion
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import listed, print_result, say
 
-_NO_COMMANDS = ("errors",)
-
 
 def commands() -> dict[str, str]:
     """Return the first sentence of each command's docstring, without importing the command."""
     files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    return {file.stem: _summary(file) for file in files if file.stem not in _NO_COMMANDS}
+    return {file.stem: _summary(file) for file in files if file.stem != "errors"}
 
 
 def _summary(file: Path) -> str:

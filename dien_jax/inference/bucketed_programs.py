@@ -4,7 +4,6 @@ Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_B
 for several requests are made before the first result is waited for.
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.utils.machine import require_unforked
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
@@ -181,17 +181,11 @@ class BucketedPrograms:
     def __init__(self, model: LoadedModel) -> None:
         self._programs, self.buckets = model.programs, model.history_buckets
         self._arguments = model.arguments
-        self._process = os.getpid()
 
     @property
     def programs(self) -> Programs:
-        """The programs, in the process that loaded the model; a forked one would wait for ever."""
-        if os.getpid() != self._process:
-            raise UserError(
-                f"this model was loaded in process {self._process}, and process {os.getpid()} was "
-                f"forked from it, without the threads of JAX: load the model in each process, or "
-                f"start processes by spawn"
-            )
+        """The programs, in a process that has the threads of JAX."""
+        require_unforked()
         return self._programs
 
     def compile_all(

@@ -34,8 +34,6 @@ MAX_BYTES = 2**31 - 1
 """Maximum size of an ONNX message."""
 PRODUCER = "dien_jax"
 """Name of the program that made a model; it is near the start of the message."""
-_ERRORS_ONLY = 3
-"""Log level of onnxruntime; lower ones report every unused constant."""
 
 
 def check_onnx(file: Path, **options: Any) -> None:
@@ -75,7 +73,7 @@ def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = 3  # errors; lower ones report every unused constant
     with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model"):
         session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         arrays = named_leaves(inputs)

@@ -35,8 +35,6 @@ from dien_jax.server.run import ServerOptions
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0
 """Maximum time for a client to send a body."""
-_CLIENT_CLOSED_REQUEST = 499
-"""Status recorded for a client that disconnected, as nginx does."""
 
 
 class Application:
@@ -123,7 +121,7 @@ class Application:
             work = partial(call, fields) if call else RankRequest(**fields)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=499)  # as nginx records it
         except msgspec.ValidationError as error:
             return _Json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

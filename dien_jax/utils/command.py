@@ -26,8 +26,6 @@ from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
-_NO_DEVICE = "Unable to initialize backend"
-"""Start of JAX's error for devices that it does not know or find."""
 
 
 def run_command(
@@ -94,7 +92,7 @@ def _status(
         # For a platform whose plugin is not installed, an assertion without a word fails there.
         place = traceback.extract_tb(error.__traceback__)[-1].filename
         is_assertion = isinstance(error, AssertionError) and place.endswith("xla_bridge.py")
-        if not (is_assertion or str(error).startswith(_NO_DEVICE)):
+        if not (is_assertion or str(error).startswith("Unable to initialize backend")):
             raise
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")

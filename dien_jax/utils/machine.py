@@ -145,6 +145,13 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
+def require_unforked() -> None:
+    """Refuse a process that was forked after JAX had started: a call would wait for ever."""
+    if _forked_from:
+        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
+        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
+
+
 def require_usable_jax() -> None:
     """Refuse states of JAX in which a call would wait for ever, or parameters have another type.
 
@@ -155,9 +162,7 @@ def require_usable_jax() -> None:
     """
     import jax  # here, as importing this module is cheap otherwise
 
-    if _forked_from:
-        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
-        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
+    require_unforked()
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         problem = "JAX computes in 64 bits (JAX_ENABLE_X64, or jax_enable_x64 of its configuration)"
         raise UserError(f"{problem}; expected 32 bits, which runs are trained and saved in")
