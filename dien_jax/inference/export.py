@@ -35,7 +35,7 @@ from dien_jax.inference.onnx import add_version, check_onnx, check_triton, onnx_
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
-from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.runs.trained import TrainedModel, load_run, scorer
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_path, check_out
 
@@ -218,7 +218,7 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
-    step, params, stats, features = trained.scorer(in_use=True)
+    step, params, stats, features = scorer(trained, in_use=True)
     return np.asarray(step(params, stats, features, batch))
 
 

@@ -38,7 +38,7 @@ from dien_jax.inference.request_tables import (
     open_requests,
     writing_scores,
 )
-from dien_jax.runs.trained import load_run, score_batches
+from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
 
@@ -140,7 +140,7 @@ def score_requests(
     dataset, config = trained.dataset, trained.run.config
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
     reader = _Reader(requests, columns, vocabularies, dataset)
-    scorer = trained.scorer(in_use=True)
+    model = scorer(trained, in_use=True)
 
     def answer(piece: Piece) -> tuple[Sequence[Any], np.ndarray]:
         examples, events, offsets = reader.examples(piece)
@@ -148,7 +148,7 @@ def score_requests(
             dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
         )
         loader = evaluation_loader(of_piece, "test", config.train)
-        return piece.columns, score_batches(*scorer, loader)
+        return piece.columns, score_batches(*model, loader)
 
     kind = "text" if requests.schema is None else "Parquet"
     why = f"{table} is {kind} and is written as {kind}; "

@@ -57,12 +57,6 @@ class TrainedModel(NamedTuple):
         """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
         return None if self.calibration is None else self.calibration.logit_map(in_use=in_use)
 
-    def scorer(self, *, in_use: bool) -> tuple["Predict", Any, Any, FeatureTables]:
-        """Return the first arguments of :func:`score_batches`, see :meth:`logit_map`."""
-        step = make_predict_step(self.run.config, self.dataset.schema)
-        step = functools.partial(step, logit_map=self.logit_map(in_use=in_use))
-        return step, self.params, self.batch_stats, self.feature_tables()
-
     def variables(self) -> dict[str, Any]:
         """Return the variables of ranking: those of the Flax model, and the map for use if any."""
         variables = {"params": self.params, "batch_stats": self.batch_stats}
@@ -167,6 +161,13 @@ def score_batches(
     return scores
 
 
+def scorer(trained: TrainedModel, *, in_use: bool) -> tuple[Predict, Any, Any, FeatureTables]:
+    """Return the first arguments of :func:`score_batches`: for use, or for evaluation."""
+    step = make_predict_step(trained.run.config, trained.dataset.schema)
+    step = functools.partial(step, logit_map=trained.logit_map(in_use=in_use))
+    return step, trained.params, trained.batch_stats, trained.feature_tables()
+
+
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a split by their names in ``result.json``; None where undefined."""
     return split_scores(dataset, split, scores).metrics()
@@ -247,4 +248,4 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
     def show(share: float) -> None:
         shown.share = share
 
-    return score_batches(*trained.scorer(in_use=False), loader, show)
+    return score_batches(*scorer(trained, in_use=False), loader, show)
