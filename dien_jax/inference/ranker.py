@@ -46,18 +46,11 @@ class Ranker:
     >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", context=context).ids)
     ['item 4', 'item 5']
 
-    Histories keep their latest ``max_history`` events. They and the candidates are padded; each
-    pair of sizes is compiled when it first occurs, or by :meth:`warm_up`. Methods may be called
-    from several threads.
-
-    :meth:`observe` adds an event to a remembered history by one step of the recurrence. Once there
-    are ``max_history`` events, each further one drops the oldest. A recurrence cannot forget its
-    first event, so the history is read again when the user is next ranked for: a remembered user
-    always scores as the same history given whole.
-
-    Two choices of the authors' program make scores depend on more than user and candidate, as in
-    ``evaluate``: ``model.follow_authors`` normalises over the candidates of a call and counts the
-    padding of the history's bucket.
+    Histories keep their latest ``max_history`` events, and a remembered user scores as the same
+    history given whole. Each pair of padded sizes of histories and candidates is compiled when it
+    first occurs, or by :meth:`warm_up`. Methods may be called from several threads. With
+    ``model.follow_authors`` scores depend on the other candidates of a call and on padding, as in
+    ``evaluate``.
 
     Args:
       path: run folder (its best checkpoint is used), exported file, or a model that is already
@@ -102,11 +95,9 @@ class Ranker:
     ) -> Ranking:
         """Score candidates for a user and sort them.
 
-        Scores are click probabilities: of an item that the user is shown, as training was. For the
-        best of all items call :meth:`recommend`, which corrects for how negatives were drawn.
-
-        Ids and values are raw, as in the log. Numbers may stand for their text. Values that
-        training did not see are unknown to the model, and counted.
+        Scores are click probabilities: of an item that the user is shown, as training was. Ids and
+        values are raw, as in the log; numbers may stand for their text. Values that training did
+        not see are unknown to the model, and counted.
 
         Args:
           history: behaviours, oldest first; may be empty. None for the remembered history of
@@ -272,8 +263,7 @@ class Ranker:
     def adopt(self, other: "Ranker") -> None:
         """Remember the users of another ranker instead, for a newer checkpoint of a run.
 
-        Histories are copied as events, by their raw ids among those that the other model knows.
-        Each is read by this model when its user is next ranked for.
+        Histories are copied as events, by raw ids, and read when their user is next ranked for.
         """
         ours, theirs = self.vocabularies, other.vocabularies
         same = ours.items == theirs.items
@@ -295,8 +285,7 @@ class Ranker:
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        This takes about half a second for each combination of padded sizes;
-        :func:`dien_jax.utils.enable_compile_cache` keeps the programs on disk.
+        Each takes about half a second; :func:`dien_jax.utils.enable_compile_cache` keeps them.
 
         Args:
           candidates: maximum number of candidates of a request; 512 covers any number.

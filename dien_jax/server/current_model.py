@@ -1,8 +1,7 @@
 """The model in use, the thread that ranks with it in batches, and the one that replaces it.
 
 All requests that arrived while a batch was computed form the next one, so no request waits for
-others, and batches grow with the load. Requests are processed in the order of arrival. A newer
-checkpoint replaces the model between two batches. Metrics are in the format of Prometheus.
+others, and batches grow with the load. A newer checkpoint replaces the model between two batches.
 """
 
 import itertools
@@ -256,10 +255,9 @@ class CurrentModel:
     def start(
         self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]
     ) -> threading.Thread:
-        """Start the thread that warms the model up, calls ``ready``, and checks for newer models.
+        """Start the thread that warms the model up and looks for newer ones.
 
-        The batcher replaces the model between two batches. ``failed`` takes the error of a failed
-        warm-up.
+        It calls ``ready`` after the warm-up, or ``failed`` with its error.
         """
 
         def work() -> None:

@@ -39,12 +39,9 @@ def run_command(
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
     settings, or a file that the system refuses, and 128 + n when signal n stopped the command, as
-    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. SIGTERM
-    ends the process at once, and removes what is half-written.
-
-    A command that ``compiles`` keeps freed memory and enables the compile cache first, unless the
-    options have a false ``keep_memory`` or ``compile_cache``. ``when_interrupted`` is printed when
-    Ctrl-C or SIGTERM ends it.
+    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. A command
+    that ``compiles`` keeps freed memory and enables the compile cache first, unless the options
+    forbid it. ``when_interrupted`` is printed when Ctrl-C or SIGTERM ends it.
     """
     console.replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
@@ -132,9 +129,8 @@ def parse_flags(
 def check_words(argv: Sequence[str], arguments: type) -> None:
     """Check what the parser of flags does not, and prepare help texts if they are asked for.
 
-    A flag of several values that is given again would lose its first values; of any other flag the
-    last value counts, so that a script can append its own. An empty path would be read as the
-    current folder. Both are a ``UserError``.
+    A flag of several values that is given again would lose its first values, and an empty path
+    would be read as the current folder: both are refused.
     """
     kinds, seen, flag = _flag_kinds(arguments), set(), ""
     for word in argv:
@@ -176,9 +172,8 @@ def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
 def join_help_lines(arguments: type) -> None:
     """Let help texts be wrapped at the width of the terminal alone.
 
-    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. A text
-    in the annotation of a field comes before its docstring, so each class of flags, its bases and
-    the classes of its groups are annotated with their docstrings as one line.
+    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. So the
+    fields of each class of flags, its bases and groups are annotated with their texts as one line.
     """
     for field in dataclasses.fields(arguments):
         group: Any = getattr(field.type, "__origin__", field.type)  # of Annotated
@@ -197,8 +192,7 @@ def join_help_lines(arguments: type) -> None:
 def description(arguments: type) -> str:
     """Return the text above the flags: the docstring of their class, for ``tyro.cli``.
 
-    tyro does not wrap this text, and keeps no line breaks but those in front of spaces, to which it
-    adds one after an empty line. So it is wrapped here, and indented as far as the flags are.
+    tyro does not wrap this text, so it is wrapped here, and indented as far as the flags are.
     """
     width = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")

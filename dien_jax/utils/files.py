@@ -192,9 +192,8 @@ def _lock(handle: int) -> bool:
 def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
-    They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``. A process
-    locks its own while it writes; those of this process stay. A ``UserError`` names another process
-    that is writing the target.
+    They are its siblings ``.NAME.partial-[work-]PROCESS``. A process locks its own while it writes;
+    those of this process stay. A ``UserError`` names another process that is writing the target.
     """
     start = partial_path(target).name
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
@@ -258,12 +257,10 @@ def check_out(
 ) -> None:
     """Check a file to write before anything is computed for it: its name, folder and content.
 
-    The rule for all outputs: a file that exists is replaced if the same command wrote it, if it is
-    empty, or with ``overwrite``. Inputs are never replaced, nor are files in folders that are
-    inputs, unless the same command wrote them. A device, a pipe or an open file is written into.
-
-    ``suffixes`` are those that the name may have, the first of which messages name; ``is_ours``
-    says whether the content of a file is that of this command, and may raise.
+    The rule for all outputs: a file that exists is replaced if the same command wrote it
+    (``is_ours``, which may raise), if it is empty, or with ``overwrite``. Inputs are never
+    replaced, nor are files in folders that are inputs, unless the same command wrote them. A
+    device, a pipe or an open file is written into. ``suffixes`` are those that a name may have.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")

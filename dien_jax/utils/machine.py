@@ -44,13 +44,11 @@ _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?
 def keep_freed_memory() -> bool:
     """Keep memory that the process frees; return True if that could be set.
 
-    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it.
-    The allocator of glibc takes large blocks from the system and gives them back, so that each
-    training step touches all of their pages for the first time. With this setting the pages stay:
-    steps are faster, and the resident memory of the process stays at its peak.
-
-    The commands call this when they start. Functions of the package never do: it changes the
-    allocator of the whole process. Call it before the first computation.
+    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it,
+    and glibc gives large blocks back to the system, so that each step touches all of their pages
+    for the first time. With this setting the pages stay: steps are faster, and the resident memory
+    of the process stays at its peak. Call it before the first computation; commands do when they
+    start, functions of the package never, as it changes the allocator of the whole process.
 
     Nothing changes, and the result is False, where the C library is not glibc, and where the
     environment sets the allocator: ``GLIBC_TUNABLES`` or a ``MALLOC_...`` variable.
@@ -74,12 +72,10 @@ def enable_compile_cache() -> None:
     """Keep compiled programs on disk, so that the next process loads them.
 
     A folder given by ``JAX_COMPILATION_CACHE_DIR`` is kept, and a cache turned off by
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder:
-    a home folder may be shared by machines with different instruction sets. A user without a home
-    folder has no cache, nor has one whose cache folder cannot be written, and is told.
-
-    The commands call this when they start. Functions of the package never do: it changes the
-    configuration of JAX for the whole process.
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder, as
+    machines may share a home folder. A user without a home folder has no cache, nor has one whose
+    cache folder cannot be written, and is told. Commands call this when they start, functions of
+    the package never: it changes the configuration of JAX for the whole process.
 
     >>> enable_compile_cache()
     """
@@ -114,9 +110,8 @@ def enable_compile_cache() -> None:
 def _replace_damaged(folder: Path) -> None:
     """Let JAX write programs anew that it cannot read, in place of warning of them.
 
-    A process that was killed as it wrote one, or a full disk, leaves a part of it. JAX does not
-    write over it: every later process would warn, and compile the program. Programs of the same
-    name go with it, as JAX says no more; they are compiled again.
+    A process that was killed as it wrote one, or a full disk, leaves a part of it, which JAX does
+    not write over. Programs of the same name go with it, as JAX says no more.
     """
     show = warnings.showwarning
 
@@ -185,8 +180,7 @@ def machine_bytes() -> int | None:
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
     """Refuse work that needs more bytes than are available, by a ``UserError`` with both sizes.
 
-    ``needed`` is an estimate that the work cannot stay below; None in ``available`` is unknown, and
-    refuses nothing. ``subject`` is what takes the memory, in the plural.
+    ``subject`` is what takes the memory, in the plural; None in ``available`` refuses nothing.
     """
     if available is not None and needed > available:
         raise UserError(

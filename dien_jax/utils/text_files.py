@@ -31,9 +31,8 @@ def take_long_cells() -> None:
 class BadLines:
     """Counter of malformed lines, with the first ones, each with its file and line number.
 
-    ``unit`` is what a line is called: ``row`` for those of a table in memory. ``read`` counts the
-    lines that :func:`read_lines` has read, malformed ones included, and ``bytes`` their size,
-    uncompressed.
+    ``unit`` is what a line is called. ``read`` counts the lines that :func:`read_lines` has read,
+    malformed ones included, and ``bytes`` their size, uncompressed.
     """
 
     def __init__(self, unit: str = "line") -> None:
@@ -90,9 +89,7 @@ def read_lines(
       Line number, from 1, and the line without its end (LF or CR LF).
 
     Raises:
-      UserError: when the file is missing, unreadable or empty, or its size changes meanwhile, the
-        gzip stream or the archive is cut off or damaged, or the archive has no such member that
-        could be read.
+      UserError: when the file cannot be read to its end, is empty, or changes its size meanwhile.
     """
     number = 0
     shown = file / member
