@@ -300,7 +300,9 @@ class Inspector:
                         label=int(row.label[0]),
                         probability=float(own["probability"]),
                         by_counts=None if by_counts is None else float(by_counts),
-                        behaviours=tuple(self.names.behaviour(k, int(item)) for k in history),
+                        behaviours=tuple(
+                            self.names.behaviour(k, int(item)) for k in history.tolist()
+                        ),
                         older=int(end - dataset.event_offsets[sequence]) - length,
                         measures={n: measures[n][:length] for n in MEASURES if n in measures},
                     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dien_jax.errors import UserError, printable, reading
+from dien_jax.errors import UserError, failing, printable, reading
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import Run
@@ -22,22 +22,16 @@ _Intervals = Mapping[str, tuple[float, float] | None]
 
 
 def read_card(folder: Path) -> str:
-    """Return the card of a run folder; empty for an unfinished run.
-
-    Raises:
-      UserError: when it cannot be read, is no text or is larger than a card.
-    """
+    """Return the card of a run folder, which must be text of some size; empty without one."""
     file = folder / CARD_FILE
     if not file.exists():
         return ""
-    with reading(file):
-        content = file.read_bytes()[: LARGEST_CARD + 1]
+    with reading(file), file.open("rb") as stream:
+        content = stream.read(LARGEST_CARD + 1)
     if len(content) > LARGEST_CARD:
         raise UserError(f"{file}: expected at most {LARGEST_CARD:,} bytes, found more")
-    try:
+    with failing(f"{file}: expected text in UTF-8"):
         return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: expected text in UTF-8: {error}") from error
 
 
 def model_card(

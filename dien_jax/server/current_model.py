@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -159,10 +159,6 @@ class Batcher:
             return [error]
 
 
-class _StoppedError(Exception):
-    """The server stops during a warm-up."""
-
-
 class ServedModel(NamedTuple):
     """A ranker, the version of its files, and the decoders of its requests."""
 
@@ -263,7 +259,7 @@ class CurrentModel:
         def work() -> None:
             try:
                 self._warm_up(self.served)
-            except _StoppedError:
+            except CancelledError:  # the server stops during the warm-up
                 return
             except BaseException as error:
                 failed(error)
@@ -307,8 +303,14 @@ class CurrentModel:
             if not self._options.accept_other_features:
                 require_same_context(self.served.ranker.schema, newer.ranker.schema)
             self._warm_up(newer)
-            batcher.submit(lambda: self._replace(newer), bounded=False).result()
-        except _StoppedError:
+
+            def replace() -> None:
+                newer.ranker.adopt(self.served.ranker)
+                self.served = newer
+                self._metrics.step.set(newer.ranker.step)
+
+            batcher.submit(replace, bounded=False).result()
+        except CancelledError:
             return False
         except Exception as error:
             self._metrics.reloads.labels("failed").inc()
@@ -337,13 +339,8 @@ class CurrentModel:
             def progress(share: float) -> None:
                 current.share, current.note = share, f"{share:.0%}"
                 if self._stopped:
-                    raise _StoppedError
+                    raise CancelledError
 
             candidates = self._options.max_candidates
             model.ranker.warm_up(candidates, lists=True, progress=progress)
             progress(1.0)
-
-    def _replace(self, newer: ServedModel) -> None:
-        newer.ranker.adopt(self.served.ranker)
-        self.served = newer
-        self._metrics.step.set(newer.ranker.step)

@@ -9,18 +9,16 @@ import contextlib
 import hashlib
 import importlib
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dien_jax.utils.files import LOCK_FILE
+from support.forks import Forks, Job
 from support.tiny_run import LIGHT, SETTINGS
 
 SECONDS = 60
@@ -129,23 +127,6 @@ def run_in_process(command: str, *arguments: str) -> Ending:
     return Ending(status, streams.text())
 
 
-def run_in_child(
-    command: str, *arguments: str, environment: Mapping[str, str] | None = None
-) -> Ending:
-    """Run ``python -m dien_jax.COMMAND`` with some variables of the environment set."""
-    line = [sys.executable, "-m", f"dien_jax.{command}", *arguments]
-    ended = subprocess.run(
-        line,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict(environment or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=SECONDS,
-        check=False,
-    )
-    return Ending(ended.returncode, ended.stdout.decode("utf-8", "replace"))
-
-
 def attempt(case: Case, workspace: Path) -> None:
     """Run a case in the current folder, a copy of the workspace, and hold it to its terms."""
     if case.damage is not None:
@@ -155,7 +136,10 @@ def attempt(case: Case, workspace: Path) -> None:
         with _limit(SECONDS):
             ending = run_in_process(case.command, *case.arguments)
     else:
-        ending = run_in_child(case.command, *case.arguments, environment=case.environment)
+        forks = Forks(**case.environment)
+        (ended,) = forks.run(Job((case.command, *case.arguments)))
+        forks.end()
+        ending = Ending(ended.status, ended.output + ended.said)
     told = f"{case}\n{ending.output}"
     assert "Traceback" not in ending.output, told
     assert ending.status == case.status, told
