@@ -15,9 +15,10 @@ import tyro
 
 from dien_jax.errors import UserError
 from dien_jax.inference.lists import check_count
-from dien_jax.inference.score_table import USER_COLUMNS, UserColumns, list_for_users
+from dien_jax.inference.request_tables import USER_COLUMNS, UserColumns
+from dien_jax.inference.score_table import list_for_users
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result, say, say_counts
+from dien_jax.utils.console import print_result, say
 from dien_jax.utils.text_files import BadLines, read_lines
 
 
@@ -73,13 +74,6 @@ def _recommend(arguments: Arguments) -> None:
         at_most=arguments.at_most,
     )
     say(f"{counts['items']:,} items for {counts['rows']:,} users: {arguments.out}")
-    subjects = {
-        "unknown_users": "users that training did not see",
-        "unknown_history": "behaviours that training did not see",
-        "unknown_context": "context values that training did not see",
-        "empty_histories": "users with an empty history, who get popular items",
-    }
-    say_counts(counts, subjects)
     print_result(json.dumps(counts), arguments.out)
 
 

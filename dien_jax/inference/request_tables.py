@@ -2,17 +2,20 @@
 
 import contextlib
 import csv
+import dataclasses
 import gzip
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
+from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError, failing, printable, require, suggestion
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines, take_long_cells
@@ -22,6 +25,52 @@ SCORE = "score"
 PARQUET_MAGIC = b"PAR1"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", "")
 """Ends of the names of text tables, before ``.gz``."""
+
+
+USES: dict[str, Use] = {
+    "user": "categorical",
+    "item": "categorical",
+    "history": "multivalued",
+    "timestamp": "time",
+}
+"""How the columns of ids and times are read."""
+
+
+@dataclass(frozen=True)
+class UserColumns:
+    """Columns of a table of users.
+
+    >>> from dien_jax.inference import UserColumns
+    >>> UserColumns(history="past", separator=";").user
+    'user'
+    """
+
+    user: str = "user"
+    """Column of user ids. An empty cell is an unknown user."""
+    history: str | None = None
+    """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
+    timestamp: str | None = None
+    """Column of times, used when histories come from the data folder: whole numbers as in the log,
+    or ISO dates (UTC without an offset). Default: 'timestamp', if it exists."""
+    separator: str = SEPARATOR
+    """Separator between the values of a history or a multi-valued column."""
+
+
+@dataclass(frozen=True)
+class RequestColumns(UserColumns):
+    """Columns of a table of requests: those of users, and the item.
+
+    >>> from dien_jax.inference import RequestColumns
+    >>> RequestColumns(history="past", separator=";").item
+    'item'
+    """
+
+    item: str = "item"
+    """Column of item ids."""
+
+
+DEFAULT_COLUMNS, USER_COLUMNS = RequestColumns(), UserColumns()
+AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
 class Piece(NamedTuple):
@@ -220,6 +269,28 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
             f"columns are {', '.join(printable(column[:40]) for column in table.names)}"
         )
     table.check_type(name, reason, use)
+
+
+def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
+    """Return the columns with those that a table has by default; refuse what cannot be read."""
+    if not columns.separator:
+        raise UserError("--separator must not be empty")
+    defaults = {
+        name: name
+        for name in ("history", "timestamp")
+        if name in requests.names and getattr(columns, name) is None
+    }
+    columns = dataclasses.replace(columns, **defaults)
+    flags: dict[str, str] = {}
+    for flag in USES:  # ids are no times, and users are no items
+        if (column := getattr(columns, flag, None)) is not None:
+            if column in flags:
+                other = f"--{flag} must name another column than --{flags[column]}"
+                raise UserError(f"{other}, got {column!r}")
+            flags[column] = flag
+    for column, flag in flags.items():
+        find_column(requests, column, f"--{flag}", USES[flag])
+    return columns
 
 
 def _delimiter(file: Path) -> str:

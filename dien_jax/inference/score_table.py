@@ -13,7 +13,6 @@ memory does not limit their size.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,14 +25,20 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import Use, as_text
-from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
+from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, encodable, require, writing
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
 from dien_jax.inference.request_tables import (
+    DEFAULT_COLUMNS,
+    USER_COLUMNS,
+    USES,
     Piece,
+    RequestColumns,
     RequestTable,
+    UserColumns,
     find_column,
+    found_columns,
     has_columns,
     open_requests,
     writing_scores,
@@ -47,52 +52,15 @@ BATCHES_PER_PIECE = 64
 USERS_PER_PIECE = 512
 LIST_COLUMNS = ("user", "rank", "item")
 """Columns of a table of lists before the scores."""
-USES: dict[str, Use] = {
-    "user": "categorical",
-    "item": "categorical",
-    "history": "multivalued",
-    "timestamp": "time",
+SUBJECTS = {
+    "unknown_users": "rows with a user that training did not see",
+    "unknown_items": "rows with an item that training did not see",
+    "unknown_history": "behaviours that training did not see",
+    "unknown_context": "context values that training did not see",
+    "empty_histories": "rows with an empty history",
 }
-"""How the columns of ids and times are read."""
-
+"""What is counted, and said unless there is none."""
 Values = TypeVar("Values")
-
-
-@dataclass(frozen=True)
-class UserColumns:
-    """Columns of a table of users.
-
-    >>> from dien_jax.inference import UserColumns
-    >>> UserColumns(history="past", separator=";").user
-    'user'
-    """
-
-    user: str = "user"
-    """Column of user ids. An empty cell is an unknown user."""
-    history: str | None = None
-    """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
-    timestamp: str | None = None
-    """Column of times, used when histories come from the data folder: whole numbers as in the log,
-    or ISO dates (UTC without an offset). Default: 'timestamp', if it exists."""
-    separator: str = SEPARATOR
-    """Separator between the values of a history or a multi-valued column."""
-
-
-@dataclass(frozen=True)
-class RequestColumns(UserColumns):
-    """Columns of a table of requests: those of users, and the item.
-
-    >>> from dien_jax.inference import RequestColumns
-    >>> RequestColumns(history="past", separator=";").item
-    'item'
-    """
-
-    item: str = "item"
-    """Column of item ids."""
-
-
-DEFAULT_COLUMNS, USER_COLUMNS = RequestColumns(), UserColumns()
-AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
 def score_requests(
@@ -361,29 +329,10 @@ def _answer(
             current.note = f"{counts['rows']:,}{of_all} rows"
         if not counts["rows"]:
             raise UserError(f"{table.file} has no rows")
+    for name, subject in SUBJECTS.items():
+        if counts[name]:
+            say(f"{counts[name]:,} {subject}")
     return dict(counts)
-
-
-def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
-    """Return the columns with those that a table has by default; refuse what cannot be read."""
-    if not columns.separator:
-        raise UserError("--separator must not be empty")
-    defaults = {
-        name: name
-        for name in ("history", "timestamp")
-        if name in requests.names and getattr(columns, name) is None
-    }
-    columns = dataclasses.replace(columns, **defaults)
-    flags: dict[str, str] = {}
-    for flag in USES:  # ids are no times, and users are no items
-        if (column := getattr(columns, flag, None)) is not None:
-            if column in flags:
-                other = f"--{flag} must name another column than --{flags[column]}"
-                raise UserError(f"{other}, got {column!r}")
-            flags[column] = flag
-    for column, flag in flags.items():
-        find_column(requests, column, f"--{flag}", USES[flag])
-    return columns
 
 
 def described(columns: UserColumns, dataset: Dataset | None) -> str:

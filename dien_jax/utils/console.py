@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,6 @@ def say(line: str) -> None:
     """Print a message on standard error, or lose it, unless another process prints."""
     if _other_process is None:
         _print_message(line)
-
-
-def say_counts(counts: Mapping[str, int], subjects: Mapping[str, str]) -> None:
-    """Print a line for each count above 0, such as ``3 users that training did not see``."""
-    for name, subject in subjects.items():
-        if counts[name]:
-            say(f"{counts[name]:,} {subject}")
 
 
 def say_error(line: str) -> None:

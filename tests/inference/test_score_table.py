@@ -236,7 +236,7 @@ def test_lists_have_histories_from_the_data_folder(
         "unknown_context": 2,
         "empty_histories": 2,
     }
-    assert "2 users with an empty history, who get popular items" in output.err
+    assert "2 rows with an empty history" in output.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.tsv.gz", "users.csv"]
 
 

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
     before, requests = len(COMPILED), bodies()
-    answers = server.run_calls(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in requests))
+    answers = server.post_all("/v1/rank", requests)
     assert len(COMPILED) == before
     for body, answer in zip(requests, answers, strict=True):
         check_ranking(answer, expected_ranking(ranker, body))
@@ -58,9 +58,7 @@ def test_a_list_is_the_rankers(server, ranker) -> None:
     in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
     wrong = ({"n": 0}, {"n": 1.5}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
     bodies = (body, body | filters, *({**body, **change} for change in (in_floats, *wrong)))
-    answers = server.run_calls(
-        *(lambda c, b=one: c.post("/v1/recommend", json=b) for one in bodies)
-    )
+    answers = server.post_all("/v1/recommend", bodies)
     for one, answer in zip(bodies[:2], answers, strict=False):
         expected = ranker.recommend(**one)
         found = answer.json()
@@ -78,12 +76,10 @@ def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
     go = server.hold()
 
     async def release(client) -> None:
-        while server.metric("dien_queue_depth") < 6:
-            await asyncio.sleep(0.01)
+        await server.has_waiting(6)
         go.set()
 
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests * 3)
-    answers = server.run_calls(*posts, release)[:-1]
+    answers = server.post_all("/v1/rank", requests * 3, release)[:-1]
     for body, answer in zip(requests * 3, answers, strict=True):
         check_ranking(answer, expected_ranking(ranker, body))
     assert server.metric("dien_batch_size_count") == batches + 6 / MAX_BATCH
@@ -96,8 +92,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     go = small.hold()
 
     async def late(client) -> Any:
-        while small.metric("dien_queue_depth") < 3:
-            await asyncio.sleep(0.01)
+        await small.has_waiting(3)
         refused = [
             await client.post("/v1/rank", json=rank_body()),
             await client.post("/v1/observe", json={"user": 1, "event": PEAR}),
@@ -105,9 +100,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         go.set()
         return refused
 
-    *answers, refused = small.run_calls(
-        *(lambda c: c.post("/v1/rank", json=rank_body()) for _ in range(3)), late
-    )
+    *answers, refused = small.post_all("/v1/rank", [rank_body()] * 3, late)
     assert [answer.status_code for answer in answers] == [200] * 3
     for answer in refused:
         assert answer.status_code == 429
@@ -192,13 +185,11 @@ def test_a_failing_request_does_not_affect_its_batch(server, ranker, monkeypatch
     go = server.hold()
 
     async def release(client) -> None:
-        while server.metric("dien_queue_depth") < 3:
-            await asyncio.sleep(0.01)
+        await server.has_waiting(3)
         go.set()
 
     requests = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests)
-    first, second, third, _ = server.run_calls(*posts, release)
+    first, second, third, _ = server.post_all("/v1/rank", requests, release)
     check_ranking(first, expected_ranking(ranker, requests[0]))
     check_ranking(third, expected_ranking(ranker, requests[2]))
     assert second.status_code == 500
