@@ -16,7 +16,6 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from dien_jax.errors import UserError, failing, reading, require, writing
 from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.files import check_out, partial_folder, starts_with, write_text
+from dien_jax.utils.files import check_out, partial_folder, write_text
 
 MAX_BYTES = 2**31 - 1
 """Maximum size of an ONNX message."""
@@ -38,8 +37,7 @@ PRODUCER = "dien_jax"
 
 def check_onnx(file: Path, **options: Any) -> None:
     """Check that a model can be converted and written; ``options`` are those of ``check_out``."""
-    is_ours = partial(starts_with, mark=PRODUCER.encode(), within=64)
-    check_out(file, is_ours=is_ours, **options)
+    check_out(file, is_ours=PRODUCER.encode(), **options)
     with _quiet():
         require("onnx", "--onnx")
 

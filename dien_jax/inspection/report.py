@@ -7,7 +7,6 @@ import base64
 import io
 import shlex
 from collections.abc import Callable, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -33,7 +32,7 @@ from dien_jax.runs.summary import RunSummary, load_summaries, setting_text
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import atomic_file, check_out, starts_with
+from dien_jax.utils.files import atomic_file, check_out
 from dien_jax.utils.plots import drawing
 
 if TYPE_CHECKING:
@@ -76,9 +75,8 @@ def write_report(
     """
     folder = Path(run_dir)
     file = folder / REPORT_FILE if out is None else Path(out)
-    is_ours = partial(starts_with, mark=_MARK, within=500)
-    options: Any = {"overwrite": overwrite, "inputs": (folder, data)}
-    check_out(file, ".html", ".htm", is_ours=is_ours, **options)
+    options: Any = {"is_ours": _MARK, "overwrite": overwrite, "inputs": (folder, data)}
+    check_out(file, ".html", ".htm", **options)
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
     dataset = trained.dataset

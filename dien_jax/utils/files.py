@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 """Starts of paths of files that a process has open already; another file cannot replace them."""
+MARKED = 500
+"""Bytes at the start of a file that have the mark of its writer."""
 LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
@@ -251,16 +253,17 @@ def check_utf8(path: Path, flag: str = "") -> None:
 def check_out(
     file: Path,
     *suffixes: str,
-    is_ours: Callable[[Path], bool],
+    is_ours: Callable[[Path], bool] | bytes,
     overwrite: bool = False,
     inputs: Iterable[str | Path | None] = (),
 ) -> None:
     """Check a file to write before anything is computed for it: its name, folder and content.
 
     The rule for all outputs: a file that exists is replaced if the same command wrote it
-    (``is_ours``, which may raise), if it is empty, or with ``overwrite``. Inputs are never
-    replaced, nor are files in folders that are inputs, unless the same command wrote them. A
-    device, a pipe or an open file is written into. ``suffixes`` are those that a name may have.
+    (``is_ours``, a mark near its start or a function, which may raise), if it is empty, or with
+    ``overwrite``. Inputs are never replaced, nor are files in folders that are inputs, unless the
+    same command wrote them. A device, a pipe or an open file is written into. ``suffixes`` are
+    those that a name may have.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")
@@ -284,8 +287,11 @@ def check_out(
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):
         raise UserError(f"{file} cannot be written: it is an input; name another file")
-    with contextlib.suppress(Exception):  # any content may be there, and readers raise anything
-        if size == 0 or is_ours(file):
+    if size == 0:
+        return
+    with contextlib.suppress(Exception), file.open("rb") as stream:  # content may be anything
+        start = stream.read(MARKED)
+        if is_ours in start if isinstance(is_ours, bytes) else is_ours(file):
             return
     for path in read:
         if target.is_relative_to(path):
@@ -295,13 +301,6 @@ def check_out(
             f"{file} exists and was not written by this command; give --overwrite to replace it, "
             f"or name another file"
         )
-
-
-def starts_with(file: Path, mark: bytes, within: int = 0) -> bool:
-    """Return whether a file starts with a mark, or has it in its first ``within`` bytes."""
-    with file.open("rb") as stream:
-        start = stream.read(max(within, len(mark)))
-    return mark in start if within else start.startswith(mark)
 
 
 def content(folder: Path) -> list[str]:

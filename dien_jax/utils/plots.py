@@ -3,14 +3,13 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
 from dien_jax.errors import require, writing
-from dien_jax.utils.files import atomic_path, check_out, starts_with
+from dien_jax.utils.files import atomic_path, check_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +22,7 @@ SOFTWARE = "dien_jax"
 
 def check_picture(file: Path, **options: Any) -> None:
     """Check that a figure can be drawn and, by the options of ``check_out``, written."""
-    mark = f"Software\0{SOFTWARE}".encode()
-    check_out(file, ".png", is_ours=partial(starts_with, mark=mark, within=200), **options)
+    check_out(file, ".png", is_ours=f"Software\0{SOFTWARE}".encode(), **options)
     require("plot", "drawing a figure")
 
 

@@ -15,7 +15,6 @@ from dien_jax.utils.files import (
     check_out,
     locked,
     partial_folder,
-    starts_with,
 )
 
 
@@ -140,10 +139,6 @@ def test_new_parents_of_a_partial_folder_are_removed_unless_they_hold_the_target
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["data"]
 
 
-def is_ours(file: Path) -> bool:
-    return starts_with(file, b"ours")
-
-
 def made(file: Path, text: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -152,13 +147,13 @@ def made(file: Path, text: str) -> Path:
 
 def refusal(file: Path, *suffixes: str, **options) -> str:
     with pytest.raises(UserError) as refused:
-        check_out(file, *suffixes, is_ours=is_ours, **options)
+        check_out(file, *suffixes, is_ours=b"ours", **options)
     return str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["ours, of an earlier command", ""])
 def test_file_of_the_same_command_and_an_empty_one_may_be_replaced(tmp_path, text):
-    check_out(made(tmp_path / "out", text), is_ours=is_ours)
+    check_out(made(tmp_path / "out", text), is_ours=b"ours")
 
 
 def test_file_that_cannot_be_recognised_is_not_replaced(tmp_path):
@@ -184,7 +179,7 @@ def test_file_in_a_folder_that_is_read_is_replaced_only_if_it_is_ours(tmp_path):
     problem = f"it is a file of {tmp_path / 'run'}, which is read"
     assert problem in refusal(theirs, overwrite=True, inputs=inputs)
     for file in (ours, tmp_path / "run" / "new"):
-        check_out(file, is_ours=is_ours, inputs=inputs)
+        check_out(file, is_ours=b"ours", inputs=inputs)
 
 
 @pytest.mark.parametrize(
