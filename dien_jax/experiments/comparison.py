@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dien_jax.config.presets import WARM_START, flat_settings
+from dien_jax.data.arrays import read_probabilities
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
@@ -15,13 +16,13 @@ from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong,
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.summary import (
+    SCORES_FILE,
     BaselineRun,
     RunSummary,
     SeedGroup,
     load_summaries,
     seed_groups,
     setting_text,
-    stored_scores,
 )
 from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
@@ -203,9 +204,13 @@ def _pair_table(
 
 def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:
     """Return the scores of a split: computed for a run, stored ones for a baseline."""
-    if isinstance(run.run, BaselineRun):
-        return stored_scores(run.folder, dataset, split)
-    return score_split(run.folder, split, data=dataset).scores
+    if not isinstance(run.run, BaselineRun):
+        return score_split(run.folder, split, data=dataset).scores
+    file, count = run.folder / SCORES_FILE.format(split), len(dataset.splits[split].label)
+    try:
+        return read_probabilities(file, count)
+    except UserError as error:
+        raise UserError(f"{error}; remove it") from error
 
 
 def _cells(difference: Difference) -> tuple[str, str, str]:

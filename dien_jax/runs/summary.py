@@ -19,8 +19,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from dien_jax.data.arrays import read_probabilities
-from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.folder import (
@@ -72,20 +70,6 @@ class BaselineRun:
                 write_array(folder / SCORES_FILE.format(split), values)
             write_json(folder / RESULT_FILE, result)
             write_json(folder / BASELINE_FILE, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> "BaselineRun":
-        """Read ``baseline.json``."""
-        return read_json(folder / BASELINE_FILE, cls)
-
-
-def stored_scores(folder: Path, dataset: Dataset, split: str) -> np.ndarray:
-    """Return a baseline's scores of a split, float32 ``[n]``."""
-    file, count = folder / SCORES_FILE.format(split), len(dataset.splits[split].label)
-    try:
-        return read_probabilities(file, count)
-    except UserError as error:
-        raise UserError(f"{error}; remove it") from error
 
 
 @dataclass(frozen=True)
@@ -179,8 +163,8 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
         if not _is_run(folder) and (inside := sorted(filter(_is_run, folder.glob("*")))):
             found = f"found a folder of {len(inside)}, {inside[0]} for example"
             raise UserError(f"{folder}: expected the folder of a run or baseline, {found}")
-        is_baseline = (folder / BASELINE_FILE).is_file()
-        run = BaselineRun.load(folder) if is_baseline else Run.load(folder)
+        about = folder / BASELINE_FILE
+        run = read_json(about, BaselineRun) if about.is_file() else Run.load(folder)
         evaluations, result = read_evaluations(folder), read_result(folder, StoredResult)
         runs.append(RunSummary(name, folder, run, evaluations, result))
     return runs
