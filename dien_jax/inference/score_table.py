@@ -27,22 +27,9 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, encodable, require, writing
+from dien_jax.inference import request_tables as tables
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
-from dien_jax.inference.request_tables import (
-    DEFAULT_COLUMNS,
-    USER_COLUMNS,
-    USES,
-    Piece,
-    RequestColumns,
-    RequestTable,
-    UserColumns,
-    find_column,
-    found_columns,
-    has_columns,
-    open_requests,
-    writing_scores,
-)
 from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
@@ -68,7 +55,7 @@ def score_requests(
     table: str | Path,
     out: str | Path,
     data: str | Path | None = None,
-    columns: RequestColumns = DEFAULT_COLUMNS,
+    columns: tables.RequestColumns = tables.DEFAULT_COLUMNS,
     *,
     overwrite: bool = False,
 ) -> dict[str, int]:
@@ -100,17 +87,17 @@ def score_requests(
         Errors in a row name file, line and column. No table is written then.
     """
     out, table = Path(out), Path(table)
-    requests = open_requests(table)
+    requests = tables.open_requests(table)
     inputs = (table, run_dir, data)
-    check_out(out, is_ours=has_columns(requests.names), overwrite=overwrite, inputs=inputs)
-    columns = found_columns(requests, columns)
+    check_out(out, is_ours=tables.has_columns(requests.names), overwrite=overwrite, inputs=inputs)
+    columns = tables.found_columns(requests, columns)
     trained = load_run(run_dir, data)
     dataset, config = trained.dataset, trained.run.config
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
     reader = _Reader(requests, columns, vocabularies, dataset)
     model = scorer(trained, in_use=True)
 
-    def answer(piece: Piece) -> tuple[Sequence[Any], np.ndarray]:
+    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
         examples, events, offsets = reader.examples(piece)
         of_piece = dataclasses.replace(
             dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
@@ -130,7 +117,7 @@ def list_for_users(
     table: str | Path,
     out: str | Path,
     data: str | Path | None = None,
-    columns: UserColumns = USER_COLUMNS,
+    columns: tables.UserColumns = tables.USER_COLUMNS,
     *,
     n: int = 20,
     overwrite: bool = False,
@@ -167,10 +154,10 @@ def list_for_users(
       UserError: see :func:`score_requests`, and for filters that are refused.
     """
     out, table, model = Path(out), Path(table), Path(model)
-    asked = open_requests(table)
+    asked = tables.open_requests(table)
     inputs = (table, model, data)
-    check_out(out, is_ours=has_columns(LIST_COLUMNS), overwrite=overwrite, inputs=inputs)
-    columns = found_columns(asked, columns)
+    check_out(out, is_ours=tables.has_columns(LIST_COLUMNS), overwrite=overwrite, inputs=inputs)
+    columns = tables.found_columns(asked, columns)
     is_run = model.is_dir()
     trained = load_run(model, data) if is_run else None
     loaded = load_model(trained or model, None, columns.separator)
@@ -187,7 +174,7 @@ def list_for_users(
     if not is_run and reader.events is not None and dataset is not None:
         rows_of_events = loaded.vocabularies.item_rows(dataset.vocabulary("item"))
 
-    def answer(piece: Piece) -> tuple[Sequence[Any], np.ndarray]:
+    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
         examples, events, offsets = reader.examples(piece)
         pairs = zip(offsets[examples.sequence], examples.history_end, strict=True)
         histories = [np.asarray(events[start:end]) for start, end in pairs]
@@ -225,26 +212,26 @@ class _Reader:
 
     def __init__(
         self,
-        table: RequestTable,
-        columns: UserColumns,
+        table: tables.RequestTable,
+        columns: tables.UserColumns,
         vocabularies: Vocabularies,
         dataset: Dataset | None,
     ) -> None:
         self.table, self._columns, self._vocabularies = table, columns, vocabularies
         self._dataset, self._item = dataset, getattr(columns, "item", None)
         for feature in vocabularies.context:
-            find_column(table, feature.name, "a context feature of the run", feature.kind)
+            tables.find_column(table, feature.name, "a context feature of the run", feature.kind)
         say(f"histories: {described(columns, dataset)}")
         self.events = None if columns.history or dataset is None else UserEvents(dataset)
         names = "rows unknown_users unknown_history unknown_context empty_histories"
         more = "items" if self._item is None else "unknown_items"
         self.counts = Counter(dict.fromkeys([*names.split(), more], 0))
 
-    def users(self, piece: Piece) -> list[str]:
+    def users(self, piece: tables.Piece) -> list[str]:
         """Return the column of users."""
         return self._convert(piece, self._columns.user, "categorical", _texts)
 
-    def examples(self, piece: Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
+    def examples(self, piece: tables.Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
         """Return the rows as examples, and the events and offsets of sequences they are of."""
         users, count = self.users(piece), len(piece.places)
         user = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
@@ -265,10 +252,10 @@ class _Reader:
         group, label = np.zeros(count, np.int32), np.zeros(count, np.int8)
         return Examples(sequence, end, user, group, item, label, context), events, offsets
 
-    def _histories(self, piece: Piece, users: list[str]) -> tuple[np.ndarray, ...]:
+    def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
         """Return events and their offsets, and each row's sequence and end of history in them."""
         if self.events is None:
-            cells = self.table.column(piece, self._columns.history or "", USES["history"])
+            cells = self.table.column(piece, self._columns.history or "", tables.USES["history"])
             histories = [self._vocabularies.events(cell) for cell in cells]
             offsets = np.cumsum([0, *map(len, histories)])
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
@@ -277,8 +264,8 @@ class _Reader:
         assert self._dataset is not None
         times: Sequence[int | None] = [None] * len(users)
         if (column := self._columns.timestamp) is not None:
-            read = self.events.time
-            times = self._convert(piece, column, USES["timestamp"], lambda c: list(map(read, c)))
+            read, use = self.events.time, tables.USES["timestamp"]
+            times = self._convert(piece, column, use, lambda cells: list(map(read, cells)))
         found = [self.events.find(*pair) for pair in zip(users, times, strict=True)]
         sequence, end = np.array(found).T
         offsets = np.asarray(self._dataset.event_offsets)
@@ -291,7 +278,7 @@ class _Reader:
         return self._vocabularies.item_rows(items)
 
     def _convert(
-        self, piece: Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
+        self, piece: tables.Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
     ) -> Values:
         """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
         cells = self.table.column(piece, column, use)
@@ -315,7 +302,7 @@ def _answer(
     reader: _Reader,
     work: str,
     size: int,
-    answer: Callable[[Piece], tuple[Sequence[Any], np.ndarray]],
+    answer: Callable[[tables.Piece], tuple[Sequence[Any], np.ndarray]],
     out: Path,
     *form: Any,
 ) -> dict[str, int]:
@@ -323,7 +310,7 @@ def _answer(
     table, counts = reader.table, reader.counts
     of_all = f" of {table.rows:,}" if table.rows else ""
     progress = stage(work, table.share)
-    with writing(out, "--out"), progress as current, writing_scores(out, *form) as write:
+    with writing(out, "--out"), progress as current, tables.writing_scores(out, *form) as write:
         for piece in table.pieces(size):
             write(*answer(piece))
             current.note = f"{counts['rows']:,}{of_all} rows"
@@ -335,7 +322,7 @@ def _answer(
     return dict(counts)
 
 
-def described(columns: UserColumns, dataset: Dataset | None) -> str:
+def described(columns: tables.UserColumns, dataset: Dataset | None) -> str:
     """Return where histories come from, in words."""
     if columns.history:
         ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""

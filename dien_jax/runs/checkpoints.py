@@ -32,16 +32,8 @@ from jax.sharding import NamedSharding
 from dien_jax.errors import UserError, reason
 from dien_jax.steps.placement import OneDevice, SavedTable
 from dien_jax.steps.state import TrainState
+from dien_jax.utils import processes
 from dien_jax.utils.json_values import as_type
-from dien_jax.utils.processes import (
-    SharedError,
-    count,
-    exchange,
-    from_first,
-    index,
-    on_each,
-    on_first,
-)
 
 LOOKS = 10
 """How often a process looks for what process 0 has made, in a second."""
@@ -69,7 +61,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
-        self._processes = 1 if read_only else count()
+        self._processes = 1 if read_only else processes.count()
         self._alone = _checkpointer(alone=True)
         self._checkpointer = self._alone if read_only else _checkpointer(alone=False)
 
@@ -79,13 +71,13 @@ class Checkpoints:
                 self.remove_leftovers()
 
         if not read_only:
-            on_first(made)
-            if count() > 1:
+            processes.on_first(made)
+            if processes.count() > 1:
                 _require_shared(self._directory)
 
     def _of_first(self, work: Callable[[], Any]) -> Any:
         """Return what process 0 finds, values that JSON holds."""
-        return from_first(work) if self._processes > 1 else work()
+        return processes.from_first(work) if self._processes > 1 else work()
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
@@ -131,10 +123,10 @@ class Checkpoints:
         try:
             name, is_best, replaced = self._of_first(planned)
             path = self._directory / name
-            on_each(write)
-            on_first(remove)
+            processes.on_each(write)
+            processes.on_first(remove)
         finally:
-            if index() == 0:
+            if processes.index() == 0:
                 self.remove_leftovers()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -153,7 +145,7 @@ class Checkpoints:
             return self._path(attempts[-1]).name
 
         read = functools.partial(self._read, self._directory / self._of_first(attempt), like)
-        return on_each(read) if self._processes > 1 else read()
+        return processes.on_each(read) if self._processes > 1 else read()
 
     def _read(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
@@ -215,33 +207,34 @@ def restored(
 
 def _require_shared(directory: Path) -> None:
     """Refuse a folder that some process of a run does not see."""
-    name = from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
+    name = processes.from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
     place = directory / name
-    on_first(place.mkdir)
+    processes.on_first(place.mkdir)
     answer = "no"
     for _ in range(LOOKS):  # it may take a while to be seen
         try:
-            (place / str(index())).mkdir()
+            (place / str(processes.index())).mkdir()
             answer = "yes"
             break
         except OSError:
             time.sleep(1 / LOOKS)
-    answers = exchange(answer)
-    on_first(lambda: shutil.rmtree(place))
+    answers = processes.exchange(answer)
+    processes.on_first(lambda: shutil.rmtree(place))
     if "no" in answers:
-        raise SharedError(
+        where = processes.from_first(lambda: str(directory))
+        raise processes.SharedError(
             f"every process of a run must see its folder: process {answers.index('no')} does not "
-            f"see {from_first(lambda: str(directory))}; choose a folder of a shared file system"
+            f"see {where}; choose a folder of a shared file system"
         )
 
 
 def _checkpointer(*, alone: bool) -> ocp.Checkpointer:
     """Return Orbax's reader and writer, of all processes of a run or of this one alone."""
     options = ocp.options.MultiprocessingOptions()
-    if count() > 1:
-        processes = {index()} if alone else {*range(count())}
+    if processes.count() > 1:
+        active = {processes.index()} if alone else {*range(processes.count())}
         options = ocp.options.MultiprocessingOptions(
-            primary_host=min(processes), active_processes=processes
+            primary_host=min(active), active_processes=active
         )
     composite = ocp.CompositeOptions(multiprocessing_options=options)
     handler = ocp.CompositeCheckpointHandler("state", "host", composite_options=composite)
