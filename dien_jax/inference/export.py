@@ -16,13 +16,7 @@ from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
-from dien_jax.inference.archive import (
-    ExportedModel,
-    input_features,
-    is_archive,
-    read_archive,
-    write_archive,
-)
+from dien_jax.inference import archive
 from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
@@ -83,7 +77,7 @@ def export_run(
     """
     run_dir, out = Path(run_dir), Path(out)
     options: Any = {"overwrite": overwrite, "inputs": (run_dir, data)}
-    check_out(out, is_ours=is_archive, **options)
+    check_out(out, is_ours=archive.is_archive, **options)
     require("export", "an exported model")
     if triton is not None:
         if onnx is None:
@@ -145,14 +139,16 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "programs": shapes,
         "weights": {name: described(array) for name, array in weights.items()},
     }
-    vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
+    vocabularies = {
+        name: dataset.vocabulary(name) for name in archive.input_features(dataset.schema)
+    }
     parts = (manifest, dataset.schema, vocabularies, weights, programs, trained.list_offsets)
-    write_archive(file, ExportedModel(*parts), card)
+    archive.write_archive(file, archive.ExportedModel(*parts), card)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare scores of an exported file with those of its run, or raise."""
-    exported = read_archive(file)
+    exported = archive.read_archive(file)
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
     score_rows = jax.jit(exported.programs["score_rows"].call)
     scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))

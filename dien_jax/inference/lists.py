@@ -154,10 +154,7 @@ class ItemLists:
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Return the rows of the items to rank for each user, rising, int32 ``[N]``.
-
-        ``kept`` are rows of the kept behaviours of each user, oldest first, ``chosen`` of all.
-        """
+        """Return the rows to rank for each user, rising; ``chosen`` are all behaviours."""
         listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False

@@ -314,11 +314,7 @@ _NAMED = 3
 
 
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
-    """Return the dataset with one test example: an item for a user after all the user's events.
-
-    Ids are raw. ``context`` has values of context features by name; others are missing. A name that
-    does not exist, or users with several histories, is a UserError.
-    """
+    """Return the dataset with one test example: an item for a user after all of their events."""
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
     groups = dataset.groups()

@@ -153,10 +153,7 @@ class Run:
         warm_start: WarmStart | None = None,
         devices: int = 1,
     ) -> "Run":
-        """Describe a new run; a seed out of range or a module that is unknown is a UserError.
-
-        Settings that the data decides are recorded as decided.
-        """
+        """Describe a new run, as its data decides settings; refuse a wrong seed or module."""
         if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         check_modules(config.model)
@@ -229,10 +226,7 @@ class Run:
         return run
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features, vocabularies or tables differ from those in training.
-
-        The message names the first that differs.
-        """
+        """Refuse a dataset whose features, vocabularies or tables are others, by name."""
         schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
         for group in ("item", "user", "context"):
             ours = {feature["name"]: feature for feature in self.schema.get(group, [])}

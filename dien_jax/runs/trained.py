@@ -238,10 +238,7 @@ def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScore
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
-    """Return click probabilities of a split, float32 ``[n]``, and show how far they are.
-
-    They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
-    """
+    """Return probabilities of a split, float32 ``[n]``, calibrated for its share of clicks."""
     shown = Stage("") if current is None else current
     loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
 

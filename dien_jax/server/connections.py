@@ -145,12 +145,10 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """A server that accepts few connections at once, and takes leave of its clients.
 
-    Connections are counted after they are accepted. Many at once would take all files of the
-    process, so asyncio accepts few, and the system keeps the others.
-
-    To close a connection between two requests can lose the second one, which may be under way. So
-    a server that stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and
-    closes connections that stay without a request for ``LAST_REQUEST_SECONDS``.
+    Connections are counted after they are accepted, and many at once would take all files of the
+    process. To close a connection between two requests can lose the second one, so a server that
+    stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and closes
+    connections that stay without a request for ``LAST_REQUEST_SECONDS``.
     """
 
     def __init__(

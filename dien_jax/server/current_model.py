@@ -251,10 +251,7 @@ class CurrentModel:
     def start(
         self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]
     ) -> threading.Thread:
-        """Start the thread that warms the model up and looks for newer ones.
-
-        It calls ``ready`` after the warm-up, or ``failed`` with its error.
-        """
+        """Start the thread that warms the model up, tells so, and looks for newer models."""
 
         def work() -> None:
             try:
@@ -288,11 +285,7 @@ class CurrentModel:
         self._wake.set()
 
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
-        """Replace the model if there is a newer one, or ``force``; return whether it was replaced.
-
-        A version that cannot be loaded, or whose requests have other context features, is logged
-        once, and the model in use is kept.
-        """
+        """Replace the model by a newer one, or by ``force``; log once why one cannot be used."""
         version = ""
         try:
             version = model_version(self._options.run)

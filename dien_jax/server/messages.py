@@ -97,10 +97,7 @@ def arguments(message: Any) -> dict[str, Any]:
 
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
-    """Return the decoders of a model's requests, by the last part of the endpoint's path.
-
-    Fields are the arguments of ``Ranker``'s methods. Numbers such as 3.0 are decoded as integers.
-    """
+    """Return decoders of a model's requests, whose fields are arguments of ``Ranker``'s methods."""
     history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
     context = _of_features("Context", {f.name: (_CELLS[f.kind],) for f in schema.context})

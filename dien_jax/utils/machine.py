@@ -23,14 +23,8 @@ from threadpoolctl import threadpool_info
 
 from dien_jax.errors import UserError
 
-GLIBC_VARIABLES = (
-    "GLIBC_TUNABLES",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_TRIM_THRESHOLD_",
-)
+_OPTIONS = "ARENA_MAX MMAP_MAX_ MMAP_THRESHOLD_ TOP_PAD_ TRIM_THRESHOLD_"
+GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.split()))
 """Variables by which a user sets glibc's allocator."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # options of mallopt(3)
@@ -178,10 +172,7 @@ def machine_bytes() -> int | None:
 
 
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
-    """Refuse work that needs more bytes than are available, by a ``UserError`` with both sizes.
-
-    ``subject`` is what takes the memory, in the plural; None in ``available`` refuses nothing.
-    """
+    """Refuse work of ``subject``, a plural, that needs more bytes than are known to be there."""
     if available is not None and needed > available:
         raise UserError(
             f"{subject} take at least {needed / 1e9:,.1f} GB, "
