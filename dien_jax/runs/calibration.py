@@ -165,7 +165,21 @@ def fit_calibration(
     y = np.asarray(labels, np.float64)
     slope, offset, shift = 1.0, 0.0, 0.0
     if min(y.sum(), len(y) - y.sum()) >= LEAST_EXAMPLES:
-        slope, offset = _platt(_logits(scores), y)
+        from scipy.optimize import minimize  # 0.2 s
+
+        z = _logits(scores)
+
+        def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+            slope, offset = line
+            logits = slope * z + offset
+            error = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - y
+            mean = float((np.logaddexp(0, logits) - y * logits).mean())
+            return mean, np.array([(error * z).mean(), error.mean()])
+
+        # From the constant score: the log loss is at most that of the constant.
+        start, bounds = np.array([SLOPES[0], _logit(y.mean())]), [SLOPES, (None, None)]
+        how: Any = {"method": "L-BFGS-B", "options": {"ftol": 1e-14, "gtol": 1e-9}}
+        slope, offset = minimize(loss, start, jac=True, bounds=bounds, **how).x.tolist()
     if click_rate is not None:
         shift = _logit(click_rate) - _logit(y.mean())
     fitted_on = {"split": "valid", "examples": len(y), "click_share": float(y.mean())}
@@ -179,22 +193,3 @@ def _logit(share: float) -> float:
 def _logits(scores: np.ndarray) -> np.ndarray:
     p = np.clip(np.asarray(scores, np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
     return np.log(p / (1 - p))
-
-
-def _platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return slope and offset for logits and labels ``[n]``, no worse than a constant score."""
-    from scipy.optimize import minimize  # 0.2 s
-
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        slope, offset = line
-        logits = slope * z + offset
-        error = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - y
-        mean = float((np.logaddexp(0, logits) - y * logits).mean())
-        return mean, np.array([(error * z).mean(), error.mean()])
-
-    start = np.array([SLOPES[0], _logit(y.mean())])
-    options = {"ftol": 1e-14, "gtol": 1e-9}
-    result = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[SLOPES, (None, None)], options=options
-    )
-    return float(result.x[0]), float(result.x[1])
