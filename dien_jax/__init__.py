@@ -34,39 +34,12 @@ if TYPE_CHECKING:
     from dien_jax.runs.trained import load_run, score_split
     from dien_jax.training.run import RunResult, fit, resume
 
-# fmt: off
 __all__ = [
-    "PRESETS",
-    "Batch",
-    "ClickModel",
-    "Config",
-    "Dataset",
-    "DatasetWriter",
-    "Feature",
-    "Loader",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RankRequest",
-    "Ranker",
-    "Ranking",
-    "RunResult",
-    "Schema",
-    "TrainConfig",
-    "UserError",
-    "__version__",
-    "auc",
-    "fit",
-    "gauc",
-    "load_run",
-    "logloss",
-    "make_dataset",
-    "open_dataset",
-    "preset",
-    "resume",
-    "score_split",
-]
-# fmt: on
+    "PRESETS", "Batch", "ClickModel", "Config", "Dataset", "DatasetWriter", "Feature", "Loader",
+    "MeshConfig", "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult",
+    "Schema", "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run",
+    "logloss", "make_dataset", "open_dataset", "preset", "resume", "score_split",
+]  # fmt: skip
 
 
 def _is_command() -> bool:

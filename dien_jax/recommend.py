@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -58,31 +58,17 @@ class Arguments:
 
 def _recommend(arguments: Arguments) -> None:
     check_count("--top", arguments.top)
-    files = arguments.candidates, arguments.exclude
-    candidates, exclude = (None if file is None else _ids(file) for file in files)
-    counts = list_for_users(
-        arguments.model,
-        arguments.users,
-        arguments.out,
-        arguments.data,
-        arguments.columns,
-        n=arguments.top,
-        overwrite=arguments.overwrite,
-        exclude_history=not arguments.include_history,
-        candidates=candidates,
-        exclude=exclude or [],
-        at_most=arguments.at_most,
-    )
+    filters: Any = {"exclude_history": not arguments.include_history, "at_most": arguments.at_most}
+    for name, file in (("candidates", arguments.candidates), ("exclude", arguments.exclude)):
+        if file is not None:
+            bad = BadLines()
+            filters[name] = [line for _, line in read_lines(file, bad) if line]
+            if bad.count:
+                raise UserError(f"{bad.examples[0]}; expected one id a line")
+    of_call = (arguments.model, arguments.users, arguments.out, arguments.data, arguments.columns)
+    counts = list_for_users(*of_call, n=arguments.top, overwrite=arguments.overwrite, **filters)
     say(f"{counts['items']:,} items for {counts['rows']:,} users: {arguments.out}")
     print_result(json.dumps(counts), arguments.out)
-
-
-def _ids(file: Path) -> list[str]:
-    bad = BadLines()
-    ids = [line for _, line in read_lines(file, bad) if line]
-    if bad.count:
-        raise UserError(f"{bad.examples[0]}; expected one id a line")
-    return ids
 
 
 main = make_main("recommend", tyro.cli, Arguments, _recommend)

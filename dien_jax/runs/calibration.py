@@ -40,14 +40,9 @@ LARGEST_SHIFT = 1000.0
 class Calibration:
     """The content of ``calibration.json``.
 
-    Attributes:
-      slope, offset: of the line.
-      step: step of the checkpoint whose scores it was fitted on.
-      shift: added to calibrated logits in use, but not in evaluation; 0 without a true click rate.
-      fitted_on: ``split``, ``examples`` and ``click_share``.
-
-    Raises:
-      ValueError: for a slope beyond ``SLOPES``, or an offset or shift that is too large.
+    The line was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
+    not in evaluation; it is 0 without a true click rate. ``fitted_on`` has ``split``, ``examples``
+    and ``click_share``. A slope beyond ``SLOPES`` or another number too large is a ``ValueError``.
     """
 
     slope: float

@@ -112,23 +112,15 @@ class Run:
 
     Attributes:
       preset: the preset that the settings started from.
-      seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
-      data: absolute path of the dataset folder.
-      data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.dataset.data_digest`; a run
-        resumes only on data with this digest.
-      schema: its features as in ``meta.json``; a run is used only with data of this schema.
+      seed: of parameters, example order and negative sampling; 0 to 2**32 - 1.
+      data, data_digest: absolute path of the dataset folder, and sha256 of its ``meta.json``.
+      schema: its features as in ``meta.json``.
       config: all settings, see :func:`decided_config`.
-      versions: of Python and the packages that decide the outcome, and the numbers of devices and
-        processes it began on if they are not 1.
-      vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
-        ones.
-      tables: sha256 of the features of items and users and, for a model that reads them, of the
-        counts of training events, see :func:`dien_jax.data.dataset.table_digests`.
-      warm_start: ``run``, the absolute path of the run folder whose parameters this one started
-        from, and ``step``, of the checkpoint; None for fresh parameters.
+      versions: see :func:`versions`.
+      vocabularies, tables: sha256 of each vocabulary, and of the features and counts that it reads.
+      warm_start: folder and step of the run whose parameters this one started from, if any.
 
-    Raises:
-      UserError: from any method, when a file cannot be read or written, or does not fit.
+    Files that cannot be read or written, or do not fit, are a ``UserError``.
     """
 
     preset: str
