@@ -126,8 +126,15 @@ def reproduce_table(
         done = sum((folder / RESULT_FILE).exists() for folder, *_ in tasks)
         say(f"{len(tasks)} runs, {done} of them done")
         if table != PARTS_TABLE:
+            has_trees = importlib.util.find_spec("lightgbm") is not None
             for name, dataset in datasets.items():
-                folders[name] += _baselines(dataset, out / RUNS_FOLDER / name / BASELINES_FOLDER)
+                folder = out / RUNS_FOLDER / name / BASELINES_FOLDER
+                if not folder.exists() and has_trees:
+                    run_baselines(dataset.path, folder)
+                elif not folder.exists():
+                    say("no rows of baselines: they need pip install 'dien_jax[baselines]'")
+                paths = [folder / folder_of(baseline) for baseline in BASELINES]
+                folders[name] += [path for path in paths if path.exists()]
         for number, (folder, dataset, row, seed) in enumerate(tasks, start=1):
             say(f"[{number}/{len(tasks)}] {folder}")
             _train(folder, dataset, settings[row], row, seed)
@@ -139,17 +146,6 @@ def reproduce_table(
             for name in datasets
             for section in seed_tables(load_summaries(folders[name]))
         )
-
-
-def _baselines(dataset: Dataset, folder: Path) -> list[Path]:
-    """Return the folders of a dataset's baselines, which are fitted if they are missing."""
-    if not folder.exists():
-        if importlib.util.find_spec("lightgbm") is None:
-            say("no rows of baselines: they need pip install 'dien_jax[baselines]'")
-            return []
-        run_baselines(dataset.path, folder)
-    found = [folder / folder_of(name) for name in BASELINES]
-    return [path for path in found if path.exists()]
 
 
 def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) -> None:

@@ -21,7 +21,6 @@ import msgspec
 import prometheus_client
 from starlette.exceptions import HTTPException
 
-from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, encodable, reading
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.lists import Ranking
@@ -181,20 +180,6 @@ def model_version(path: Path) -> str:
         return f"{files[0].name} {[file.stat().st_mtime_ns for file in files]}"
 
 
-def require_same_context(current: Schema, newer: Schema) -> None:
-    """Refuse a model whose requests have other context features: clients would get status 422."""
-    before, now = ({f.name: f.kind for f in schema.context} for schema in (current, newer))
-    if before != now:
-        old, new = (
-            ", ".join(f"{name} ({kind})" for name, kind in features.items()) or "none"
-            for features in (before, now)
-        )
-        raise UserError(
-            f"requests have the context features {old}; the new model expects {new}. Start a new "
-            f"server for it, or give --accept-other-features to replace the model all the same"
-        )
-
-
 class CurrentModel:
     """The model in use. A thread warms it up and replaces it when there is a newer one.
 
@@ -293,8 +278,16 @@ class CurrentModel:
                 self._failed_version, self.reload_error = "", None
                 return False
             newer = self._load(version)
-            if not self._options.accept_other_features:
-                require_same_context(self.served.ranker.schema, newer.ranker.schema)
+            old, new = (
+                ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
+                for model in (self.served, newer)
+            )
+            if old != new and not self._options.accept_other_features:  # clients would get 422
+                raise UserError(
+                    f"requests have the context features {old or 'none'}; the new model expects "
+                    f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
+                    f"to replace the model all the same"
+                )
             self._warm_up(newer)
 
             def replace() -> None:
