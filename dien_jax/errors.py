@@ -64,14 +64,10 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-LONGEST_REASON = 300
-"""Characters of a library's message that are shown: some hold all of its options."""
-
-
 def reason(error: BaseException) -> str:
     """Return the first line of an error's message, shortened, or the name of its type."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+    return line if len(line) <= 300 else f"{line[:300]} ..."  # some hold all options of a library
 
 
 def described(error: BaseException) -> str:

@@ -36,18 +36,9 @@ from dien_jax.utils.console import print_result, say
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
 
-PROCESS_FLAGS = (
-    *(f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")),
-    "--distributed.auto",
-    "--distributed.no-auto",
-)
-"""Flags of the process, not of the run, without a value."""
-PROCESS_VALUES = (
-    "--mesh.data",
-    *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
-    "--loggers",
-)
-"""Flags of the process, not of the run, with a value; lists have one or more."""
+OF_PROCESS = ("--mesh.", "--distributed.", "--loggers", "--compile-cache", "--no-compile-cache",
+              "--keep-memory", "--no-keep-memory")  # fmt: skip
+"""Starts of the flags of the process, not of the run."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
@@ -126,7 +117,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
     flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
-    of_run = [flag for flag in flags if flag not in (*PROCESS_FLAGS, *PROCESS_VALUES)]
+    of_run = [flag for flag in flags if not flag.startswith(OF_PROCESS)]
     if arguments.resume is not None and (named or len(of_run) != 1):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments

@@ -29,8 +29,6 @@ from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.files import check_out, partial_folder, write_text
 
-MAX_BYTES = 2**31 - 1
-"""Maximum size of an ONNX message."""
 PRODUCER = "dien_jax"
 """Name of the program that made a model; it is near the start of the message."""
 
@@ -48,7 +46,7 @@ def onnx_model(trained: TrainedModel) -> bytes:
 
     weights, score_rows = row_scores(trained, "reference")
     size = sum(array.nbytes for array in weights.values())
-    if size > MAX_BYTES:
+    if size >= 2**31:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")
     inputs = row_inputs(trained.dataset.schema, "B", trained.run.config.train.max_history)
     leaves, structure = jax.tree.flatten(inputs)

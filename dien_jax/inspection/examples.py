@@ -170,16 +170,13 @@ class Example:
     True
 
     Attributes:
-      split, number: its split and its number there, from 0; no split for a user and an item that
-        were given by name.
+      split, number: its split and its number there, from 0; no split if given by name.
       user: raw id, printable.
       candidate: the target item.
       label: 1 for a click, 0 for none; None if unknown.
       probability: click probability of the model.
-      by_counts: that of a model beside counts without the networks that read the history, else
-        None.
-      behaviours: the history, oldest first, without behaviours that the model cuts off.
-      older: number of behaviours that the model cuts off.
+      by_counts: that of a model beside counts without the networks that read the history.
+      behaviours: the history, oldest first, without ``older`` behaviours that the model cuts off.
       measures: float32 ``[T]`` over the behaviours, by names of ``MEASURES``.
     """
 

@@ -9,6 +9,8 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import msgspec
@@ -285,14 +287,8 @@ def page(document: dict[str, Any]) -> str:
     for name, schema in document["components"]["schemas"].items():
         body = _text(json.dumps(schema, indent=1, ensure_ascii=False))
         parts.append(f'<h3 id="{name}">{name}</h3><pre>{body}</pre>')
-    style = (
-        "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
-        "pre{white-space:pre-wrap}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dien_jax</title>'
-        f"<style>{style}</style>{''.join(parts)}</html>"
-    )
+    template = Path(__file__).with_name("docs.html").read_text("utf-8")
+    return Template(template).substitute(parts="".join(parts))
 
 
 def _text(content: str) -> str:

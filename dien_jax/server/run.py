@@ -94,8 +94,6 @@ LOG = logging.getLogger(__name__)
 TOKEN_VARIABLE = "DIEN_JAX_TOKEN"
 """Environment variable that holds the bearer token."""
 MIN_TOKEN_LENGTH = 16
-_JOIN_SECONDS = 5.0
-"""Time for the model's thread to stop; one that still loads or compiles is then abandoned."""
 
 
 def serve(options: ServerOptions) -> int:
@@ -174,7 +172,7 @@ def serve(options: ServerOptions) -> int:
 
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
-            thread.join(_JOIN_SECONDS)
+            thread.join(5.0)  # one that still loads or compiles is then abandoned
 
         try:
             asyncio.run(run())

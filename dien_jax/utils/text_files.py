@@ -154,8 +154,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     """Open the bytes of one file in a zip archive.
 
-    Opening and reading can raise OSError, EOFError, BadZipFile, zlib.error and LZMAError. A member
-    that is absent, encrypted or compressed in an unknown way is a UserError.
+    A member that is absent, encrypted or compressed in an unknown way is a UserError.
     """
     shown = file / member
     refuse_pipe(file)
