@@ -45,9 +45,8 @@ from dien_jax.utils.files import partial_folder
 
 TREES = ((7, 15), (31, 255))
 """Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
-MOST_TREES = 2000
-PATIENCE = 50
-"""Trees without a better validation score before boosting stops."""
+MOST_TREES, PATIENCE = 2000, 50
+"""Trees in all, and those without a better validation score before boosting stops."""
 SEED = 0
 SINGLE = {
     "popularity": "item popularity",

@@ -23,7 +23,6 @@ MATCH = "*"
 """Marks a behaviour that shares a category with the candidate."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_ROW_HEIGHT = 0.19  # inches
 
 
 def prediction(example: Example) -> str:
@@ -137,7 +136,7 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
     """
     behaviours, count = example.behaviours, len(example.behaviours)
     columns = max(len(example.measures), 1)
-    width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)
+    width, height = 3.6 + 2.1 * columns, 1.5 + 0.19 * (count + 1)
     figure, panels = new_figure(width, height, columns=columns, sharey=True)
     colours = ["C1" if behaviour.matches else "C0" for behaviour in behaviours]
     rows = np.arange(count)

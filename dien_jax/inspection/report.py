@@ -38,7 +38,6 @@ from dien_jax.utils.plots import drawing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT_FILE = "report.html"
 LISTED = 10
 """Number of examples of each kind in a table."""
 SHOWN = 2
@@ -74,7 +73,7 @@ def write_report(
     'first.html'
     """
     folder = Path(run_dir)
-    file = folder / REPORT_FILE if out is None else Path(out)
+    file = folder / "report.html" if out is None else Path(out)
     options: Any = {"is_ours": _MARK, "overwrite": overwrite, "inputs": (folder, data)}
     check_out(file, ".html", ".htm", **options)
     [summary] = load_summaries([folder])

@@ -68,10 +68,6 @@ class Connections:
         self.header_seconds, self.answer_seconds = header_seconds, answer_seconds
         self.waiting: dict[Connection, None] = {}  # the longest first
 
-    def protocol(self, **arguments: Any) -> "Connection":
-        """Return the protocol of a new connection; the ``http`` of ``uvicorn.Config``."""
-        return Connection(self, **arguments)
-
 
 class Connection(H11Protocol):
     """A connection that is closed when it has waited too long for its client."""

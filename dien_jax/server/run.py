@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -120,8 +121,8 @@ def serve(options: ServerOptions) -> int:
     import uvicorn
     from prometheus_client import disable_created_metrics
 
+    from dien_jax.server import connections as waiting
     from dien_jax.server.app import Application
-    from dien_jax.server.connections import IDLE_SECONDS, Connections, Server, connection_limit
     from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 
     metrics = Metrics()
@@ -134,19 +135,19 @@ def serve(options: ServerOptions) -> int:
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
-        connections = Connections(connection_limit())
+        connections = waiting.Connections(waiting.connection_limit())
         config = uvicorn.Config(
             application,
-            http=connections.protocol,  # type: ignore[arg-type]
+            http=functools.partial(waiting.Connection, connections),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=waiting.IDLE_SECONDS,
             timeout_graceful_shutdown=options.drain_seconds,
         )
-        server = Server(config)
+        server = waiting.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
         if token is None and host not in ("127.0.0.1", "::1"):
             say(f"warning: {url} accepts requests from anyone; set {TOKEN_VARIABLE}")
