@@ -83,10 +83,9 @@ def fit_single(column: int, train: Inputs) -> Baseline:
 def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:
     """Fit boosted trees on all columns but the ids, or on those that no count enters either.
 
-    Columns, leaves and trees are chosen on validation. Counts leave out an example's own event, so
-    those of a click are lower by one than those of another example. Trees can learn that by heart,
-    and it does not hold for held-out examples; few bins, large leaves and a choice without counts
-    keep them from it.
+    Columns, leaves and trees are chosen on validation. Counts leave out an example's own event,
+    which trees could learn by heart; few bins, large leaves and a choice without counts keep them
+    from it.
     """
     import lightgbm
 

@@ -149,11 +149,7 @@ UNKNOWN_NAME = "(unknown)"
 
 
 class Behaviour(NamedTuple):
-    """One event of a history, or the candidate: raw id and categories of the item, printable.
-
-    ``category`` is None if items have none; ``matches`` is true for a category that the candidate
-    has too.
-    """
+    """An item: printable id and categories, if any, and whether the candidate shares a category."""
 
     item: str
     category: str | None
@@ -195,8 +191,7 @@ class Example:
 class Names:
     """Printable raw ids of a dataset's items and users, and items' values of ``feature``.
 
-    ``feature`` is the item feature that is shown as the category: the first categorical one after
-    the id, else the first multi-valued one; None without either.
+    It is the first categorical one after the id, else the first multi-valued one, if there is any.
     """
 
     def __init__(self, dataset: Dataset) -> None:

@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import RankRequest
-from dien_jax.inference.remembered_users import NotRememberedError
+from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.messages import (
     Failure,

@@ -181,14 +181,10 @@ def model_version(path: Path) -> str:
 
 
 class CurrentModel:
-    """The model in use. A thread warms it up and replaces it when there is a newer one.
+    """The model in use, ``served``. A thread warms it up, and replaces it when there is a newer one.
 
-    ``rank``, ``recommend`` and ``change_user`` are for the thread of the batcher.
-
-    Attributes:
-      served: the model in use; replaced as a whole.
-      warm: True once all programs are compiled and requests are ranked.
-      reload_error: why the last reload failed; None if it did not.
+    ``warm`` is True once requests are ranked, ``reload_error`` why the last reload failed, if it
+    did. The thread of the batcher calls ``rank``, ``recommend`` and ``change_user``.
     """
 
     def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
