@@ -39,9 +39,6 @@ FORMAT = "dien_jax.export"
 FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
-_MAX_EXPANSION = 100
-"""Maximum ratio of the unpacked size to the size of a file, beyond ``_MIN_UNPACKED`` bytes."""
-_MIN_UNPACKED = 64 * 2**20
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
 """Custom calls that XLA itself replaces; any other one calls a function by its name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
@@ -108,7 +105,7 @@ def read_archive(file: Path) -> ExportedModel:
     with archive, failing(f"{file}: {damage} that wrote it)"):
         # No more than the sizes of entries is ever read, so they cannot fill the memory.
         unpacked = sum(info.file_size for info in archive.infolist())
-        limit = max(_MAX_EXPANSION * file.stat().st_size, _MIN_UNPACKED)
+        limit = max(100 * file.stat().st_size, 64 * 2**20)
         if unpacked > limit:
             raise UserError(
                 f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for "

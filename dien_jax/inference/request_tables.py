@@ -22,9 +22,6 @@ from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines,
 
 SCORE = "score"
 """Name of the last column of all tables that are written."""
-PARQUET_MAGIC = b"PAR1"
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt", "")
-"""Ends of the names of text tables, before ``.gz``."""
 
 
 USES: dict[str, Use] = {
@@ -207,7 +204,7 @@ def writing_scores(
     kinds = (
         ".csv, .tsv or .txt file, or one of these and .gz" if schema is None else ".parquet file"
     )
-    is_text_name = Path(out.name.removesuffix(".gz")).suffix.lower() in TEXT_SUFFIXES
+    is_text_name = Path(out.name.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv", ".txt", "")
     if not (is_text_name if schema is None else out.suffix == ".parquet"):
         raise UserError(f"{flag} {out}: {why}expected the name of a {kinds}")
     if schema is None:
@@ -249,7 +246,7 @@ def open_requests(file: Path) -> RequestTable:
     """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip."""
     try:
         with open_bytes(file) as stream:
-            is_parquet = stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+            is_parquet = stream.read(4) == b"PAR1"
     except (OSError, EOFError, zlib.error):
         is_parquet = False  # reading it as text raises the error
     table = ParquetTable(file) if is_parquet else TextTable(file)

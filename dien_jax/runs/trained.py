@@ -122,9 +122,6 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
 
-_IN_FLIGHT = 16
-"""Batches whose scores stay on the device before they are fetched together."""
-
 
 def score_batches(
     predict_step: Predict,
@@ -146,7 +143,7 @@ def score_batches(
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
             pending.append(predict_step(params, batch_stats, features, batch))
-            if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
+            if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
                 for examples, values in fetched:

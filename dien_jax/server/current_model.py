@@ -181,7 +181,7 @@ def model_version(path: Path) -> str:
 
 
 class CurrentModel:
-    """The model in use, ``served``. A thread warms it up, and replaces it when there is a newer one.
+    """The model in use, ``served``. A thread warms it up, and replaces it by newer ones.
 
     ``warm`` is True once requests are ranked, ``reload_error`` why the last reload failed, if it
     did. The thread of the batcher calls ``rank``, ``recommend`` and ``change_user``.

@@ -201,8 +201,8 @@ def map_in_order(
 ) -> Iterator[U]:
     """Yield what a function returns for each value, in the order of the values.
 
-    Threads are no further ahead than ``threads`` values, and a large value is worked at while no
-    other one is: this bounds the memory that values and results take.
+    Threads are at most ``threads`` values ahead, and a large value is worked at alone: this bounds
+    the memory that values and results take.
 
     >>> list(map_in_order(lambda n: n * n, range(4), threads=2))
     [0, 1, 4, 9]
