@@ -143,6 +143,7 @@ def score_batches(
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
             pending.append(predict_step(params, batch_stats, features, batch))
+            # Scores stay on the device until several batches are fetched together.
             if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
