@@ -8,6 +8,7 @@ a minute.
 import contextlib
 import hashlib
 import importlib
+import io
 import json
 import re
 import shutil
@@ -124,7 +125,7 @@ def run_in_process(command: str, *arguments: str) -> Ending:
             status = main(list(arguments))
         except SystemExit as stop:  # how flags are refused
             status = stop.code if isinstance(stop.code, int) else 1
-    return Ending(status, streams.text())
+    return Ending(status, streams.getvalue())
 
 
 def attempt(case: Case, workspace: Path) -> None:
@@ -221,27 +222,11 @@ def _is_named(path: str, patterns: tuple[str, ...]) -> bool:
     return any(Path(path).match(name) or path.startswith(f"{name}/") for name in patterns)
 
 
-class Output:
+class Output(io.StringIO):
     """A stream that keeps what is written, and is no terminal."""
 
     encoding = "utf-8"
     errors = "strict"
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def write(self, text: str) -> int:
-        self._parts.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-    def text(self) -> str:
-        return "".join(self._parts)
 
 
 @contextlib.contextmanager
