@@ -100,10 +100,7 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
         current.note = f"columns {name}, {leaves} leaves"
 
         def matrix(rows: Inputs, used: list[int] = used) -> sparse.csr_matrix:
-            parts = [
-                sparse.csr_array(rows.dense[:, used]),
-                rows.one_hot[:, : inputs.num_attributes],
-            ]
+            parts = sparse.csr_array(rows.dense[:, used]), rows.one_hot[:, : inputs.num_attributes]
             return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
 
         options = fixed | {"num_leaves": leaves, "max_bin": bins}

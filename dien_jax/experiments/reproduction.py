@@ -172,18 +172,14 @@ def write_results(out: Path) -> None:
         for split in ("valid", "test"):
             values = summary.metrics(split) or {}
             line |= {f"{split}_{metric}": values.get(metric) for metric in METRICS}
-        lines.append(
-            line
-            | {
-                "counts_alone_test_auc": result.get("baselines", {}).get(COUNTS_ALONE),
-                "best_step": summary.best_step,
-                "examples_per_second": round(summary.speed or 0),
-                "seconds": round(result.get("wall_seconds", 0), 1),
-                "device": result.get("device"),
-                "jax": run.versions.get("jax"),
-                "python": run.versions.get("python"),
-            }
-        )
+        line |= {
+            "counts_alone_test_auc": result.get("baselines", {}).get(COUNTS_ALONE),
+            "best_step": summary.best_step,
+            "examples_per_second": round(summary.speed or 0),
+            "seconds": round(result.get("wall_seconds", 0), 1),
+            "device": result.get("device"),
+        }
+        lines.append(line | {name: run.versions.get(name) for name in ("jax", "python")})
     columns = list(dict.fromkeys(column for line in lines for column in line))
     with writing(out), atomic_file(out / RESULTS_FILE) as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")

@@ -277,10 +277,8 @@ class Inspector:
                 internals = jax.device_get(self._internals(batch))
                 for place in places:
                     number, length = int(batch_numbers[place]), int(batch.lengths[place])
-                    history, row = (
-                        np.asarray(batch.history)[place, :length],
-                        rows.take(np.array([number])),
-                    )
+                    history = np.asarray(batch.history)[place, :length].tolist()
+                    row = rows.take(np.array([number]))
                     own = jax.tree.map(lambda values, place=place: values[place], internals)
                     measures, by_counts = own["measures"], own["by_counts"]
                     [item], [end], [sequence] = row.item, row.history_end, row.sequence
@@ -292,9 +290,7 @@ class Inspector:
                         label=int(row.label[0]),
                         probability=float(own["probability"]),
                         by_counts=None if by_counts is None else float(by_counts),
-                        behaviours=tuple(
-                            self.names.behaviour(k, int(item)) for k in history.tolist()
-                        ),
+                        behaviours=tuple(self.names.behaviour(k, int(item)) for k in history),
                         older=int(end - dataset.event_offsets[sequence]) - length,
                         measures={n: measures[n][:length] for n in MEASURES if n in measures},
                     )
