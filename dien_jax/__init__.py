@@ -34,57 +34,12 @@ if TYPE_CHECKING:
     from dien_jax.runs.trained import load_run, score_split
     from dien_jax.training.run import RunResult, fit, resume
 
-_MODULES = {
-    "config.presets": ("PRESETS", "preset"),
-    "config.settings": ("Config", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
-    "data.tables": ("Batch",),
-    "data.dataset": ("Dataset", "open_dataset"),
-    "data.loader": ("Loader",),
-    "data.schema": ("Feature", "Schema"),
-    "preparation.own_log": ("make_dataset",),
-    "preparation.writer": ("DatasetWriter",),
-    "inference.lists": ("Ranking",),
-    "inference.ranker": ("Ranker",),
-    "inference.bucketed_programs": ("RankRequest",),
-    "metrics.scores": ("auc", "gauc", "logloss"),
-    "model.click_model": ("ClickModel",),
-    "runs.trained": ("load_run", "score_split"),
-    "training.run": ("RunResult", "fit", "resume"),
-}
-
-# fmt: off
 __all__ = [
-    "PRESETS",
-    "Batch",
-    "ClickModel",
-    "Config",
-    "Dataset",
-    "DatasetWriter",
-    "Feature",
-    "Loader",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RankRequest",
-    "Ranker",
-    "Ranking",
-    "RunResult",
-    "Schema",
-    "TrainConfig",
-    "UserError",
-    "__version__",
-    "auc",
-    "fit",
-    "gauc",
-    "load_run",
-    "logloss",
-    "make_dataset",
-    "open_dataset",
-    "preset",
-    "resume",
-    "score_split",
-]
-# fmt: on
+    "PRESETS", "Batch", "ClickModel", "Config", "Dataset", "DatasetWriter", "Feature", "Loader",
+    "MeshConfig", "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult",
+    "Schema", "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run",
+    "logloss", "make_dataset", "open_dataset", "preset", "resume", "score_split",
+]  # fmt: skip
 
 
 def _is_command() -> bool:
@@ -98,4 +53,4 @@ if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handl
     # Ctrl-C while a command imports its modules ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -15,24 +15,19 @@ from dien_jax.errors import suggestion
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import listed, print_result, say
 
-_NO_COMMANDS = ("errors",)
-
 
 def commands() -> dict[str, str]:
     """Return the first sentence of each command's docstring, without importing the command."""
-    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    return {file.stem: _summary(file) for file in files if file.stem not in _NO_COMMANDS}
-
-
-def _summary(file: Path) -> str:
-    """Return the first sentence of ``Arguments`` or, failing that, of the module."""
-    module = ast.parse(file.read_text(encoding="utf-8"))
-    documented: list[ast.Module | ast.ClassDef] = [module]
-    documented += [node for node in module.body if isinstance(node, ast.ClassDef)]
-    texts = {getattr(node, "name", ""): ast.get_docstring(node) for node in documented}
-    text = texts.get("Arguments") or texts[""] or ""
-    paragraph = " ".join(text.split("\n\n")[0].split())
-    return paragraph.partition(". ")[0].rstrip(".")
+    summaries = {}
+    for file in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+        of_flags = [ast.get_docstring(node) for node in classes if node.name == "Arguments"]
+        text = (*of_flags, ast.get_docstring(module))[0] or ""
+        sentence = " ".join(text.split("\n\n")[0].split()).partition(". ")[0]
+        if file.stem != "errors":
+            summaries[file.stem] = sentence.rstrip(".")
+    return summaries
 
 
 def main(argv: Sequence[str] | None = None) -> int:

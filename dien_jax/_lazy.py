@@ -1,21 +1,28 @@
 """Public names of a package that are imported when they are first used."""
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package, whose names its ``modules`` have."""
-    module_of = {name: module for module, names in modules.items() for name in names}
+def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package.
+
+    The names are those that its file imports for type checkers alone, ``if TYPE_CHECKING``.
+    """
+    blocks = [
+        part.body for part in ast.parse(Path(file).read_bytes()).body if isinstance(part, ast.If)
+    ]
+    imports = [part for part in blocks[0] if isinstance(part, ast.ImportFrom)]
+    module_of = {alias.name: str(part.module) for part in imports for alias in part.names}
 
     def get(name: str) -> Any:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+        value = getattr(importlib.import_module(module_of[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -31,11 +31,7 @@ class NotFiniteError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A signal asked a run to stop; its state is saved.
-
-    Args:
-      number: number of the signal.
-    """
+    """A signal of this number asked a run to stop; its state is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -68,14 +64,10 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-LONGEST_REASON = 300
-"""Characters of a library's message that are shown: some hold all of its options."""
-
-
 def reason(error: BaseException) -> str:
     """Return the first line of an error's message, shortened, or the name of its type."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+    return line if len(line) <= 300 else f"{line[:300]} ..."  # some hold all options of a library
 
 
 def described(error: BaseException) -> str:
@@ -109,6 +101,17 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be {verb}: {why}") from error
 
 
+@contextlib.contextmanager
+def failing(problem: str) -> Iterator[None]:
+    """Turn any exception of the block but a :class:`UserError` into one: PROBLEM: REASON."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem}: {reason(error)}") from error
+
+
 EXTRAS = {
     "baselines": ("lightgbm",),
     "data": ("ibis", "duckdb", "pooch", "pyarrow"),
@@ -124,10 +127,7 @@ EXTRAS = {
 
 
 def require(extra: str, work: str) -> None:
-    """Check that an extra is installed, before a module that needs it is imported.
-
-    ``work`` is the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
-    """
+    """Check that an extra is installed; ``work`` is the subject of its error."""
     for module in EXTRAS[extra]:
         try:
             importlib.import_module(module)

@@ -1,8 +1,8 @@
 """Score a split with a trained model: the command ``python -m dien_jax.evaluate RUN``."""
 
+import contextlib
 import json
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,15 @@ import tyro
 
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.list_metrics import measure_lists
+from dien_jax.inference.request_tables import has_columns, writing_scores
 from dien_jax.runs.summary import LISTS_FILE
-from dien_jax.runs.trained import is_predictions, load_run, score_split, write_predictions
+from dien_jax.runs.trained import load_run, score_split
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import atomic_file, check_out, write_json
+from dien_jax.utils.files import check_out, write_json
+
+COLUMNS = ("user", "item", "label")
+"""Columns of predictions before the scores."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +44,34 @@ class Arguments:
 
 def evaluate(arguments: Arguments) -> None:
     """Print the metrics of a split, and write its predictions if a file is given."""
-    file, split = arguments.predictions, arguments.split
+    file, split, run_dir = arguments.predictions, arguments.split, arguments.run_dir
     if file is not None:
-        inputs = (arguments.run_dir, arguments.data)
-        options: Any = {"overwrite": arguments.overwrite, "inputs": inputs}
-        check_out(file, is_ours=is_predictions, **options)
-    target = nullcontext() if file is None else atomic_file(file)
-    with nullcontext() if file is None else writing(file, "--predictions"), target as stream:
-        model = load_run(arguments.run_dir, arguments.data)
+        options: Any = {"overwrite": arguments.overwrite, "inputs": (run_dir, arguments.data)}
+        check_out(file, is_ours=has_columns(COLUMNS), **options)
+    with contextlib.ExitStack() as output:
+        if file is not None:
+            output.enter_context(writing(file, "--predictions"))
+            write = output.enter_context(writing_scores(file, COLUMNS, None, flag="--predictions"))
+        model = load_run(run_dir, arguments.data)
         scored = score_split(model, split)
-        if stream is not None:
-            write_predictions(stream, model.dataset, split, scored.scores)
+        if file is not None:
+            users, items = model.dataset.groups(), model.dataset.vocabulary("item")
+            examples = model.dataset.splits[split]
+            raw = ([users[k] for k in examples.group], [items[k] for k in examples.item])
+            write([*raw, scored.labels], scored.scores)
     if file is not None:
         say(f"predictions: {file}")
     metrics = scored.metrics()
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
     if arguments.ranking:
-        lists = measure_lists(model, split)
-        metrics |= {"lists": lists}
+        metrics["lists"] = lists = measure_lists(model, split)
         if split == "test" and arguments.data is None:
-            keep_lists(arguments.run_dir, model.step, lists)
+            try:
+                write_json(run_dir / LISTS_FILE, {"step": model.step, **lists})
+            except UserError as error:
+                say(f"warning: {error}; so compare and report do not show the lists")
     print_result(json.dumps(metrics, allow_nan=False), file)
-
-
-def keep_lists(run_dir: Path, step: int, lists: dict[str, Any]) -> None:
-    """Write the metrics of a run's lists into its folder; say so if that cannot be done."""
-    try:
-        write_json(run_dir / LISTS_FILE, {"step": step, **lists})
-    except UserError as error:
-        say(f"warning: {error}; so compare and report do not show the lists")
 
 
 main = make_main("evaluate", tyro.cli, Arguments, evaluate)

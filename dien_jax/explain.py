@@ -49,7 +49,15 @@ class Arguments:
 
 def explain(arguments: Arguments) -> None:
     """Print the example that the flags ask for, and write the figure."""
-    _check(arguments)
+    is_request = arguments.user is not None or arguments.item is not None
+    if is_request == (arguments.example is not None):
+        found = "both" if is_request else "none"
+        raise UserError(f"expected --example, or --user and --item; found {found}")
+    if is_request and (arguments.user is None or arguments.item is None):
+        missing = "--user" if arguments.user is None else "--item"
+        raise UserError(f"--user and --item must be given together; {missing} is missing")
+    if arguments.context and not is_request:
+        raise UserError("--context needs --user and --item; found --example")
     if arguments.out is not None:
         inputs = (arguments.run_dir, arguments.data)
         check_picture(arguments.out, overwrite=arguments.overwrite, inputs=inputs)
@@ -65,24 +73,12 @@ def explain(arguments: Arguments) -> None:
         if model.follow_authors and model.activation == "dice":
             say("note: with model.follow_authors the score depends on the other examples")
     feature, encoding = inspector.names.feature, sys.stdout.encoding or "utf-8"
-    lines = [*example_lines(example, feature, encoding), "", *measure_lines(example)]
+    lines = [*example_lines(example, feature, encoding), "", *measure_lines(example.measures)]
     for line in lines + missing_measures(model):
         print_result(line.rstrip())
     if arguments.out is not None:
         save_picture(draw_example(example, feature), arguments.out)
         say(f"figure: {arguments.out}")
-
-
-def _check(arguments: Arguments) -> None:
-    is_request = arguments.user is not None or arguments.item is not None
-    if is_request == (arguments.example is not None):
-        found = "both" if is_request else "none"
-        raise UserError(f"expected --example, or --user and --item; found {found}")
-    if is_request and (arguments.user is None or arguments.item is None):
-        missing = "--user" if arguments.user is None else "--item"
-        raise UserError(f"--user and --item must be given together; {missing} is missing")
-    if arguments.context and not is_request:
-        raise UserError("--context needs --user and --item; found --example")
 
 
 main = make_main("explain", tyro.cli, Arguments, explain)

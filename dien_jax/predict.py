@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from dien_jax.inference.score_table import DEFAULT_COLUMNS, RequestColumns, score_requests
+from dien_jax.inference.request_tables import DEFAULT_COLUMNS, RequestColumns
+from dien_jax.inference.score_table import score_requests
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result, say, say_counts
+from dien_jax.utils.console import print_result, say
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,6 @@ def _predict(arguments: Arguments) -> None:
     options: Any = {"columns": arguments.columns, "overwrite": arguments.overwrite}
     counts = score_requests(run, table, arguments.out, data, **options)
     say(f"scores: {arguments.out}")
-    subjects = {
-        "unknown_users": "rows with a user that training did not see",
-        "unknown_items": "rows with an item that training did not see",
-        "unknown_history": "behaviours that training did not see",
-        "unknown_context": "context values that training did not see",
-        "empty_histories": "rows with an empty history",
-    }
-    say_counts(counts, subjects)
     print_result(json.dumps(counts), arguments.out)
 
 

@@ -24,7 +24,7 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import check_words, description, run_command
+from dien_jax.utils.command import parse_flags, run_command
 from dien_jax.utils.console import listed, print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = suggestion(name, SOURCES)
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
-        check_words(flags, kind)
-        about = description(kind)
-        return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}", description=about)
+        return prepare, parse_flags(tyro.cli, kind, flags, f"prepare {name}")
 
     def run(parsed: tuple[Any, Any]) -> None:
         prepare, options = parsed

@@ -1,4 +1,4 @@
-"""List the next items of many users (:mod:`dien_jax.inference.list_table`).
+"""List the next items of many users (:mod:`dien_jax.inference.score_table`).
 
     python -m dien_jax.recommend RUN --users users.csv --top 20 --out lists.parquet
 
@@ -9,16 +9,16 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from dien_jax.errors import UserError
-from dien_jax.inference.list_table import USER_COLUMNS, list_for_users
 from dien_jax.inference.lists import check_count
-from dien_jax.inference.score_table import UserColumns
+from dien_jax.inference.request_tables import USER_COLUMNS, UserColumns
+from dien_jax.inference.score_table import list_for_users
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result, say, say_counts
+from dien_jax.utils.console import print_result, say
 from dien_jax.utils.text_files import BadLines, read_lines
 
 
@@ -58,38 +58,17 @@ class Arguments:
 
 def _recommend(arguments: Arguments) -> None:
     check_count("--top", arguments.top)
-    files = arguments.candidates, arguments.exclude
-    candidates, exclude = (None if file is None else _ids(file) for file in files)
-    counts = list_for_users(
-        arguments.model,
-        arguments.users,
-        arguments.out,
-        arguments.data,
-        arguments.columns,
-        n=arguments.top,
-        overwrite=arguments.overwrite,
-        exclude_history=not arguments.include_history,
-        candidates=candidates,
-        exclude=exclude or [],
-        at_most=arguments.at_most,
-    )
+    filters: Any = {"exclude_history": not arguments.include_history, "at_most": arguments.at_most}
+    for name, file in (("candidates", arguments.candidates), ("exclude", arguments.exclude)):
+        if file is not None:
+            bad = BadLines()
+            filters[name] = [line for _, line in read_lines(file, bad) if line]
+            if bad.count:
+                raise UserError(f"{bad.examples[0]}; expected one id a line")
+    of_call = (arguments.model, arguments.users, arguments.out, arguments.data, arguments.columns)
+    counts = list_for_users(*of_call, n=arguments.top, overwrite=arguments.overwrite, **filters)
     say(f"{counts['items']:,} items for {counts['rows']:,} users: {arguments.out}")
-    subjects = {
-        "unknown_users": "users that training did not see",
-        "unknown_history": "behaviours that training did not see",
-        "unknown_context": "context values that training did not see",
-        "empty_histories": "users with an empty history, who get popular items",
-    }
-    say_counts(counts, subjects)
     print_result(json.dumps(counts), arguments.out)
-
-
-def _ids(file: Path) -> list[str]:
-    bad = BadLines()
-    ids = [line for _, line in read_lines(file, bad) if line]
-    if bad.count:
-        raise UserError(f"{bad.examples[0]}; expected one id a line")
-    return ids
 
 
 main = make_main("recommend", tyro.cli, Arguments, _recommend)

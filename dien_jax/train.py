@@ -5,11 +5,12 @@ output carries the result. For the exit status see :func:`run_command`.
 """
 
 import argparse
+import contextlib
 import functools
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,24 +30,15 @@ from dien_jax.config.settings import (
 )
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.command import check_words, description, run_command, stop_signals
+from dien_jax.utils.command import check_words, parse_flags, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
 
-PROCESS_FLAGS = (
-    *(f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")),
-    "--distributed.auto",
-    "--distributed.no-auto",
-)
-"""Flags of the process, not of the run, without a value."""
-PROCESS_VALUES = (
-    "--mesh.data",
-    *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
-    "--loggers",
-)
-"""Flags of the process, not of the run, with a value; lists have one or more."""
+OF_PROCESS = ("--mesh.", "--distributed.", "--loggers", "--compile-cache", "--no-compile-cache",
+              "--keep-memory", "--no-keep-memory")  # fmt: skip
+"""Starts of the flags of the process, not of the run."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
@@ -103,11 +95,8 @@ Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Parse flags; defaults come from the preset, the preset file or the warm start.
-
-    Flags that do not go together, and a mistake in the preset or its file, are a ``UserError``.
-    """
-    check_words(argv, Arguments)
+    """Parse flags; defaults come from the preset, the preset file or the warm start."""
+    check_words(argv, Arguments)  # before the files that flags name are read
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
@@ -123,22 +112,15 @@ def parse(argv: Sequence[str]) -> Arguments:
     else:
         config = preset(name)
     defaults = Arguments(name, model=config.model, optim=config.optim, train=config.train)
-    prog = "python -m dien_jax.train"
-    about = description(Arguments)
-    arguments = tyro.cli(Arguments, default=defaults, args=argv, prog=prog, description=about)
+    arguments = parse_flags(tyro.cli, Arguments, argv, "train", default=defaults)
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
-    if arguments.resume is not None and _run_flags(argv) != 1:
+    flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    of_run = [flag for flag in flags if not flag.startswith(OF_PROCESS)]
+    if arguments.resume is not None and (named or len(of_run) != 1):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments
-
-
-def _run_flags(argv: Sequence[str]) -> int:
-    """Return how many flags of the run there are, a preset included."""
-    of_process = (*PROCESS_FLAGS, *PROCESS_VALUES)
-    flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
-    return sum(flag not in of_process for flag in flags) + (not argv[0].startswith("-"))
 
 
 def _path(argv: Sequence[str], flag: str) -> Path | None:
@@ -192,41 +174,31 @@ def _table(result: "RunResult") -> str:
         cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:28}{''.join(cells)}{count:>12}".rstrip())
-    return "\n".join([*lines, *_worth(result), *_margin(result), *_more_epochs(result)])
+    return "\n".join([*lines, *_remarks(result)])
 
 
-def _worth(result: "RunResult") -> list[str]:
-    """Return a line that says what the network that reads the history adds to counts."""
+def _remarks(result: "RunResult") -> Iterator[str]:
+    """Yield lines that say what the network adds to counts, and what else stands out."""
     from dien_jax.training.loop import COUNTS_ALONE
 
-    alone, area = result.baselines.get(COUNTS_ALONE), result.test.get("auc")
-    if alone is None or area is None:
-        return []
-    added = round(area - alone, 4)
-    if added == 0:
-        return ["Reading the history adds nothing to counts alone."]
-    if 0 < added < CLEAR_MARGIN:
-        return [f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."]
-    change = "adds" if added > 0 else "takes"
-    return [f"Reading the history in its order {change} {abs(added):.4f} of AUC, beside counts."]
-
-
-def _margin(result: "RunResult") -> list[str]:
-    """Return a line if the test AUC is not clearly above that of popularity."""
-    popularity, area = result.baselines.get("popularity"), result.test.get("auc")
-    if popularity is None or area is None or area - popularity >= CLEAR_MARGIN:
-        return []
-    margin = area - popularity
-    if margin < 0:
-        return [f"The test AUC is {-margin:.4f} below that of popularity."]
-    return [f"The test AUC is {margin:.4f} above that of popularity: less than {CLEAR_MARGIN}."]
-
-
-def _more_epochs(result: "RunResult") -> list[str]:
-    """Return a line if training ended while it still improved."""
-    if result.best_step < result.steps:
-        return []
-    return ["The last evaluation was the best one: more epochs (--train.epochs) may be better."]
+    area = result.test.get("auc")
+    alone, popularity = (result.baselines.get(name) for name in (COUNTS_ALONE, "popularity"))
+    if alone is not None and area is not None:
+        added = round(area - alone, 4)
+        change = "adds" if added > 0 else "takes"
+        if added == 0:
+            yield "Reading the history adds nothing to counts alone."
+        elif 0 < added < CLEAR_MARGIN:
+            yield f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."
+        else:
+            change = f"{change} {abs(added):.4f} of AUC"
+            yield f"Reading the history in its order {change}, beside counts."
+    if popularity is not None and area is not None and area - popularity < CLEAR_MARGIN:
+        margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
+        side, end = ("below", "") if margin < 0 else ("above", little)
+        yield f"The test AUC is {abs(margin):.4f} {side} that of popularity{end}."
+    if result.best_step >= result.steps:
+        yield "The last evaluation was the best one: more epochs (--train.epochs) may be better."
 
 
 def _ranking(result: "RunResult") -> list[str]:
@@ -240,30 +212,24 @@ def _ranking(result: "RunResult") -> list[str]:
 
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that gives others to compare with."""
-    if not arguments.distributed.is_asked:
-        _show(arguments)
-        return
-    from dien_jax.training.hosts import processes_of
+    several: Any = contextlib.nullcontext()
+    if arguments.distributed.is_asked:
+        from dien_jax.training.hosts import processes_of
 
-    with processes_of(arguments.distributed):
-        _show(arguments)
-
-
-def _show(arguments: Arguments) -> None:
-    result = run(arguments)
-    print_result(_table(result))
-    if (arguments.data, arguments.resume) == (None, None) and not arguments.distributed.is_asked:
-        print_result("\n".join(_ranking(result)))
-    command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
-    say(f"compare with simple models: {command} --out baselines")
+        several = processes_of(arguments.distributed)
+    with several:
+        result = run(arguments)
+        print_result(_table(result))
+        is_first = (arguments.data, arguments.resume) == (None, None)
+        if is_first and not arguments.distributed.is_asked:
+            print_result("\n".join(_ranking(result)))
+        command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
+        say(f"compare with simple models: {command} --out baselines")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    status = run_command(
-        lambda: parse(sys.argv[1:] if argv is None else argv),
-        show,
-    )
+    status = run_command(lambda: parse(sys.argv[1:] if argv is None else argv), show)
     if "dien_jax.training.hosts" in sys.modules:
         from dien_jax.training.hosts import leave
 

@@ -24,11 +24,4 @@ __all__ = [
     "preset",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "distributed": ("DistributedConfig",),
-        "presets": ("PRESETS", "preset"),
-        "settings": ("Config", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -30,13 +30,4 @@ __all__ = [
     "open_dataset",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "arrays": ("Column", "Examples"),
-        "dataset": ("Dataset", "open_dataset"),
-        "loader": ("Loader", "evaluation_loader"),
-        "schema": ("Feature", "MultiValued", "Schema"),
-        "tables": ("Batch", "FeatureTables", "example_batch"),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

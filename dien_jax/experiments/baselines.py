@@ -7,7 +7,6 @@ a fit leaves open is chosen by the metrics that choose checkpoints, on validatio
 imported only to fit.
 """
 
-import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -46,9 +45,8 @@ from dien_jax.utils.files import partial_folder
 
 TREES = ((7, 15), (31, 255))
 """Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
-MOST_TREES = 2000
-PATIENCE = 50
-"""Trees without a better validation score before boosting stops."""
+MOST_TREES, PATIENCE = 2000, 50
+"""Trees in all, and those without a better validation score before boosting stops."""
 SEED = 0
 SINGLE = {
     "popularity": "item popularity",
@@ -62,22 +60,14 @@ BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
 
 
 class Baseline(NamedTuple):
-    """A fitted model.
-
-    Attributes:
-      predict: inputs of examples to click probabilities, float32 ``[R]``.
-      settings: what the fit and the validation rows chose, by name.
-    """
+    """A fitted model: inputs to click probabilities, float32 ``[R]``, and what was chosen."""
 
     predict: Predict
     settings: dict[str, Any]
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:
-    """Fit a logistic regression on one column: the sign and scale of a probability.
-
-    Its ranking is that of the column, rising if clicks have more of it in training.
-    """
+    """Fit a logistic regression on one column, which ranks by it: rising if clicks have more."""
     center, scale = standard(train.dense[:, [column]])
     nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
     rows = (train.dense[:, [column]] - center) / scale
@@ -93,10 +83,9 @@ def fit_single(column: int, train: Inputs) -> Baseline:
 def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:
     """Fit boosted trees on all columns but the ids, or on those that no count enters either.
 
-    Columns, leaves and trees are chosen on validation. Counts leave out an example's own event, so
-    those of a click are lower by one than those of another example. Trees can learn that by heart,
-    and it does not hold for held-out examples; few bins, large leaves and a choice without counts
-    keep them from it.
+    Columns, leaves and trees are chosen on validation. Counts leave out an example's own event,
+    which trees could learn by heart; few bins, large leaves and a choice without counts keep them
+    from it.
     """
     import lightgbm
 
@@ -109,7 +98,11 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
     columns = {"all": list(range(len(inputs.names))), "no counts": inputs.uncounted}
     for (name, used), (leaves, bins) in itertools.product(columns.items(), TREES):
         current.note = f"columns {name}, {leaves} leaves"
-        matrix = functools.partial(_tree_columns, used, inputs.num_attributes)
+
+        def matrix(rows: Inputs, used: list[int] = used) -> sparse.csr_matrix:
+            parts = sparse.csr_array(rows.dense[:, used]), rows.one_hot[:, : inputs.num_attributes]
+            return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
+
         options = fixed | {"num_leaves": leaves, "max_bin": bins}
         rows = lightgbm.Dataset(matrix(train), train.labels, params=options)
         held_out = lightgbm.Dataset(matrix(valid), valid.labels, reference=rows)
@@ -125,11 +118,6 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
             best = score, Baseline(predict, {"columns": name} | size)
     assert best is not None
     return best[1]
-
-
-def _tree_columns(dense: list[int], num_attributes: int, rows: Inputs) -> sparse.csr_matrix:
-    parts = [sparse.csr_array(rows.dense[:, dense]), rows.one_hot[:, :num_attributes]]
-    return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
 
 
 HELD_OUT = ("valid", "test")
@@ -176,7 +164,15 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     """
     require("baselines", "python -m dien_jax.baselines")
     dataset = open_dataset(data)
-    _check_examples(dataset)
+    labels = np.unique(dataset.splits["train"].label)
+    if len(labels) < 2:
+        content = f"label {labels[0]} only" if len(labels) else "no examples"
+        raise UserError(
+            f"{dataset.path}: expected training examples of both labels to fit baselines to, "
+            f"found {content}"
+        )
+    if not len(dataset.splits["valid"].label):
+        raise UserError(f"{dataset.path} has no valid examples to choose settings by")
     if out is None:
         return _run_baselines(dataset, None)
     out = Path(out)
@@ -203,7 +199,17 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         settings = model.settings | {"calibration_slope": calibration.slope}
         results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:
-            _save(out / folder_of(name), dataset, results[-1])
+            packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+            run = BaselineRun(
+                preset=name,
+                seed=SEED,
+                data=str(dataset.path.absolute()),
+                data_digest=data_digest(dataset),
+                settings=settings,
+                versions=versions() | packages,
+            )
+            of_run = {"best_step": 0, "train_examples_per_second": None}
+            run.save(out / folder_of(name), of_run | metrics, of_model)
     say(f"baselines took {time.perf_counter() - start:.0f} s")
     return results
 
@@ -218,25 +224,10 @@ def baseline_table(results: list[BaselineResult]) -> str:
     rows = metric_headers("baseline", "chosen")
     for result in results:
         cells = [m.text(s) for s in (result.valid, result.test) for m in METRICS.values()]
-        rows.append([result.name, _text(result.settings), *cells])
+        chosen = {n: v if isinstance(v, str) else f"{v:.4g}" for n, v in result.settings.items()}
+        text = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        rows.append([result.name, text, *cells])
     return aligned(rows, left=2)
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    texts = {n: v if isinstance(v, str) else f"{v:.4g}" for n, v in settings.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
-
-
-def _check_examples(dataset: Dataset) -> None:
-    labels = np.unique(dataset.splits["train"].label)
-    if len(labels) < 2:
-        content = f"label {labels[0]} only" if len(labels) else "no examples"
-        raise UserError(
-            f"{dataset.path}: expected training examples of both labels to fit baselines to, "
-            f"found {content}"
-        )
-    if not len(dataset.splits["valid"].label):
-        raise UserError(f"{dataset.path} has no valid examples to choose settings by")
 
 
 def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
@@ -269,21 +260,6 @@ def _scores(
             done += len(rows)
             current.share = done / examples
     return scores
-
-
-def _save(folder: Path, dataset: Dataset, result: BaselineResult) -> None:
-    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    run = BaselineRun(
-        preset=result.name,
-        seed=SEED,
-        data=str(dataset.path.absolute()),
-        data_digest=data_digest(dataset),
-        settings=result.settings,
-        versions=versions() | packages,
-    )
-    metrics = {split: getattr(result, split) for split in HELD_OUT}
-    of_run = {"best_step": 0, "train_examples_per_second": None}
-    run.save(folder, of_run | metrics, result.scores)
 
 
 def folder_of(row: str) -> str:

@@ -2,13 +2,13 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dien_jax.config.presets import WARM_START, flat_settings
+from dien_jax.data.arrays import read_probabilities
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
@@ -16,13 +16,13 @@ from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong,
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.summary import (
+    SCORES_FILE,
     BaselineRun,
     RunSummary,
     SeedGroup,
-    StoredLists,
     load_summaries,
     seed_groups,
-    stored_scores,
+    setting_text,
 )
 from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
@@ -63,12 +63,30 @@ def compare_runs(
             )
     yield from seed_tables(runs, split)
     if measured := {run.name: lists for run in runs if (lists := run.lists) is not None}:
-        yield f"lists over all items, test split\n{_list_table(measured)}"
+        rows = [["run", "HR@10", "NDCG@10", "MRR", "coverage", "mean popularity", "clicks"]]
+        for name, lists in measured.items():
+            values = lists["hr_10"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
+            popularity = lists["mean_popularity"]
+            cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
+            cells += [_ABSENT if popularity is None else f"{popularity:,.1f}"]
+            rows.append([name, *cells, f"{lists['targets']:,}"])
+        yield f"lists over all items, test split\n{aligned(rows, left=1)}"
     if settings := _settings_table(seed_groups(runs)):
         yield settings
-    if others := _comparable(runs):
-        dataset = dataset or _data_of(runs[0], Path(runs[0].run.data))
-        yield _pair_table(runs[0], others, split, dataset)
+    first, *others = runs
+    if others and first.result is None:
+        say(f"no paired differences: the first run, {first.name}, is unfinished")
+        return
+    same = [run for run in others if run.run.data_digest == first.run.data_digest]
+    for run in others:
+        if run not in same:
+            say(
+                f"no paired difference of {run.name} to {first.name}: it was trained on other "
+                f"data, {run.run.data}, so there are no scores of the same examples"
+            )
+    if finished := [run for run in same if run.result is not None]:
+        dataset = dataset or _data_of(first, Path(first.run.data))
+        yield _pair_table(first, finished, split, dataset)
 
 
 def seed_tables(runs: Sequence[RunSummary], split: str = "test") -> Iterator[str]:
@@ -92,22 +110,6 @@ def _data_of(run: RunSummary, folder: Path) -> Dataset:
     return dataset
 
 
-def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Return the runs with scores of the first's examples; print why others have none."""
-    first, *others = runs
-    digest = first.run.data_digest
-    if others and first.result is None:
-        say(f"no paired differences: the first run, {first.name}, is unfinished")
-        return []
-    for run in others:
-        if run.run.data_digest != digest:
-            say(
-                f"no paired difference of {run.name} to {first.name}: it was trained on other "
-                f"data, {run.run.data}, so there are no scores of the same examples"
-            )
-    return [run for run in others if run.result is not None and run.run.data_digest == digest]
-
-
 def _run_table(runs: Sequence[RunSummary]) -> str:
     upper, lower = metric_headers("run", "preset", "data", "seed", "best step")
     rows = [[*upper, ""], [*lower, "examples/s"]]
@@ -119,17 +121,6 @@ def _run_table(runs: Sequence[RunSummary]) -> str:
         cells += [m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()]
         rows.append([*cells, f"{run.speed:,.0f}" if run.speed else _ABSENT])
     return aligned(rows, left=3)
-
-
-def _list_table(runs: Mapping[str, StoredLists]) -> str:
-    rows = [["run", "HR@10", "NDCG@10", "MRR", "coverage", "mean popularity", "clicks"]]
-    for name, lists in runs.items():
-        values = lists["hr_10"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
-        popularity = lists["mean_popularity"]
-        cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
-        cells += [_ABSENT if popularity is None else f"{popularity:,.1f}"]
-        rows.append([name, *cells, f"{lists['targets']:,}"])
-    return aligned(rows, left=1)
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> str:
@@ -157,7 +148,7 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
         return ""
     columns = {name: [values[name] for values in settings] for name in settings[0]}
     rows = [
-        [name, *map(_setting, values)]
+        [name, *map(setting_text, values)]
         for name, values in columns.items()
         if len(set(map(repr, values))) > 1
     ]
@@ -213,17 +204,13 @@ def _pair_table(
 
 def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:
     """Return the scores of a split: computed for a run, stored ones for a baseline."""
-    if isinstance(run.run, BaselineRun):
-        return stored_scores(run.folder, dataset, split)
-    return score_split(run.folder, split, data=dataset).scores
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else str(value).lower()
+    if not isinstance(run.run, BaselineRun):
+        return score_split(run.folder, split, data=dataset).scores
+    file, count = run.folder / SCORES_FILE.format(split), len(dataset.splits[split].label)
+    try:
+        return read_probabilities(file, count)
+    except UserError as error:
+        raise UserError(f"{error}; remove it") from error
 
 
 def _cells(difference: Difference) -> tuple[str, str, str]:

@@ -53,11 +53,9 @@ UNCOUNTED = ("length", "repeat_share", MATCH)
 class Inputs(NamedTuple):
     """Some examples as a logistic regression sees them.
 
-    Attributes:
-      dense: float32 ``[R, D]``, the columns :attr:`RegressionInputs.names`.
-      one_hot: sparse float32 ``[R, W]``: features, then the ids of item and user. The values of a
-        multi-valued feature share 1.
-      labels: int8 ``[R]``, 1 for a click.
+    ``dense`` are float32 ``[R, D]``, the columns :attr:`RegressionInputs.names`, ``one_hot`` sparse
+    float32 ``[R, W]``: features, whose values share 1, then the ids of item and user. ``labels``
+    are int8 ``[R]``, 1 for a click.
     """
 
     dense: np.ndarray
@@ -126,9 +124,8 @@ class RegressionInputs:
     def _loader(self, split: str, order: str) -> Loader:
         """Return the batches of a split; those of training have the bits ``own``.
 
-        Each split has a seed of its own. Splits of the same size would be sampled alike: the users
-        of the validation sample would be those with a weight from the training sample, and larger
-        weights would seem better than they are.
+        Each split has a seed of its own: splits of the same size would be sampled alike, and larger
+        weights of users would seem better than they are.
         """
         return Loader(
             self._dataset,
@@ -218,23 +215,20 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        predict = _predictor(mean, start, of_dense / scale, of_values)
+        line = start, of_dense / scale, of_values
+
+        def predict(inputs: Inputs, line: tuple[np.ndarray, ...] = line) -> np.ndarray:
+            start, of_dense, of_values = line
+            return probability(
+                (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start
+            )
+
         score = selection(predict(valid), valid.labels)
         if best is not None and score <= best[0]:
             break
         best = score, predict, strength
     assert best is not None
     return best[1:]
-
-
-def _predictor(
-    mean: np.ndarray, start: np.ndarray, of_dense: np.ndarray, of_values: np.ndarray
-) -> Predict:
-    def predict(inputs: Inputs) -> np.ndarray:
-        logits = (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values
-        return probability(logits + start)
-
-    return predict
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -254,8 +248,7 @@ def minimise(
 
     Columns of counts and similarities are strongly correlated, which makes plain L-BFGS slow. It
     runs in coordinates in which the curvature at equal probabilities is 1 in every direction of
-    the dense columns, and along each one-hot column. Such columns have large weights that cancel:
-    in float32 the end of a fit is noise, which differs between processors. So logits are float64,
+    the dense columns, and along each one-hot column. Large weights cancel, so logits are float64,
     and the dense columns become so a block of rows at a time.
     """
     columns = one_hot.T.tocsr()

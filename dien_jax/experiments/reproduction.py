@@ -10,7 +10,7 @@ share a folder.
 
 import csv
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dien_jax.experiments.baselines import BASELINES, folder_of, run_baselines
 from dien_jax.experiments.comparison import seed_tables
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run, decided_config
-from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.summary import load_summaries
 from dien_jax.training.loop import COUNTS_ALONE
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
@@ -102,7 +102,13 @@ def reproduce_table(
         raise UserError(f"--rows {unknown[0]!r} is not a row of the table {table!r}{rest}")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
-    datasets = _opened(data)
+    if not data:
+        raise UserError("--data must name one dataset folder or more")
+    datasets: dict[str, Dataset] = {}
+    for dataset in map(open_dataset, data):
+        if (name := dataset.path.absolute().name) in datasets:
+            raise UserError(f"--data folders must have different names, got {name} twice")
+        datasets[name] = dataset
     with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
         if (names := content(out)) and RUNS_FOLDER not in names:
@@ -120,8 +126,15 @@ def reproduce_table(
         done = sum((folder / RESULT_FILE).exists() for folder, *_ in tasks)
         say(f"{len(tasks)} runs, {done} of them done")
         if table != PARTS_TABLE:
+            has_trees = importlib.util.find_spec("lightgbm") is not None
             for name, dataset in datasets.items():
-                folders[name] += _baselines(dataset, out / RUNS_FOLDER / name / BASELINES_FOLDER)
+                folder = out / RUNS_FOLDER / name / BASELINES_FOLDER
+                if not folder.exists() and has_trees:
+                    run_baselines(dataset.path, folder)
+                elif not folder.exists():
+                    say("no rows of baselines: they need pip install 'dien_jax[baselines]'")
+                paths = [folder / folder_of(baseline) for baseline in BASELINES]
+                folders[name] += [path for path in paths if path.exists()]
         for number, (folder, dataset, row, seed) in enumerate(tasks, start=1):
             say(f"[{number}/{len(tasks)}] {folder}")
             _train(folder, dataset, settings[row], row, seed)
@@ -133,30 +146,6 @@ def reproduce_table(
             for name in datasets
             for section in seed_tables(load_summaries(folders[name]))
         )
-
-
-def _opened(data: Sequence[str | Path]) -> dict[str, Dataset]:
-    """Return datasets by the names of their folders."""
-    if not data:
-        raise UserError("--data must name one dataset folder or more")
-    datasets: dict[str, Dataset] = {}
-    for dataset in map(open_dataset, data):
-        name = dataset.path.absolute().name
-        if name in datasets:
-            raise UserError(f"--data folders must have different names, got {name} twice")
-        datasets[name] = dataset
-    return datasets
-
-
-def _baselines(dataset: Dataset, folder: Path) -> list[Path]:
-    """Return the folders of a dataset's baselines, which are fitted if they are missing."""
-    if not folder.exists():
-        if importlib.util.find_spec("lightgbm") is None:
-            say("no rows of baselines: they need pip install 'dien_jax[baselines]'")
-            return []
-        run_baselines(dataset.path, folder)
-    found = [folder / folder_of(name) for name in BASELINES]
-    return [path for path in found if path.exists()]
 
 
 def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) -> None:
@@ -175,33 +164,24 @@ def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) 
 
 def write_results(out: Path) -> None:
     """Write ``results.csv``: a line for each finished run and each baseline below ``out/runs``."""
-    files = sorted((out / RUNS_FOLDER).glob(f"*/*/*/{RESULT_FILE}"))
-    lines = [_line(run) for run in load_summaries([file.parent for file in files])]
+    files, lines = sorted((out / RUNS_FOLDER).glob(f"*/*/*/{RESULT_FILE}")), []
+    for summary in load_summaries([file.parent for file in files]):
+        run, result = summary.run, summary.result
+        assert result is not None
+        line: dict[str, Any] = {"data": Path(run.data).name, "row": run.preset, "seed": run.seed}
+        for split in ("valid", "test"):
+            values = summary.metrics(split) or {}
+            line |= {f"{split}_{metric}": values.get(metric) for metric in METRICS}
+        line |= {
+            "counts_alone_test_auc": result.get("baselines", {}).get(COUNTS_ALONE),
+            "best_step": summary.best_step,
+            "examples_per_second": round(summary.speed or 0),
+            "seconds": round(result.get("wall_seconds", 0), 1),
+            "device": result.get("device"),
+        }
+        lines.append(line | {name: run.versions.get(name) for name in ("jax", "python")})
     columns = list(dict.fromkeys(column for line in lines for column in line))
     with writing(out), atomic_file(out / RESULTS_FILE) as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(lines)
-
-
-def _line(summary: RunSummary) -> dict[str, Any]:
-    run, result = summary.run, summary.result
-    assert result is not None
-    metrics: Mapping[str, Any] = {
-        f"{split}_{metric}": (summary.metrics(split) or {}).get(metric)
-        for split in ("valid", "test")
-        for metric in METRICS
-    }
-    return {
-        "data": Path(run.data).name,
-        "row": run.preset,
-        "seed": run.seed,
-        **metrics,
-        "counts_alone_test_auc": result.get("baselines", {}).get(COUNTS_ALONE),
-        "best_step": summary.best_step,
-        "examples_per_second": round(summary.speed or 0),
-        "seconds": round(result.get("wall_seconds", 0), 1),
-        "device": result.get("device"),
-        "jax": run.versions.get("jax"),
-        "python": run.versions.get("python"),
-    }

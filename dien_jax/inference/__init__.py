@@ -7,10 +7,10 @@ state may not enter.
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.export import export_run
 from dien_jax.inference.list_metrics import measure_lists
-from dien_jax.inference.list_table import list_for_users
 from dien_jax.inference.lists import Ranking
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.score_table import RequestColumns, UserColumns, score_requests
+from dien_jax.inference.request_tables import RequestColumns, UserColumns
+from dien_jax.inference.score_table import list_for_users, score_requests
 
 __all__ = [
     "RankRequest",

@@ -19,8 +19,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from jax import export
 
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError, reason, require
+from dien_jax.errors import UserError, failing, require
 from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.model_card import CARD_FILE
@@ -41,9 +39,6 @@ FORMAT = "dien_jax.export"
 FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
-_MAX_EXPANSION = 100
-"""Maximum ratio of the unpacked size to the size of a file, beyond ``_MIN_UNPACKED`` bytes."""
-_MIN_UNPACKED = 64 * 2**20
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
 """Custom calls that XLA itself replaces; any other one calls a function by its name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
@@ -66,21 +61,13 @@ def input_features(schema: Schema) -> list[str]:
     return ["item", "user", *(f.name for f in schema.context if f.size is not None)]
 
 
-def write_archive(
-    file: Path,
-    manifest: dict[str, Any],
-    programs: dict[str, export.Exported],
-    weights: dict[str, np.ndarray],
-    vocabularies: dict[str, list[str]],
-    card: str = "",
-    list_offsets: np.ndarray | None = None,
-) -> None:
-    """Write an exported file; format, version and digests are added to ``manifest``."""
-    arrays = {_WEIGHT.format(name): array for name, array in weights.items()}
-    if list_offsets is not None:
-        arrays[OFFSETS_FILE] = list_offsets
-    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in programs.items()}
-    for name, values in vocabularies.items():
+def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
+    """Write an exported file; format, version and digests are added to its manifest."""
+    arrays = {_WEIGHT.format(name): array for name, array in model.weights.items()}
+    if model.list_offsets is not None:
+        arrays[OFFSETS_FILE] = model.list_offsets
+    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in model.programs.items()}
+    for name, values in model.vocabularies.items():
         entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
     if card:
         entries[CARD_FILE] = card.encode()
@@ -92,7 +79,8 @@ def write_archive(
             digests[entry] = _sha256(content.getbuffer())
             with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
                 stream.write(content.getbuffer())
-        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "sha256": digests}
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **model.manifest}
+        about["sha256"] = digests
         entries[_MANIFEST] = json.dumps(about, indent=2, allow_nan=False).encode()
         for name, packed in entries.items():
             archive.writestr(zipfile.ZipInfo(name), packed, compress_type=zipfile.ZIP_DEFLATED)
@@ -106,22 +94,23 @@ def is_archive(file: Path) -> bool:
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file; refuse one that is damaged, edited, or of another version.
-
-    Reading executes nothing, but using the model runs its programs.
-    """
+    """Read an exported file and run nothing; refuse a damaged, an edited or another version."""
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")
-    try:
+    found = "another kind of file or one that was cut short"
+    with failing(f"{file}: expected {_EXPECTED}, found {found}"):
         archive = zipfile.ZipFile(file)
-    except Exception as error:  # zipfile raises exceptions of many kinds
-        raise UserError(
-            f"{file}: expected {_EXPECTED}, found another kind of file or one that was cut short: "
-            f"{reason(error)}"
-        ) from error
-    with archive, _reading(file):
-        _check_size(file, archive)
+    damage = f"damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the version"
+    with archive, failing(f"{file}: {damage} that wrote it)"):
+        # No more than the sizes of entries is ever read, so they cannot fill the memory.
+        unpacked = sum(info.file_size for info in archive.infolist())
+        limit = max(100 * file.stat().st_size, 64 * 2**20)
+        if unpacked > limit:
+            raise UserError(
+                f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for "
+                f"a file of this size; it was not written by python -m dien_jax.export"
+            )
         manifest = _manifest(file, archive)
         require("export", "an exported model")
 
@@ -144,17 +133,6 @@ def read_archive(file: Path) -> ExportedModel:
 
 def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _check_size(file: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a file whose entries would fill the memory; no more than their sizes is ever read."""
-    unpacked = sum(info.file_size for info in archive.infolist())
-    limit = max(_MAX_EXPANSION * file.stat().st_size, _MIN_UNPACKED)
-    if unpacked > limit:
-        raise UserError(
-            f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for a "
-            f"file of this size; it was not written by python -m dien_jax.export"
-        )
 
 
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -181,7 +159,6 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    """Return the array of a ``.npy`` file; objects are not unpickled."""
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
@@ -196,17 +173,3 @@ def _program(name: str, content: bytes) -> export.Exported:
                 f"model may call nothing but {', '.join(sorted(_CUSTOM_CALLS))}"
             )
     return program
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turn any exception of reading a damaged or newer archive into a :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, numpy and jax raise exceptions of many kinds
-        raise UserError(
-            f"{file}: damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the "
-            f"version that wrote it): {reason(error)}"
-        ) from error

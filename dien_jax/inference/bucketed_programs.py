@@ -4,10 +4,9 @@ Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_B
 for several requests are made before the first result is waited for.
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 
 from dien_jax.config.settings import Config
+from dien_jax.data.arrays import Examples, padded_columns
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
@@ -25,6 +25,7 @@ from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.utils.machine import require_unforked
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
@@ -50,7 +51,13 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, dataset = trained.run.config, trained.dataset
+        config, dataset, item = trained.run.config, trained.dataset, trained.dataset.schema.item
+        columns = {feature.name: dataset.items[feature.name] for feature in item[1:]}
+        categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
+        tables = FeatureTables(categories, {})  # not copied
+        if config.model.statistics:
+            counts = {item[0].name: dataset.statistics.values[item[0].name]}
+            tables = FeatureTables(categories, {}, counts, dataset.factors)
         return cls(
             dataset.schema,
             trained.step,
@@ -60,7 +67,7 @@ class LoadedModel(NamedTuple):
             (jax.device_put(trained.variables()), trained.feature_tables()),
             make_programs(config, dataset.schema),
             trained.list_offsets,
-            named_leaves({"tables": _list_tables(trained)}),
+            named_leaves({"tables": tables}),
         )
 
     @classmethod
@@ -77,17 +84,6 @@ class LoadedModel(NamedTuple):
             exported.list_offsets,
             exported.weights,
         )
-
-
-def _list_tables(trained: TrainedModel) -> FeatureTables:
-    """Return the tables of items that lists read, without a copy."""
-    dataset, item = trained.dataset, trained.dataset.schema.item[0].name
-    columns = {feature.name: dataset.items[feature.name] for feature in dataset.schema.item[1:]}
-    categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
-    if not trained.run.config.model.statistics:
-        return FeatureTables(categories, {})
-    counts = {item: dataset.statistics.values[item]}
-    return FeatureTables(categories, {}, counts, dataset.factors)
 
 
 def load_model(
@@ -135,6 +131,9 @@ class RankRequest(NamedTuple):
     context: Mapping[str, Any] | None = None
 
 
+NO_REQUEST = RankRequest(None, ())
+
+
 @dataclass(frozen=True)
 class History:
     """A history: rows of its kept events, and its interests once they are computed."""
@@ -147,12 +146,27 @@ class History:
 class EncodedRequest:
     """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
 
-    raw: RankRequest
     history: History
-    candidates: np.ndarray
     user: np.ndarray
     context: dict[str, FeatureValues]
-    unknown_context: int
+    candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    raw: RankRequest = NO_REQUEST
+    unknown_context: int = 0
+
+
+def encoded_requests(
+    model: LoadedModel, examples: Examples, histories: Sequence[np.ndarray]
+) -> list[EncodedRequest]:
+    """Return a request without candidates for each example, whose behaviours are given as rows."""
+    features, most = model.schema.context, model.max_history
+    return [
+        EncodedRequest(
+            History(np.asarray(history[max(len(history) - most, 0) :])),
+            np.asarray(examples.user[row : row + 1], np.int32),
+            padded_columns(features, examples.context, np.array([row])),
+        )
+        for row, history in enumerate(histories)
+    ]
 
 
 CANDIDATE_BUCKETS = (32, 128, 512)
@@ -167,31 +181,17 @@ class BucketedPrograms:
     def __init__(self, model: LoadedModel) -> None:
         self._programs, self.buckets = model.programs, model.history_buckets
         self._arguments = model.arguments
-        self._process = os.getpid()
 
     @property
     def programs(self) -> Programs:
-        """The programs, in the process that loaded the model.
-
-        Raises:
-          UserError: in a process forked from it, where JAX's threads are missing and a call would
-            wait for ever.
-        """
-        if os.getpid() != self._process:
-            raise UserError(
-                f"this model was loaded in process {self._process}, and process {os.getpid()} was "
-                f"forked from it, without the threads of JAX: load the model in each process, or "
-                f"start processes by spawn"
-            )
+        """The programs, in a process that has the threads of JAX."""
+        require_unforked()
         return self._programs
 
     def compile_all(
         self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
     ) -> Iterator[float]:
-        """Call every program at every combination of sizes; yield the share that is done.
-
-        ``candidates`` is the maximum number, ``tower`` says whether its program is called.
-        """
+        """Call every program at every size, up to ``candidates``; yield the share that is done."""
         sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
         user = np.full(1, UNKNOWN, np.int32)
         for number, bucket in enumerate(self.buckets):
@@ -200,8 +200,7 @@ class BucketedPrograms:
             self.extend(encoded.interests, UNKNOWN, bucket - 1)
             for place, size in enumerate(sizes):
                 yield (number + place / len(sizes)) / len(self.buckets)
-                rows = np.zeros(size, np.int32)
-                request = EncodedRequest(RankRequest(None, ()), encoded, rows, user, context, 0)
+                request = EncodedRequest(encoded, user, context, np.zeros(size, np.int32))
                 self.score([request])
             if tower:
                 self.tower([request])
@@ -225,7 +224,11 @@ class BucketedPrograms:
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
+        """Return click probabilities, float32 ``[N]`` of each request; read what is not read."""
+        missing = [request for request in requests if request.history.interests is None]
+        read = self.encode([request.history for request in missing])
+        for request, history in zip(missing, read, strict=True):
+            request.history = history
 
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.score(*self._arguments, request.history.interests, *inputs)

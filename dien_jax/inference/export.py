@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from dien_jax.data.dataset import table_digests
-from dien_jax.data.schema import Feature, MultiValued
+from dien_jax.data.schema import MultiValued
 from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
-from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
+from dien_jax.inference import archive
 from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
@@ -25,19 +25,11 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
-from dien_jax.inference.onnx import (
-    add_version,
-    check_triton,
-    is_onnx_model,
-    onnx_model,
-    onnx_scores,
-    require_onnx,
-)
+from dien_jax.inference.onnx import add_version, check_onnx, check_triton, onnx_model, onnx_scores
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
-from dien_jax.runs.trained import TrainedModel, load_run
-from dien_jax.steps.score import make_predict_step
+from dien_jax.runs.trained import TrainedModel, load_run, scorer
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_path, check_out
 
@@ -84,9 +76,8 @@ def export_run(
         installed, or scores differ. No file is written then.
     """
     run_dir, out = Path(run_dir), Path(out)
-    inputs = (run_dir, None if data is None else Path(data))
-    options: Any = {"overwrite": overwrite, "inputs": inputs}
-    check_out(out, is_ours=is_archive, **options)
+    options: Any = {"overwrite": overwrite, "inputs": (run_dir, data)}
+    check_out(out, is_ours=archive.is_archive, **options)
     require("export", "an exported model")
     if triton is not None:
         if onnx is None:
@@ -94,13 +85,11 @@ def export_run(
         check_triton(Path(triton))
     if onnx is not None:
         onnx = Path(onnx)
-        check_out(onnx, is_ours=is_onnx_model, **options)
         if os.path.realpath(onnx) == os.path.realpath(out):
             raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
-        require_onnx()
+        check_onnx(onnx, **options)
     trained = load_run(run_dir, data)
-    with ExitStack() as files:
-        files.enter_context(writing(out))
+    with writing(out), ExitStack() as files:
         partial = files.enter_context(atomic_path(out))
         with stage(f"exporting {run_dir}"):
             _write(partial, trained, read_card(run_dir))
@@ -108,9 +97,8 @@ def export_run(
             report = {"file": str(out), "bytes": partial.stat().st_size}
             report |= check_export(partial, trained)
         if isinstance(onnx, Path):
-            files.enter_context(writing(onnx))
-            partial = files.enter_context(atomic_path(onnx))
-            with stage("converting to ONNX and checking its scores"):
+            with stage("converting to ONNX and checking its scores"), writing(onnx):
+                partial = files.enter_context(atomic_path(onnx))
                 partial.write_bytes(onnx_model(trained))
                 report |= {"onnx": str(onnx), "onnx_bytes": partial.stat().st_size}
                 batch = random_batch(trained)
@@ -151,14 +139,16 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "programs": shapes,
         "weights": {name: described(array) for name, array in weights.items()},
     }
-    vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
-    offsets = trained.list_offsets
-    write_archive(file, manifest, programs, weights, vocabularies, card, offsets)
+    vocabularies = {
+        name: dataset.vocabulary(name) for name in archive.input_features(dataset.schema)
+    }
+    parts = (manifest, dataset.schema, vocabularies, weights, programs, trained.list_offsets)
+    archive.write_archive(file, archive.ExportedModel(*parts), card)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare scores of an exported file with those of its run, or raise."""
-    exported = read_archive(file)
+    exported = archive.read_archive(file)
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
     score_rows = jax.jit(exported.programs["score_rows"].call)
     scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
@@ -170,7 +160,11 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     items = [item or absent for item in items]  # row 0 is that of all ids without a row
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
-    context = {feature.name: _raw_value(trained, feature) for feature in dataset.schema.context}
+    context: dict[str, Any] = {}
+    for feature in dataset.schema.context:
+        values = [] if feature.size is None else dataset.vocabulary(feature.name)[-2:]
+        raw = {"numeric": feature.mean, "categorical": (values or [""])[-1], "multivalued": values}
+        context[feature.name] = raw[feature.kind]
     rankers = Ranker(trained), Ranker(model)
     for ranker in rankers:
         ranker.remember(CHECKED_USER, history[:-1])
@@ -220,16 +214,8 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
-    model = trained.params, trained.batch_stats, trained.feature_tables()
-    predict = make_predict_step(trained.run.config, trained.dataset.schema)
-    return np.asarray(predict(*model, batch, trained.logit_map(in_use=True)))
-
-
-def _raw_value(trained: TrainedModel, feature: Feature) -> Any:
-    if feature.kind == "numeric":
-        return feature.mean
-    values = trained.dataset.vocabulary(feature.name)
-    return values[-1] if feature.kind == "categorical" else values[-2:]
+    step, params, stats, features = scorer(trained, in_use=True)
+    return np.asarray(step(params, stats, features, batch))
 
 
 def _checked(subject: str, difference: float) -> float:

@@ -21,7 +21,7 @@ from jax import export
 from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.schema import MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables, example_batch
-from dien_jax.errors import UserError, reason
+from dien_jax.errors import failing, reason
 from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.layers import CALIBRATION, click_probability
 from dien_jax.runs.checkpoints import named_leaves
@@ -164,10 +164,8 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         if not own_modules:
             raise
         say(f"{subject} is exported for histories padded to {longest}: {reason(error)}")
-    try:
+    with failing(f"{subject} cannot be exported"):
         return arrays, exports(longest)
-    except Exception as error:
-        raise UserError(f"{subject} cannot be exported: {reason(error)}") from error
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:

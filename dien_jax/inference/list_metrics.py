@@ -14,13 +14,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import (
-    BucketedPrograms,
-    EncodedRequest,
-    History,
-    LoadedModel,
-    RankRequest,
-)
+from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
 from dien_jax.inference.lists import first_places, log_odds
 from dien_jax.metrics.lists import CUT, list_metrics, target_rank
 from dien_jax.runs.trained import TrainedModel
@@ -110,20 +104,13 @@ def _scores(
     programs, offsets = BucketedPrograms(loaded), model.list_offsets
     assert offsets is not None
     listed = np.flatnonzero(np.isfinite(offsets)).astype(np.int32)
-    users = dataset.splits[split].user
     for start in range(0, len(targets), TARGETS_AT_ONCE):
         current.share = start / len(targets)
         some = targets[start : start + TARGETS_AT_ONCE]
-        kept = [one.history[max(len(one.history) - loaded.max_history, 0) :] for one in some]
-        histories = programs.encode([History(rows) for rows in kept])
-        requests = []
-        for target, history in zip(some, histories, strict=True):
-            row = np.array([target.example])
-            context = dataset.context_rows(split, row)
-            user = np.asarray(users[row], np.int32)
-            requests.append(
-                EncodedRequest(RankRequest(None, ()), history, listed, user, context, 0)
-            )
+        examples = dataset.splits[split].take(np.array([target.example for target in some]))
+        requests = encoded_requests(loaded, examples, [target.history for target in some])
+        for request in requests:
+            request.candidates = listed
         for probabilities in programs.score(requests):
             scores = np.full(len(offsets), -np.inf)
             scores[listed] = log_odds(probabilities) + offsets[listed]

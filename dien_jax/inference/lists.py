@@ -3,26 +3,36 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import DIRECTED
+from dien_jax.data.value_text import as_text
+from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, suggestion
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, TOWER_ROWS, EncodedRequest
+from dien_jax.inference.bucketed_programs import (
+    CANDIDATE_BUCKETS,
+    TOWER_ROWS,
+    BucketedPrograms,
+    EncodedRequest,
+    LoadedModel,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+USERS_AT_ONCE = 16
+"""Users whose lists are made together; more take no more memory."""
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
 """Maximum number of items that the first stage leaves, for a list of up to 320."""
 KEPT = 128
-"""Number of items that the tower leaves, for a list of up to 16."""
+"""Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
 STATISTICS, FACTORS = "tables/statistics", "tables/factors"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
@@ -73,36 +83,42 @@ class ListOptions(NamedTuple):
 
 
 class ItemLists:
-    """The lists of one model, of up to ``exact_items`` items without a ``shortlist``.
-
-    ``offsets`` are float32 ``[I]``, see :func:`dien_jax.runs.calibration.list_offsets`; ``tables``
-    arrays by names such as ``tables/item/category``.
-    """
+    """The lists of one model, of up to ``exact_items`` items without a shortlist."""
 
     def __init__(
-        self,
-        schema: Schema,
-        offsets: np.ndarray | None,
-        tables: Mapping[str, np.ndarray],
-        exact_items: int,
+        self, model: LoadedModel, programs: BucketedPrograms, exact_items: int = EXACT_ITEMS
     ) -> None:
         check_count("exact_items", exact_items)
-        self._tables, self._item, self._exact_items = tables, schema.item[0].name, exact_items
-        self._features = [f.name for f in schema.item[1:] if f.kind == "categorical"]
-        self._offsets = offsets
-        self._listed = np.zeros(0, bool) if offsets is None else np.isfinite(offsets)
+        self._tables, self._offsets, item = model.tables, model.list_offsets, model.schema.item[0]
+        self._programs, self._vocabularies = programs, model.vocabularies
+        self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
+        listed = np.zeros(0, bool) if self._offsets is None else np.isfinite(self._offsets)
+        self._listed = listed
         self.shortlist: Shortlist | None = None
-        if len(self._listed) > exact_items and f"{STATISTICS}/{self._item}/count" in tables:
-            self.shortlist = Shortlist(tables, self._item)
+        if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
+            self.shortlist = Shortlist(model.tables, item.name)
+        self.has_tower = bool(self.shortlist and model.programs.tower)
 
-    def check(self, options: ListOptions) -> None:
-        """Refuse a length, a feature or a number of items that no list can have."""
+    def options(
+        self,
+        n: int,
+        *,
+        exclude_history: bool = True,
+        candidates: Any = None,
+        exclude: Any = (),
+        at_most: Mapping[str, int] | None = None,
+    ) -> ListOptions:
+        """Return the options of lists; refuse a length, a feature or ids that none can have."""
+        allowed = None
+        if candidates is not None:
+            allowed = item_rows(self._vocabularies, "candidates", candidates)
+        excluded, limits = item_rows(self._vocabularies, "exclude", exclude), at_most or {}
         if self._offsets is None:
             raise UserError(
                 "the model has no list_offsets.npy, which lists over all items need: train it again"
             )
-        check_count("n", options.n)
-        for name, most in options.at_most.items():
+        check_count("n", n)
+        for name, most in limits.items():
             if name not in self._features:
                 near = suggestion(str(name), self._features)
                 raise UserError(
@@ -110,18 +126,35 @@ class ItemLists:
                     f"(features: {', '.join(self._features) or 'none'})"
                 )
             check_count(f"at_most of {name!r}", most)
+        return ListOptions(n, exclude_history, allowed, excluded, limits)
 
-    def count_unlisted(self, rows: np.ndarray) -> int:
-        """Return how many of some rows no list has."""
-        return int(np.count_nonzero(~self._listed[rows]))
+    def of_requests(
+        self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
+    ) -> Iterator[Ranking]:
+        """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
+        ids, allowed = self._vocabularies.items, options.candidates
+        unknown = 0 if allowed is None else int(np.count_nonzero(~self._listed[allowed]))
+        for start in range(0, len(requests), USERS_AT_ONCE):
+            some = requests[start : start + USERS_AT_ONCE]
+            kept = [request.history.rows for request in some]
+            found = self.candidates(options, kept, chosen[start : start + USERS_AT_ONCE])
+            for request, rows in zip(some, found, strict=True):
+                request.candidates = rows
+            if self.has_tower:
+                many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
+                for request, logits in zip(many, self._programs.tower(many), strict=True):
+                    request.candidates = self.kept(request.candidates, logits, options)
+            for request, scores in zip(some, self._programs.score(some), strict=True):
+                if error := not_finite([ids[row] for row in request.candidates], scores):
+                    raise error
+                rows, best = self.best(request.candidates, scores, options)
+                counts = count_unknown(request.history.rows), unknown, request.unknown_context
+                yield Ranking([ids[row] for row in rows], best, *counts)
 
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Return the rows of the items to rank for each user, rising, int32 ``[N]``.
-
-        ``kept`` are rows of the kept behaviours of each user, oldest first, ``chosen`` of all.
-        """
+        """Return the rows to rank for each user, rising; ``chosen`` are all behaviours."""
         listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
@@ -137,7 +170,7 @@ class ItemLists:
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
         assert self._offsets is not None
-        count = kept_count(options.n)
+        count = max(KEPT, 8 * options.n)
         at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
         more = options._replace(n=count, at_most=at_most)
         return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
@@ -145,26 +178,20 @@ class ItemLists:
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first rows of a list and their scores, float32; equal ones by row.
-
-        ``rows`` are int32 ``[N]``, rising; ``probabilities`` of a click float32 ``[N]``.
-        """
+        """Return the first of rising rows ``[N]`` for a list, and their scores, float32."""
         assert self._offsets is not None
         scores = log_odds(probabilities) + self._offsets[rows]
         order = self._first(rows, scores, options)
         return rows[order], scores[order].astype(np.float32)
 
     def _first(self, rows: np.ndarray, scores: np.ndarray, options: ListOptions) -> np.ndarray:
-        if options.at_most:
-            return self._spread(rows, np.argsort(-scores, kind="stable"), options)
-        return first_places(scores, options.n)
-
-    def _spread(self, rows: np.ndarray, order: np.ndarray, options: ListOptions) -> np.ndarray:
-        """Return the first places of an order that exceed no number of items of a value."""
+        """Return the places of a list, which exceed no number of items of a value."""
+        if not options.at_most:
+            return first_places(scores, options.n)
         values_of = {name: self._tables[f"tables/item/{name}"] for name in options.at_most}
         counts: dict[tuple[str, int], int] = {}
         chosen: list[int] = []
-        for place in order:
+        for place in np.argsort(-scores, kind="stable"):
             values = [(name, int(values[rows[place]])) for name, values in values_of.items()]
             known = [value for value in values if value[1] != UNKNOWN]
             if all(counts.get(value, 0) < options.at_most[value[0]] for value in known):
@@ -191,7 +218,8 @@ class Shortlist:
         if f"{FACTORS}/{item}/row" in tables:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
             parts = np.split(vectors, DIRECTED, axis=1)
-            self._vectors = [part / _norms(part) for part in parts]
+            norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+            self._vectors = [p / np.maximum(n, 1e-5) for p, n in zip(parts, norms, strict=True)]
             self._row = tables[f"{FACTORS}/{item}/row"]
 
     def rows(
@@ -227,10 +255,6 @@ class Shortlist:
             expected = (self._count[row] + 1.0) * (self._count[other] + 1.0)
             total[other] += weight * self._together[pairs] / np.sqrt(expected)
         return total
-
-
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-5)
 
 
 def _top(scores: np.ndarray, most: int) -> np.ndarray:
@@ -274,11 +298,6 @@ def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
     )
 
 
-def kept_count(n: int) -> int:
-    """Return the number of items that the tower leaves for a list of n."""
-    return max(KEPT, 8 * n)
-
-
 def check_count(name: str, value: Any) -> None:
     """Refuse what is no whole number of at least 1."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -298,3 +317,22 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
 def count_unknown(rows: np.ndarray) -> int:
     """Return how many of some rows are the unknown one."""
     return int(np.count_nonzero(rows == UNKNOWN))
+
+
+def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:
+    """Return the rows of raw ids, refused by ``name``; an empty text is an unknown item."""
+    ids = as_list(name, given)
+    texts = list(map(as_text, ids))
+    for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
+        if not text and not isinstance(raw, str):
+            raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
+    return vocabularies.item_rows(texts)
+
+
+def as_list(name: str, ids: Any) -> list[Any]:
+    """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
+    unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
+    if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
+        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
+        raise UserError(f"{name} must be a list of ids, got {kind}")
+    return list(ids)

@@ -23,22 +23,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.errors import UserError, reading, reason, require, writing
+from dien_jax.errors import UserError, failing, reading, require, writing
 from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.files import partial_folder, starts_with, write_text
+from dien_jax.utils.files import check_out, partial_folder, write_text
 
-MAX_BYTES = 2**31 - 1
-"""Maximum size of an ONNX message."""
 PRODUCER = "dien_jax"
 """Name of the program that made a model; it is near the start of the message."""
-_ERRORS_ONLY = 3
-"""Log level of onnxruntime; lower ones report every unused constant."""
 
 
-def require_onnx() -> None:
-    """Check that the extra ``onnx`` is installed."""
+def check_onnx(file: Path, **options: Any) -> None:
+    """Check that a model can be converted and written; ``options`` are those of ``check_out``."""
+    check_out(file, is_ours=PRODUCER.encode(), **options)
     with _quiet():
         require("onnx", "--onnx")
 
@@ -49,7 +46,7 @@ def onnx_model(trained: TrainedModel) -> bytes:
 
     weights, score_rows = row_scores(trained, "reference")
     size = sum(array.nbytes for array in weights.values())
-    if size > MAX_BYTES:
+    if size >= 2**31:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")
     inputs = row_inputs(trained.dataset.schema, "B", trained.run.config.train.max_history)
     leaves, structure = jax.tree.flatten(inputs)
@@ -58,16 +55,13 @@ def onnx_model(trained: TrainedModel) -> bytes:
     def score(*arrays: jax.Array) -> jax.Array:
         return score_rows(weights, jax.tree.unflatten(structure, arrays))
 
-    with _failure(f"jax2onnx with JAX {jax.__version__} cannot convert this model"), _quiet():
+    version = importlib.metadata.version("jax2onnx")
+    problem = f"jax2onnx {version} with JAX {jax.__version__} cannot convert this model"
+    with failing(f"--onnx: {problem}"), _quiet():
         names = {"input_names": list(named_leaves(inputs)), "output_names": ["score"]}
         model = jax2onnx.to_onnx(score, leaves, model_name=PRODUCER, **names)
         model.producer_name = PRODUCER
         return model.SerializeToString()
-
-
-def is_onnx_model(file: Path) -> bool:
-    """Return whether a file is one of :func:`onnx_model`."""
-    return starts_with(file, PRODUCER.encode(), within=64)
 
 
 def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
@@ -75,24 +69,13 @@ def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    with _failure("onnxruntime cannot run the model"):
+    options.log_severity_level = 3  # errors; lower ones report every unused constant
+    with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model"):
         session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         arrays = named_leaves(inputs)
         feed = {node.name: arrays[node.name] for node in session.get_inputs()}
         (scores,) = session.run(["score"], feed)
     return np.asarray(scores)
-
-
-@contextmanager
-def _failure(problem: str) -> Iterator[None]:
-    """Turn any exception of a package into a :class:`UserError`: PACKAGE VERSION ... : REASON."""
-    try:
-        yield
-    except Exception as error:  # the two packages raise exceptions without a common base
-        package, _, rest = problem.partition(" ")
-        version = importlib.metadata.version(package)
-        raise UserError(f"--onnx: {package} {version} {rest}: {reason(error)}") from error
 
 
 @contextmanager
@@ -113,10 +96,7 @@ _TYPES = {"FLOAT": "TYPE_FP32", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64", "B
 
 
 def triton_config(name: str, onnx: bytes) -> str:
-    """Return the configuration of an ONNX model, whose rows are of any number in a request.
-
-    Rows of a request are one batch: the server joins no requests, as ``max_batch_size`` 0 says.
-    """
+    """Return the configuration of an ONNX model; all rows of a request are one batch."""
     from onnx import TensorProto, load_from_string
 
     graph = load_from_string(onnx).graph
@@ -145,11 +125,7 @@ def check_triton(folder: Path) -> None:
 
 
 def add_version(folder: Path, onnx: Path) -> Path:
-    """Copy an ONNX file as the next version of a model, and return the version's folder.
-
-    The model's folder is made if it does not exist. One that takes or returns something else, or
-    cannot be written, is a ``UserError``.
-    """
+    """Copy an ONNX file as the next version of a model, made if missing; return its folder."""
     check_triton(folder)
     with reading(onnx):
         content = onnx.read_bytes()
@@ -166,9 +142,9 @@ def add_version(folder: Path, onnx: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         version = folder / str(max(numbers, default=0) + 1)
-        with partial_folder(version) as partial:
-            shutil.copyfile(onnx, partial / MODEL)
-            partial.rename(version)
+        with partial_folder(version) as new:
+            shutil.copyfile(onnx, new / MODEL)
+            new.rename(version)
         if not config.exists():
             write_text(config, text)
     return version

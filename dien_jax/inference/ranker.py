@@ -4,7 +4,9 @@ Scores of candidates are those of ``python -m dien_jax.evaluate``, to float32 ro
 histories are remembered are bounded in number.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,12 @@ from dien_jax.inference.bucketed_programs import (
 from dien_jax.inference.lists import (
     EXACT_ITEMS,
     ItemLists,
-    ListOptions,
     Ranking,
-    count_unknown,
-    kept_count,
-    not_finite,
+    as_list,
+    item_rows,
     ranked,
 )
-from dien_jax.inference.remembered_users import RememberedUsers
 from dien_jax.runs.trained import TrainedModel
-
-USERS_AT_ONCE = 16
-"""Users whose lists are made together; more take no more memory."""
 
 
 class Ranker:
@@ -51,18 +47,11 @@ class Ranker:
     >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", context=context).ids)
     ['item 4', 'item 5']
 
-    Histories keep their latest ``max_history`` events. They and the candidates are padded; each
-    pair of sizes is compiled when it first occurs, or by :meth:`warm_up`. Methods may be called
-    from several threads.
-
-    :meth:`observe` adds an event to a remembered history by one step of the recurrence. Once there
-    are ``max_history`` events, each further one drops the oldest. A recurrence cannot forget its
-    first event, so the history is read again when the user is next ranked for: a remembered user
-    always scores as the same history given whole.
-
-    Two choices of the authors' program make scores depend on more than user and candidate, as in
-    ``evaluate``: ``model.follow_authors`` normalises over the candidates of a call and counts the
-    padding of the history's bucket.
+    Histories keep their latest ``max_history`` events, and a remembered user scores as the same
+    history given whole. Each pair of padded sizes of histories and candidates is compiled when it
+    first occurs, or by :meth:`warm_up`. Methods may be called from several threads. With
+    ``model.follow_authors`` scores depend on the other candidates of a call and on padding, as in
+    ``evaluate``.
 
     Args:
       path: run folder (its best checkpoint is used), exported file, or a model that is already
@@ -96,8 +85,7 @@ class Ranker:
         model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
-        self._lists = ItemLists(model.schema, model.list_offsets, model.tables, exact_items)
-        self._has_tower = bool(self._lists.shortlist and model.programs.tower)
+        self._lists = ItemLists(model, self._programs, exact_items)
 
     def rank(
         self,
@@ -108,11 +96,9 @@ class Ranker:
     ) -> Ranking:
         """Score candidates for a user and sort them.
 
-        Scores are click probabilities: of an item that the user is shown, as training was. For the
-        best of all items call :meth:`recommend`, which corrects for how negatives were drawn.
-
-        Ids and values are raw, as in the log. Numbers may stand for their text. Values that
-        training did not see are unknown to the model, and counted.
+        Scores are click probabilities: of an item that the user is shown, as training was. Ids and
+        values are raw, as in the log; numbers may stand for their text. Values that training did
+        not see are unknown to the model, and counted.
 
         Args:
           history: behaviours, oldest first; may be empty. None for the remembered history of
@@ -140,7 +126,10 @@ class Ranker:
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
-        scores = iter(self._scores(encoded))
+        before = [request.history for request in encoded]
+        scores = iter(self._programs.score(encoded))
+        for request, history in zip(encoded, before, strict=True):
+            self._users.swap(request.raw.user, history, request.history)
         return [
             outcome if isinstance(outcome, UserError) else ranked(outcome, next(scores))
             for outcome in outcomes
@@ -189,17 +178,9 @@ class Ranker:
         >>> len(ranker.recommend(["item 1"], 3, context=context).ids)
         3
         """
-        (ranking,) = self.recommend_many(
-            [history],
-            n,
-            users=[user],
-            contexts=[context],
-            exclude_history=exclude_history,
-            candidates=candidates,
-            exclude=exclude,
-            at_most=at_most,
-        )
-        return ranking
+        filters: Any = {"exclude_history": exclude_history, "candidates": candidates}
+        filters |= {"exclude": exclude, "at_most": at_most}
+        return self.recommend_many([history], n, users=[user], contexts=[context], **filters)[0]
 
     def recommend_many(
         self,
@@ -222,54 +203,28 @@ class Ranker:
           UserError: as :meth:`recommend`, with the number of the history.
           ValueError: for ``users`` or ``contexts`` of another length.
         """
-        allowed, listed = None, np.zeros(0, np.int32)
-        if candidates is not None:
-            allowed = listed = self._item_rows("candidates", _as_list("candidates", candidates))
-        excluded = self._item_rows("exclude", _as_list("exclude", exclude))
-        options = ListOptions(n, exclude_history, allowed, excluded, at_most or {})
-        self._lists.check(options)
-        unknown, count = self._lists.count_unlisted(listed), len(histories)
+        filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
+        options = self._lists.options(n, exclude_history=exclude_history, **filters)
+        count = len(histories)
         pairs = zip(users or [None] * count, contexts or [None] * count, strict=True)
-        asked = [
-            RankRequest(history, (), user, context)
-            for history, (user, context) in zip(histories, pairs, strict=True)
-        ]
-        ids, rankings = self.vocabularies.items, []
-        for start in range(0, count, USERS_AT_ONCE):
-            requests, kept, whole = [], [], []
-            for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
-                encoded = self._encoded_or_error(request)
-                if isinstance(encoded, UserError):
-                    if count == 1:
-                        raise encoded
-                    raise UserError(f"history {place} of {count}: {encoded}") from encoded
-                given = request.history
-                requests.append(encoded)
-                kept.append(encoded.history.rows)
-                whole.append(kept[-1] if given is None else self._item_rows("history", given))
-            chosen = self._lists.candidates(options, kept, whole)
-            for encoded, rows in zip(requests, chosen, strict=True):
-                encoded.candidates = rows
-            if self._has_tower:
-                many = [one for one in requests if len(one.candidates) > kept_count(options.n)]
-                for encoded, logits in zip(many, self._programs.tower(many), strict=True):
-                    encoded.candidates = self._lists.kept(encoded.candidates, logits, options)
-            for encoded, scores in zip(requests, self._scores(requests), strict=True):
-                if error := not_finite([ids[row] for row in encoded.candidates], scores):
-                    raise error
-                rows, best = self._lists.best(encoded.candidates, scores, options)
-                counts = count_unknown(encoded.history.rows), unknown, encoded.unknown_context
-                rankings.append(Ranking([ids[row] for row in rows], best, *counts))
+        requests, whole = [], []
+        for place, (history, pair) in enumerate(zip(histories, pairs, strict=True), start=1):
+            encoded = self._encoded_or_error(RankRequest(history, (), *pair))
+            if isinstance(encoded, UserError):
+                if count == 1:
+                    raise encoded
+                raise UserError(f"history {place} of {count}: {encoded}") from encoded
+            requests.append(encoded)
+            rows = encoded.history.rows
+            given = rows if history is None else item_rows(self.vocabularies, "history", history)
+            whole.append(given)
+        rankings, before = [], [request.history for request in requests]
+        lists = self._lists.of_requests(requests, whole, options)
+        for request, unread, ranking in zip(requests, before, lists, strict=True):
+            self._users.swap(request.raw.user, unread, request.history)
+            request.history = unread  # without what was read of it, which takes memory
+            rankings.append(ranking)
         return rankings
-
-    def _scores(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return click probabilities of each request's candidates, and read what is not read."""
-        missing = [request for request in requests if request.history.interests is None]
-        histories = self._programs.encode([request.history for request in missing])
-        for request, history in zip(missing, histories, strict=True):
-            self._users.swap(request.raw.user, request.history, history)
-            request.history = history
-        return self._programs.score(requests)
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
         """Read a user's history, oldest event first, and keep it in place of an earlier one.
@@ -286,7 +241,7 @@ class Ranker:
         Raises:
           UserError: when the user is not, or no longer, remembered.
         """
-        name, (row,) = _user_id(user), self._item_rows("event", [event])
+        name, (row,) = _user_id(user), item_rows(self.vocabularies, "event", [event])
 
         def longer(history: History) -> History:
             rows, interests = np.append(history.rows, row), history.interests
@@ -309,8 +264,7 @@ class Ranker:
     def adopt(self, other: "Ranker") -> None:
         """Remember the users of another ranker instead, for a newer checkpoint of a run.
 
-        Histories are copied as events, by their raw ids among those that the other model knows.
-        Each is read by this model when its user is next ranked for.
+        Histories are copied as events, by raw ids, and read when their user is next ranked for.
         """
         ours, theirs = self.vocabularies, other.vocabularies
         same = ours.items == theirs.items
@@ -332,8 +286,7 @@ class Ranker:
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        This takes about half a second for each combination of padded sizes;
-        :func:`dien_jax.utils.enable_compile_cache` keeps the programs on disk.
+        Each takes about half a second; :func:`dien_jax.utils.enable_compile_cache` keeps them.
 
         Args:
           candidates: maximum number of candidates of a request; 512 covers any number.
@@ -343,7 +296,7 @@ class Ranker:
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
         if lists:
             candidates = max(candidates, self.schema.num_items)
-        tower = lists and self._has_tower
+        tower = lists and self._lists.has_tower
         for share in self._programs.compile_all(context, candidates, tower=tower):
             progress(share)
 
@@ -352,40 +305,24 @@ class Ranker:
             if not isinstance(request, RankRequest):
                 raise UserError(f"expected a RankRequest, got {request!r:.60}")
             # A list: numbers index the values of a pandas series by its labels.
-            request = request._replace(candidates=_as_list("candidates", request.candidates))
+            request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
-            history = self._users.get(request.user) if events is None else self._history(events)
-            context, unknown_context = self._context(request.context or {})
-            candidates = self._item_rows("candidates", request.candidates)
+            history = self._users.change(request.user) if events is None else self._history(events)
+            context, unknown = self._context(request.context or {})
+            candidates = item_rows(self.vocabularies, "candidates", request.candidates)
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
-        return EncodedRequest(request, history, candidates, user, context, unknown_context)
+        return EncodedRequest(history, user, context, candidates, request, unknown)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         columns, unknown = self.vocabularies.context_columns(values)
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
-        ids = _as_list("history", events)
+        ids = as_list("history", events)
         kept = ids[max(len(ids) - self._max_history, 0) :]
-        return History(self._item_rows("history", kept))
-
-    def _item_rows(self, name: str, ids: Sequence[Any]) -> np.ndarray:
-        texts = list(map(as_text, ids))
-        for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
-            if not text and not isinstance(raw, str):  # an empty text is an unknown item
-                raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
-        return self.vocabularies.item_rows(texts)
-
-
-def _as_list(name: str, ids: Any) -> list[Any]:
-    """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
-    unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
-    if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
-        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
-        raise UserError(f"{name} must be a list of ids, got {kind}")
-    return list(ids)
+        return History(item_rows(self.vocabularies, "history", kept))
 
 
 def _user_id(user: Any) -> str:
@@ -393,3 +330,66 @@ def _user_id(user: Any) -> str:
     if not name:
         raise UserError("a user to remember must have an id, found none")
     return name
+
+
+class NotRememberedError(UserError):
+    """The user is not, or no longer, remembered."""
+
+
+class RememberedUsers:
+    """Histories by raw user id, shared by threads; the least recently used are evicted."""
+
+    def __init__(self, max_users: int) -> None:
+        if max_users < 1:
+            raise ValueError(f"max_users must be at least 1, got {max_users}")
+        self._max_users = max_users
+        self._histories: OrderedDict[str, History] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, user: object) -> bool:
+        return str(user) in self._histories
+
+    def __len__(self) -> int:
+        return len(self._histories)
+
+    def put(self, user: Any, history: History) -> None:
+        """Remember a user, in place of an earlier history."""
+        with self._lock:
+            self._histories[str(user)] = history
+            self._histories.move_to_end(str(user))
+            if len(self._histories) > self._max_users:
+                self._histories.popitem(last=False)
+
+    def change(
+        self, user: Any, change: Callable[[History], History] = lambda history: history
+    ) -> History:
+        """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
+        if user is None:
+            raise NotRememberedError(
+                "expected a history, or a user that is remembered, found neither"
+            )
+        with self._lock:
+            history = self._histories.get(str(user))
+            if history is None:
+                raise NotRememberedError(
+                    f"user {str(user)[:100]!r} is not remembered; give the history, or call "
+                    f"remember (/v1/remember of the server) first; max_users limits how many users "
+                    f"are kept"
+                )
+            self._histories[str(user)] = history = change(history)
+            self._histories.move_to_end(str(user))
+        return history
+
+    def swap(self, user: Any, old: History, new: History) -> None:
+        """Replace a user's history if it still is ``old``."""
+        with self._lock:
+            if self._histories.get(str(user)) is old:
+                self._histories[str(user)] = new
+
+    def copy_from(self, other: "RememberedUsers", convert: Callable[[History], History]) -> None:
+        """Remember the users of another store instead, with ``convert(history)`` of each."""
+        with other._lock:
+            latest = list(other._histories.items())[-self._max_users :]
+        copied = OrderedDict((user, convert(history)) for user, history in latest)
+        with self._lock:
+            self._histories = copied

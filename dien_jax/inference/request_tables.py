@@ -2,50 +2,94 @@
 
 import contextlib
 import csv
+import dataclasses
 import gzip
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
-from dien_jax.errors import UserError, encodable, printable, require, suggestion
-from dien_jax.inference.lists import Ranking
+from dien_jax.data.vocabularies import SEPARATOR
+from dien_jax.errors import UserError, failing, printable, require, suggestion
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines, take_long_cells
 
 SCORE = "score"
-"""Name of the column that is added."""
-LIST_COLUMNS = ("user", "rank", "item", SCORE)
-"""Columns of a table of lists."""
-PARQUET_MAGIC = b"PAR1"
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt", "")
-"""Ends of the names of text tables, before ``.gz``."""
+"""Name of the last column of all tables that are written."""
+
+
+USES: dict[str, Use] = {
+    "user": "categorical",
+    "item": "categorical",
+    "history": "multivalued",
+    "timestamp": "time",
+}
+"""How the columns of ids and times are read."""
+
+
+@dataclass(frozen=True)
+class UserColumns:
+    """Columns of a table of users.
+
+    >>> from dien_jax.inference import UserColumns
+    >>> UserColumns(history="past", separator=";").user
+    'user'
+    """
+
+    user: str = "user"
+    """Column of user ids. An empty cell is an unknown user."""
+    history: str | None = None
+    """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
+    timestamp: str | None = None
+    """Column of times, used when histories come from the data folder: whole numbers as in the log,
+    or ISO dates (UTC without an offset). Default: 'timestamp', if it exists."""
+    separator: str = SEPARATOR
+    """Separator between the values of a history or a multi-valued column."""
+
+
+@dataclass(frozen=True)
+class RequestColumns(UserColumns):
+    """Columns of a table of requests: those of users, and the item.
+
+    >>> from dien_jax.inference import RequestColumns
+    >>> RequestColumns(history="past", separator=";").item
+    'item'
+    """
+
+    item: str = "item"
+    """Column of item ids."""
+
+
+DEFAULT_COLUMNS, USER_COLUMNS = RequestColumns(), UserColumns()
+AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
 class Piece(NamedTuple):
     """Consecutive rows of a table.
 
-    ``content`` is all their columns, in the form that the table's writer takes. ``places`` are
-    lines of a text file, or numbers of rows in a Parquet file, from 1.
+    ``columns`` are all of them, lists of text or arrays of Arrow. ``places`` are lines of a text
+    file, or numbers of rows in a Parquet file, from 1.
     """
 
-    rows: int
-    content: Any
+    columns: Sequence[Any]
     places: Sequence[int]
 
 
-Write = Callable[[Piece, np.ndarray], None]
-"""Appends the rows of a piece with their scores, float32 ``[rows]``."""
+Write = Callable[[Sequence[Any], np.ndarray], None]
+"""Appends rows, given as columns and their scores, float32 ``[rows]``."""
 
 
 class TextTable:
     """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs."""
 
+    schema = None
+    """Types of the columns in Parquet."""
     file: Path
     rows: int | None  # None if it is not known before they are read
     names: list[str]
@@ -67,27 +111,15 @@ class TextTable:
         """Yield the rows, at most ``size`` at a time."""
         records = itertools.islice(self._records(), 1, None)
         while rows := list(itertools.islice(records, size)):
-            places, content = zip(*rows, strict=True)
-            yield Piece(len(rows), content, places)
+            places, cells = zip(*rows, strict=True)
+            yield Piece(list(zip(*cells, strict=True)), places)
 
     def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
         """Return the cells of one column: text, lists of text, or None where they are missing."""
-        column = self.names.index(name)
-        return [fields[column] for fields in piece.content]
+        return list(piece.columns[self.names.index(name)])
 
-    @contextlib.contextmanager
-    def writing(self, out: Path) -> Iterator[Write]:
-        """Yield a function that writes pieces; the file appears when the block ends."""
-        if not _is_text_name(out):
-            raise UserError(f"--out {out}: {self.file} is text and is written as text; name the "
-                            f"file .csv, .tsv or .txt, or one of these and .gz")  # fmt: skip
-        with _text_writer(out, [*self.names, SCORE]) as writer:
-
-            def write(piece: Piece, scores: np.ndarray) -> None:
-                for fields, score in zip(piece.content, scores, strict=True):
-                    writer.writerow([*fields, f"{score:.9g}"])  # exact for a float32
-
-            yield write
+    def check_type(self, name: str, reason: str, use: Use) -> None:
+        """Refuse the type of a column that cannot be read for a use."""
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line and the fields of each record, the header first."""
@@ -118,18 +150,16 @@ class ParquetTable:
 
     def __init__(self, file: Path) -> None:
         require("data", "reading Parquet")
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         check_utf8(file)
         if is_gzip(file):
             raise UserError(f"{file} is Parquet within gzip; unpack it first")
         self.file = file
-        try:
+        with failing(f"{file}: damaged, or not a Parquet file"):
             self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-            self.names = list(self._parquet.schema_arrow.names)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
+            self.schema: Any = self._parquet.schema_arrow
+            self.names = list(self.schema.names)
         self.rows: int | None = self._parquet.metadata.num_rows
         self._read = 0
 
@@ -140,114 +170,83 @@ class ParquetTable:
         return f"{self.file}: row {place}"
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        import pyarrow as pa
-
-        start = 1
-        try:
-            for batch in self._parquet.iter_batches(size):
-                yield Piece(batch.num_rows, batch, range(start, start + batch.num_rows))
-                start += batch.num_rows
-                self._read = start - 1
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.file}: damaged after row {start - 1}: {error}") from error
+        batches = iter(self._parquet.iter_batches(size))
+        while True:
+            with failing(f"{self.file}: damaged after row {self._read}"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            start, self._read = self._read + 1, self._read + batch.num_rows
+            yield Piece(batch.columns, range(start, self._read + 1))
 
     def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
         where = f"{self.file}: column {name!r}"
-        return list(column_text(where, piece.content.column(name), use).to_pylist())
+        cells = piece.columns[self.names.index(name)]
+        return list(column_text(where, cells, use).to_pylist())
 
     def check_type(self, name: str, reason: str, use: Use) -> None:
-        """Refuse the type of a column that cannot be read for a use."""
-        kind = self._parquet.schema_arrow.field(name).type
+        kind = self.schema.field(name).type
         check_type(f"{self.file}: column {name!r} ({reason})", kind, use)
-
-    @contextlib.contextmanager
-    def writing(self, out: Path) -> Iterator[Write]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if not out.name.endswith(".parquet"):
-            raise UserError(f"--out {out}: {self.file} is Parquet and is written as Parquet; "
-                            f"name the file .parquet")  # fmt: skip
-        check_utf8(out, "--out")
-        schema = self._parquet.schema_arrow.append(pa.field(SCORE, pa.float32()))
-        with atomic_path(out) as file, pq.ParquetWriter(file, schema) as writer:
-
-            def write(piece: Piece, scores: np.ndarray) -> None:
-                columns = [*piece.content.columns, pa.array(scores, pa.float32())]
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-
-            yield write
-
-
-@contextlib.contextmanager
-def _text_writer(out: Path, header: Sequence[str]) -> Iterator[Any]:
-    """Yield a CSV writer; the file appears when the block ends."""
-    opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
-    with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
-        writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
-        writer.writerow(header)
-        yield writer
-
-
-@contextlib.contextmanager
-def writing_lists(out: Path) -> Iterator[Callable[[Sequence[str], Sequence[Ranking]], None]]:
-    """Yield a function that writes the lists of users in ``LIST_COLUMNS``, ranks from 1.
-
-    Parquet if the name ends in ``.parquet``, else CSV; the file appears when the block ends.
-    """
-
-    def rows(users: Sequence[str], lists: Sequence[Ranking]) -> Iterator[tuple[Any, ...]]:
-        for user, listed in zip(users, lists, strict=True):
-            for place, (item, score) in enumerate(zip(listed.ids, listed.scores, strict=True), 1):
-                yield user, place, encodable(item), score
-
-    if out.suffix == ".parquet":
-        require("data", "writing Parquet")
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        check_utf8(out, "--out")
-        types = (pa.string(), pa.int32(), pa.string(), pa.float32())
-        schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
-        with atomic_path(out) as file, pq.ParquetWriter(file, schema) as parquet:
-
-            def write_batch(users: Sequence[str], lists: Sequence[Ranking]) -> None:
-                columns = list(zip(*rows(users, lists), strict=True)) or [()] * len(types)
-                arrays = [pa.array(c, t) for c, t in zip(columns, types, strict=True)]
-                parquet.write_batch(pa.record_batch(arrays, schema=schema))
-
-            yield write_batch
-        return
-    if not _is_text_name(out):
-        raise UserError(f"--out {out}: expected the name of a .parquet, .csv, .tsv or .txt file, "
-                        f"or of one of the last three and .gz")  # fmt: skip
-    with _text_writer(out, LIST_COLUMNS) as writer:
-
-        def write_rows(users: Sequence[str], lists: Sequence[Ranking]) -> None:
-            for user, place, item, score in rows(users, lists):
-                writer.writerow((user, place, item, f"{score:.9g}"))
-
-        yield write_rows
-
-
-def has_columns(names: Sequence[str]) -> Callable[[Path], bool]:
-    """Return a function that says whether a file is a table of these columns."""
-
-    def is_table(file: Path) -> bool:
-        table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
-        return table.names == [*names]
-
-    return is_table
 
 
 RequestTable = TextTable | ParquetTable
+
+
+@contextlib.contextmanager
+def writing_scores(
+    out: Path, names: Sequence[str], schema: Any, why: str = "", flag: str = "--out"
+) -> Iterator[Write]:
+    """Yield a function that writes rows of some columns, and their scores.
+
+    The table is Parquet with the types of a ``schema`` of Arrow, and CSV without one; ``why`` says
+    so in an error. The file appears when the block ends.
+    """
+    kinds = (
+        ".csv, .tsv or .txt file, or one of these and .gz" if schema is None else ".parquet file"
+    )
+    is_text_name = Path(out.name.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv", ".txt", "")
+    if not (is_text_name if schema is None else out.suffix == ".parquet"):
+        raise UserError(f"{flag} {out}: {why}expected the name of a {kinds}")
+    if schema is None:
+        opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
+        with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
+            writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
+            writer.writerow([*names, SCORE])
+
+            def write_rows(columns: Sequence[Any], scores: np.ndarray) -> None:
+                texts = [f"{score:.9g}" for score in scores]  # exact for a float32
+                writer.writerows(zip(*columns, texts, strict=True))
+
+            yield write_rows
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_utf8(out, "--out")
+    schema = schema.append(pa.field(SCORE, pa.float32()))
+    with atomic_path(out) as file, pq.ParquetWriter(file, schema) as parquet:
+
+        def write_batch(columns: Sequence[Any], scores: np.ndarray) -> None:
+            parquet.write_batch(pa.record_batch([*columns, scores], schema=schema))
+
+        yield write_batch
+
+
+def has_columns(names: Sequence[str]) -> Callable[[Path], bool]:
+    """Return a function that says whether a file is a table of these columns and scores."""
+
+    def is_table(file: Path) -> bool:
+        table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
+        return table.names == [*names, SCORE]
+
+    return is_table
 
 
 def open_requests(file: Path) -> RequestTable:
     """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip."""
     try:
         with open_bytes(file) as stream:
-            is_parquet = stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+            is_parquet = stream.read(4) == b"PAR1"
     except (OSError, EOFError, zlib.error):
         is_parquet = False  # reading it as text raises the error
     table = ParquetTable(file) if is_parquet else TextTable(file)
@@ -266,12 +265,29 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(printable(column[:40]) for column in table.names)}"
         )
-    if isinstance(table, ParquetTable):
-        table.check_type(name, reason, use)
+    table.check_type(name, reason, use)
 
 
-def _is_text_name(out: Path) -> bool:
-    return Path(out.name.removesuffix(".gz")).suffix.lower() in TEXT_SUFFIXES
+def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
+    """Return the columns with those that a table has by default; refuse what cannot be read."""
+    if not columns.separator:
+        raise UserError("--separator must not be empty")
+    defaults = {
+        name: name
+        for name in ("history", "timestamp")
+        if name in requests.names and getattr(columns, name) is None
+    }
+    columns = dataclasses.replace(columns, **defaults)
+    flags: dict[str, str] = {}
+    for flag in USES:  # ids are no times, and users are no items
+        if (column := getattr(columns, flag, None)) is not None:
+            if column in flags:
+                other = f"--{flag} must name another column than --{flags[column]}"
+                raise UserError(f"{other}, got {column!r}")
+            flags[column] = flag
+    for column, flag in flags.items():
+        find_column(requests, column, f"--{flag}", USES[flag])
+    return columns
 
 
 def _delimiter(file: Path) -> str:

@@ -1,6 +1,6 @@
-"""Scoring every row of a table of requests.
+"""Answers to tables of requests: scores of rows, and lists of the next items of users.
 
-A row is a user and an item. Its history is the first of these that is available:
+A row is a user and, to be scored, an item. Its history is the first of these that is available:
 
 1. the ids in its column ``history``, oldest first;
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
@@ -11,8 +11,8 @@ memory does not limit their size.
 """
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,77 +21,33 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dien_jax.data.arrays import Examples
-from dien_jax.data.dataset import Dataset
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import Use, as_text
-from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
-from dien_jax.errors import UserError, writing
-from dien_jax.inference.request_tables import (
-    SCORE,
-    Piece,
-    RequestTable,
-    find_column,
-    has_columns,
-    open_requests,
-)
-from dien_jax.runs.trained import load_run, score_batches
-from dien_jax.steps.score import make_predict_step
+from dien_jax.data.vocabularies import UserEvents, Vocabularies
+from dien_jax.errors import UserError, encodable, require, writing
+from dien_jax.inference import request_tables as tables
+from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
+from dien_jax.inference.lists import ItemLists
+from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
 
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
-COUNTS = (
-    "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
-    "empty_histories",
-)  # fmt: skip
-USES: dict[str, Use] = {
-    "user": "categorical",
-    "item": "categorical",
-    "history": "multivalued",
-    "timestamp": "time",
+USERS_PER_PIECE = 512
+LIST_COLUMNS = ("user", "rank", "item")
+"""Columns of a table of lists before the scores."""
+SUBJECTS = {
+    "unknown_users": "rows with a user that training did not see",
+    "unknown_items": "rows with an item that training did not see",
+    "unknown_history": "behaviours that training did not see",
+    "unknown_context": "context values that training did not see",
+    "empty_histories": "rows with an empty history",
 }
-"""How the columns of ids and times are read."""
-
+"""What is counted, and said unless there is none."""
 Values = TypeVar("Values")
-
-
-@dataclass(frozen=True)
-class UserColumns:
-    """Columns of a table of users.
-
-    >>> from dien_jax.inference import UserColumns
-    >>> UserColumns(history="past", separator=";").user
-    'user'
-    """
-
-    user: str = "user"
-    """Column of user ids. An empty cell is an unknown user."""
-    history: str | None = None
-    """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
-    timestamp: str | None = None
-    """Column of times, used when histories come from the data folder: whole numbers as in the log,
-    or ISO dates (UTC without an offset). Default: 'timestamp', if it exists."""
-    separator: str = SEPARATOR
-    """Separator between the values of a history or a multi-valued column."""
-
-
-@dataclass(frozen=True)
-class RequestColumns(UserColumns):
-    """Columns of a table of requests: those of users, and the item.
-
-    >>> from dien_jax.inference import RequestColumns
-    >>> RequestColumns(history="past", separator=";").item
-    'item'
-    """
-
-    item: str = "item"
-    """Column of item ids."""
-
-
-DEFAULT_COLUMNS = RequestColumns()
-AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 
 
 def score_requests(
@@ -99,7 +55,7 @@ def score_requests(
     table: str | Path,
     out: str | Path,
     data: str | Path | None = None,
-    columns: RequestColumns = DEFAULT_COLUMNS,
+    columns: tables.RequestColumns = tables.DEFAULT_COLUMNS,
     *,
     overwrite: bool = False,
 ) -> dict[str, int]:
@@ -131,113 +87,198 @@ def score_requests(
         Errors in a row name file, line and column. No table is written then.
     """
     out, table = Path(out), Path(table)
-    requests = open_requests(table)
-    inputs = (table, Path(run_dir), None if data is None else Path(data))
-    check_out(
-        out, is_ours=has_columns([*requests.names, SCORE]), overwrite=overwrite, inputs=inputs
-    )
-    columns = found_columns(requests, columns)
+    requests = tables.open_requests(table)
+    inputs = (table, run_dir, data)
+    check_out(out, is_ours=tables.has_columns(requests.names), overwrite=overwrite, inputs=inputs)
+    columns = tables.found_columns(requests, columns)
     trained = load_run(run_dir, data)
-    find_context(requests, trained.dataset.schema)
-    say(f"histories: {described(columns, trained.dataset)}")
-    config = trained.run.config
-    predict = make_predict_step(config, trained.dataset.schema)
-    step = partial(predict, logit_map=trained.logit_map(in_use=True))
-    model = trained.params, trained.batch_stats, trained.feature_tables()
-    encoder = _Encoder(requests, columns, trained.dataset)
-    counts = encoder.counts
-    progress = stage(f"scoring {table}", requests.share)
-    with writing(out, "--out"), progress as current, requests.writing(out) as write:
-        for piece in requests.pieces(BATCHES_PER_PIECE * config.train.batch_size):
-            loader = evaluation_loader(encoder.examples(piece), "test", config.train)
-            write(piece, score_batches(step, *model, loader))
-            current.note = f"{counts['rows']:,} rows"
-            if requests.rows:
-                current.note = f"{counts['rows']:,} of {requests.rows:,} rows"
-        if not counts["rows"]:
-            raise UserError(f"{table} has no rows")
-    return counts
+    dataset, config = trained.dataset, trained.run.config
+    vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
+    reader = _Reader(requests, columns, vocabularies, dataset)
+    model = scorer(trained, in_use=True)
+
+    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
+        examples, events, offsets = reader.examples(piece)
+        of_piece = dataclasses.replace(
+            dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
+        )
+        loader = evaluation_loader(of_piece, "test", config.train)
+        return piece.columns, score_batches(*model, loader)
+
+    kind = "text" if requests.schema is None else "Parquet"
+    why = f"{table} is {kind} and is written as {kind}; "
+    size = BATCHES_PER_PIECE * config.train.batch_size
+    written = (out, requests.names, requests.schema, why)
+    return _answer(reader, f"scoring {table}", size, answer, *written)
 
 
-def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
-    """Return the columns with those that a table has by default; refuse what cannot be read."""
-    if not columns.separator:
-        raise UserError("--separator must not be empty")
-    defaults = {
-        name: name
-        for name in ("history", "timestamp")
-        if name in requests.names and getattr(columns, name) is None
-    }
-    columns = dataclasses.replace(columns, **defaults)
-    _refuse_shared_columns(columns)
-    for flag, use in USES.items():
-        if (column := getattr(columns, flag, None)) is not None:
-            find_column(requests, column, f"--{flag}", use)
-    return columns
+def list_for_users(
+    model: str | Path,
+    table: str | Path,
+    out: str | Path,
+    data: str | Path | None = None,
+    columns: tables.UserColumns = tables.USER_COLUMNS,
+    *,
+    n: int = 20,
+    overwrite: bool = False,
+    **filters: Any,
+) -> dict[str, int]:
+    r"""List the next items of the user of every row of a table, and write the lists.
+
+    >>> from pathlib import Path
+    >>> from dien_jax import Ranker
+    >>> from dien_jax.inference import list_for_users
+    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
+    >>> header = ",".join(["user", *context])
+    >>> _ = Path("users.csv").write_text(f"{header}\nAnn{',' * len(context)}\n")
+    >>> list_for_users("runs/first", "users.csv", "lists.csv", n=3)["items"]
+    3
+
+    Args:
+      model: run folder, or an exported file.
+      table: CSV or TSV with a header, or Parquet; a row for each list.
+      out: table to write with the columns user, rank, item and score: Parquet if its name ends in
+        ``.parquet``, else CSV or TSV.
+      data: dataset folder; None for the one of the run, or none for an exported file, which then
+        needs a column of histories.
+      columns: names of the table's columns.
+      n: length of the lists.
+      overwrite: replace ``out`` even if it is not a table of lists.
+      filters: further arguments of :meth:`dien_jax.Ranker.recommend`.
+
+    Returns:
+      The number of ``rows`` and listed ``items``, and of ``unknown_users``, ``unknown_history``,
+      ``unknown_context`` and ``empty_histories``.
+
+    Raises:
+      UserError: see :func:`score_requests`, and for filters that are refused.
+    """
+    out, table, model = Path(out), Path(table), Path(model)
+    asked = tables.open_requests(table)
+    inputs = (table, model, data)
+    check_out(out, is_ours=tables.has_columns(LIST_COLUMNS), overwrite=overwrite, inputs=inputs)
+    columns = tables.found_columns(asked, columns)
+    is_run = model.is_dir()
+    trained = load_run(model, data) if is_run else None
+    loaded = load_model(trained or model, None, columns.separator)
+    dataset = trained.dataset if trained else None if data is None else open_dataset(data)
+    item_lists = ItemLists(loaded, BucketedPrograms(loaded))
+    options = item_lists.options(n, **filters)
+    if dataset is None and columns.history is None:
+        raise UserError(
+            f"{model} is an exported file, which has no events: give --data DATA, or {table} a "
+            f"column 'history'"
+        )
+    reader = _Reader(asked, columns, loaded.vocabularies, dataset)
+    rows_of_events = None  # where the model's are others
+    if not is_run and reader.events is not None and dataset is not None:
+        rows_of_events = loaded.vocabularies.item_rows(dataset.vocabulary("item"))
+
+    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
+        examples, events, offsets = reader.examples(piece)
+        pairs = zip(offsets[examples.sequence], examples.history_end, strict=True)
+        histories = [np.asarray(events[start:end]) for start, end in pairs]
+        if rows_of_events is not None:
+            histories = [rows_of_events[history] for history in histories]
+        requests = encoded_requests(loaded, examples, histories)
+        lists = list(item_lists.of_requests(requests, histories, options))
+        rows = [
+            (user, place, encodable(item))
+            for user, listed in zip(reader.users(piece), lists, strict=True)
+            for place, item in enumerate(listed.ids, start=1)
+        ]
+        reader.counts["items"] += len(rows)
+        if reader.events is not None:
+            reader.counts["unknown_history"] += sum(listed.unknown_history for listed in lists)
+        scores = [np.zeros(0, np.float32), *(listed.scores for listed in lists)]
+        return list(zip(*rows, strict=True)) or [()] * 3, np.concatenate(scores)
+
+    schema = None
+    if out.suffix == ".parquet":
+        require("data", "writing Parquet")
+        import pyarrow as pa
+
+        types = (pa.string(), pa.int32(), pa.string())
+        schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
+    written = (out, LIST_COLUMNS, schema, "without .parquet at its end it is written as text; ")
+    return _answer(reader, f"listing items for {table}", USERS_PER_PIECE, answer, *written)
 
 
-def find_context(requests: RequestTable, schema: Schema) -> None:
-    """Check that a table has the columns of the context features."""
-    for feature in schema.context:
-        find_column(requests, feature.name, "a context feature of the run", feature.kind)
+class _Reader:
+    """Turns pieces of a table into examples; ``counts`` are totals over all pieces.
 
-
-def _refuse_shared_columns(columns: UserColumns) -> None:
-    """Refuse a column that is given two uses: ids are no times, and users are no items."""
-    flags: dict[str, str] = {}
-    for flag in USES:
-        if (column := getattr(columns, flag, None)) is not None:
-            if column in flags:
-                other = f"--{flag} must name another column than --{flags[column]}"
-                raise UserError(f"{other}, got {column!r}")
-            flags[column] = flag
-
-
-def described(columns: UserColumns, dataset: Dataset) -> str:
-    """Return where histories come from, in words."""
-    if columns.history:
-        ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
-        return f"column {columns.history!r}{ignored}"
-    if columns.timestamp:
-        return f"each user's events in {dataset.path} before column {columns.timestamp!r}"
-    return f"all of each user's events in {dataset.path}, as there is no column of times"
-
-
-class Reader:
-    """Reads the columns of pieces of a table; ``counts`` are totals over all pieces."""
+    ``events`` finds events in the data folder; None where the table has a column of histories.
+    """
 
     def __init__(
-        self, table: RequestTable, columns: UserColumns, dataset: Dataset | None, counts: Any
+        self,
+        table: tables.RequestTable,
+        columns: tables.UserColumns,
+        vocabularies: Vocabularies,
+        dataset: Dataset | None,
     ) -> None:
-        self.table, self.columns = table, columns
+        self.table, self._columns, self._vocabularies = table, columns, vocabularies
+        self._dataset, self._item = dataset, getattr(columns, "item", None)
+        for feature in vocabularies.context:
+            tables.find_column(table, feature.name, "a context feature of the run", feature.kind)
+        say(f"histories: {described(columns, dataset)}")
         self.events = None if columns.history or dataset is None else UserEvents(dataset)
-        self.counts = dict.fromkeys(counts, 0)
+        names = "rows unknown_users unknown_history unknown_context empty_histories"
+        more = "items" if self._item is None else "unknown_items"
+        self.counts = Counter(dict.fromkeys([*names.split(), more], 0))
 
-    def users(self, piece: Piece) -> list[str]:
+    def users(self, piece: tables.Piece) -> list[str]:
         """Return the column of users."""
-        return self.convert(
-            piece, self.columns.user, USES["user"], lambda cells: list(map(as_text, cells))
-        )
+        return self._convert(piece, self._columns.user, "categorical", _texts)
 
-    def given(self, piece: Piece, vocabularies: Vocabularies) -> list[list[str]]:
-        """Return the column of histories."""
-        assert self.columns.history is not None
-        cells = self.table.column(piece, self.columns.history, USES["history"])
-        return [vocabularies.events(cell) for cell in cells]
+    def examples(self, piece: tables.Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
+        """Return the rows as examples, and the events and offsets of sequences they are of."""
+        users, count = self.users(piece), len(piece.places)
+        user = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
+        item = np.zeros(count, np.int32)
+        if self._item is not None:
+            item = self._convert(piece, self._item, "categorical", self._item_rows)
+            self.counts["unknown_items"] += int(np.count_nonzero(item == UNKNOWN))
+        events, offsets, sequence, end = self._histories(piece, users)
+        context = {}
+        for feature in self._vocabularies.context:
+            encode = partial(self._vocabularies.encode, feature)
+            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
+            context[feature.name] = column
+            self.counts["unknown_context"] += unknown
+        self.counts["rows"] += count
+        self.counts["unknown_users"] += int(np.count_nonzero(user == UNKNOWN))
+        self.counts["empty_histories"] += int(np.count_nonzero(offsets[sequence] == end))
+        group, label = np.zeros(count, np.int32), np.zeros(count, np.int8)
+        return Examples(sequence, end, user, group, item, label, context), events, offsets
 
-    def found(self, piece: Piece, users: list[str]) -> np.ndarray:
-        """Return each user's sequence in the data folder and the end of the history, ``[n, 2]``."""
-        column, events = self.columns.timestamp, self.events
-        assert events is not None
-        times: list[int | None] = [None] * piece.rows
-        if column is not None:
-            times = self.convert(
-                piece, column, USES["timestamp"], lambda cells: list(map(events.time, cells))
-            )
-        return np.array([events.find(*pair) for pair in zip(users, times, strict=True)])
+    def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
+        """Return events and their offsets, and each row's sequence and end of history in them."""
+        if self.events is None:
+            cells = self.table.column(piece, self._columns.history or "", tables.USES["history"])
+            histories = [self._vocabularies.events(cell) for cell in cells]
+            offsets = np.cumsum([0, *map(len, histories)])
+            rows = self._vocabularies.item_rows(chain.from_iterable(histories))
+            self.counts["unknown_history"] += int(np.count_nonzero(rows == UNKNOWN))
+            return rows, offsets, np.arange(len(cells), dtype=np.int32), offsets[1:]
+        assert self._dataset is not None
+        times: Sequence[int | None] = [None] * len(users)
+        if (column := self._columns.timestamp) is not None:
+            read, use = self.events.time, tables.USES["timestamp"]
+            times = self._convert(piece, column, use, lambda cells: list(map(read, cells)))
+        found = [self.events.find(*pair) for pair in zip(users, times, strict=True)]
+        sequence, end = np.array(found).T
+        offsets = np.asarray(self._dataset.event_offsets)
+        return self._dataset.event_item, offsets, sequence.astype(np.int32), end.astype(np.int64)
 
-    def convert(
-        self, piece: Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
+    def _item_rows(self, cells: list[Any]) -> np.ndarray:
+        items = _texts(cells)
+        if "" in items:
+            raise UserError("the item is empty")
+        return self._vocabularies.item_rows(items)
+
+    def _convert(
+        self, piece: tables.Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
     ) -> Values:
         """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
         cells = self.table.column(piece, column, use)
@@ -252,56 +293,41 @@ class Reader:
                     raise UserError(f"{where}: column {column!r}: {error}") from error
             raise
 
-    def count_rows(self, name: str, rows: np.ndarray) -> None:
-        """Add the number of rows that are true to a count."""
-        self.counts[name] += int(np.count_nonzero(rows))
+
+def _texts(cells: list[Any]) -> list[str]:
+    return list(map(as_text, cells))
 
 
-class _Encoder(Reader):
-    """Turns pieces of a table into datasets."""
+def _answer(
+    reader: _Reader,
+    work: str,
+    size: int,
+    answer: Callable[[tables.Piece], tuple[Sequence[Any], np.ndarray]],
+    out: Path,
+    *form: Any,
+) -> dict[str, int]:
+    """Write the columns and scores of all pieces of a table, and return the counts."""
+    table, counts = reader.table, reader.counts
+    of_all = f" of {table.rows:,}" if table.rows else ""
+    progress = stage(work, table.share)
+    with writing(out, "--out"), progress as current, tables.writing_scores(out, *form) as write:
+        for piece in table.pieces(size):
+            write(*answer(piece))
+            current.note = f"{counts['rows']:,}{of_all} rows"
+        if not counts["rows"]:
+            raise UserError(f"{table.file} has no rows")
+    for name, subject in SUBJECTS.items():
+        if counts[name]:
+            say(f"{counts[name]:,} {subject}")
+    return dict(counts)
 
-    def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
-        super().__init__(table, columns, dataset, COUNTS)
-        self._item_column, self._dataset = columns.item, dataset
-        self._vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
 
-    def examples(self, piece: Piece) -> Dataset:
-        """Return the dataset with the rows of a piece as its test examples."""
-        vocabularies = self._vocabularies
-        users = self.users(piece)
-        user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
-        item = self.convert(piece, self._item_column, USES["item"], self._item_rows)
-        dataset, sequence, end = self._histories(piece, users)
-        context = {}
-        for feature in dataset.schema.context:
-            encode = partial(vocabularies.encode, feature)
-            column, unknown = self.convert(piece, feature.name, feature.kind, encode)
-            context[feature.name] = column
-            self.counts["unknown_context"] += unknown
-        starts = np.asarray(dataset.event_offsets)[sequence]
-        self.counts["rows"] += piece.rows
-        self.count_rows("unknown_users", user == UNKNOWN)
-        self.count_rows("unknown_items", item == UNKNOWN)
-        self.count_rows("empty_histories", starts == end)
-        sequence, end = sequence.astype(np.int32), end.astype(np.int64)
-        group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
-        examples = Examples(sequence, end, user, group, item, label, context)
-        return dataclasses.replace(dataset, splits={"test": examples})
-
-    def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
-        """Return a dataset with the events, and each row's sequence and end of history in it."""
-        if self.events is not None:
-            sequence, end = self.found(piece, users).T
-            return self._dataset, sequence, end
-        histories = self.given(piece, self._vocabularies)
-        offsets = np.cumsum([0, *map(len, histories)])
-        rows = self._vocabularies.item_rows(chain.from_iterable(histories))
-        self.count_rows("unknown_history", rows == UNKNOWN)
-        dataset = dataclasses.replace(self._dataset, event_item=rows, event_offsets=offsets)
-        return dataset, np.arange(piece.rows), offsets[1:]
-
-    def _item_rows(self, cells: list[Any]) -> np.ndarray:
-        items = [as_text(cell) for cell in cells]
-        if "" in items:
-            raise UserError("the item is empty")
-        return self._vocabularies.item_rows(items)
+def described(columns: tables.UserColumns, dataset: Dataset | None) -> str:
+    """Return where histories come from, in words."""
+    if columns.history:
+        ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
+        return f"column {columns.history!r}{ignored}"
+    assert dataset is not None
+    if columns.timestamp:
+        return f"each user's events in {dataset.path} before column {columns.timestamp!r}"
+    return f"all of each user's events in {dataset.path}, as there is no column of times"

@@ -1,6 +1,7 @@
 """One example as text and as a figure: its history with attention and gates."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,14 +23,6 @@ MATCH = "*"
 """Marks a behaviour that shares a category with the candidate."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_ROW_HEIGHT = 0.19  # inches
-
-
-def heading(example: Example) -> str:
-    """Return the number, user and item of an example."""
-    item, category, _ = example.candidate
-    number = "" if example.split is None else f"{example.split} example {example.number}: "
-    return f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
 
 
 def prediction(example: Example) -> str:
@@ -40,28 +33,20 @@ def prediction(example: Example) -> str:
     return f"click probability {example.probability:.4f}{part}{label}"
 
 
-def history_line(example: Example, feature: str | None) -> str:
-    """Return the length of the history, the number of older behaviours, and the mark's meaning."""
-    count = len(example.behaviours)
+def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
+    """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks."""
+    item, category, _ = example.candidate
+    number = "" if example.split is None else f"{example.split} example {example.number}: "
+    title = f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
+    behaviours, count = example.behaviours, len(example.behaviours)
     if not count:
-        return "no behaviours: the history is empty"
+        return [title, prediction(example), "no behaviours: the history is empty"]
     line = f"{count:,} behaviour{'s' if count > 1 else ''}, oldest first"
     if example.older:
         line += f" ({example.older:,} older left out, as in training: train.max-history)"
     if feature is not None:
         line += f"; {MATCH} marks the candidate's {feature}"
-    return line
-
-
-def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
-    """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks.
-
-    ``feature`` is the item feature that is shown as the category.
-    """
-    lines = [heading(example), prediction(example), history_line(example, feature)]
-    behaviours = example.behaviours
-    if not behaviours:
-        return lines
+    lines = [title, prediction(example), line]
 
     def column(title: str, texts: list[str], most: int) -> list[str]:
         texts = [title, *texts]
@@ -83,11 +68,7 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 
 
 def ranking_lines(inspector: Inspector) -> list[str]:
-    """Return the items that the first test user most probably clicks, and the least probable one.
-
-    Each has the click probability and the behaviours with most attention. The data have no context
-    features.
-    """
+    """Return what the first test user clicks most probably and least; data have no context."""
     dataset = inspector.trained.dataset
     test, items = dataset.splits["test"], np.arange(1, dataset.schema.num_items, dtype=np.int32)
 
@@ -118,10 +99,10 @@ def ranking_lines(inspector: Inspector) -> list[str]:
     return lines
 
 
-def measure_lines(example: Example) -> list[str]:
-    """Return the meaning of each measure."""
+def measure_lines(names: Iterable[str]) -> list[str]:
+    """Return the meaning of measures."""
     relative = {True: " (bars are relative to the largest)", False: ""}
-    measures = map(MEASURES.__getitem__, example.measures)
+    measures = map(MEASURES.__getitem__, names)
     return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
 
 
@@ -155,7 +136,7 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
     """
     behaviours, count = example.behaviours, len(example.behaviours)
     columns = max(len(example.measures), 1)
-    width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)
+    width, height = 3.6 + 2.1 * columns, 1.5 + 0.19 * (count + 1)
     figure, panels = new_figure(width, height, columns=columns, sharey=True)
     colours = ["C1" if behaviour.matches else "C0" for behaviour in behaviours]
     rows = np.arange(count)

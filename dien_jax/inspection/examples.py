@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Weights
-from dien_kernels.options import Form
-from jaxtyping import Array, Float
 
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
@@ -66,52 +64,46 @@ MEASURES = {
 """The measures by name, in the order in which a model computes them."""
 
 
-class Internals(NamedTuple):
-    """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
+def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[str, Any]]:
+    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``.
 
-    ``by_counts`` is the probability without the networks that read the history, of a model beside
-    counts. Gates are means over the H units. A measure that the model lacks is left out.
+    These are the click ``probability`` ``[B]``, that ``by_counts``, without the networks that read
+    the history, of a model beside counts, and the ``measures`` that the model has, by name,
+    ``[B, T]`` each. Gates are means over the H units.
     """
-
-    probability: Array
-    by_counts: Array | None
-    measures: dict[str, Array]
-
-
-def update_gates(
-    weights: Weights, x: Float[Array, "B T D"], states: Float[Array, "B T H"], gates: Form
-) -> Float[Array, "B T H"]:
-    """Return the share of each unit of the state that a GRU's step replaces, without attention.
-
-    It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that is
-    kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the authors'.
-    ``states`` are those after each step on ``x``, from an initial state of zeros.
-    """
-    before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
-    from_state = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
-    u = jax.nn.sigmoid(from_input + from_state + weights.bias[None, None, 1])
-    return u if gates == "paper" else 1 - u
-
-
-def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
-    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``."""
     model_config = config.model
-    model = ClickModel(model_config, schema)
+    model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def measured(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
-        params = variables["params"].get("network", {})
+    def internals(
+        params: Any,
+        stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None = None,
+    ) -> dict[str, Any]:
+        variables = {"params": params, "batch_stats": stats}
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )
         returned = captured.get("intermediates", {}).get("network", {})
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
+            """Return the mean share of the state that a GRU's step replaces, without attention.
+
+            It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that
+            is kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the
+            authors'.
+            """
             ((states, _),) = returned[name]["__call__"]
-            return update_gates(Weights(**params[name]), x, states, model_config.gates).mean(-1)
+            weights = Weights(**params["network"][name])
+            before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+            from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
+            own = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
+            u = jax.nn.sigmoid(from_input + own + weights.bias[None, None, 1])
+            return (u if is_paper else 1 - u).mean(-1)
 
         attention: Any = output.attention
         measures = {} if attention is None else {"attention": attention}
@@ -125,24 +117,13 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
             inputs = output.interest_states * attention[..., None]
             measures["update_gate"] = mean_gate("evolution", inputs)
         if model_config.evolution == "augru":
-            is_paper = model_config.gates == "paper"
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
-        return output.logits, measures
-
-    def internals(
-        params: Any,
-        stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        logit_map: LogitMap | None = None,
-    ) -> Internals:
-        variables = {"params": params, "batch_stats": stats}
-        logits, measures = measured(variables, features, batch)
         by_counts = None
         if model_config.statistics:
             terms: Any = model.apply(variables, batch, features, method="tower_terms")
             by_counts = click_probability(terms.sum(1), logit_map)
-        return Internals(click_probability(logits, logit_map), by_counts, measures)
+        probability = click_probability(output.logits, logit_map)
+        return {"probability": probability, "by_counts": by_counts, "measures": measures}
 
     return jax.jit(internals)
 
@@ -168,11 +149,7 @@ UNKNOWN_NAME = "(unknown)"
 
 
 class Behaviour(NamedTuple):
-    """One event of a history, or the candidate: raw id and categories of the item, printable.
-
-    ``category`` is None if items have none; ``matches`` is true for a category that the candidate
-    has too.
-    """
+    """An item: printable id and categories, if any, and whether the candidate shares a category."""
 
     item: str
     category: str | None
@@ -189,16 +166,13 @@ class Example:
     True
 
     Attributes:
-      split, number: its split and its number there, from 0; no split for a user and an item that
-        were given by name.
+      split, number: its split and its number there, from 0; no split if given by name.
       user: raw id, printable.
       candidate: the target item.
       label: 1 for a click, 0 for none; None if unknown.
       probability: click probability of the model.
-      by_counts: that of a model beside counts without the networks that read the history, else
-        None.
-      behaviours: the history, oldest first, without behaviours that the model cuts off.
-      older: number of behaviours that the model cuts off.
+      by_counts: that of a model beside counts without the networks that read the history.
+      behaviours: the history, oldest first, without ``older`` behaviours that the model cuts off.
       measures: float32 ``[T]`` over the behaviours, by names of ``MEASURES``.
     """
 
@@ -217,8 +191,7 @@ class Example:
 class Names:
     """Printable raw ids of a dataset's items and users, and items' values of ``feature``.
 
-    ``feature`` is the item feature that is shown as the category: the first categorical one after
-    the id, else the first multi-valued one; None without either.
+    It is the first categorical one after the id, else the first multi-valued one, if there is any.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -239,24 +212,18 @@ class Names:
         """Return the raw id of a user."""
         return printable(self._groups[group])
 
-    def categories(self, row: int) -> list[int]:
-        """Return the rows of an item's categories."""
-        if self.feature is None:
-            return []
-        values, offsets = self._column
-        start, end = (row, row + 1) if offsets is None else offsets[row : row + 2]
-        return values[start:end].tolist()
-
-    def category(self, value: int) -> str:
-        """Return the raw value of a row of ``feature``."""
-        return UNKNOWN_NAME if value == UNKNOWN else printable(self._values[value])
-
     def behaviour(self, row: int, candidate: int) -> Behaviour:
         """Return an item, compared with the candidate."""
-        categories = self.categories(row)
-        shared = set(categories) & set(self.categories(candidate)) - {UNKNOWN}
-        text = None if self.feature is None else ", ".join(map(self.category, categories))
-        return Behaviour(self.item(row), text, bool(shared))
+        if self.feature is None:
+            return Behaviour(self.item(row), None, matches=False)
+        values, offsets = self._column
+        categories, of_candidate = (
+            values[k : k + 1] if offsets is None else values[offsets[k] : offsets[k + 1]]
+            for k in (row, candidate)
+        )
+        shared = set(categories.tolist()) & set(of_candidate.tolist()) - {UNKNOWN}
+        names = [printable(self._values[k]) if k != UNKNOWN else UNKNOWN_NAME for k in categories]
+        return Behaviour(self.item(row), ", ".join(names), bool(shared))
 
 
 class Inspector:
@@ -277,9 +244,8 @@ class Inspector:
         self.trained = trained
         step = make_internals_step(trained.run.config, trained.dataset.schema)
         inputs = (trained.params, trained.batch_stats, trained.feature_tables())
-        self._internals = functools.partial(
-            step, *inputs, logit_map=trained.logit_map(in_use=False)
-        )
+        logit_map = trained.logit_map(in_use=False)
+        self._internals = functools.partial(step, *inputs, logit_map=logit_map)
         self.names = Names(trained.dataset)
 
     def examples(
@@ -294,7 +260,8 @@ class Inspector:
           UserError: if a number does not exist.
         """
         dataset = dataset or self.trained.dataset
-        count = len(dataset.splits[split].label)
+        rows = dataset.splits[split]
+        count = len(rows.label)
         for number in numbers:
             if not 0 <= number < count:
                 exist = f"examples 0 to {count - 1}" if count else "no examples"
@@ -310,31 +277,24 @@ class Inspector:
                 internals = jax.device_get(self._internals(batch))
                 for place in places:
                     number, length = int(batch_numbers[place]), int(batch.lengths[place])
-                    history = np.asarray(batch.history)[place, :length]
-                    row = jax.tree.map(lambda values, place=place: values[place], internals)
-                    examples[number] = self._example(dataset, split, number, history, row)
+                    history = np.asarray(batch.history)[place, :length].tolist()
+                    row = rows.take(np.array([number]))
+                    own = jax.tree.map(lambda values, place=place: values[place], internals)
+                    measures, by_counts = own["measures"], own["by_counts"]
+                    [item], [end], [sequence] = row.item, row.history_end, row.sequence
+                    examples[number] = Example(
+                        split=split,
+                        number=number,
+                        user=self.names.user(int(row.group[0])),
+                        candidate=self.names.behaviour(int(item), int(item)),
+                        label=int(row.label[0]),
+                        probability=float(own["probability"]),
+                        by_counts=None if by_counts is None else float(by_counts),
+                        behaviours=tuple(self.names.behaviour(k, int(item)) for k in history),
+                        older=int(end - dataset.event_offsets[sequence]) - length,
+                        measures={n: measures[n][:length] for n in MEASURES if n in measures},
+                    )
         return [examples[number] for number in numbers]
-
-    def _example(
-        self, dataset: Dataset, split: str, number: int, history: np.ndarray, internals: Internals
-    ) -> Example:
-        examples, item = dataset.splits[split], int(dataset.splits[split].item[number])
-        start = dataset.event_offsets[examples.sequence[number]]
-        measures: Any = internals.measures
-        return Example(
-            split=split,
-            number=number,
-            user=self.names.user(int(examples.group[number])),
-            candidate=self.names.behaviour(item, item),
-            label=int(examples.label[number]),
-            probability=float(internals.probability),
-            by_counts=None if internals.by_counts is None else float(internals.by_counts),
-            behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
-            older=int(examples.history_end[number] - start) - len(history),
-            measures={
-                name: measures[name][: len(history)] for name in MEASURES if name in measures
-            },
-        )
 
 
 _NAMED = 3
@@ -342,11 +302,7 @@ _NAMED = 3
 
 
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
-    """Return the dataset with one test example: an item for a user after all the user's events.
-
-    Ids are raw. ``context`` has values of context features by name; others are missing. A name that
-    does not exist, or users with several histories, is a UserError.
-    """
+    """Return the dataset with one test example: an item for a user after all of their events."""
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
     groups = dataset.groups()

@@ -9,18 +9,17 @@ import shlex
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dien_jax.config.presets import PRESETS, flat_settings, nearest_preset, preset
-from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
-from dien_jax.inspection.example_view import example_lines
+from dien_jax.inspection.example_view import example_lines, measure_lines
 from dien_jax.inspection.examples import (
-    MEASURES,
     Example,
     Inspector,
     available_measures,
@@ -29,23 +28,24 @@ from dien_jax.inspection.examples import (
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.folder import Run
-from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.summary import RunSummary, load_summaries, setting_text
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import atomic_file, check_out, starts_with
+from dien_jax.utils.files import atomic_file, check_out
 from dien_jax.utils.plots import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT_FILE = "report.html"
 LISTED = 10
 """Number of examples of each kind in a table."""
 SHOWN = 2
 """Number of examples of each kind that are shown with their histories."""
 
 _ABSENT = "-"
+_FORM, _MARK = Path(__file__), b"<meta name='generator' content='dien_jax'>"
+"""Place of the form of the page, and what each page has near its start."""
 
 
 def write_report(
@@ -73,9 +73,8 @@ def write_report(
     'first.html'
     """
     folder = Path(run_dir)
-    file = folder / REPORT_FILE if out is None else Path(out)
-    inputs = (folder, None if data is None else Path(data))
-    options: Any = {"is_ours": is_report, "overwrite": overwrite, "inputs": inputs}
+    file = folder / "report.html" if out is None else Path(out)
+    options: Any = {"is_ours": _MARK, "overwrite": overwrite, "inputs": (folder, data)}
     check_out(file, ".html", ".htm", **options)
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
@@ -103,10 +102,6 @@ def _number(value: float | None, undefined: str = _ABSENT) -> str:
     return undefined if value is None else f"{value:.4f}"
 
 
-def _whole(value: int | None) -> str:
-    return _ABSENT if value is None else f"{value:,}"
-
-
 def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     result = summary.result
     facts = {
@@ -130,7 +125,7 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:
             numbers = [_number(metrics.get(name), "undefined") for name in METRICS]
-            rows.append([split, *numbers, _whole(metrics.get("examples"))])
+            rows.append([split, *numbers, f"{metrics.get('examples', 0):,}"])
     labels = [metric.label for metric in METRICS.values()]
     note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
     measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
@@ -200,20 +195,15 @@ def _example_sections(
     right = shown(picks.hits, "Clicked, at the highest probabilities")
     right += shown(picks.rejections, "Not clicked, at the lowest probabilities")
     right += shown(picks.typical, "Typical: loss near the median")
+    model = trained.run.config.model
+    if lines := measure_lines(available_measures(model)):
+        lines.append("Gates are means over units")
+    lines += missing_measures(model)
     return [
-        ("How to read the examples", _legend(trained.run.config.model)),
+        ("How to read the examples", "".join(paragraph(f"{line}.") for line in lines)),
         ("Most confidently wrong", wrong),
         ("Right and typical", right),
     ]
-
-
-def _legend(model: ModelConfig) -> str:
-    measures = [MEASURES[name] for name in available_measures(model)]
-    lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
-    if measures:
-        bars = "attention and update have bars relative to the largest of their history"
-        lines.append(f"Gates are means over units; {bars}")
-    return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
 
 
 def _examples(
@@ -246,19 +236,11 @@ def _settings_section(run: Run) -> str:
     name = run.preset if run.preset in PRESETS else nearest_preset(run.config)
     defaults = flat_settings(preset(name))
     rows = [
-        [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
+        [name, setting_text(value), "" if value == defaults[name] else setting_text(defaults[name])]
         for name, value in flat_settings(run.config).items()
     ]
     header = ["setting", "value", f"value of preset {name}, if different"]
     return table(header, rows, "All settings", left=3)
-
-
-def _setting(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-_GENERATOR = "<meta name='generator' content='dien_jax'>"
-_STYLE = Path(__file__).with_name("report.css")
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -267,21 +249,9 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
     for number, (name, body) in enumerate(sections, start=1):
         links += f"<a href='#part-{number}'>{escape(name)}</a>"
         parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
-    return (
-        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"{_GENERATOR}\n"
-        "<meta http-equiv='Content-Security-Policy' "
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text('utf-8')}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1><p class='note'>{escape(subtitle)}</p></header>\n"
-        f"<nav aria-label='Sections'>{links}</nav>\n<main>\n{parts}</main>\n</body>\n</html>\n"
-    )
-
-
-def is_report(file: Path) -> bool:
-    """Return whether a file is one of :func:`page`."""
-    return starts_with(file, _GENERATOR.encode(), within=500)
+    template, style = (_FORM.with_suffix(end).read_text("utf-8") for end in (".html", ".css"))
+    texts = {"title": escape(title), "subtitle": escape(subtitle), "style": style}
+    return Template(template).substitute(texts, links=links, parts=parts)
 
 
 def paragraph(text: str, *, note: bool = False) -> str:
@@ -307,10 +277,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, le
 
 
 def article(example: Example, feature: str | None, command: str) -> str:
-    """Return an example as HTML, as ``command`` shows it in a terminal.
-
-    ``feature`` is shown as the category.
-    """
+    """Return an example as HTML, as ``command`` shows it in a terminal."""
     title, *lines = example_lines(example, feature, "utf-8")
     shown = escape("\n".join(lines))
     return (
@@ -320,10 +287,7 @@ def article(example: Example, feature: str | None, command: str) -> str:
 
 
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as an ``img``, or a paragraph that says that matplotlib is missing.
-
-    ``alternative`` describes the figure in words.
-    """
+    """Return a figure as an ``img``, described in words; a note where matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:

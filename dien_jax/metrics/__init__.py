@@ -30,28 +30,8 @@ from dien_jax.metrics.scores import (
 )
 
 __all__ = [
-    "METRICS",
-    "CalibrationBin",
-    "Difference",
-    "Gauc",
-    "Metric",
-    "PartAuc",
-    "auc",
-    "auc_by_size",
-    "auc_interval",
-    "bootstrap",
-    "calibration",
-    "calibration_error",
-    "delong",
-    "evaluate_scores",
-    "gauc",
-    "hit_rate",
-    "list_metrics",
-    "logloss",
-    "mean_over_users",
-    "ndcg",
-    "normalised_entropy",
-    "paired_seeds",
-    "reciprocal_rank",
-    "target_rank",
-]
+    "METRICS", "CalibrationBin", "Difference", "Gauc", "Metric", "PartAuc", "auc",
+    "auc_by_size", "auc_interval", "bootstrap", "calibration", "calibration_error", "delong",
+    "evaluate_scores", "gauc", "hit_rate", "list_metrics", "logloss", "mean_over_users", "ndcg",
+    "normalised_entropy", "paired_seeds", "reciprocal_rank", "target_rank",
+]  # fmt: skip

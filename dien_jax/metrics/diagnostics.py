@@ -8,8 +8,6 @@ import numpy as np
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import auc, example_losses
 
-BINS = 10
-
 
 class CalibrationBin(NamedTuple):
     """Bounds and number of examples of similar score; mean score and share of clicks, or None."""
@@ -35,11 +33,7 @@ class PartAuc(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """Indices of examples, the most extreme scores first.
-
-    False alarms and rejections are non-clicks, misses and hits clicks; typical examples have
-    losses near the median.
-    """
+    """Indices of examples, the most extreme scores first; typical ones have median losses."""
 
     false_alarms: list[int]
     misses: list[int]
@@ -48,7 +42,7 @@ class Picks(NamedTuple):
     typical: list[int]
 
 
-def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
+def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[CalibrationBin]:
     """Return bins of equal width in score, from 0 to 1: the reliability of scores as probabilities.
 
     A share p of the examples with score p should be clicks. The bins of

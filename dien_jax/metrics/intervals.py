@@ -130,11 +130,7 @@ def bootstrap(
         _resampled_difference(metric, *metric.counted(known, clicked, scores, baseline, user))
         for metric in METRICS.values()
     ]
-    random, drawn = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
-        drawn.append([difference(times) for difference in differences])
-    columns = np.array(drawn, np.float64).T  # None becomes NaN
+    columns = _drawn(len(names), resamples, seed, differences)
     return dict(zip(METRICS, map(_percentiles, values, columns), strict=True))
 
 
@@ -153,11 +149,9 @@ def mean_over_users(
     if len(names) < 2:
         return None
     sums, counts = np.bincount(user, values), np.bincount(user)
-    random, drawn = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        chosen = random.integers(len(names), size=len(names))
-        drawn.append(sums[chosen].sum() / counts[chosen].sum())
-    return _percentiles(float(np.mean(values)), np.array(drawn))
+    mean: _OfResample = lambda times: float(times @ sums) / float(times @ counts)  # noqa: E731
+    [drawn] = _drawn(len(names), resamples, seed, [mean])
+    return _percentiles(float(np.mean(values)), drawn)
 
 
 def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Difference | None:
@@ -185,6 +179,15 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
         float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)),
         lambda t: 2 * float(stdtr(seeds - 1, -t)),
     )
+
+
+def _drawn(users: int, resamples: int, seed: int, of: Sequence[_OfResample]) -> np.ndarray:
+    """Return functions of how often each user is drawn, a row each; NaN where undefined."""
+    random, drawn = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        times = np.bincount(random.integers(users, size=users), minlength=users)
+        drawn.append([function(times) for function in of])
+    return np.array(drawn, np.float64).T  # None becomes NaN
 
 
 def _with_interval(value: float, error: float, quantile: float, p_value: Callable) -> Difference:

@@ -47,12 +47,10 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     >>> auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.4, 0.4]))
     0.875
     """
-    labels, scores = checked(labels, scores)
-    groups = np.zeros(labels.size, np.int8)
-    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, np.argsort(scores))
-    if not clicks.size or not clicks[0] or not others[0]:
-        return None
-    return int(doubled_wins[0]) / (2 * int(clicks[0]) * int(others[0]))
+    areas, examples = _user_aucs(
+        labels, scores, np.zeros(np.size(labels), np.int8), np.argsort(scores)
+    )
+    return float(areas[0]) if examples.any() else None
 
 
 def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Gauc:
@@ -142,14 +140,33 @@ def _check_probabilities(scores: np.ndarray) -> None:
         raise ValueError(f"scores must be probabilities, got values from {low} to {np.max(scores)}")
 
 
-def _user_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> _ByUser:
-    """Return for each group, in order, its AUC and its examples: 0 where the AUC is undefined."""
+def _user_aucs(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray | None = None
+) -> _ByUser:
+    """Return for each group, in order, its AUC and its examples: 0 where the AUC is undefined.
+
+    ``order`` sorts by group, then by score. Pairs of a click and another are counted in int64: two
+    for each that the click wins, one for each that ties.
+    """
     labels, scores = checked(labels, scores)
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
         raise ValueError(f"groups must have shape {labels.shape}, got {groups.shape}")
-    order = np.lexsort((scores, groups))
-    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, order)
+    if not labels.size:
+        return np.zeros(0), np.zeros(0, np.int64)
+    order = np.lexsort((scores, groups)) if order is None else order
+    labels, scores, groups = labels[order], scores[order], groups[order]
+    new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
+    new_tie = new_group | np.concatenate([[True], scores[1:] != scores[:-1]])
+    ties = np.flatnonzero(new_tie)  # where each run of equal scores within a group starts
+    tie_clicks = np.add.reduceat(labels.astype(np.int64), ties)
+    tie_others = np.diff(ties, append=labels.size) - tie_clicks
+    first_tie = np.flatnonzero(new_group[ties])  # the first of those runs in each group
+    clicks = np.add.reduceat(tie_clicks, first_tie)
+    others = np.add.reduceat(tie_others, first_tie)
+    below = np.cumsum(tie_others) - tie_others
+    below -= np.repeat(below[first_tie], np.diff(first_tie, append=ties.size))
+    doubled_wins = np.add.reduceat(tie_clicks * (2 * below + tie_others), first_tie)
     pairs = clicks * others
     return doubled_wins / np.maximum(2.0 * pairs, 1), np.where(pairs > 0, clicks + others, 0)
 
@@ -293,29 +310,3 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
             f"example {int(missing.argmax())}: the model's parameters are not finite"
         )
     return clicked, scores
-
-
-def ranked_pairs(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the ranked pairs of every group, in order of the groups; ``order`` sorts by both.
-
-    Returns:
-      int64 ``[G]`` each: twice the (click, other) pairs that the click wins plus those that tie,
-      the clicks and the others.
-    """
-    if not order.size:
-        return (np.zeros(0, np.int64),) * 3
-    labels, scores, groups = labels[order], scores[order], groups[order]
-    new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
-    new_tie = new_group | np.concatenate([[True], scores[1:] != scores[:-1]])
-    ties = np.flatnonzero(new_tie)  # where each run of equal scores within a group starts
-    tie_clicks = np.add.reduceat(labels.astype(np.int64), ties)
-    tie_others = np.diff(ties, append=labels.size) - tie_clicks
-    first_tie = np.flatnonzero(new_group[ties])  # the first of those runs in each group
-    clicks = np.add.reduceat(tie_clicks, first_tie)
-    others = np.add.reduceat(tie_others, first_tie)
-    below = np.cumsum(tie_others) - tie_others
-    below -= np.repeat(below[first_tie], np.diff(first_tie, append=ties.size))
-    doubled_wins = np.add.reduceat(tie_clicks * (2 * below + tie_others), first_tie)
-    return doubled_wins, clicks, others

@@ -21,9 +21,9 @@ import numpy as np
 from dien_jax.data.arrays import read_array
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
-from dien_jax.utils.files import atomic_path, read_json, write_json
+from dien_jax.utils.files import read_json, write_array, write_json
 from dien_jax.utils.json_values import Count, as_complete
 
 CALIBRATION_FILE = "calibration.json"
@@ -40,14 +40,9 @@ LARGEST_SHIFT = 1000.0
 class Calibration:
     """The content of ``calibration.json``.
 
-    Attributes:
-      slope, offset: of the line.
-      step: step of the checkpoint whose scores it was fitted on.
-      shift: added to calibrated logits in use, but not in evaluation; 0 without a true click rate.
-      fitted_on: ``split``, ``examples`` and ``click_share``.
-
-    Raises:
-      ValueError: for a slope beyond ``SLOPES``, or an offset or shift that is too large.
+    The line was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
+    not in evaluation; it is 0 without a true click rate. ``fitted_on`` has ``split``, ``examples``
+    and ``click_share``. A slope beyond ``SLOPES`` or another number too large is a ``ValueError``.
     """
 
     slope: float
@@ -129,20 +124,14 @@ def list_offsets(dataset: Dataset) -> np.ndarray:
 
 
 def negative_distribution(dataset: Dataset) -> str:
-    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if they were not.
-
-    ``meta.json`` has it as ``negative_distribution`` of the split. The files of the paper's authors
-    draw by popularity.
-    """
+    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if not drawn."""
     drawn = "popularity" if dataset.meta.get("source", {}).get("name") == "authors" else "shown"
     return dataset.meta.get("split", {}).get("negative_distribution", drawn)
 
 
 def save_list_offsets(folder: Path, dataset: Dataset) -> None:
     """Write ``list_offsets.npy`` of a run folder."""
-    file = folder / OFFSETS_FILE
-    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
-        np.save(stream, list_offsets(dataset))
+    write_array(folder / OFFSETS_FILE, list_offsets(dataset))
 
 
 def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
@@ -171,7 +160,21 @@ def fit_calibration(
     y = np.asarray(labels, np.float64)
     slope, offset, shift = 1.0, 0.0, 0.0
     if min(y.sum(), len(y) - y.sum()) >= LEAST_EXAMPLES:
-        slope, offset = _platt(_logits(scores), y)
+        from scipy.optimize import minimize  # 0.2 s
+
+        z = _logits(scores)
+
+        def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+            slope, offset = line
+            logits = slope * z + offset
+            error = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - y
+            mean = float((np.logaddexp(0, logits) - y * logits).mean())
+            return mean, np.array([(error * z).mean(), error.mean()])
+
+        # From the constant score: the log loss is at most that of the constant.
+        start, bounds = np.array([SLOPES[0], _logit(y.mean())]), [SLOPES, (None, None)]
+        how: Any = {"method": "L-BFGS-B", "options": {"ftol": 1e-14, "gtol": 1e-9}}
+        slope, offset = minimize(loss, start, jac=True, bounds=bounds, **how).x.tolist()
     if click_rate is not None:
         shift = _logit(click_rate) - _logit(y.mean())
     fitted_on = {"split": "valid", "examples": len(y), "click_share": float(y.mean())}
@@ -185,25 +188,3 @@ def _logit(share: float) -> float:
 def _logits(scores: np.ndarray) -> np.ndarray:
     p = np.clip(np.asarray(scores, np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
     return np.log(p / (1 - p))
-
-
-def _platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return slope and offset for logits ``[n]`` and labels ``[n]`` of both kinds.
-
-    The search starts at the constant score, so the log loss is at most that of the constant.
-    """
-    from scipy.optimize import minimize  # 0.2 s
-
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        slope, offset = line
-        logits = slope * z + offset
-        error = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - y
-        mean = float((np.logaddexp(0, logits) - y * logits).mean())
-        return mean, np.array([(error * z).mean(), error.mean()])
-
-    start = np.array([SLOPES[0], _logit(y.mean())])
-    options = {"ftol": 1e-14, "gtol": 1e-9}
-    result = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[SLOPES, (None, None)], options=options
-    )
-    return float(result.x[0]), float(result.x[1])

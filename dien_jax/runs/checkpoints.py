@@ -11,6 +11,7 @@ several processes each writes and reads what its devices have, and process 0 dec
 """
 
 import contextlib
+import functools
 import gc
 import logging
 import re
@@ -31,16 +32,8 @@ from jax.sharding import NamedSharding
 from dien_jax.errors import UserError, reason
 from dien_jax.steps.placement import OneDevice, SavedTable
 from dien_jax.steps.state import TrainState
+from dien_jax.utils import processes
 from dien_jax.utils.json_values import as_type
-from dien_jax.utils.processes import (
-    SharedError,
-    count,
-    exchange,
-    from_first,
-    index,
-    on_each,
-    on_first,
-)
 
 LOOKS = 10
 """How often a process looks for what process 0 has made, in a second."""
@@ -68,7 +61,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
-        self._processes = 1 if read_only else count()
+        self._processes = 1 if read_only else processes.count()
         self._alone = _checkpointer(alone=True)
         self._checkpointer = self._alone if read_only else _checkpointer(alone=False)
 
@@ -78,13 +71,13 @@ class Checkpoints:
                 self.remove_leftovers()
 
         if not read_only:
-            on_first(made)
-            if count() > 1:
+            processes.on_first(made)
+            if processes.count() > 1:
                 _require_shared(self._directory)
 
     def _of_first(self, work: Callable[[], Any]) -> Any:
         """Return what process 0 finds, values that JSON holds."""
-        return from_first(work) if self._processes > 1 else work()
+        return processes.from_first(work) if self._processes > 1 else work()
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
@@ -92,13 +85,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the step of the last checkpoint saved as best; None without any."""
-        best = self._best()
-        return best[0] if best else None
+        return (self._best() or [None])[0]
 
     def best_path(self) -> Path | None:
         """Return the folder of the last checkpoint saved as best; None without any."""
-        best = self._best()
-        return self._path(best) if best else None
+        return self._path(best) if (best := self._best()) else None
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, best: bool) -> None:
         """Save a checkpoint, then remove those that are neither the latest nor the best.
@@ -132,10 +123,10 @@ class Checkpoints:
         try:
             name, is_best, replaced = self._of_first(planned)
             path = self._directory / name
-            on_each(write)
-            on_first(remove)
+            processes.on_each(write)
+            processes.on_first(remove)
         finally:
-            if index() == 0:
+            if processes.index() == 0:
                 self.remove_leftovers()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -153,12 +144,8 @@ class Checkpoints:
                 raise UserError(f"{self._directory} has no checkpoint of step {step}")
             return self._path(attempts[-1]).name
 
-        path = self._directory / self._of_first(attempt)
-
-        def read() -> tuple[TrainState, dict[str, Any]]:
-            return self._read(path, like)
-
-        return on_each(read) if self._processes > 1 else read()
+        read = functools.partial(self._read, self._directory / self._of_first(attempt), like)
+        return processes.on_each(read) if self._processes > 1 else read()
 
     def _read(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
@@ -176,8 +163,11 @@ class Checkpoints:
             arrays = named_leaves(content["state"])
         host = as_type(content["host"], _Host, path / "host")["host"]
         check_arrays(path, arrays, expected)
-        restored = [with_key(arrays[name], leaf) for name, leaf in expected.items()]
-        return jax.tree.unflatten(structure, restored), host
+        for name, leaf in expected.items():
+            if _is_key(leaf):
+                impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None
+                arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
+        return jax.tree.unflatten(structure, [arrays[name] for name in expected]), host
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -217,36 +207,34 @@ def restored(
 
 def _require_shared(directory: Path) -> None:
     """Refuse a folder that some process of a run does not see."""
-    name = from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
+    name = processes.from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
     place = directory / name
-    on_first(place.mkdir)
-    answers = exchange("yes" if _reaches(place) else "no")
-    on_first(lambda: shutil.rmtree(place))
-    if "no" in answers:
-        raise SharedError(
-            f"every process of a run must see its folder: process {answers.index('no')} does not "
-            f"see {from_first(lambda: str(directory))}; choose a folder of a shared file system"
-        )
-
-
-def _reaches(place: Path) -> bool:
-    """Return whether this process can write in a folder, which may take a while to be seen."""
-    for _ in range(LOOKS):
+    processes.on_first(place.mkdir)
+    answer = "no"
+    for _ in range(LOOKS):  # it may take a while to be seen
         try:
-            (place / str(index())).mkdir()
-            return True
+            (place / str(processes.index())).mkdir()
+            answer = "yes"
+            break
         except OSError:
             time.sleep(1 / LOOKS)
-    return False
+    answers = processes.exchange(answer)
+    processes.on_first(lambda: shutil.rmtree(place))
+    if "no" in answers:
+        where = processes.from_first(lambda: str(directory))
+        raise processes.SharedError(
+            f"every process of a run must see its folder: process {answers.index('no')} does not "
+            f"see {where}; choose a folder of a shared file system"
+        )
 
 
 def _checkpointer(*, alone: bool) -> ocp.Checkpointer:
     """Return Orbax's reader and writer, of all processes of a run or of this one alone."""
     options = ocp.options.MultiprocessingOptions()
-    if count() > 1:
-        processes = {index()} if alone else {*range(count())}
+    if processes.count() > 1:
+        active = {processes.index()} if alone else {*range(processes.count())}
         options = ocp.options.MultiprocessingOptions(
-            primary_host=min(processes), active_processes=processes
+            primary_host=min(active), active_processes=active
         )
     composite = ocp.CompositeOptions(multiprocessing_options=options)
     handler = ocp.CompositeCheckpointHandler("state", "host", composite_options=composite)
@@ -315,14 +303,6 @@ def _without_key(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def with_key(saved: Any, leaf: Any) -> Any:
-    """Return a saved array, as a typed key if ``leaf`` is one."""
-    if not _is_key(leaf):
-        return saved
-    impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
-    return jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
-
-
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Return the leaves by names like ``params/embedding/item``, since Orbax loses tuples."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -333,23 +313,18 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
     """Refuse arrays of other names, types or shapes than those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
-        plain = leaf if isinstance(leaf, SavedTable) else jax.eval_shape(_without_key, leaf)
-        wanted, array = _described(plain), found.get(name)
-        actual = "nothing" if array is None else _described(array)
-        if actual != wanted and not (isinstance(leaf, SavedTable) and _has_rows(array, leaf)):
-            raise UserError(f"{mismatch} expected {name} as {wanted}, found {actual}")
+        is_table = isinstance(leaf, SavedTable)
+        plain, array = leaf if is_table else jax.eval_shape(_without_key, leaf), found.get(name)
+        wanted = [plain.dtype, *plain.shape]
+        actual = [] if array is None else [array.dtype, *array.shape]
+        filler = actual[1] - leaf.used if is_table and len(actual) == len(wanted) else 0
+        if is_table and 0 <= filler < MOST_FILLER:  # rows behind those of the table
+            wanted[1:2] = actual[1:2]
+        if actual != wanted:
+            shown = f"{actual[0]} {actual[1:]}" if actual else "nothing"
+            raise UserError(
+                f"{mismatch} expected {name} as {plain.dtype} {list(plain.shape)}, found {shown}"
+            )
     for name in found:
         if name not in expected:
             raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
-
-
-def _has_rows(array: Any, table: SavedTable) -> bool:
-    """Return whether an array has the rows of a table, and little behind them."""
-    if array is None or not array.shape:
-        return False
-    same = array.dtype == table.dtype and tuple(array.shape[1:]) == table.shape[1:]
-    return same and table.used <= array.shape[0] < table.used + MOST_FILLER
-
-
-def _described(array: Any) -> str:
-    return f"{array.dtype} {list(array.shape)}"

@@ -35,7 +35,7 @@ from dien_jax.errors import UserError, reading, writing
 from dien_jax.model.family import check_modules
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.console import say
-from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
+from dien_jax.utils.files import check_utf8, content, read_json, write_json, write_text
 from dien_jax.utils.json_values import (
     Count,
     LargeCount,
@@ -63,20 +63,11 @@ class Evaluation(TypedDict):
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Return the evaluations of a run, oldest first, without a last line that was cut short."""
-    return [evaluation for _, evaluation in _read_lines(folder / METRICS_FILE)]
-
-
-def _read_lines(file: Path) -> list[tuple[bytes, Evaluation]]:
-    """Return the lines, with their ends, and what they say."""
+    file = folder / METRICS_FILE
     with reading(file):
-        try:
-            lines = file.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-    return [
-        (line + b"\n", parse_json(line, Evaluation, f"{file}, line {number}"))
-        for number, line in enumerate(lines, start=1)
-    ]
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    sources = (f"{file}, line {number}" for number in range(1, len(lines) + 1))
+    return [parse_json(line, Evaluation, at) for line, at in zip(lines, sources, strict=True)]
 
 
 def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
@@ -92,10 +83,12 @@ def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
 def cut_back(folder: Path, step: int) -> None:
     """Drop the evaluations after ``step``, and a last line that was cut short."""
     file = folder / METRICS_FILE
-    kept = b"".join(line for line, record in _read_lines(file) if record["step"] <= step)
-    if file.exists() and file.read_bytes() != kept:
-        with writing(file), atomic_path(file) as partial:
-            partial.write_bytes(kept)
+    steps = [record["step"] for record in read_evaluations(folder)]
+    if file.exists():
+        lines = zip(file.read_bytes().split(b"\n"), steps, strict=False)
+        kept = b"".join(line + b"\n" for line, at in lines if at <= step)
+        if kept != file.read_bytes():
+            write_text(file, kept.decode())
 
 
 CONFIG_FILE = "config.json"
@@ -114,46 +107,32 @@ class WarmStart(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AboutRun:
-    """``config.json`` without the settings."""
+class Run:
+    """The content of ``config.json``.
+
+    Attributes:
+      preset: the preset that the settings started from.
+      seed: of parameters, example order and negative sampling; 0 to 2**32 - 1.
+      data, data_digest: absolute path of the dataset folder, and sha256 of its ``meta.json``.
+      schema: its features as in ``meta.json``.
+      config: all settings, see :func:`decided_config`.
+      versions: see :func:`versions`.
+      vocabularies, tables: sha256 of each vocabulary, and of the features and counts that it reads.
+      warm_start: folder and step of the run whose parameters this one started from, if any.
+
+    Files that cannot be read or written, or do not fit, are a ``UserError``.
+    """
 
     preset: str
     seed: Seed
     data: str
     data_digest: str
     schema: dict[str, Any]
+    config: Config
     versions: dict[str, str]
     vocabularies: dict[str, str]
     tables: dict[str, str]
     warm_start: WarmStart | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(_AboutRun):
-    """The content of ``config.json``.
-
-    Attributes:
-      preset: the preset that the settings started from.
-      seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
-      data: absolute path of the dataset folder.
-      data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.dataset.data_digest`; a run
-        resumes only on data with this digest.
-      schema: its features as in ``meta.json``; a run is used only with data of this schema.
-      config: all settings, see :func:`decided_config`.
-      versions: of Python and the packages that decide the outcome, and the numbers of devices and
-        processes it began on if they are not 1.
-      vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
-        ones.
-      tables: sha256 of the features of items and users and, for a model that reads them, of the
-        counts of training events, see :func:`dien_jax.data.dataset.table_digests`.
-      warm_start: ``run``, the absolute path of the run folder whose parameters this one started
-        from, and ``step``, of the checkpoint; None for fresh parameters.
-
-    Raises:
-      UserError: from any method, when a file cannot be read or written, or does not fit.
-    """
-
-    config: Config
 
     @classmethod
     def create(
@@ -166,10 +145,7 @@ class Run(_AboutRun):
         warm_start: WarmStart | None = None,
         devices: int = 1,
     ) -> "Run":
-        """Describe a new run; a seed out of range or a module that is unknown is a UserError.
-
-        Settings that the data decides are recorded as decided.
-        """
+        """Describe a new run, as its data decides settings; refuse a wrong seed or module."""
         if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         check_modules(config.model)
@@ -231,20 +207,18 @@ class Run(_AboutRun):
     def from_json(cls, values: dict[str, Any], file: Path) -> "Run":
         """Return a run from the content of ``config.json``."""
         check_format(values, RUN_FORMAT, file, "train the model again")
-        about = vars(as_type(values, _AboutRun, file))
-        schema_from_json(about["schema"], f"{file}, schema")
-        settings = {name: values[name] for name in values if name not in (*about, "format_version")}
+        about = {field.name for field in dataclasses.fields(cls)} ^ {"config", "format_version"}
+        settings = {name: value for name, value in values.items() if name not in about}
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
-        return cls(**about, config=config)
+        run = as_type(values | {"config": config}, cls, file)
+        schema_from_json(run.schema, f"{file}, schema")
+        return run
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features, vocabularies or tables differ from those in training.
-
-        The message names the first that differs.
-        """
+        """Refuse a dataset whose features, vocabularies or tables are others, by name."""
         schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
         for group in ("item", "user", "context"):
             ours = {feature["name"]: feature for feature in self.schema.get(group, [])}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dien_jax.errors import UserError, printable, reading
+from dien_jax.errors import UserError, failing, printable, reading
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import Run
@@ -22,22 +22,16 @@ _Intervals = Mapping[str, tuple[float, float] | None]
 
 
 def read_card(folder: Path) -> str:
-    """Return the card of a run folder; empty for an unfinished run.
-
-    Raises:
-      UserError: when it cannot be read, is no text or is larger than a card.
-    """
+    """Return the card of a run folder, which must be text of some size; empty without one."""
     file = folder / CARD_FILE
     if not file.exists():
         return ""
-    with reading(file):
-        content = file.read_bytes()[: LARGEST_CARD + 1]
+    with reading(file), file.open("rb") as stream:
+        content = stream.read(LARGEST_CARD + 1)
     if len(content) > LARGEST_CARD:
         raise UserError(f"{file}: expected at most {LARGEST_CARD:,} bytes, found more")
-    try:
+    with failing(f"{file}: expected text in UTF-8"):
         return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: expected text in UTF-8: {error}") from error
 
 
 def model_card(
@@ -90,18 +84,17 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 def _data(run: Run, meta: Mapping[str, Any]) -> str:
     counts, source, split = meta["counts"], meta.get("source", {}), meta.get("split", {})
-    names = {
-        group: ", ".join(feature["name"] for feature in features)
-        for group, features in meta["schema"].items()
-    }
-    files = source.get("files") or {}
+    files = (source.get("files") or {}).items()
+    made_from = [source.get("name", "unknown"), *(f"`{n}` (sha256 {sha})" for n, sha in files)]
     rows: dict[str, Any] = {
-        "made from": f"{source.get('name', 'unknown')}"
-        + "".join(f"; `{name}` (sha256 {digest})" for name, digest in files.items()),
+        "made from": "; ".join(made_from),
         "events": f"{counts['events']:,} of {counts['sequences']:,} histories",
         "examples": ", ".join(f"{counts[name]:,} {name}" for name in ("train", "valid", "test")),
         "split": ", ".join(f"{name} {value}" for name, value in split.items()),
-        **{f"{group} features": text for group, text in names.items()},
+        **{
+            f"{group} features": ", ".join(feature["name"] for feature in features)
+            for group, features in meta["schema"].items()
+        },
         "folder": f"`{Path(run.data).name}`, sha256 of its `meta.json` {run.data_digest}",
     }
     return _table(rows)
@@ -136,10 +129,11 @@ def _calibration(calibration: Calibration | None) -> str:
     share = calibration.fitted_on.get("click_share")
     of_share = "" if share is None else f", {share:.4f}"
     line = f"slope {calibration.slope:.3f}, offset {calibration.offset:.3f}"
-    how = f"Platt scaling ({line}), fitted on validation for its share of clicks{of_share}"
+    end = "Where another share of items is clicked, scores are too high or too low."
     if calibration.shift:
-        return f"{how}. In use, scores are shifted to the click rate of `train.click_rate`."
-    return f"{how}. Where another share of items is clicked, scores are too high or too low."
+        end = "In use, scores are shifted to the click rate of `train.click_rate`."
+    how = f"Platt scaling ({line}), fitted on validation for its share of clicks{of_share}"
+    return f"{how}. {end}"
 
 
 def _limits(meta: Mapping[str, Any]) -> str:

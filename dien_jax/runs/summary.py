@@ -19,8 +19,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from dien_jax.data.arrays import read_probabilities
-from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.folder import (
@@ -31,10 +29,10 @@ from dien_jax.runs.folder import (
     read_evaluations,
     read_result,
 )
-from dien_jax.utils.files import atomic_path, read_json, write_json
+from dien_jax.utils.files import read_json, write_array, write_json
 from dien_jax.utils.json_values import Count, LargeCount, NotNegative
 
-BASELINE_FILE = "baseline.json"
+BASELINE_FILE, SCORES_FILE = "baseline.json", "scores-{}.npy"
 LISTS_FILE = "lists.json"
 
 
@@ -64,43 +62,14 @@ class BaselineRun:
     settings: dict[str, Any]
     versions: dict[str, str]
 
-    @property
-    def warm_start(self) -> None:
-        """None: a baseline starts from nothing."""
-        return None
-
     def save(self, folder: Path, result: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
         """Create the folder and write its files; ``scores`` are float32 ``[n]`` by split."""
         with writing(folder, "--out"):
             folder.mkdir(parents=True)
             for split, values in scores.items():
-                file = folder / _scores_name(split)
-                with atomic_path(file) as partial, partial.open("wb") as stream:
-                    np.save(stream, values)
+                write_array(folder / SCORES_FILE.format(split), values)
             write_json(folder / RESULT_FILE, result)
             write_json(folder / BASELINE_FILE, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, folder: Path) -> "BaselineRun":
-        """Read ``baseline.json``."""
-        return read_json(folder / BASELINE_FILE, cls)
-
-
-def is_baseline(folder: Path) -> bool:
-    """Return whether a folder is that of a complete baseline."""
-    return (folder / BASELINE_FILE).is_file()
-
-
-def stored_scores(folder: Path, dataset: Dataset, split: str) -> np.ndarray:
-    """Return a baseline's scores of a split, float32 ``[n]``."""
-    try:
-        return read_probabilities(folder / _scores_name(split), len(dataset.splits[split].label))
-    except UserError as error:
-        raise UserError(f"{error}; remove it") from error
-
-
-def _scores_name(split: str) -> str:
-    return f"scores-{split}.npy"
 
 
 @dataclass(frozen=True)
@@ -180,10 +149,7 @@ class SeedGroup:
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read folders of runs and of baselines.
-
-    A folder that is neither, is damaged or is given twice is a ``UserError``.
-    """
+    """Read folders of runs and of baselines; refuse others, and one that is given twice."""
     resolved = [folder.resolve() for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
@@ -192,23 +158,29 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     while len({path.parts[-parts:] for path in resolved}) < len(resolved):
         parts += 1
     names = ["/".join(path.parts[-parts:]) for path in resolved]
-    return [_summary(name, folder) for name, folder in zip(names, folders, strict=True)]
-
-
-def _summary(name: str, folder: Path) -> RunSummary:
-    if not _is_run(folder):
-        inside = sorted(filter(_is_run, folder.glob("*")))
-        if inside:
+    runs = []
+    for name, folder in zip(names, folders, strict=True):
+        if not _is_run(folder) and (inside := sorted(filter(_is_run, folder.glob("*")))):
             found = f"found a folder of {len(inside)}, {inside[0]} for example"
             raise UserError(f"{folder}: expected the folder of a run or baseline, {found}")
-    run = BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
-    return RunSummary(
-        name, folder, run, read_evaluations(folder), read_result(folder, StoredResult)
-    )
+        about = folder / BASELINE_FILE
+        run = read_json(about, BaselineRun) if about.is_file() else Run.load(folder)
+        evaluations, result = read_evaluations(folder), read_result(folder, StoredResult)
+        runs.append(RunSummary(name, folder, run, evaluations, result))
+    return runs
+
+
+def setting_text(value: Any) -> str:
+    """Return the value of a setting for a table."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def _is_run(folder: Path) -> bool:
-    return is_baseline(folder) or (folder / CONFIG_FILE).is_file()
+    return any((folder / name).is_file() for name in (BASELINE_FILE, CONFIG_FILE))
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
@@ -217,7 +189,8 @@ def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
     for summary in runs:
         run = summary.run
         settings = run.config if isinstance(run, Run) else (run.preset, str(run.settings))
-        members.setdefault((settings, run.data_digest, str(run.warm_start)), []).append(summary)
+        start = str(getattr(run, "warm_start", None))
+        members.setdefault((settings, run.data_digest, start), []).append(summary)
     groups = []
     for group in members.values():
         name = group[0].name

@@ -1,11 +1,10 @@
 """The trained model of a run: the best checkpoint of its folder, its data, and its scores."""
 
-import csv
 import functools
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +23,6 @@ from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.console import Stage, stage
-from dien_jax.utils.files import starts_with
 from dien_jax.utils.machine import require_usable_jax
 
 
@@ -102,14 +100,10 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """Return the step of the best checkpoint, and the whole training state in host memory.
-
-    ``dataset`` fits the run.
-    """
+    """Return the step of the best checkpoint, and the whole training state in host memory."""
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
+    if (best_step := checkpoints.best_step()) is None:
         advice = f"continue the run with python -m dien_jax.train --resume {folder}"
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     place = OneDevice(dataset.schema)
@@ -127,10 +121,6 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
-
-_COLUMNS = ("user", "item", "label", "score")
-_IN_FLIGHT = 16
-"""Batches whose scores stay on the device before they are fetched together."""
 
 
 def score_batches(
@@ -153,48 +143,32 @@ def score_batches(
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
             pending.append(predict_step(params, batch_stats, features, batch))
-            if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
+            # Scores stay on the device until several batches are fetched together.
+            if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
                 for examples, values in fetched:
-                    scores[examples] = values[: len(examples)]
-                    _require_finite(scores[examples], examples)
+                    scores[examples] = values = values[: len(examples)]
+                    if len(wrong := np.flatnonzero(~np.isfinite(values))):
+                        raise NotFiniteError(
+                            f"the model's score of example {examples[wrong[0]] + 1:,} is "
+                            f"{values[wrong[0]]}, and {len(wrong)} of its batch are not finite: "
+                            f"a parameter or a number among the inputs is too large"
+                        )
                 pending.clear()
     return scores
 
 
-def _require_finite(scores: np.ndarray, examples: np.ndarray) -> None:
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    if len(wrong):
-        place, score = examples[wrong[0]] + 1, scores[wrong[0]]
-        raise NotFiniteError(
-            f"the model's score of example {place:,} is {score}, and {len(wrong)} of its batch are "
-            f"not finite: a parameter or a number among the inputs is too large"
-        )
+def scorer(trained: TrainedModel, *, in_use: bool) -> tuple[Predict, Any, Any, FeatureTables]:
+    """Return the first arguments of :func:`score_batches`: for use, or for evaluation."""
+    step = make_predict_step(trained.run.config, trained.dataset.schema)
+    step = functools.partial(step, logit_map=trained.logit_map(in_use=in_use))
+    return step, trained.params, trained.batch_stats, trained.feature_tables()
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a split by their names in ``result.json``; None where undefined."""
     return split_scores(dataset, split, scores).metrics()
-
-
-def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
-    """Write ``user,item,label,score`` as CSV with raw ids, one line per example.
-
-    Nine digits restore a float32 score exactly.
-    """
-    examples = dataset.splits[split]
-    users, items = dataset.groups(), dataset.vocabulary("item")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    columns = (examples.group, examples.item, examples.label, scores)
-    for group, item, label, score in zip(*columns, strict=True):
-        writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
-
-
-def is_predictions(file: Path) -> bool:
-    """Return whether a file is one of :func:`write_predictions`."""
-    return starts_with(file, f"{','.join(_COLUMNS)}\n".encode())
 
 
 class SplitScores(NamedTuple):
@@ -249,10 +223,8 @@ def score_split(
     dataset = model.dataset
     if not (examples := len(dataset.splits[split].label)):
         raise UserError(f"{dataset.path} has no {split} examples to score")
-    work = f"scoring {examples:,} {split} examples of {dataset.path}{source}"
-    with stage(work) as current:
-        scores = trained_scores(model, split, current)
-    return split_scores(dataset, split, scores)
+    with stage(f"scoring {examples:,} {split} examples of {dataset.path}{source}") as current:
+        return split_scores(dataset, split, trained_scores(model, split, current))
 
 
 def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
@@ -264,17 +236,11 @@ def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScore
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
-    """Return click probabilities of a split, float32 ``[n]``, and show how far they are.
-
-    They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
-    """
+    """Return probabilities of a split, float32 ``[n]``, calibrated for its share of clicks."""
+    shown = Stage("") if current is None else current
     loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
 
     def show(share: float) -> None:
-        if current is not None:
-            current.share = share
+        shown.share = share
 
-    step = make_predict_step(trained.run.config, trained.dataset.schema)
-    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
-    features = trained.feature_tables()
-    return score_batches(step, trained.params, trained.batch_stats, features, loader, show)
+    return score_batches(*scorer(trained, in_use=False), loader, show)

@@ -20,12 +20,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import RankRequest
-from dien_jax.inference.remembered_users import NotRememberedError
-from dien_jax.server.current_model import Batcher, CurrentModel, Metrics, QueueFullError
+from dien_jax.inference.ranker import NotRememberedError
+from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.messages import (
     Failure,
     Status,
-    context_values,
+    arguments,
     document,
     page,
     validation_failure,
@@ -35,15 +35,10 @@ from dien_jax.server.run import ServerOptions
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0
 """Maximum time for a client to send a body."""
-_CLIENT_CLOSED_REQUEST = 499
-"""Status recorded for a client that disconnected, as nginx does."""
 
 
 class Application:
-    """The ASGI application of a server; requests must have the bearer token, if there is one.
-
-    ``cut_off`` is the number of requests cancelled before they were answered.
-    """
+    """The ASGI application of a server; ``cut_off`` counts requests that got no answer."""
 
     def __init__(
         self,
@@ -59,17 +54,19 @@ class Application:
         routes = [
             post("/v1/rank", partial(self._post, "rank", None)),
             post("/v1/recommend", partial(self._post, "recommend", current.recommend)),
-            post("/v1/remember", partial(self._post, "remember", current.remember)),
-            post("/v1/observe", partial(self._post, "observe", current.observe)),
+            *(
+                post(f"/v1/{name}", partial(self._post, name, partial(current.change_user, name)))
+                for name in ("remember", "observe")
+            ),
             Route("/", lambda _: RedirectResponse("/docs")),
-            Route("/healthz", self._health),
-            Route("/readyz", self._ready),
-            Route("/metrics", self._metrics_text),
+            Route("/healthz", self._status),
+            Route("/readyz", self._status),
+            Route("/metrics", lambda _: Response(metrics.text(), headers=_OF_METRICS)),
             Route("/openapi.json", partial(self._describe, _Json)),
             Route("/docs", partial(self._describe, lambda content: HTMLResponse(page(content)))),
         ]
         self._paths = frozenset(route.path for route in routes)
-        handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
+        handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception), _answer_error)
         self._routes = Starlette(routes=routes, exception_handlers=handlers)
         # A redirect from /metrics/ would lead to the host that the client names.
         self._routes.router.redirect_slashes = False
@@ -116,20 +113,19 @@ class Application:
     async def _post(self, name: str, call: Callable | None, request: Request) -> Response:
         """Decode a request; have it ranked, or passed to a function, by the batcher's thread."""
         if not self._current.warm:
-            return _error(503, "not ready", headers={"Retry-After": "1"})
+            raise HTTPException(503, "not ready", {"Retry-After": "1"})
         try:
             body = await self._body(request)
             message = self._current.served.decoders[name].decode(body)
-            work = partial(call, message) if call else _rank_request(message)
+            fields = arguments(message)
+            work = partial(call, fields) if call else RankRequest(**fields)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=499)  # as nginx records it
         except msgspec.ValidationError as error:
             return _Json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _error(400, f"the body is not JSON: {error}")
-        except QueueFullError as error:
-            return _error(429, str(error), headers={"Retry-After": str(error.retry_after)})
         except NotRememberedError as error:
             return _error(404, str(error), "user")
         except UserError as error:
@@ -154,20 +150,14 @@ class Application:
             raise HTTPException(408, f"no complete body after {BODY_SECONDS:.0f} s") from None
         return bytes(body)
 
-    async def _health(self, request: Request) -> Response:
-        alive = self._batcher.alive
-        return self._status(alive, "ok" if alive else "the ranking thread has stopped")
-
-    async def _ready(self, request: Request) -> Response:
-        ready, error = self._current.ready, self._current.reload_error
-        return self._status(ready, "ready" if ready else "not ready", error)
-
-    def _status(self, good: bool, status: str, error: str | None = None) -> Response:
-        content = Status(status, self._current.served.ranker.step, error)
+    async def _status(self, request: Request) -> Response:
+        current, error = self._current, None
+        if request.url.path == "/healthz":
+            good, words = self._batcher.alive, ("the ranking thread has stopped", "ok")
+        else:
+            good, words, error = current.ready, ("not ready", "ready"), current.reload_error
+        content = Status(words[good], current.served.ranker.step, error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
-
-    async def _metrics_text(self, request: Request) -> Response:
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _describe(self, form: Callable[[dict[str, Any]], Response], _: Request) -> Response:
         token = self._token is not None
@@ -181,17 +171,13 @@ class _Json(Response):
         return msgspec.json.encode(content)
 
 
-def _rank_request(message: Any) -> RankRequest:
-    context = context_values(message)
-    return RankRequest(message.history, message.candidates, message.user, context)
-
-
 def _error(
     status: int, error: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     return _Json(Failure(error, field), status, headers)
 
 
+_OF_METRICS = {"Content-Type": CONTENT_TYPE_LATEST}
 _LENGTHS = {b"content-length", b"transfer-encoding"}
 _TWO_LENGTHS = _error(
     400, "expected Content-Length or Transfer-Encoding, found both", headers={"Connection": "close"}
@@ -200,9 +186,7 @@ _TWO_LENGTHS = _error(
 _UNAUTHORIZED = _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, error.detail, headers=error.headers)
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return _error(error.status_code, error.detail, headers=error.headers)
     return _error(500, "internal server error")

@@ -37,11 +37,7 @@ _BACKLOG = 1024
 
 
 def connection_limit() -> int:
-    """Return the maximum number of connections that the limit of open files allows.
-
-    Raises:
-      UserError: if it allows too few.
-    """
+    """Return how many connections the limit of open files allows; refuse too low a limit."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -72,15 +68,6 @@ class Connections:
         self.header_seconds, self.answer_seconds = header_seconds, answer_seconds
         self.waiting: dict[Connection, None] = {}  # the longest first
 
-    def protocol(self, **arguments: Any) -> "Connection":
-        """Return the protocol of a new connection; the ``http`` of ``uvicorn.Config``."""
-        return Connection(self, **arguments)
-
-    def make_room(self) -> None:
-        """Close a connection if there are too many."""
-        if self.open > self.limit:
-            next(iter(self.waiting)).abort()  # the new connection is waiting too
-
 
 class Connection(H11Protocol):
     """A connection that is closed when it has waited too long for its client."""
@@ -96,16 +83,12 @@ class Connection(H11Protocol):
         self._wait("closed", None)
         self.transport.abort()
 
-    def last_answer(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Give the answer to a request that came before headers that say that it is the last."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.default_headers = headers
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._connections.open += 1
         self._follow()
-        self._connections.make_room()
+        if self._connections.open > self._connections.limit:
+            next(iter(self._connections.waiting)).abort()  # this connection is waiting too
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.open -= 1
@@ -158,12 +141,10 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """A server that accepts few connections at once, and takes leave of its clients.
 
-    Connections are counted after they are accepted. Many at once would take all files of the
-    process, so asyncio accepts few, and the system keeps the others.
-
-    To close a connection between two requests can lose the second one, which may be under way. So
-    a server that stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and
-    closes connections that stay without a request for ``LAST_REQUEST_SECONDS``.
+    Connections are counted after they are accepted, and many at once would take all files of the
+    process. To close a connection between two requests can lose the second one, so a server that
+    stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and closes
+    connections that stay without a request for ``LAST_REQUEST_SECONDS``.
     """
 
     def __init__(
@@ -185,8 +166,9 @@ class Server(uvicorn.Server):
         headers = [*self.server_state.default_headers, (b"connection", b"close")]
         self.server_state.default_headers = headers
         for connection in self.server_state.connections:
-            if isinstance(connection, Connection):
-                connection.last_answer(headers)
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.default_headers = headers
         until = time.monotonic() + self._last_request_seconds
         while self.server_state.connections and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(_POLL_SECONDS)

@@ -1,26 +1,26 @@
 """The model in use, the thread that ranks with it in batches, and the one that replaces it.
 
 All requests that arrived while a batch was computed form the next one, so no request waits for
-others, and batches grow with the load. Requests are processed in the order of arrival. A newer
-checkpoint replaces the model between two batches. Metrics are in the format of Prometheus.
+others, and batches grow with the load. A newer checkpoint replaces the model between two batches.
 """
 
+import itertools
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
 import prometheus_client
+from starlette.exceptions import HTTPException
 
-from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, encodable, reading
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.lists import Ranking
@@ -28,7 +28,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.messages import Ranked, Remembered, context_values, request_decoders
+from dien_jax.server.messages import Ranked, Remembered, request_decoders
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
 
@@ -73,14 +73,6 @@ class Metrics:
         return prometheus_client.generate_latest(self._registry)
 
 
-class QueueFullError(Exception):
-    """The queue is full; its requests should be answered after ``retry_after`` whole seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
 @dataclass
 class _Job:
     work: RankRequest | Callable[[], Any]
@@ -89,10 +81,7 @@ class _Job:
 
 
 class Batcher:
-    """Rank requests and call functions in a separate thread, in the order of arrival.
-
-    ``rank`` takes several requests and returns a result or an exception for each.
-    """
+    """Rank requests in batches and call functions, in a thread, in the order of arrival."""
 
     def __init__(
         self,
@@ -101,11 +90,9 @@ class Batcher:
         options: ServerOptions,
     ) -> None:
         self._rank, self._metrics, self._options = rank, metrics, options
-        self._jobs: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._seconds = 0.0  # per request, a moving average
-        metrics.queue_depth.set_function(lambda: len(self._jobs))
+        metrics.queue_depth.set_function(self._jobs.qsize)
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
         self._thread.start()
 
@@ -115,49 +102,45 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
-        """Return the future result, or raise QueueFullError if ``bounded`` and too many wait."""
+        """Return the future result; status 429 if ``bounded`` and too many wait."""
+        if bounded and (waiting := self._jobs.qsize()) >= self._options.queue:
+            seconds = max(math.ceil(waiting * self._seconds), 1)
+            problem = f"the queue is full; try again in {seconds} s"
+            raise HTTPException(429, problem, {"Retry-After": str(seconds)})
         job = _Job(work)
-        with self._changed:
-            if bounded and len(self._jobs) >= self._options.queue:
-                raise QueueFullError(max(math.ceil(len(self._jobs) * self._seconds), 1))
-            self._jobs.append(job)
-            self._changed.notify()
+        self._jobs.put(job)
         return job.future
 
     def close(self) -> None:
         """Finish all waiting jobs, then stop the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._jobs.put(None)
         self._thread.join()
 
-    def _take(self) -> list[_Job]:
-        """Wait for the next batch, a function or up to ``max_batch`` requests; empty at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            batch: list[_Job] = []
-            while self._jobs and len(batch) < self._options.max_batch:
-                if batch and (callable(batch[0].work) or callable(self._jobs[0].work)):
-                    break
-                batch.append(self._jobs.popleft())
-            return batch
-
     def _work(self) -> None:
-        while jobs := self._take():
-            start = time.perf_counter()
-            jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            for job in jobs:
-                self._metrics.queue_seconds.observe(start - job.arrived)
-            if not jobs:
-                continue
-            outcomes = self._outcomes(jobs)
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    job.future.set_exception(outcome)
-                else:
-                    job.future.set_result(outcome)
-            seconds = (time.perf_counter() - start) / len(jobs)
-            self._seconds += (seconds - self._seconds) / 10
+        last = self._jobs.get()
+        while last is not None:
+            jobs = [last]
+            while len(jobs) < self._options.max_batch and not self._jobs.empty():
+                if (last := self._jobs.get()) is None:
+                    break
+                jobs.append(last)
+            running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            for _, group in itertools.groupby(running, lambda j: id(j) if callable(j.work) else 0):
+                self._answer(list(group))
+            last = None if last is None else self._jobs.get()
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        """Answer one call, or a batch of requests."""
+        start = time.perf_counter()
+        for job in jobs:
+            self._metrics.queue_seconds.observe(start - job.arrived)
+        for job, outcome in zip(jobs, self._outcomes(jobs), strict=True):
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        seconds = (time.perf_counter() - start) / len(jobs)
+        self._seconds += (seconds - self._seconds) / 10
 
     def _outcomes(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         try:
@@ -173,10 +156,6 @@ class Batcher:
                 return [outcome for job in jobs for outcome in self._outcomes([job])]
             LOG.exception("ranking failed")
             return [error]
-
-
-class _StoppedError(Exception):
-    """The server stops during a warm-up."""
 
 
 class ServedModel(NamedTuple):
@@ -195,38 +174,17 @@ def model_version(path: Path) -> str:
         best = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True).best_path()
         if best is None:
             raise UserError(f"{path} has no evaluated checkpoint yet")
-        files = [best, path / CONFIG_FILE]
-        files += [file] if (file := path / CALIBRATION_FILE).exists() else []
-    times = []
-    for file in files:
-        with reading(file):
-            times.append(file.stat().st_mtime_ns)
-    return f"{files[0].name} {times}"
-
-
-def require_same_context(current: Schema, newer: Schema) -> None:
-    """Refuse a model whose requests have other context features: clients would get status 422."""
-    before, now = ({f.name: f.kind for f in schema.context} for schema in (current, newer))
-    if before != now:
-        old, new = (
-            ", ".join(f"{name} ({kind})" for name, kind in features.items()) or "none"
-            for features in (before, now)
-        )
-        raise UserError(
-            f"requests have the context features {old}; the new model expects {new}. Start a new "
-            f"server for it, or give --accept-other-features to replace the model all the same"
-        )
+        calibration = path / CALIBRATION_FILE
+        files = [best, path / CONFIG_FILE, *[calibration] * calibration.exists()]
+    with reading(path):
+        return f"{files[0].name} {[file.stat().st_mtime_ns for file in files]}"
 
 
 class CurrentModel:
-    """The model in use. A thread warms it up and replaces it when there is a newer one.
+    """The model in use, ``served``. A thread warms it up, and replaces it by newer ones.
 
-    ``rank``, ``recommend``, ``remember`` and ``observe`` are for the thread of the batcher.
-
-    Attributes:
-      served: the model in use; replaced as a whole.
-      warm: True once all programs are compiled and requests are ranked.
-      reload_error: why the last reload failed; None if it did not.
+    ``warm`` is True once requests are ranked, ``reload_error`` why the last reload failed, if it
+    did. The thread of the batcher calls ``rank``, ``recommend`` and ``change_user``.
     """
 
     def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
@@ -253,20 +211,10 @@ class CurrentModel:
             for outcome in ranker.rank_many(requests)
         ]
 
-    def recommend(self, message: Any) -> Ranked:
+    def recommend(self, fields: dict[str, Any]) -> Ranked:
         """List the next items of a user."""
         ranker = self.served.ranker
-        listed = ranker.recommend(
-            message.history,
-            message.n,
-            user=message.user,
-            context=context_values(message),
-            exclude_history=message.exclude_history,
-            candidates=message.candidates,
-            exclude=message.exclude,
-            at_most={k: v for k, v in (msgspec.to_builtins(message.at_most) or {}).items() if v},
-        )
-        return self._answer(listed, ranker.step)
+        return self._answer(ranker.recommend(**fields), ranker.step)
 
     def _answer(self, ranking: Ranking, step: int) -> Ranked:
         unknown = ranking[2:]
@@ -275,31 +223,21 @@ class CurrentModel:
             self._metrics.unknown.labels(kind).inc(count)
         return Ranked([*map(encodable, ranking.ids)], ranking.scores.tolist(), *unknown, step)
 
-    def remember(self, message: Any) -> Remembered:
-        """Remember a user's history."""
+    def change_user(self, method: str, fields: dict[str, Any]) -> Remembered:
+        """Remember a user's history, or append an event to it."""
         ranker = self.served.ranker
-        ranker.remember(message.user, message.history)
-        return Remembered(str(message.user), ranker.remembered_users)
-
-    def observe(self, message: Any) -> Remembered:
-        """Append an event to a remembered history."""
-        ranker = self.served.ranker
-        ranker.observe(message.user, message.event)
-        return Remembered(str(message.user), ranker.remembered_users)
+        getattr(ranker, method)(**fields)
+        return Remembered(str(fields["user"]), ranker.remembered_users)
 
     def start(
         self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]
     ) -> threading.Thread:
-        """Start the thread that warms the model up, calls ``ready``, and checks for newer models.
-
-        The batcher replaces the model between two batches. ``failed`` takes the error of a failed
-        warm-up.
-        """
+        """Start the thread that warms the model up, tells so, and looks for newer models."""
 
         def work() -> None:
             try:
                 self._warm_up(self.served)
-            except _StoppedError:
+            except CancelledError:  # the server stops during the warm-up
                 return
             except BaseException as error:
                 failed(error)
@@ -328,11 +266,7 @@ class CurrentModel:
         self._wake.set()
 
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
-        """Replace the model if there is a newer one, or ``force``; return whether it was replaced.
-
-        A version that cannot be loaded, or whose requests have other context features, is logged
-        once, and the model in use is kept.
-        """
+        """Replace the model by a newer one, or by ``force``; log once why one cannot be used."""
         version = ""
         try:
             version = model_version(self._options.run)
@@ -340,11 +274,25 @@ class CurrentModel:
                 self._failed_version, self.reload_error = "", None
                 return False
             newer = self._load(version)
-            if not self._options.accept_other_features:
-                require_same_context(self.served.ranker.schema, newer.ranker.schema)
+            old, new = (
+                ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
+                for model in (self.served, newer)
+            )
+            if old != new and not self._options.accept_other_features:  # clients would get 422
+                raise UserError(
+                    f"requests have the context features {old or 'none'}; the new model expects "
+                    f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
+                    f"to replace the model all the same"
+                )
             self._warm_up(newer)
-            batcher.submit(lambda: self._replace(newer), bounded=False).result()
-        except _StoppedError:
+
+            def replace() -> None:
+                newer.ranker.adopt(self.served.ranker)
+                self.served = newer
+                self._metrics.step.set(newer.ranker.step)
+
+            batcher.submit(replace, bounded=False).result()
+        except CancelledError:
             return False
         except Exception as error:
             self._metrics.reloads.labels("failed").inc()
@@ -373,13 +321,8 @@ class CurrentModel:
             def progress(share: float) -> None:
                 current.share, current.note = share, f"{share:.0%}"
                 if self._stopped:
-                    raise _StoppedError
+                    raise CancelledError
 
             candidates = self._options.max_candidates
             model.ranker.warm_up(candidates, lists=True, progress=progress)
             progress(1.0)
-
-    def _replace(self, newer: ServedModel) -> None:
-        newer.ranker.adopt(self.served.ranker)
-        self.served = newer
-        self._metrics.step.set(newer.ranker.step)

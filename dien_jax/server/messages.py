@@ -9,12 +9,14 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import msgspec
 
 from dien_jax._version import __version__
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.server.run import MAX_ID_LENGTH, ServerOptions
 from dien_jax.utils.json_values import in_words
@@ -27,6 +29,12 @@ _User = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | _Whole | None
 """An id, or nothing for an unknown user."""
 _VALUE = str | _Whole
 """A value of a categorical or multi-valued feature, of any length."""
+_CELLS: dict[str, Any] = {
+    "numeric": Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None,
+    "multivalued": list[_VALUE] | str | None,
+    "categorical": _VALUE | None,
+}
+"""Types of context values by kind of feature."""
 _AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, which may be named by the client."""
@@ -80,19 +88,21 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def context_values(message: Any) -> dict[str, Any]:
-    """Return the context of a request by feature."""
-    return msgspec.to_builtins(message.context) if message.context else {}
+def arguments(message: Any) -> dict[str, Any]:
+    """Return the fields of a request as arguments of the method of ``Ranker`` that it is for."""
+    fields = msgspec.to_builtins(message)
+    for name in fields.keys() & {"context", "at_most"}:
+        fields[name] = fields[name] or {}
+    if "at_most" in fields:
+        fields["at_most"] = {name: most for name, most in fields["at_most"].items() if most}
+    return fields
 
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
-    """Return the decoders of a model's requests, by the last part of the endpoint's path.
-
-    Fields are the arguments of ``Ranker``'s methods. Numbers such as 3.0 are decoded as integers.
-    """
+    """Return decoders of a model's requests, whose fields are arguments of ``Ranker``'s methods."""
     history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
-    context = _of_features("Context", {f.name: (_cell_type(f),) for f in schema.context})
+    context = _of_features("Context", {f.name: (_CELLS[f.kind],) for f in schema.context})
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
     length = _count(options.max_candidates)
@@ -141,14 +151,6 @@ def validation_failure(error: msgspec.ValidationError) -> Failure:
     if named:
         field = f"{field}.{named[1]}" if field else named[1]
     return Failure(message[:_SHOWN], field[:_SHOWN] or None)
-
-
-def _cell_type(feature: Feature) -> Any:
-    if feature.kind == "numeric":
-        return Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None
-    if feature.kind == "multivalued":
-        return list[_VALUE] | str | None
-    return _VALUE | None
 
 
 _ERRORS = {
@@ -285,14 +287,8 @@ def page(document: dict[str, Any]) -> str:
     for name, schema in document["components"]["schemas"].items():
         body = _text(json.dumps(schema, indent=1, ensure_ascii=False))
         parts.append(f'<h3 id="{name}">{name}</h3><pre>{body}</pre>')
-    style = (
-        "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
-        "pre{white-space:pre-wrap}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dien_jax</title>'
-        f"<style>{style}</style>{''.join(parts)}</html>"
-    )
+    template = Path(__file__).with_name("docs.html").read_text("utf-8")
+    return Template(template).substitute(parts="".join(parts))
 
 
 def _text(content: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -94,8 +95,6 @@ LOG = logging.getLogger(__name__)
 TOKEN_VARIABLE = "DIEN_JAX_TOKEN"
 """Environment variable that holds the bearer token."""
 MIN_TOKEN_LENGTH = 16
-_JOIN_SECONDS = 5.0
-"""Time for the model's thread to stop; one that still loads or compiles is then abandoned."""
 
 
 def serve(options: ServerOptions) -> int:
@@ -122,8 +121,8 @@ def serve(options: ServerOptions) -> int:
     import uvicorn
     from prometheus_client import disable_created_metrics
 
+    from dien_jax.server import connections as waiting
     from dien_jax.server.app import Application
-    from dien_jax.server.connections import IDLE_SECONDS, Connections, Server, connection_limit
     from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 
     metrics = Metrics()
@@ -136,19 +135,19 @@ def serve(options: ServerOptions) -> int:
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
-        connections = Connections(connection_limit())
+        connections = waiting.Connections(waiting.connection_limit())
         config = uvicorn.Config(
             application,
-            http=connections.protocol,  # type: ignore[arg-type]
+            http=functools.partial(waiting.Connection, connections),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=waiting.IDLE_SECONDS,
             timeout_graceful_shutdown=options.drain_seconds,
         )
-        server = Server(config)
+        server = waiting.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
         if token is None and host not in ("127.0.0.1", "::1"):
             say(f"warning: {url} accepts requests from anyone; set {TOKEN_VARIABLE}")
@@ -174,7 +173,7 @@ def serve(options: ServerOptions) -> int:
 
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
-            thread.join(_JOIN_SECONDS)
+            thread.join(5.0)  # one that still loads or compiles is then abandoned
 
         try:
             asyncio.run(run())
@@ -206,10 +205,7 @@ def read_token() -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address; connections wait until they are accepted.
-
-    Only a socket that listens keeps a second server from the address.
-    """
+    """Return a socket that listens: only that keeps a second server from the address."""
     try:
         kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
         family, *_, address = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
 import sys
 import textwrap
 import threading
-import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,6 @@ from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
-_NO_DEVICE = "Unable to initialize backend"
-"""Start of JAX's error for devices that it does not know or find."""
 
 
 def run_command(
@@ -41,12 +39,9 @@ def run_command(
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
     settings, or a file that the system refuses, and 128 + n when signal n stopped the command, as
-    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. SIGTERM
-    ends the process at once, and removes what is half-written.
-
-    A command that ``compiles`` keeps freed memory and enables the compile cache first, unless the
-    options have a false ``keep_memory`` or ``compile_cache``. ``when_interrupted`` is printed when
-    Ctrl-C or SIGTERM ends it.
+    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. A command
+    that ``compiles`` keeps freed memory and enables the compile cache first, unless the options
+    forbid it. ``when_interrupted`` is printed when Ctrl-C or SIGTERM ends it.
     """
     console.replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
@@ -91,19 +86,14 @@ def _status(
         say_error(f"error: {described(error)}")
         return 1 if isinstance(error, NotFiniteError) else 2
     except (RuntimeError, AssertionError) as error:
-        if not _is_of_devices(error):
+        # For a platform whose plugin is not installed, an assertion without a word fails there.
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        is_assertion = isinstance(error, AssertionError) and place.endswith("xla_bridge.py")
+        if not (is_assertion or str(error).startswith("Unable to initialize backend")):
             raise
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
-
-
-def _is_of_devices(error: Exception) -> bool:
-    """Return whether JAX raised an error for devices that it does not know or find."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith(_NO_DEVICE)
-    # For a platform whose plugin is not installed, an assertion without a word fails in this file.
-    return traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py")
 
 
 def make_main(
@@ -113,30 +103,34 @@ def make_main(
     run: Callable[[Options], int | None],
     when_interrupted: str = "",
 ) -> Callable[..., int]:
-    """Return the ``main`` of a command: ``(argv=None)`` to its exit status, by :func:`run_command`.
-
-    ``parse`` is ``tyro.cli``, which only commands import, and ``arguments`` its first argument.
-    """
+    """Return the ``main`` of a command; ``parse`` is ``tyro.cli``, which only commands import."""
 
     def main(argv: Sequence[str] | None = None) -> int:
-        prog = f"python -m dien_jax.{name}"
-
-        def flags() -> Options:
-            words = sys.argv[1:] if argv is None else argv
-            check_words(words, arguments)
-            return parse(arguments, args=argv, prog=prog, description=description(arguments))
-
+        words = sys.argv[1:] if argv is None else argv
+        flags = functools.partial(parse_flags, parse, arguments, words, name)
         return run_command(flags, run, when_interrupted=when_interrupted)
 
     return main
 
 
+def parse_flags(
+    parse: Callable[..., Options],
+    arguments: type[Options],
+    argv: Sequence[str],
+    name: str,
+    **more: Any,
+) -> Options:
+    """Parse the flags of a command by ``tyro.cli``; ``more`` are further arguments of that."""
+    check_words(argv, arguments)
+    about = {"prog": f"python -m dien_jax.{name}", "description": description(arguments)}
+    return parse(arguments, args=argv, **about, **more)
+
+
 def check_words(argv: Sequence[str], arguments: type) -> None:
     """Check what the parser of flags does not, and prepare help texts if they are asked for.
 
-    A flag of several values that is given again would lose its first values; of any other flag the
-    last value counts, so that a script can append its own. An empty path would be read as the
-    current folder. Both are a ``UserError``.
+    A flag of several values that is given again would lose its first values, and an empty path
+    would be read as the current folder: both are refused.
     """
     kinds, seen, flag = _flag_kinds(arguments), set(), ""
     for word in argv:
@@ -178,11 +172,14 @@ def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
 def join_help_lines(arguments: type) -> None:
     """Let help texts be wrapped at the width of the terminal alone.
 
-    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. A text
-    in the annotation of a field comes before its docstring, so each class of flags, its bases and
-    the classes of its groups are annotated with their docstrings as one line.
+    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. So the
+    fields of each class of flags, its bases and groups are annotated with their texts as one line.
     """
-    for kind in set(_classes(arguments)):
+    for field in dataclasses.fields(arguments):
+        group: Any = getattr(field.type, "__origin__", field.type)  # of Annotated
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            join_help_lines(group)
+    for kind in filter(dataclasses.is_dataclass, arguments.__mro__):
         bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
         found = [param for base in bases for param in parse_from_object(base).params]
         texts = {param.arg_name: param.description for param in found if param.description}
@@ -195,26 +192,13 @@ def join_help_lines(arguments: type) -> None:
 def description(arguments: type) -> str:
     """Return the text above the flags: the docstring of their class, for ``tyro.cli``.
 
-    tyro does not wrap this text, and keeps no line breaks but those in front of spaces, to which it
-    adds one after an empty line. So it is wrapped here, and indented as far as the flags are.
+    tyro does not wrap this text, so it is wrapped here, and indented as far as the flags are.
     """
     width = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")
     wrapper.break_on_hyphens = False  # in the names of flags
     paragraphs = [" ".join(text.split()) for text in (arguments.__doc__ or "").split("\n\n")]
     return "\n".join(wrapper.fill(text) for text in paragraphs)
-
-
-def _classes(arguments: type) -> Iterator[type]:
-    """Yield a dataclass, its bases, and those of the dataclasses in its fields."""
-    for kind in arguments.__mro__:
-        if dataclasses.is_dataclass(kind):
-            yield kind
-    for field in dataclasses.fields(arguments):
-        group: Any = field.type
-        group = getattr(group, "__origin__", group)  # of Annotated
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
-            yield from _classes(group)
 
 
 @contextlib.contextmanager
@@ -246,21 +230,13 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 
     JAX has such a callback. Python reports an exception that leaves one, and continues.
     """
-    report, main = sys.unraisablehook, threading.main_thread().ident
-
-    def raise_after(hook_frame: FrameType) -> None:
-        frame: FrameType | None = hook_frame
-        while frame is not None:
-            time.sleep(0.001)
-            frame = sys._current_frames().get(main or 0)
-            while frame is not None and frame is not hook_frame:
-                frame = frame.f_back
-        os.kill(os.getpid(), signal.SIGINT)
+    report = sys.unraisablehook
 
     def hook(lost: "sys.UnraisableHookArgs") -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
             # Not while this hook runs: it would leave the hook, and be lost too.
-            again = threading.Thread(target=raise_after, args=(sys._getframe(),), daemon=True)
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
             again.start()
         else:
             report(lost)
@@ -276,10 +252,7 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 def stop_signals(
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
 ) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the number of the first of these signals; None before it.
-
-    A second signal ends the process at once.
-    """
+    """Yield a function that returns the first of these signals, if any; a second one kills."""
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,9 @@ def print_only_errors(process: int) -> None:
 
 
 def say(line: str) -> None:
-    """Print a message on standard error, unless another process of the run prints.
-
-    One that cannot be written is lost: it must not end the work that it is about.
-    """
+    """Print a message on standard error, or lose it, unless another process prints."""
     if _other_process is None:
         _print_message(line)
-
-
-def say_counts(counts: Mapping[str, int], subjects: Mapping[str, str]) -> None:
-    """Print a line for each count above 0, such as ``3 users that training did not see``."""
-    for name, subject in subjects.items():
-        if counts[name]:
-            say(f"{counts[name]:,} {subject}")
 
 
 def say_error(line: str) -> None:
@@ -65,15 +55,11 @@ def say_error(line: str) -> None:
     _print_message(f"{where}{line}")
 
 
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
-
-
 @contextlib.contextmanager
 def saying_messages_of(logger_name: str) -> Iterator[None]:
     """Print what a library logs as :func:`say` prints lines, without level and name."""
-    logger, handler = logging.getLogger(logger_name), _Lines()
+    logger, handler = logging.getLogger(logger_name), logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -90,9 +76,11 @@ def print_result(text: str, out: Path | None = None) -> None:
     Output that is closed or cannot be written is a ``UserError``, as the result would be lost; a
     pipe that nobody reads any more is a ``BrokenPipeError``.
     """
-    if out is not None and _is_standard_output(out):
-        say(text)
-    elif _other_process is None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file
+        if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
+            say(text)
+            return
+    if _other_process is None:
         _require_output()
         try:
             _print(text, sys.stdout)
@@ -149,10 +137,7 @@ def _print(text: str, stream: Any) -> None:
 
 
 def replace_what_encodings_lack() -> None:
-    """Make standard output and error replace characters that their encodings lack.
-
-    This is for text that the package does not print itself, such as help.
-    """
+    """Make streams replace characters that their encodings lack, in help for example."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -170,13 +155,6 @@ def take_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     _require_output()
-
-
-def _is_standard_output(file: Path) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
-    except (AttributeError, OSError, ValueError):  # closed, or no file
-        return False
 
 
 def _require_output() -> None:
@@ -217,7 +195,15 @@ class ProgressLine:
             bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
-            self._redraw(line if bar else self._spinner)
+            content = line if bar else self._spinner
+            if self._redrawn is not None:
+                self._redrawn.update(content)
+                return
+            options: Any = {"redirect_stdout": False, "transient": True}
+            rate = 1 / SECONDS_BETWEEN_UPDATES
+            self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
+            self._redrawn.start()
+            self._console.show_cursor(True)  # a process that is killed cannot restore it
             return
         now = time.monotonic()
         if now - self._updated_at >= self._every:
@@ -238,16 +224,6 @@ class ProgressLine:
             self._redrawn = None
         if line is not None:
             say(line)
-
-    def _redraw(self, content: Text | Spinner) -> None:
-        if self._redrawn is not None:
-            self._redrawn.update(content)
-            return
-        options: Any = {"redirect_stdout": False, "transient": True}
-        rate = 1 / SECONDS_BETWEEN_UPDATES
-        self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
-        self._redrawn.start()
-        self._console.show_cursor(True)  # a process that is killed cannot restore it
 
 
 @dataclass

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 """Starts of paths of files that a process has open already; another file cannot replace them."""
+MARKED = 500
+"""Bytes at the start of a file that have the mark of its writer."""
 LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
@@ -31,11 +33,7 @@ _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
 
 def user_cache() -> Path:
-    """Return the folder for this user's downloads, simulated data and compiled programs.
-
-    Raises:
-      UserError: when the user has no home folder.
-    """
+    """Return the folder for this user's downloads, simulated data and compiled programs."""
     cache = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(cache) if cache else Path.home() / ".cache") / "dien_jax"
@@ -45,11 +43,7 @@ def user_cache() -> Path:
 
 
 def read_json(file: Path, kind: Callable[..., T]) -> T:
-    """Return a JSON file as a value of a type; see :func:`dien_jax.utils.json_values.parse_json`.
-
-    A file that cannot be read, is larger than ``LARGEST_JSON`` or holds another value is a
-    :class:`UserError`.
-    """
+    """Return a JSON file of limited size as a value of a type, see :func:`parse_json`."""
     with reading(file), file.open("rb") as stream:
         content = stream.read(LARGEST_JSON + 1)
     if len(content) > LARGEST_JSON:
@@ -68,6 +62,14 @@ def write_text(file: Path, text: str) -> None:
         stream.write(text)
 
 
+def write_array(file: Path, array: Any) -> None:
+    """Write a NumPy array, completely or not at all."""
+    import numpy as np  # here, as commands that need no array start faster without
+
+    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
+        np.save(stream, array)
+
+
 @contextlib.contextmanager
 def atomic_path(file: Path) -> Iterator[Path]:
     """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises.
@@ -80,8 +82,8 @@ def atomic_path(file: Path) -> Iterator[Path]:
         yield file
         return
     target = file.resolve()
-    partial = partial_path(target)
-    with _claimed(target, partial, _open_file) as handle:
+    partial = partial_path(target, str(os.getpid()))
+    with _claimed(target, partial) as handle:
         try:
             yield partial
             os.fsync(handle)
@@ -92,10 +94,7 @@ def atomic_path(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[TextIO]:
-    """Yield a text file that replaces ``file`` when the block ends, or is deleted if it raises.
-
-    See :func:`atomic_path` for links, devices and pipes.
-    """
+    """Yield a text file that replaces ``file`` when the block ends, see :func:`atomic_path`."""
     with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as stream:
         yield stream
 
@@ -109,12 +108,12 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     process. A ``UserError`` names another process that is working for ``target``.
     """
     target = target.absolute()
-    partial = partial_path(target, kind)
+    partial = partial_path(target, f"{kind}{os.getpid()}")
     new_parents = [parent for parent in target.parents if not parent.exists()]
     _unfinished.extend(reversed(new_parents))
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with _claimed(target, partial, _open_folder):
+        with _claimed(target, partial, is_folder=True):
             try:
                 yield partial
             finally:
@@ -132,27 +131,26 @@ def _is_written_into(file: Path) -> bool:
     return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
 
 
-def partial_path(target: Path, kind: str = "") -> Path:
-    """Return the path of this process for what becomes ``target``; ``kind`` is empty or "work-"."""
-    return target.with_name(f"{_partial_name(target)}{kind}{os.getpid()}")
-
-
-def _partial_name(target: Path) -> str:
-    name = os.fsencode(target.name)[:200]
-    return f".{os.fsdecode(name)}.partial-"
+def partial_path(target: Path, end: str = "") -> Path:
+    """Return the start of paths of what becomes ``target``; ``end`` says of which process."""
+    name = os.fsdecode(os.fsencode(target.name)[:200])
+    return target.with_name(f".{name}.partial-{end}")
 
 
 @contextlib.contextmanager
-def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iterator[int]:
-    """Yield the handle of a new partial file or folder, locked while this process writes it.
-
-    A partial file or folder without a lock was left by a process that was killed: it is removed.
-    """
+def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterator[int]:
+    """Yield the handle of a new partial file or folder, locked while this process writes it."""
     with contextlib.ExitStack() as stack:
         _unfinished.append(partial)
         stack.callback(_unfinished.remove, partial)
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_CREAT
         while True:
-            handle = opened(partial)
+            if partial.is_symlink() or (is_folder and partial.is_file()):
+                partial.unlink()
+            if is_folder:
+                partial.mkdir(exist_ok=True)
+            handle = os.open(partial, flags, 0o666)
             stack.callback(os.close, handle)
             if not _lock(handle):
                 raise _busy(target, os.getpid())
@@ -182,20 +180,6 @@ def remove_unfinished() -> None:
                 path.unlink()
 
 
-def _open_file(partial: Path) -> int:
-    """Create an empty file, or empty the one that is left there; a link there is removed."""
-    if partial.is_symlink():
-        partial.unlink()
-    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def _open_folder(partial: Path) -> int:
-    if partial.is_symlink() or partial.is_file():
-        partial.unlink()
-    partial.mkdir(exist_ok=True)
-    return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
 def _lock(handle: int) -> bool:
     """Lock an open file or folder; return False if it is locked. Some file systems cannot lock."""
     try:
@@ -210,11 +194,10 @@ def _lock(handle: int) -> bool:
 def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
-    They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``. A process
-    locks its own while it writes; those of this process stay. A ``UserError`` names another process
-    that is writing the target.
+    They are its siblings ``.NAME.partial-[work-]PROCESS``. A process locks its own while it writes;
+    those of this process stay. A ``UserError`` names another process that is writing the target.
     """
-    start = _partial_name(target)
+    start = partial_path(target).name
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         number = path.name.removeprefix(start).removeprefix("work-")
         if not path.name.startswith(start) or not number.isdecimal() or path.is_symlink():
@@ -270,18 +253,17 @@ def check_utf8(path: Path, flag: str = "") -> None:
 def check_out(
     file: Path,
     *suffixes: str,
-    is_ours: Callable[[Path], bool],
+    is_ours: Callable[[Path], bool] | bytes,
     overwrite: bool = False,
-    inputs: Iterable[Path | None] = (),
+    inputs: Iterable[str | Path | None] = (),
 ) -> None:
     """Check a file to write before anything is computed for it: its name, folder and content.
 
-    The rule for all outputs: a file that exists is replaced if the same command wrote it, if it is
-    empty, or with ``overwrite``. Inputs are never replaced, nor are files in folders that are
-    inputs, unless the same command wrote them. A device, a pipe or an open file is written into.
-
-    ``suffixes`` are those that the name may have, the first of which messages name; ``is_ours``
-    says whether the content of a file is that of this command, and may raise.
+    The rule for all outputs: a file that exists is replaced if the same command wrote it
+    (``is_ours``, a mark near its start or a function, which may raise), if it is empty, or with
+    ``overwrite``. Inputs are never replaced, nor are files in folders that are inputs, unless the
+    same command wrote them. A device, a pipe or an open file is written into. ``suffixes`` are
+    those that a name may have.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")
@@ -305,8 +287,12 @@ def check_out(
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):
         raise UserError(f"{file} cannot be written: it is an input; name another file")
-    if size == 0 or _recognised(is_ours, file):
+    if size == 0:
         return
+    with contextlib.suppress(Exception), file.open("rb") as stream:  # content may be anything
+        start = stream.read(MARKED)
+        if is_ours in start if isinstance(is_ours, bytes) else is_ours(file):
+            return
     for path in read:
         if target.is_relative_to(path):
             raise UserError(f"{file} cannot be written: it is a file of {path}, which is read")
@@ -315,20 +301,6 @@ def check_out(
             f"{file} exists and was not written by this command; give --overwrite to replace it, "
             f"or name another file"
         )
-
-
-def _recognised(is_ours: Callable[[Path], bool], file: Path) -> bool:
-    try:
-        return is_ours(file)
-    except Exception:  # any content may be there, and readers raise exceptions of many kinds
-        return False
-
-
-def starts_with(file: Path, mark: bytes, within: int = 0) -> bool:
-    """Return whether a file starts with a mark, or has it in its first ``within`` bytes."""
-    with file.open("rb") as stream:
-        start = stream.read(max(within, len(mark)))
-    return mark in start if within else start.startswith(mark)
 
 
 def content(folder: Path) -> list[str]:

@@ -70,11 +70,7 @@ def refuse_unknown(given: Collection[str], known: Collection[str], source: Sourc
 
 
 def as_complete(values: Mapping[str, Any], kind: type[T], source: Source) -> T:
-    """Return parsed JSON as a dataclass, whose defaults must not stand in for missing keys.
-
-    Raises:
-      UserError: for a key that is missing, unknown or of another type; see :func:`parse_json`.
-    """
+    """Return parsed JSON as a dataclass; every key of it must be there, and no other."""
     names = list(kind.__annotations__)
     refuse_unknown(values, names, source)
     for name in names:

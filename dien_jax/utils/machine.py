@@ -23,14 +23,8 @@ from threadpoolctl import threadpool_info
 
 from dien_jax.errors import UserError
 
-GLIBC_VARIABLES = (
-    "GLIBC_TUNABLES",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_TRIM_THRESHOLD_",
-)
+_OPTIONS = "ARENA_MAX MMAP_MAX_ MMAP_THRESHOLD_ TOP_PAD_ TRIM_THRESHOLD_"
+GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.split()))
 """Variables by which a user sets glibc's allocator."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # options of mallopt(3)
@@ -44,13 +38,11 @@ _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?
 def keep_freed_memory() -> bool:
     """Keep memory that the process frees; return True if that could be set.
 
-    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it.
-    The allocator of glibc takes large blocks from the system and gives them back, so that each
-    training step touches all of their pages for the first time. With this setting the pages stay:
-    steps are faster, and the resident memory of the process stays at its peak.
-
-    The commands call this when they start. Functions of the package never do: it changes the
-    allocator of the whole process. Call it before the first computation.
+    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it,
+    and glibc gives large blocks back to the system, so that each step touches all of their pages
+    for the first time. With this setting the pages stay: steps are faster, and the resident memory
+    of the process stays at its peak. Call it before the first computation; commands do when they
+    start, functions of the package never, as it changes the allocator of the whole process.
 
     Nothing changes, and the result is False, where the C library is not glibc, and where the
     environment sets the allocator: ``GLIBC_TUNABLES`` or a ``MALLOC_...`` variable.
@@ -74,12 +66,10 @@ def enable_compile_cache() -> None:
     """Keep compiled programs on disk, so that the next process loads them.
 
     A folder given by ``JAX_COMPILATION_CACHE_DIR`` is kept, and a cache turned off by
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder:
-    a home folder may be shared by machines with different instruction sets. A user without a home
-    folder has no cache, nor has one whose cache folder cannot be written, and is told.
-
-    The commands call this when they start. Functions of the package never do: it changes the
-    configuration of JAX for the whole process.
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder, as
+    machines may share a home folder. A user without a home folder has no cache, nor has one whose
+    cache folder cannot be written, and is told. Commands call this when they start, functions of
+    the package never: it changes the configuration of JAX for the whole process.
 
     >>> enable_compile_cache()
     """
@@ -88,34 +78,34 @@ def enable_compile_cache() -> None:
     from dien_jax.utils.console import say
     from dien_jax.utils.files import user_cache
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        try:
-            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-            features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        except OSError:
-            features = platform.processor()
-        kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
-        try:
-            folder = user_cache() / "compiled" / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except UserError:
-            return
-        except OSError as error:
-            say(f"compiled programs are not kept: {folder} cannot be written: {error.strerror}")
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
-        _replace_damaged(folder)
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    try:
+        folder = user_cache() / "compiled" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except UserError:
+        return
+    except OSError as error:
+        say(f"compiled programs are not kept: {folder} cannot be written: {error.strerror}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    _replace_damaged(folder)
 
 
 def _replace_damaged(folder: Path) -> None:
     """Let JAX write programs anew that it cannot read, in place of warning of them.
 
-    A process that was killed as it wrote one, or a full disk, leaves a part of it. JAX does not
-    write over it: every later process would warn, and compile the program. Programs of the same
-    name go with it, as JAX says no more; they are compiled again.
+    A process that was killed as it wrote one, or a full disk, leaves a part of it, which JAX does
+    not write over. Programs of the same name go with it, as JAX says no more.
     """
     show = warnings.showwarning
 
@@ -144,6 +134,13 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
+def require_unforked() -> None:
+    """Refuse a process that was forked after JAX had started: a call would wait for ever."""
+    if _forked_from:
+        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
+        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
+
+
 def require_usable_jax() -> None:
     """Refuse states of JAX in which a call would wait for ever, or parameters have another type.
 
@@ -154,9 +151,7 @@ def require_usable_jax() -> None:
     """
     import jax  # here, as importing this module is cheap otherwise
 
-    if _forked_from:
-        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
-        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
+    require_unforked()
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         problem = "JAX computes in 64 bits (JAX_ENABLE_X64, or jax_enable_x64 of its configuration)"
         raise UserError(f"{problem}; expected 32 bits, which runs are trained and saved in")
@@ -177,11 +172,7 @@ def machine_bytes() -> int | None:
 
 
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
-    """Refuse work that needs more bytes than are available, by a ``UserError`` with both sizes.
-
-    ``needed`` is an estimate that the work cannot stay below; None in ``available`` is unknown, and
-    refuses nothing. ``subject`` is what takes the memory, in the plural.
-    """
+    """Refuse work of ``subject``, a plural, that needs more bytes than are known to be there."""
     if available is not None and needed > available:
         raise UserError(
             f"{subject} take at least {needed / 1e9:,.1f} GB, "
@@ -194,11 +185,7 @@ U = TypeVar("U")
 
 
 def thread_count() -> int:
-    """Return how many threads NumPy's matrix products use, those that work is shared by.
-
-    They are as many as the processors of this process, unless the environment sets fewer, as with
-    ``OPENBLAS_NUM_THREADS``.
-    """
+    """Return how many threads NumPy's matrix products use, those that work is shared by."""
     of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     if of_blas:
         return max(of_blas)
@@ -214,8 +201,8 @@ def map_in_order(
 ) -> Iterator[U]:
     """Yield what a function returns for each value, in the order of the values.
 
-    Threads are no further ahead than ``threads`` values, and a large value is worked at while no
-    other one is: this bounds the memory that values and results take.
+    Threads are at most ``threads`` values ahead, and a large value is worked at alone: this bounds
+    the memory that values and results take.
 
     >>> list(map_in_order(lambda n: n * n, range(4), threads=2))
     [0, 1, 4, 9]

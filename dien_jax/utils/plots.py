@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from dien_jax.errors import require, writing
-from dien_jax.utils.files import atomic_path, check_out, starts_with
+from dien_jax.utils.files import atomic_path, check_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,24 +21,16 @@ SOFTWARE = "dien_jax"
 
 
 def check_picture(file: Path, **options: Any) -> None:
-    """Check, before anything is computed for a figure, that it can be drawn and written.
-
-    ``options`` are those of :func:`~dien_jax.utils.files.check_out`.
-    """
-    check_out(file, ".png", is_ours=is_picture, **options)
+    """Check that a figure can be drawn and, by the options of ``check_out``, written."""
+    check_out(file, ".png", is_ours=f"Software\0{SOFTWARE}".encode(), **options)
     require("plot", "drawing a figure")
-
-
-def is_picture(file: Path) -> bool:
-    """Return whether a file is one of :func:`save_picture`."""
-    return starts_with(file, f"Software\0{SOFTWARE}".encode(), within=200)
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
     """Write a figure as PNG, completely or not at all."""
-    with drawing(), writing(file), atomic_path(file) as partial:
+    with drawing(), writing(file), atomic_path(file) as path:
         metadata = {"Software": SOFTWARE}
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
 
 
 def new_figure(

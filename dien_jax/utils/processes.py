@@ -77,10 +77,7 @@ def on_first(work: Callable[[], Result]) -> Result | None:
 
 
 def from_first(work: Callable[[], Result]) -> Result:
-    """Return on every process what a function returns on process 0: values that JSON holds.
-
-    Floats are equal to the last bit. Raises as :func:`on_each`.
-    """
+    """Return on every process what a function returns on process 0: values that JSON holds."""
     if count() == 1:
         return work()
     is_first = index() == 0
@@ -113,10 +110,7 @@ def check_counts() -> None:
 
 
 def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any, list[str]]:
-    """Return the result of a function, and a text for that of each process.
-
-    All exchanges are this one, so an error meets the others in whichever they are.
-    """
+    """Return the result of a function, and a text for that of each process; all meet here."""
     result, error, text = None, None, ""
     try:
         result = work()
@@ -125,21 +119,15 @@ def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any
         raise  # of an exchange within the function: all processes have it
     except (UserError, NotFiniteError, OSError, MemoryError) as problem:
         error = problem
-    answers = [json.loads(answer) for answer in exchange(json.dumps([*_described(error), text]))]
+    mine = ["", ""] if error is None else [type(error).__name__, described(error)]
+    answers = [json.loads(answer) for answer in exchange(json.dumps([*mine, text]))]
     if isinstance(error, NotFiniteError):
         raise error
     if error is not None:
-        raise SharedError(_described(error)[1]) from error
+        raise SharedError(mine[1]) from error
     for process, (kind, message, _) in enumerate(answers):
         if kind == NotFiniteError.__name__:
             raise NotFiniteError(message)
         if kind:
             raise SharedError(f"process {process}: {message}")
     return result, [answer[2] for answer in answers]
-
-
-def _described(error: BaseException | None) -> tuple[str, str]:
-    """Return kind and message of an error for other processes, or nothing twice."""
-    if error is None:
-        return "", ""
-    return type(error).__name__, described(error)

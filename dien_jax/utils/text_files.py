@@ -31,9 +31,8 @@ def take_long_cells() -> None:
 class BadLines:
     """Counter of malformed lines, with the first ones, each with its file and line number.
 
-    ``unit`` is what a line is called: ``row`` for those of a table in memory. ``read`` counts the
-    lines that :func:`read_lines` has read, malformed ones included, and ``bytes`` their size,
-    uncompressed.
+    ``unit`` is what a line is called. ``read`` counts the lines that :func:`read_lines` has read,
+    malformed ones included, and ``bytes`` their size, uncompressed.
     """
 
     def __init__(self, unit: str = "line") -> None:
@@ -90,9 +89,7 @@ def read_lines(
       Line number, from 1, and the line without its end (LF or CR LF).
 
     Raises:
-      UserError: when the file is missing, unreadable or empty, or its size changes meanwhile, the
-        gzip stream or the archive is cut off or damaged, or the archive has no such member that
-        could be read.
+      UserError: when the file cannot be read to its end, is empty, or changes its size meanwhile.
     """
     number = 0
     shown = file / member
@@ -149,10 +146,7 @@ def check_size(file: Path, before: int, after: int) -> None:
 
 
 def open_bytes(file: Path) -> io.BufferedIOBase:
-    """Open the bytes of a file, decompressed when it is gzip.
-
-    Reading can raise OSError, EOFError and zlib.error.
-    """
+    """Open the bytes of a file, decompressed if it is gzip."""
     return gzip.GzipFile(file, "rb") if is_gzip(file) else file.open("rb")
 
 
@@ -160,8 +154,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     """Open the bytes of one file in a zip archive.
 
-    Opening and reading can raise OSError, EOFError, BadZipFile, zlib.error and LZMAError. A member
-    that is absent, encrypted or compressed in an unknown way is a UserError.
+    A member that is absent, encrypted or compressed in an unknown way is a UserError.
     """
     shown = file / member
     refuse_pipe(file)

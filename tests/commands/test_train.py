@@ -19,6 +19,7 @@ from support import tensorboard_files, tiny_run
 from support.tiny_run import flags, light_flags, refusal
 
 from dien_jax import train
+from dien_jax.config.presets import PRESETS
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
@@ -291,3 +292,76 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     monkeypatch.setattr(synthetic, "prepare", stop_there)
     assert train.main(["--run-dir", "again"]) == 0
     assert "simulating users" not in capfd.readouterr().err
+
+
+# Flags
+
+
+def test_preset_gives_the_defaults_and_flags_override_them():
+    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
+    expected = PRESETS["authors"]
+    assert arguments.model == expected.model
+    assert arguments.optim == dataclasses.replace(expected.optim, learning_rate=0.5)
+    assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
+
+
+def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
+    expected = PRESETS["authors"]
+    for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
+        arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
+        assert arguments.preset == "authors"
+        assert arguments.model == dataclasses.replace(expected.model, dropout=0.5)
+        assert arguments.optim == expected.optim
+        assert arguments.train == dataclasses.replace(expected.train, epochs=5)
+
+
+def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"embedding_size": 77}}')
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--preset-file", str(file), "--help"])
+    assert stopped.value.code == 0
+    assert "(default: 77)" in capfd.readouterr().out
+
+
+def test_help_lists_every_setting(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--help"])
+    assert stopped.value.code == 0
+    shown = capfd.readouterr().out
+    for group in dataclasses.fields(train.Arguments)[-3:]:
+        for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
+            assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
+    assert "(default: 18)" in shown
+    assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
+    with pytest.raises(UserError, match="layers is given twice"):  # after a help text too
+        train.parse(["--model.layers=8", "--model.layers", "8"])
+
+
+def test_loggers_are_flags_of_the_process():
+    assert train.parse(["din"]).loggers is None
+    assert train.parse(["--loggers", "mlflow", "wandb"]).loggers == ("mlflow", "wandb")
+    assert train.parse(["--loggers"]).loggers == ()
+    assert train.parse(["--resume", "runs/x", "--loggers", "wandb"]).loggers == ("wandb",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], True),
+        (["--model.implementation=native"], True),
+        (["--model.implementation=xla"], False),
+        (["--train.deterministic"], False),  # XLA's flags must be set before it looks for devices
+    ],
+)
+def test_native_kernels_are_loaded_before_the_data_is_read(
+    settings, expected, tmp_path, monkeypatch, capfd
+):
+    calls = []
+    monkeypatch.setattr("dien_kernels.load_native_in_background", lambda: calls.append("kernels"))
+    nowhere = tmp_path / "nowhere"
+    found = refusal([*flags(nowhere, tmp_path / "run"), *settings], capfd)
+    assert str(nowhere) in found
+    assert calls == ["kernels"] * expected

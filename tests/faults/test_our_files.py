@@ -73,10 +73,7 @@ def is_refused(file: str, key: str, old: Any, change: str) -> bool:
     """Return whether a change makes a file invalid."""
     if (file, key, change) in ACCEPTED:
         return False
-    if file in (
-        "model.dien",
-        HOST,
-    ):  # a digest or test_progress.py sees the others
+    if file in ("model.dien", HOST):  # a digest or test_progress.py sees the others
         return change == "a list" and not (key.startswith("programs.") and key.count(".") > 2)
     if key.startswith(FREE.get(file, ())):
         return False
@@ -147,26 +144,16 @@ def edits(file: str, values: Any) -> Iterator[Case]:
                 yield Case(command, name, tuple(arguments), damage, message)
 
 
+ARRAYS = """
+groups.txt vocab/item.txt vocab/category.txt popularity.npy items/price/values.npy
+items/tags/values.npy items/tags/offsets.npy events/offsets.npy events/item/values.npy
+events/timestamp/values.npy examples/test/label/values.npy examples/train/history_end/values.npy
+statistics/item/own.npy statistics/item/count.npy statistics/item/counts.json meta.json
+"""
 CUT: dict[tuple[str, ...], tuple[str, ...]] = {
     EVALUATE: (
-        "run/config.json",
-        "run/calibration.json",
-        "data/meta.json",
-        "data/vocab/item.txt",
-        "data/vocab/category.txt",
-        "data/groups.txt",
-        "data/popularity.npy",
-        "data/items/price/values.npy",
-        "data/items/tags/values.npy",
-        "data/items/tags/offsets.npy",
-        "data/events/offsets.npy",
-        "data/events/item/values.npy",
-        "data/events/timestamp/values.npy",
-        "data/examples/test/label/values.npy",
-        "data/examples/train/history_end/values.npy",
-        "data/statistics/item/own.npy",
-        "data/statistics/item/count.npy",
-        "data/statistics/item/counts.json",
+        *("run/config.json", "run/calibration.json"),
+        *(f"data/{name}" for name in ARRAYS.split()),
     ),
     ("compare", "run"): ("run/result.json",),
     RESUME: (HOST, LOGGERS),

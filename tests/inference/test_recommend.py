@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from support import small_dataset, untrained_run
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
-from dien_jax.inference.lists import ItemLists, ListOptions, log_odds
-from dien_jax.inference.ranker import USERS_AT_ONCE, Ranker
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedPrograms, LoadedModel
+from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_odds
+from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.trained import load_run
 
@@ -29,7 +30,9 @@ def options(n=10, **changes) -> ListOptions:
 
 def lists(offsets, exact_items=100, **features) -> ItemLists:
     tables = {f"tables/item/{name}": np.array(values) for name, values in features.items()}
-    return ItemLists(small_dataset.SCHEMA, np.float32(offsets), tables, exact_items)
+    model = Mock(LoadedModel, schema=small_dataset.SCHEMA, tables=tables)
+    model.list_offsets = np.float32(offsets)
+    return ItemLists(model, Mock(BucketedPrograms), exact_items)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Scoring tables of requests, and the command line that does."""
+"""Scores and lists for tables of requests, and the command lines that make them."""
 
 import csv
 import gzip
@@ -10,7 +10,7 @@ import pytest
 from support import small_dataset
 from support.tiny_run import refused_by
 
-from dien_jax import predict
+from dien_jax import predict, recommend
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.vocabularies import UserEvents
 from dien_jax.inference import score_table
@@ -166,7 +166,7 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
     assert "--separator must not be empty" in refusal(run, file, capfd, "--separator", "")
     for name in ("out.parquet", "out.xlsx", "out.csv.zst", "out.json.gz"):
         wrong = ["--out", str(tmp_path / name)]
-        expected = "is text and is written as text; name the file .csv"
+        expected = "is text and is written as text; expected the name of a .csv"
         assert expected in refusal(run, file, capfd, *wrong)
     assert predict.main([str(file), "--input", str(file), "--out", "x.csv"]) == 2
     assert "is not a folder" in capfd.readouterr().err
@@ -188,3 +188,110 @@ def test_users_without_an_example_have_a_history(data) -> None:
     assert events.find("Bob", 100) == (1, 3)
     assert events.find("Eve", None) == (0, 0)
     assert events.find("Cid", 9) == (2, 4)
+
+
+USER_HEADER = ("user", "timestamp", "device", "query")
+USER_ROWS = [("Ann", "7", "desk", "q|s"), ("Bob", "100", "phone", ""), ("", "7", "fridge", "?")]
+OF_USERS = [[PEAR], [], []]
+
+
+def expected_lists(ranker, n, histories=OF_USERS, **filters) -> list[list[str]]:
+    return [
+        [row[0], str(place), item.replace("\ud800", "\\ud800"), f"{score:.9g}"]
+        for row, history in zip(USER_ROWS, histories, strict=True)
+        for listed in [
+            ranker.recommend(
+                history,
+                n,
+                user=row[0],
+                context=dict(zip(USER_HEADER[2:], row[2:], strict=True)),
+                **filters,
+            )
+        ]
+        for place, (item, score) in enumerate(zip(listed.ids, listed.scores, strict=True), 1)
+    ]
+
+
+def without_scores(rows) -> list[list[str]]:
+    return [row[:-1] for row in rows]
+
+
+@pytest.mark.parametrize("pieces", [1, 512])
+def test_lists_have_histories_from_the_data_folder(
+    pieces, run, ranker, tmp_path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(score_table, "USERS_PER_PIECE", pieces)
+    out = tmp_path / "lists.tsv.gz"
+    users = table(tmp_path / "users.csv", USER_ROWS, USER_HEADER)
+    assert recommend.main([str(run), "--users", str(users), "--top", "2", "--out", str(out)]) == 0
+    header, *rows = read(out)
+    assert header == ["user", "rank", "item", "score"]
+    assert without_scores(rows) == without_scores(expected_lists(ranker, 2))
+    output = capfd.readouterr()
+    assert json.loads(output.out) == {
+        "rows": 3,
+        "items": len(rows),
+        "unknown_users": 1,
+        "unknown_history": 0,
+        "unknown_context": 2,
+        "empty_histories": 2,
+    }
+    assert "2 rows with an empty history" in output.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.tsv.gz", "users.csv"]
+
+
+def test_an_exported_file_lists_for_a_column_of_histories_with_filters(
+    exported, run, data, ranker, tmp_path, capfd
+) -> None:
+    histories = [[PEAR, SLASH], [], ["?"]]
+    rows = [(*row, ";".join(h)) for row, h in zip(USER_ROWS, histories, strict=True)]
+    users = table(tmp_path / "users.csv", rows, (*USER_HEADER, "past"))
+    (tmp_path / "some").write_text(f"{SLASH}\nnew\n\n")
+    pq = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "lists.parquet"
+    flags = ["--users", str(users), "--out", str(out), "--history", "past", "--separator", ";"]
+    filters = ["--include-history", "--candidates", str(tmp_path / "some")]
+    assert recommend.main([str(exported), *flags, *filters]) == 0
+    counts = json.loads(capfd.readouterr().out)
+    assert (counts["items"], counts["unknown_history"], counts["empty_histories"]) == (3, 1, 1)
+    assert pq.read_table(out)["item"].to_pylist() == [SLASH] * 3
+    filters = ["--exclude", str(tmp_path / "some"), "--at-most", "category", "1"]
+    assert recommend.main([str(exported), *flags, *filters]) == 0  # replaces its own file
+    found = pq.read_table(out).to_pylist()
+    listed = expected_lists(ranker, 10, histories, exclude=[SLASH], at_most={"category": 1})
+    assert [[row["user"], str(row["rank"])] for row in found] == [row[:2] for row in listed]
+    plain = [
+        "--users",
+        str(table(tmp_path / "plain.csv", USER_ROWS, USER_HEADER)),
+        "--out",
+        str(tmp_path / "out.csv"),
+    ]
+    message = refused_by(recommend.main, [exported, *plain], capfd)
+    assert "is an exported file, which has no events: give --data DATA, or" in message
+    assert recommend.main([str(exported), *plain, "--data", str(data)]) == 0
+    assert without_scores(read(tmp_path / "out.csv")[1:]) == without_scores(
+        expected_lists(ranker, 10)
+    )
+
+
+def test_what_cannot_be_listed_is_refused_and_writes_nothing(run, tmp_path, capfd) -> None:
+    users = table(tmp_path / "users.csv", USER_ROWS, USER_HEADER)
+    wrong = table(
+        tmp_path / "wrong.csv", [*USER_ROWS[:2], ("Cid", "soon", "desk", "q")], USER_HEADER
+    )
+    empty = table(tmp_path / "empty.csv", [], USER_HEADER)
+    out = tmp_path / "out.csv"
+    plain = [run, "--users", users, "--out", out]
+    for words, message in (
+        ([*plain, "--top", "0"], "--top: expected a whole number of at least 1, got 0"),
+        ([*plain, "--at-most", "category", "0"], "at_most of 'category': expected a whole number"),
+        ([*plain, "--at-most", "kind", "1"], "expected a categorical feature of items, got 'kind'"),
+        ([*plain, "--user", "name"], "has no column 'name' (--user)"),
+        ([*plain, "--exclude", tmp_path / "none"], "none"),
+        ([run, "--users", wrong, "--out", out], "wrong.csv:4: column 'timestamp': "),
+        ([run, "--users", empty, "--out", out], "empty.csv has no rows"),
+        ([run, "--users", users, "--out", tmp_path / "out.xls"], "expected the name of a .csv"),
+        ([run, "--users", users, "--out", users], "users.csv"),
+    ):
+        assert message in refused_by(recommend.main, words, capfd)
+        assert not out.exists()

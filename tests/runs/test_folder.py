@@ -1,5 +1,6 @@
 """``config.json`` of a run: edited files are refused, and data of other content does not fit."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) 
     np.save(data / name / file, values)
     with pytest.raises(UserError, match=f"does not fit the run: {name} has other values than in"):
         run.check_fits(open_dataset(data))
+
+
+def test_data_of_another_schema_does_not_fit(data: Path) -> None:
+    dataset = open_dataset(data)
+    schema = dataclasses.replace(dataset.schema, item=dataset.schema.item[:1])
+    with pytest.raises(UserError, match="does not fit the run: expected the item features item, c"):
+        new_run(data).check_fits(dataclasses.replace(dataset, schema=schema))
 
 
 @pytest.mark.parametrize(

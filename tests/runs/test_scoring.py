@@ -18,7 +18,6 @@ from dien_jax.errors import NotFiniteError
 from dien_jax.inference import export_run
 from dien_jax.inspection.examples import Inspector
 from dien_jax.metrics.scores import auc
-from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.trained import score_batches
 from dien_jax.steps import state, training_tables
 from dien_jax.training import loop
@@ -84,22 +83,6 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, t
     scores = np.array([float(row[3]) for row in rows]).astype(np.float32)
     assert auc(labels, scores) == found["auc"]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
-
-
-@pytest.mark.long
-def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
-    schema = tiny_run.SCHEMA
-    monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
-    monkeypatch.setattr(DatasetWriter, "items", lambda *arguments: None)
-    vocabulary = DatasetWriter.vocabulary
-    monkeypatch.setattr(
-        DatasetWriter,
-        "vocabulary",
-        lambda writer, name, lines: name == "category" or vocabulary(writer, name, lines),
-    )
-    other = tiny_run.write_data(tmp_path / "other")
-    message = refusal([str(run), "--data", str(other)], capfd)
-    assert f"{other} does not fit the run: expected the item features item, category" in message
 
 
 @pytest.mark.long

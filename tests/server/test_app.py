@@ -1,8 +1,12 @@
-"""Serving over HTTP: responses equal the ranker's, errors name fields, no request is dropped."""
+"""Serving over HTTP: the ranker's responses, errors that name fields, and newer checkpoints."""
 
 import asyncio
+import dataclasses
 import json
+import os
 import re
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -27,9 +32,11 @@ from support.http_server import (  # noqa: E402
     check_ranking,
     expected_ranking,
     rank_body,
+    save_step,
 )
 
 from dien_jax.server import app as serve_app  # noqa: E402
+from dien_jax.server.current_model import model_version  # noqa: E402
 from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.run import ServerOptions  # noqa: E402
 
@@ -38,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
     before, requests = len(COMPILED), bodies()
-    answers = server.run_calls(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in requests))
+    answers = server.post_all("/v1/rank", requests)
     assert len(COMPILED) == before
     for body, answer in zip(requests, answers, strict=True):
         check_ranking(answer, expected_ranking(ranker, body))
@@ -51,9 +58,7 @@ def test_a_list_is_the_rankers(server, ranker) -> None:
     in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
     wrong = ({"n": 0}, {"n": 1.5}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
     bodies = (body, body | filters, *({**body, **change} for change in (in_floats, *wrong)))
-    answers = server.run_calls(
-        *(lambda c, b=one: c.post("/v1/recommend", json=b) for one in bodies)
-    )
+    answers = server.post_all("/v1/recommend", bodies)
     for one, answer in zip(bodies[:2], answers, strict=False):
         expected = ranker.recommend(**one)
         found = answer.json()
@@ -71,12 +76,10 @@ def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
     go = server.hold()
 
     async def release(client) -> None:
-        while server.metric("dien_queue_depth") < 6:
-            await asyncio.sleep(0.01)
+        await server.has_waiting(6)
         go.set()
 
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests * 3)
-    answers = server.run_calls(*posts, release)[:-1]
+    answers = server.post_all("/v1/rank", requests * 3, release)[:-1]
     for body, answer in zip(requests * 3, answers, strict=True):
         check_ranking(answer, expected_ranking(ranker, body))
     assert server.metric("dien_batch_size_count") == batches + 6 / MAX_BATCH
@@ -89,8 +92,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     go = small.hold()
 
     async def late(client) -> Any:
-        while small.metric("dien_queue_depth") < 3:
-            await asyncio.sleep(0.01)
+        await small.has_waiting(3)
         refused = [
             await client.post("/v1/rank", json=rank_body()),
             await client.post("/v1/observe", json={"user": 1, "event": PEAR}),
@@ -98,9 +100,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         go.set()
         return refused
 
-    *answers, refused = small.run_calls(
-        *(lambda c: c.post("/v1/rank", json=rank_body()) for _ in range(3)), late
-    )
+    *answers, refused = small.post_all("/v1/rank", [rank_body()] * 3, late)
     assert [answer.status_code for answer in answers] == [200] * 3
     for answer in refused:
         assert answer.status_code == 429
@@ -185,13 +185,11 @@ def test_a_failing_request_does_not_affect_its_batch(server, ranker, monkeypatch
     go = server.hold()
 
     async def release(client) -> None:
-        while server.metric("dien_queue_depth") < 3:
-            await asyncio.sleep(0.01)
+        await server.has_waiting(3)
         go.set()
 
     requests = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests)
-    first, second, third, _ = server.run_calls(*posts, release)
+    first, second, third, _ = server.post_all("/v1/rank", requests, release)
     check_ranking(first, expected_ranking(ranker, requests[0]))
     check_ranking(third, expected_ranking(ranker, requests[2]))
     assert second.status_code == 500
@@ -295,3 +293,56 @@ def test_request_types_of_all_feature_kinds() -> None:
     reader = request_decoders(bare, options)["rank"]
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
+
+
+@pytest.mark.long
+def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog) -> None:
+    """`test_under_load.py` has requests at the time of the replacement."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    server = Server(copy).warm()
+    server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
+    remembered = rank_body(history=...)
+    assert not server.current.update(server.batcher)
+    save_step(copy, 2)
+    before = len(COMPILED)
+    assert server.current.update(server.batcher)
+    answer = server.post("/v1/rank", remembered)
+    assert len(COMPILED) == before  # programs of the old model are reused
+    check_ranking(answer, expected_ranking(Ranker(copy), rank_body(history=[PEAR, "?"])))
+    assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
+    assert server.metric("dien_reloads_total", result="ok") == 1
+
+    schema = server.current.served.ranker.schema
+    server.current.served.ranker.schema = dataclasses.replace(schema, context=())
+    assert not server.current.update(server.batcher, force=True)
+    error = server.get("/readyz").json()["reload_error"]
+    assert error.startswith("requests have the context features none; the new model expects device")
+    server.current.served.ranker.schema = schema
+
+    save_step(copy, 3)
+    kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
+    for file in kept:
+        file.write_bytes(b"")
+    for _ in range(2):
+        assert not server.current.update(server.batcher)
+    assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
+    assert server.metric("dien_reloads_total", result="failed") == 3
+    assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
+    for file, content in kept.items():
+        file.write_bytes(content)
+    server.current.request_reload()  # as SIGHUP does
+    until = time.monotonic() + 60
+    while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 3
+    server.end()
+
+
+@pytest.mark.long
+def test_the_version_of_an_exported_file_is_its_time(tmp_path) -> None:
+    file = tmp_path / "model.dien"
+    file.touch()
+    before = model_version(file)
+    os.utime(file, ns=(1, 1))
+    assert model_version(file) != before

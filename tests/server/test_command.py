@@ -1,19 +1,11 @@
-"""The server's command line: one-line errors, and requests answered before shutdown."""
+"""The server's command line: one-line errors, its address, and the flags of its page."""
 
 import asyncio
-import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
-from support import small_dataset
 
 from dien_jax.data.schema import Feature, Schema
 
@@ -26,7 +18,6 @@ from dien_jax.server.messages import request_decoders
 from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind
 
 ROOT = Path(__file__).parents[2]
-PEAR = small_dataset.ITEMS[1]
 
 
 @pytest.mark.parametrize(
@@ -73,68 +64,6 @@ def test_connections_have_no_delay() -> None:
         return options[0]
 
     assert asyncio.run(accepted()) == 1
-
-
-@pytest.mark.long
-def test_sigterm_stops_after_all_requests_are_answered(run) -> None:
-    flags = ["--port", "0", "--max-candidates", "1", "--max-batch", "1", "--log-requests"]
-    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "dien_jax.serve", str(run), *flags],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        assert server.stderr is not None
-        line = next((line for line in server.stderr if " at http://" in line), "")
-        port = int(line.rpartition(":")[2])
-        assert line.startswith(f"checkpoint 1 of {run} at http://127.0.0.1:")
-        context = {"device": None, "query": None}
-        body = json.dumps({"candidates": [PEAR], "history": [], "context": context}).encode()
-        head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        head += "Content-Type: application/json\r\n\r\n"
-        with (
-            socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
-            connection.makefile("rb") as answers,
-        ):
-            connection.sendall(head.encode() + body)
-            assert _answer(answers)[0] == 200
-            connection.sendall(head.encode() + body[:5])  # incomplete when the signal comes
-            server.send_signal(signal.SIGTERM)
-            until = time.monotonic() + 60
-            while _accepts(port) and time.monotonic() < until:
-                time.sleep(0.01)
-            connection.sendall(body[5:])
-            status, content = _answer(answers)
-            assert (status, content["ids"]) == (200, [PEAR])
-            assert answers.read() == b""
-        out, log = server.communicate(timeout=60)
-    finally:
-        server.kill()
-        server.communicate()
-    assert (server.returncode, out) == (0, "")
-    assert log.endswith("all requests were answered\n")
-    lines = [json.loads(line.partition("INFO ")[2]) for line in log.splitlines() if "INFO" in line]
-    assert [(line["path"], line["status"]) for line in lines] == [("/v1/rank", 200)] * 2
-
-
-def _answer(answers: BinaryIO) -> tuple[int, dict]:
-    """Return status and body of the next answer on a connection."""
-    status, length = int(answers.readline().split()[1]), 0
-    while (line := answers.readline()) != b"\r\n":
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split()[1])
-    return status, json.loads(answers.read(length))
-
-
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 @pytest.mark.repository

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from dien_jax.errors import UserError
 uvicorn = pytest.importorskip("uvicorn")
 
 from dien_jax.server import connections as module  # noqa: E402
-from dien_jax.server.connections import Connections, Server, connection_limit  # noqa: E402
+from dien_jax.server.connections import Connection, Connections, Server, connection_limit  # noqa: E402
 from dien_jax.server.run import bind  # noqa: E402
 
 GET, SLOW, LARGE = (
@@ -73,7 +74,7 @@ def at_a_site(
         with bind("127.0.0.1", 0) as listener:
             site = Site(connections, listener.getsockname())
             config = uvicorn.Config(
-                site, http=connections.protocol, ws="none", lifespan="off",
+                site, http=functools.partial(Connection, connections), ws="none", lifespan="off",
                 log_config=None, access_log=False,
             )  # fmt: skip
             server = Server(config, last)

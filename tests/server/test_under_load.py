@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -23,7 +24,13 @@ from dien_jax.inference.ranker import Ranker
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
-from support.http_server import check_ranking, expected_ranking, rank_body, save_step  # noqa: E402
+from support.http_server import (  # noqa: E402
+    PEAR,
+    check_ranking,
+    expected_ranking,
+    rank_body,
+    save_step,
+)
 
 CLIENTS = 4
 CHECKPOINTS = 3
@@ -47,7 +54,7 @@ BROKEN = {
     "a web socket": GET[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     "many requests": GET * 2000,
 }
-FLAGS = ("--port", "0", "--max-candidates", "8", "--max-batch", "8", "--poll-seconds", "0")
+FLAGS = ("--max-candidates", "8", "--max-batch", "8", "--poll-seconds", "0")
 
 
 class ServerProcess:
@@ -77,21 +84,23 @@ class ServerProcess:
         """Ask for a reload."""
         self._process.send_signal(signal.SIGHUP)
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """Stop the server after it has answered its requests."""
         self._process.send_signal(signal.SIGTERM)
-        self.status = self._process.wait(60)
+        self.status = self._process.wait(60) if wait else None
 
 
 @contextmanager
-def server_process(run: Path, log: Path, files: int = 1024) -> Iterator[ServerProcess]:
+def server_process(
+    run: Path, log: Path, files: int = 1024, flags: tuple[str, ...] = FLAGS
+) -> Iterator[ServerProcess]:
     """Start a server with a limit of open files, wait until it is ready, and kill it at the end."""
     limited = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
-    command = [*limited, sys.executable, "-m", "dien_jax.serve", str(run), *FLAGS]
+    command = [*limited, sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {name: value for name, value in os.environ.items() if name != "DIEN_JAX_TOKEN"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stderr=stream, env=environment)
+    with log.open("w") as stream, log.with_suffix(".out").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=stream, env=environment)
     try:
         while (ready := re.search(r" at http://.*:(\d+)\n", log.read_text())) is None:
             assert process.poll() is None, log.read_text()
@@ -118,6 +127,56 @@ def broken(port: int, content: bytes, *, reset: bool) -> socket.socket:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
     return client
+
+
+@pytest.mark.long
+def test_sigterm_stops_after_all_requests_are_answered(run, tmp_path) -> None:
+    context = {"device": None, "query": None}
+    body = json.dumps({"candidates": [PEAR], "history": [], "context": context}).encode()
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    flags = ("--max-candidates", "1", "--max-batch", "1", "--log-requests")
+    with server_process(run, tmp_path / "log", flags=flags) as server:
+        address = ("127.0.0.1", server.port)
+        with (
+            socket.create_connection(address, timeout=60) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            connection.sendall(head + body)
+            assert _answer(answers)[0] == 200
+            connection.sendall(head + body[:5])  # incomplete when the signal comes
+            server.stop(wait=False)
+            until = time.monotonic() + 60
+            while _accepts(server.port) and time.monotonic() < until:
+                time.sleep(0.01)
+            connection.sendall(body[5:])
+            status, content = _answer(answers)
+            assert (status, content["ids"]) == (200, [PEAR])
+            assert answers.read() == b""
+        server.stop()
+        assert server.status == 0
+    log = (tmp_path / "log").read_text()
+    assert (tmp_path / "log.out").read_text() == ""
+    assert f"\ncheckpoint 1 of {run} at http://127.0.0.1:{server.port}\n" in log
+    assert log.endswith("all requests were answered\n")
+    lines = [json.loads(line.partition("INFO ")[2]) for line in log.splitlines() if "INFO" in line]
+    assert [(line["path"], line["status"]) for line in lines] == [("/v1/rank", 200)] * 2
+
+
+def _answer(answers: BinaryIO) -> tuple[int, dict]:
+    """Return status and body of the next answer on a connection."""
+    status, length = int(answers.readline().split()[1]), 0
+    while (line := answers.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split()[1])
+    return status, json.loads(answers.read(length))
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @pytest.mark.long

@@ -8,19 +8,18 @@ a minute.
 import contextlib
 import hashlib
 import importlib
+import io
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dien_jax.utils.files import LOCK_FILE
+from support.forks import Forks, Job
 from support.tiny_run import LIGHT, SETTINGS
 
 SECONDS = 60
@@ -126,24 +125,7 @@ def run_in_process(command: str, *arguments: str) -> Ending:
             status = main(list(arguments))
         except SystemExit as stop:  # how flags are refused
             status = stop.code if isinstance(stop.code, int) else 1
-    return Ending(status, streams.text())
-
-
-def run_in_child(
-    command: str, *arguments: str, environment: Mapping[str, str] | None = None
-) -> Ending:
-    """Run ``python -m dien_jax.COMMAND`` with some variables of the environment set."""
-    line = [sys.executable, "-m", f"dien_jax.{command}", *arguments]
-    ended = subprocess.run(
-        line,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict(environment or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=SECONDS,
-        check=False,
-    )
-    return Ending(ended.returncode, ended.stdout.decode("utf-8", "replace"))
+    return Ending(status, streams.getvalue())
 
 
 def attempt(case: Case, workspace: Path) -> None:
@@ -155,7 +137,10 @@ def attempt(case: Case, workspace: Path) -> None:
         with _limit(SECONDS):
             ending = run_in_process(case.command, *case.arguments)
     else:
-        ending = run_in_child(case.command, *case.arguments, environment=case.environment)
+        forks = Forks(**case.environment)
+        (ended,) = forks.run(Job((case.command, *case.arguments)))
+        forks.end()
+        ending = Ending(ended.status, ended.output + ended.said)
     told = f"{case}\n{ending.output}"
     assert "Traceback" not in ending.output, told
     assert ending.status == case.status, told
@@ -237,27 +222,11 @@ def _is_named(path: str, patterns: tuple[str, ...]) -> bool:
     return any(Path(path).match(name) or path.startswith(f"{name}/") for name in patterns)
 
 
-class Output:
+class Output(io.StringIO):
     """A stream that keeps what is written, and is no terminal."""
 
     encoding = "utf-8"
     errors = "strict"
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def write(self, text: str) -> int:
-        self._parts.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-    def text(self) -> str:
-        return "".join(self._parts)
 
 
 @contextlib.contextmanager

@@ -72,6 +72,15 @@ class Server:
     def post(self, path: str, body: Any, **more: Any) -> Any:
         return self.run_calls(lambda client: client.post(path, json=body, **more))[0]
 
+    def post_all(self, path: str, bodies: Any, *more: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+        """Post bodies at once, beside other calls; return all results."""
+        return self.run_calls(*(lambda c, b=body: c.post(path, json=b) for body in bodies), *more)
+
+    async def has_waiting(self, count: int) -> None:
+        """Wait for so many requests in the queue."""
+        while self.metric("dien_queue_depth") < count:
+            await asyncio.sleep(0.01)
+
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric in /metrics."""
         if labels:

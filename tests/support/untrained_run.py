@@ -84,14 +84,22 @@ def trained(data: Path, model: str, **changes: object) -> TrainedModel:
     return TrainedModel(run, dataset, *parameters, step=0, list_offsets=list_offsets(dataset))
 
 
-def check_ranking(model: TrainedModel) -> None:
-    """Rankings of some test examples have the scores of an evaluation."""
-    dataset, scores = model.dataset, trained_scores(model, "test")
-    test, items = dataset.splits["test"], dataset.vocabulary("item")
+def check_ranking(model: TrainedModel, split: str = "test", most: int = 5) -> np.ndarray:
+    """Rankings of some examples have the scores of an evaluation, which are returned."""
+    dataset, scores = model.dataset, trained_scores(model, split)
+    examples, items = dataset.splits[split], dataset.vocabulary("item")
+    names = {feature: dataset.vocabulary(feature) for feature in examples.context}
     ranker = Ranker(model)
-    for row in range(5):
-        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
+    for row in range(min(most, len(scores))):
+        start, end = dataset.event_offsets[examples.sequence[row]], examples.history_end[row]
         history = [items[item] for item in dataset.event_item[start:end]]
-        user = dataset.vocabulary("user")[test.user[row]]
-        ranking = ranker.rank(history, [items[test.item[row]]], user)
+        context: dict[str, object] = {}
+        for feature, (values, offsets) in examples.context.items():
+            places = values[row : row + 1] if offsets is None else values[slice(*offsets[row:][:2])]
+            texts = [names[feature][value] or "never seen" for value in places]
+            context[feature] = texts[0] if offsets is None else texts
+        user = dataset.vocabulary("user")[examples.user[row]]
+        ranking = ranker.rank(history, [items[examples.item[row]]], user, context)
         np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)
+        assert ranking.unknown_candidates == (examples.item[row] == 0)
+    return scores

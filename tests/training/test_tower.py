@@ -116,6 +116,6 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
 def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
     about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
     result = types.SimpleNamespace(**about | changes)
-    lines = [*train._worth(result), *train._margin(result), *train._more_epochs(result)]
+    lines = list(train._remarks(result))
     assert len(lines) == len(expected)
     assert all(part in line for line, part in zip(lines, expected, strict=True))
