@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dien_jax.preparation.pipeline import target_negatives as negatives
+from dien_jax.preparation.pipeline.splits import EventPart
 from dien_jax.preparation.pipeline.target_negatives import (
     EarlierItems,
     NegativeSampler,
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 OFFSETS = np.array([0, 3, 6], np.int64)
 EVENTS = np.array([1, 2, 3, 2, 4, 5], np.int32)
-TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
+PART = EventPart(0, 0, EVENTS, np.array([0, 1, 9, 0, 2, 9], np.int64), None, OFFSETS)
 """Two users; the later one chose 5 at the time when the first chose 3."""
 
 
@@ -35,10 +36,9 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
     return pool
 
 
-def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, **flags):
-    sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, 300, allow_own)
-    target = np.array(target, np.int64)
-    return sampler.draw(target, count=count, seed=seed, **flags)
+def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, first_event=0):
+    sampler = NegativeSampler(PART._replace(first_event=first_event), pool, 300, allow_own)
+    return sampler.draw(np.array(target, np.int64), count=count, seed=seed)
 
 
 @st.composite
@@ -70,7 +70,7 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
     order = np.argsort(time, kind="stable")
     pool = pool_of(item[order], time[order], distribution, inside[order])
     target = np.arange(len(item))
-    sampler = NegativeSampler(item, time, offsets, pool, 7, allow_own)
+    sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), pool, 7, allow_own)
     drawn = sampler.draw(target, count=3, seed=(seed,))
     assert len(drawn.item) + drawn.missing == 3 * len(target)
     assert (np.diff(drawn.positive) >= 0).all()
@@ -147,7 +147,7 @@ def test_threads_draw_what_one_does(longest, threads, monkeypatch):
     offsets = np.append(np.arange(0, 321 - longest, 2), 320)  # a long user and many of two events
     item, time = rng.integers(1, 30, 320).astype(np.int32), np.sort(rng.integers(0, 99, 320))
     pool = pool_of(item, time)
-    sampler = NegativeSampler(item, time, offsets, pool, 300)
+    sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), pool, 300)
     target = np.flatnonzero(rng.random(320) < 0.6)
     expected = sampler.draw(target, count=3, seed=(7,))
     used, original = [], negatives.map_in_order

@@ -26,7 +26,7 @@ from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
-from dien_jax.preparation.pipeline.splits import VALID, user_sides
+from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.files import convert_fields
@@ -252,8 +252,8 @@ def _earlier_events(
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder) / "pool", num_items, "popularity")
         pool.add(drawn_from, np.zeros_like(number), number)  # the files tell no times
-        sampler = NegativeSampler(events, np.zeros(len(events), int), offsets, pool, num_items)
-        negatives = sampler.draw(position, count=1, seed=(seed,))
+        part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
+        negatives = NegativeSampler(part, pool, num_items).draw(position, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
     return {
         "sequence": sequence[both],
