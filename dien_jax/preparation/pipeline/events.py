@@ -17,7 +17,7 @@ from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog
-from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
+from dien_jax.preparation.memory import PART_EVENTS, divide
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.splits import EventPart, Marks, Split
 from dien_jax.preparation.reading.array_files import ArrayFile
@@ -78,9 +78,14 @@ class Events(NamedTuple):
 
         ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
         """
-        longest = int(np.diff(self.offsets).max())
-        sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
-        database, part_events = divide(memory, sizes)
+        database, part_events = divide(
+            memory,
+            users=self.num_users,
+            items=self.num_items,
+            events=len(self.item),
+            longest=int(np.diff(self.offsets).max()),
+            examples=examples,
+        )
         workspace.limit(database)
         return self._replace(part_events=min(PART_EVENTS, part_events))
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from dien_jax.errors import require, writing
 from dien_jax.preparation.memory import reading_limit
@@ -25,15 +24,14 @@ def open_workspace(options: LogOptions) -> Iterator[Workspace]:
     with (
         writing(options.out, "dataset folder"),
         partial_folder(options.out, "work-") as folder,
-        _engine(options, folder) as workspace,
+        contextlib.ExitStack() as stack,
     ):
-        yield workspace
+        if options.engine == "duckdb":
+            limit = f"{reading_limit(options.memory)}B"
+            engine = duckdb_workspace(options.out, folder, limit)
+        else:
+            require("spark", "--engine spark")
+            from dien_jax.preparation.reading.spark_workspace import spark_workspace
 
-
-def _engine(options: LogOptions, folder: Path) -> contextlib.AbstractContextManager[Workspace]:
-    if options.engine == "duckdb":
-        return duckdb_workspace(options.out, folder, f"{reading_limit(options.memory)}B")
-    require("spark", "--engine spark")
-    from dien_jax.preparation.reading.spark_workspace import spark_workspace
-
-    return spark_workspace(folder, options.spark_url, options.spark_folder)
+            engine = spark_workspace(folder, options.spark_url, options.spark_folder)
+        yield stack.enter_context(engine)
