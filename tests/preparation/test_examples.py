@@ -2,54 +2,17 @@
 
 import numpy as np
 import pytest
-from support.tiny_logs import HEADER, LOG, make, noise, positives, write
-
-SHARES = {"by-user": {"valid_share": 0.25, "test_share": 0.25}}
+from support.tiny_logs import HEADER, LOG, make, noise, write
 
 
-def lengths(dataset, split: str) -> dict[str, list[int]]:
-    """Lengths of the histories of each user's positives."""
-    found: dict[str, list[int]] = {}
-    for user, _, length in positives(dataset, split):
-        found.setdefault(user, []).append(length)
-    return {user: sorted(values) for user, values in found.items()}
-
-
-def test_by_user_trains_on_every_event_and_holds_out_last_events(tmp_path):
-    dataset, summary = make(write(tmp_path, LOG), split="by-user", **SHARES["by-user"])
-    assert list(lengths(dataset, "train").values()) == [[1, 2, 3, 4, 5]] * 2
-    for split in ("valid", "test"):
-        assert list(lengths(dataset, split).values()) == [[5]]
+def test_the_summary_says_which_events_are_examples_and_what_their_negatives_are(tmp_path):
+    settings = {"split": "by-user", "valid_share": 0.25, "test_share": 0.25}
+    _, summary = make(write(tmp_path, LOG), **settings)
     seen = "training sees 12 events of 2 users; its examples are every event with a history"
     assert seen in summary
     assert "negatives of each positive: 1, drawn by popularity" in "".join(summary)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("split", "expected"),
-    [
-        ("by-user", {1: [5], 2: [4, 5], 9: [1, 2, 3, 4, 5]}),
-        ("last-event", {1: [3], 2: [2, 3], 9: [1, 2, 3]}),
-        ("by-time", {1: [3], 2: [2, 3], 9: [1, 2, 3]}),
-    ],
-)
-def test_max_examples_keeps_the_latest_training_events_of_each_user(tmp_path, split, expected):
-    file = write(tmp_path, LOG)
-    flags = {"split": split, **SHARES.get(split, {})}
-    if split == "by-time":
-        flags |= {"valid_from": "104", "test_from": "105"}
-    every, _ = make(file, out=tmp_path / "every", **flags)
-    for most, kept in expected.items():
-        dataset, summary = make(file, out=tmp_path / str(most), max_examples=most, **flags)
-        found = lengths(dataset, "train")
-        assert list(found.values()) == [kept] * len(found)
-        assert dataset.popularity.tolist() == every.popularity.tolist()
-        for held_out in ("valid", "test"):
-            assert positives(dataset, held_out) == positives(every, held_out)
-        assert dataset.meta["split"]["max_examples"] == most
-        (line,) = [line for line in summary if "training sees" in line]
-        assert line.endswith(f"are the latest {most} events of each user with a history")
+    _, summary = make(write(tmp_path, LOG), out=tmp_path / "latest", max_examples=2, **settings)
+    assert "are the latest 2 events of each user with a history" in "".join(summary)
 
 
 def test_the_summary_counts_the_events_that_training_sees(tmp_path):

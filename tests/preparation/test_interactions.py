@@ -30,24 +30,6 @@ def expected(tmp_path_factory) -> dict[str, list[str]]:
     return events_of(make(write(tmp_path_factory.mktemp("plain"), LOG))[0])
 
 
-def test_a_log_becomes_sequences_examples_and_features(tmp_path):
-    dataset, summary = make(write(tmp_path, LOG))
-    assert list(events_of(dataset)) == ["ann", "bob", "cat", "dan"]
-    assert events_of(dataset)["ann"] == ["i0", "i7", "i3", "i10", "i6", "i2"]
-    assert dataset.event_timestamp[:6].tolist() == list(range(100, 106))
-    assert ("ann", "i2", 5) in positives(dataset, "test")
-    assert ("ann", "i6", 4) in positives(dataset, "valid")
-    of_ann = {row[1:] for row in positives(dataset, "train") if row[0] == "ann"}
-    assert of_ann == {("i7", 1), ("i3", 2), ("i10", 3)}
-    for item, category in values_of(dataset, "items", "category").items():
-        assert category == f"c{int(item[1:]) % 3}"
-    assert any("4 users" in line for line in summary)
-    meta = dataset.meta
-    assert meta["source"]["name"] == "interactions"
-    assert list(meta["source"]["files"]) == ["log.csv"]
-    assert meta["split"]["policy"] == "last-event"
-
-
 def test_every_positive_has_its_negatives_behind_it(tmp_path):
     dataset, _ = make(write(tmp_path, LOG), negatives=3)
     for examples in dataset.splits.values():
@@ -60,33 +42,6 @@ def test_users_who_chose_everything_get_no_negatives_and_the_summary_says_so(tmp
     dataset, summary = make(write(tmp_path, HEADER + lines))
     assert all(examples.label.all() for examples in dataset.splits.values())
     assert any("8 negatives left out" in line for line in summary)
-
-
-def test_vocabularies_and_popularity_count_training_events_only(tmp_path):
-    lines = ["a,x,c1,1", "a,x,c1,2", "a,y,c2,3", "a,y,c2,4", "a,v,c3,5", "a,t,c4,6"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    assert dataset.vocabulary("item") == ["", "x", "y"]
-    assert dataset.vocabulary("category") == ["", "c1", "c2"]
-    assert dataset.popularity.tolist() == [0, 2, 2]
-    assert dataset.event_item.tolist() == [1, 1, 2, 2, 0, 0]
-    assert dataset.splits["test"].item.tolist()[0] == 0
-
-
-def test_by_time_splits_at_given_times_and_writes_them_down(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), split="by-time", valid_from="103", test_from="105")
-    for split, lengths in (("train", {1, 2}), ("valid", {3, 4}), ("test", {5})):
-        assert {length for _, _, length in positives(dataset, split)} == lengths
-    assert dataset.meta["split"]["valid_from"] == 103
-
-
-def test_tied_last_events_keep_the_logs_order(tmp_path):
-    lines = ["a,i1,c,1", "a,i2,c,2", "a,i3,c,9", "a,i5,c,9", "a,i4,c,9", "b,i1,c,1", "b,i2,c,2"]
-    lines += ["b,i3,c,3", "b,i4,c,4", "b,i5,c,5"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    ends = dataset.event_offsets[1:] - 1
-    assert dataset.splits["test"].history_end[::1].tolist()[0] == ends[0]
-    assert dataset.event_timestamp.tolist() == [1, 2, 9, 9, 9, 1, 2, 3, 4, 5]
-    assert dataset.vocabulary("item")[dataset.event_item[2]] == "i3"
 
 
 def test_order_in_the_file_does_not_matter_but_for_ties(tmp_path):
@@ -132,12 +87,6 @@ def test_features_of_every_kind(tmp_path, missing):
     assert "gold" not in dataset.vocabulary("tags")
     assert dataset.schema.item[2].max_values == 2
     assert dataset.schema.user[1].deviation == 1.0, "a constant is not divided by 0"
-
-
-def test_a_feature_is_the_first_value_by_time_that_is_not_missing(tmp_path):
-    lines = ["a,x,late,9", "a,x,,1", "a,x,first,2", "a,x,later,3", "a,x,q,10", "a,x,q,11"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    assert dataset.vocabulary("category") == ["", "first"]
 
 
 @pytest.mark.parametrize(

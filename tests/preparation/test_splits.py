@@ -1,6 +1,6 @@
-"""Splits: which events are examples of which split, and that none of them looks ahead."""
+"""Splits: sides of random logs are those of plain Python, and none of them looks ahead."""
 
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import plain_splits
+from support.plain_splits import EARLIER, NONE, TRAIN
 from support.tiny_logs import LOG, refused, write
 
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.value_text import Clock
 from dien_jax.preparation.options import ImplicitOptions
+from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.splits import (
-    TRAIN,
     Borders,
     EventPart,
     Split,
@@ -25,27 +27,39 @@ from dien_jax.preparation.pipeline.splits import (
 
 pytestmark = pytest.mark.fast
 
+NAMES = {splits.EARLIER: EARLIER, splits.NO_SIDE: NONE} | dict(enumerate(SPLITS))
+TIMES = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=8).map(sorted), min_size=1)
+SETTINGS = st.one_of(
+    st.just({"split": "last-event"}),
+    st.builds(
+        lambda policy, shares, seed: {
+            "split": policy,
+            "valid_share": shares[0],
+            "test_share": shares[1],
+            "seed": seed,
+        },
+        st.sampled_from(["by-user", "by-time"]),
+        st.sampled_from([(0.1, 0.1), (0.3, 0.3), (0.0, 0.5), (0.0, 0.0)]),
+        st.integers(0, 3),
+    ),
+    st.lists(st.integers(0, 7), min_size=3, max_size=3, unique=True).map(
+        lambda times: dict(
+            zip(("train_from", "valid_from", "test_from"), map(str, sorted(times)), strict=True),
+            split="by-time",
+        )
+    ),
+)
 
-def log_of(*sequences: Any, label: Any = None) -> EventPart:
-    """The log of users with events at some times."""
-    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
-    time = np.array([time for times in sequences for time in sorted(times)], np.int64)
-    return EventPart(0, 0, np.zeros(len(time), np.int32), time, label, offsets)
+
+def log_of(users: list[list[int]], label: list[int] | None = None) -> EventPart:
+    """The log of users with rows at some times."""
+    offsets = np.cumsum([0, *map(len, users)]).astype(np.int64)
+    time = np.array([*chain(*users)], np.int64)
+    labels = None if label is None else np.array(label, np.int8)
+    return EventPart(0, 0, np.zeros(len(time), np.int32), time, labels, offsets)
 
 
-TIMES = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=8), min_size=1, max_size=8)
-LOGS = TIMES.map(lambda times: log_of(*times))
-
-
-@st.composite
-def impressions(draw) -> EventPart:
-    log = draw(LOGS)
-    rows = len(log.item)
-    label = draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows))
-    return log._replace(label=np.array(label, np.int8))
-
-
-def split_of(log: EventPart, policy: str, **settings: Any) -> Split:
+def split_of(log: EventPart, **settings: Any) -> Split:
     """The split of a log that is one part."""
     events: Any = SimpleNamespace(
         item=log.item,
@@ -57,58 +71,40 @@ def split_of(log: EventPart, policy: str, **settings: Any) -> Split:
         times_at=lambda _, places: np.sort(log.timestamp)[places].tolist(),
     )
     workspace: Any = None
-    options = ImplicitOptions(out=Path("data"), split=policy, **settings)
-    return Split(workspace, options, events)
+    return Split(workspace, ImplicitOptions(out=Path("data"), **settings), events)
 
 
-def targets_of(log: EventPart, policy: str, **settings: Any) -> dict[str, list[int]]:
-    """The examples of each split."""
-    sides = split_of(log, policy, **settings).sides(log)
-    return {name: np.flatnonzero(sides == side).tolist() for side, name in enumerate(SPLITS)}
+@given(TIMES, SETTINGS, st.sampled_from([None, 1, 3]), st.booleans())
+def test_sides_and_what_training_sees_are_those_of_plain_python(users, settings, most, impressions):
+    log = log_of(users, [k % 2 for k in range(sum(map(len, users)))] if impressions else None)
+    settings |= {"max_examples": most}
+    split = split_of(log, **settings)
+    found = [NAMES[side] for side in split.sides(log).tolist()]
+    rows = zip(log.sequence.tolist(), found, strict=True)
+    held_out = {user: side for user, side in rows if side in SPLITS[1:]}
+    if settings["split"] == "by-user":
+        able = sum(len(times) > (not impressions) for times in users)
+        for name in ("valid", "test"):
+            drawn = [*held_out.values()].count(name)
+            assert drawn == round(settings[f"{name}_share"] * able)
+    options = ImplicitOptions(out=Path("data"), **settings)
+    expected = plain_splits.sides_of(
+        dict(enumerate(users)), options, impressions=impressions, held_out=held_out
+    )
+    assert found == [*chain(*expected.values())]
+    seen, past, chosen = split.marks(log)
+    for marks, wanted in ((seen, [TRAIN]), (past, [TRAIN, EARLIER])):
+        rows = (
+            plain_splits.covered(s, *wanted, impressions=impressions) for s in expected.values()
+        )
+        assert marks.tolist() == [*chain(*rows)]
+    assert (chosen == (past & (log.label == 1) if impressions else past)).all()
 
 
-POLICIES = st.sampled_from(
-    [("last-event", {})]
-    + [
-        (policy, {"valid_share": valid, "test_share": test, "seed": seed})
-        for policy in ("by-user", "by-time")
-        for valid, test in ((0.1, 0.1), (0.3, 0.3), (0.0, 0.5))
-        for seed in range(2)
-    ]
-)
-
-
-@given(LOGS, POLICIES)
-def test_every_example_has_a_history_and_its_own_place(log, policy):
-    targets = np.concatenate([*targets_of(log, policy[0], **policy[1]).values()]).astype(int)
-    assert len(np.unique(targets)) == len(targets)
-    assert not set(targets) & set(log.offsets[:-1].tolist()), "first events have no history"
-    assert history_ends(log).tolist() == list(range(len(log.item)))
-
-
-@given(LOGS, st.integers(0, 7), st.integers(0, 7))
-def test_by_time_never_puts_an_event_of_a_later_side_into_a_history(log, first, second):
-    valid, test = sorted((first, second))
-    found = targets_of(log, "by-time", valid_from=str(valid), test_from=str(test))
-    times = {name: log.timestamp[targets] for name, targets in found.items()}
-    assert (times["train"] < valid).all()
-    assert ((valid <= times["valid"]) & (times["valid"] < test)).all()
-    assert (times["test"] >= test).all()
-    examples = sum(len(events) for events in found.values())
-    assert examples == sum(length - 1 for length in np.diff(log.offsets))
-
-
-@given(LOGS)
-def test_last_event_never_trains_on_a_users_last_two_events(log):
-    seen = split_of(log, "last-event").marks(log).seen
-    for start, end in pairwise(log.offsets):
-        assert not seen[max(start, end - 2) : end].any()
-        if end - start >= 4:
-            assert seen[start : end - 2].all()
-
-
-@given(impressions())
-def test_impression_histories_hold_exactly_the_clicks_strictly_before(log):
+@given(TIMES, st.data())
+def test_impression_histories_hold_exactly_the_clicks_strictly_before(users, data):
+    rows = sum(map(len, users))
+    log = log_of(users, data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)))
     ends, clicks = history_ends(log), np.flatnonzero(log.label)
     first_click = np.append(0, np.cumsum(log.label))[log.offsets]
     for sequence, (start, end) in enumerate(pairwise(log.offsets)):
@@ -118,72 +114,17 @@ def test_impression_histories_hold_exactly_the_clicks_strictly_before(log):
             assert seen == [c for c in clicks if start <= c < end and before[c]]
 
 
-@given(impressions())
-def test_last_time_keeps_the_rows_of_one_request_together(log):
-    sides = split_of(log, "last-event").sides(log)
-    for start, end in pairwise(log.offsets):
-        times = sorted(set(log.timestamp[start:end].tolist()))
-        for row in range(start, end):
-            from_end = len(times) - 1 - times.index(log.timestamp[row])
-            assert sides[row] == max(2 - from_end, 0)
-
-
-def test_last_event_gives_short_users_the_later_splits_first():
-    log = log_of([1], [1, 2], [1, 2, 3], [1, 2, 3, 4])
-    expected = {"train": [7], "valid": [4, 8], "test": [2, 5, 9]}
-    assert targets_of(log, "last-event") == expected
-
-
-def test_by_user_splits_users_by_the_given_shares_and_only_those_with_a_history():
-    log = log_of(*([[1, 2, 3]] * 10), *([[1]] * 5))
-    found = targets_of(log, "by-user", valid_share=0.2, test_share=0.3)
-    assert [len(events) for events in found.values()] == [10, 2, 3]
-
-
-@given(LOGS, st.integers(0, 3))
-def test_by_user_trains_on_all_events_of_some_users_and_on_none_of_the_others(log, seed):
-    settings = {"valid_share": 0.3, "test_share": 0.3, "seed": seed}
-    found = targets_of(log, "by-user", **settings)
-    held_out = np.array([*found["valid"], *found["test"]], int)
-    others = log.sequence[held_out]
-    assert held_out.tolist() == (log.offsets[others + 1] - 1).tolist()
-    seen = split_of(log, "by-user", **settings).marks(log).seen
-    examples = []
-    for sequence, (start, end) in enumerate(pairwise(log.offsets)):
-        is_used = end - start > 1 and sequence not in others
-        assert (seen[start:end] == is_used).all()
-        examples += range(start + 1, end) if is_used else []
-    assert found["train"] == examples
-
-
-@given(LOGS, POLICIES, st.integers(1, 3))
-def test_the_latest_examples_are_the_last_ones_of_each_user(log, policy, most):
-    name, settings = policy
-    kept = targets_of(log, name, **settings, max_examples=most)
-    every = targets_of(log, name, **settings)
-    expected = []
-    for start, end in pairwise(log.offsets):
-        expected += [event for event in every["train"] if start <= event < end][-most:]
-    assert kept == every | {"train": expected}
-    past = (split_of(log, name, **settings | more).marks(log).past
-            for more in ({}, {"max_examples": most}))  # fmt: skip
-    np.testing.assert_array_equal(*past)
-
-
-@given(LOGS, st.integers(0, 6))
-def test_training_begins_at_its_time(log, begin):
-    borders = {"valid_from": "7", "test_from": "7"}
-    late = split_of(log, "by-time", **borders, train_from=str(begin))
-    whole = split_of(log, "by-time", **borders)
-    is_late = log.timestamp >= begin
-    assert ((late.sides(log) == TRAIN) == (whole.sides(log) == TRAIN) & is_late).all()
-    np.testing.assert_array_equal(late.marks(log).past, whole.marks(log).past)
+def test_the_history_of_an_event_is_all_before_it():
+    assert history_ends(log_of([[1], [1, 2]])).tolist() == [0, 1, 2]
 
 
 def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():
-    log, shares = log_of(*([[1, 2]] * 100)), {"valid_share": 0.2, "test_share": 0.2}
-    drawn = [targets_of(log, "by-user", **shares, seed=seed) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    log, shares = log_of([[1, 2]] * 100), {"valid_share": 0.2, "test_share": 0.2}
+    first, again, other = (
+        split_of(log, split="by-user", seed=seed, **shares).sides(log).tolist()
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
 
 
 def test_time_borders_leave_the_last_shares_and_keep_ties_on_the_later_side():

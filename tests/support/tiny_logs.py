@@ -87,15 +87,6 @@ def positives(dataset, split: str) -> set[tuple[str, str, int]]:
     }
 
 
-def training_events(dataset) -> np.ndarray:
-    """Mark the events that a training example has as its target or in its history."""
-    train, offsets = dataset.splits["train"], dataset.event_offsets
-    marked = np.zeros(len(dataset.event_item), bool)
-    for sequence, end in zip(train.sequence, train.history_end, strict=True):
-        marked[offsets[sequence] : end + 1] = True
-    return marked
-
-
 def refused(file: Path, match: str, **changes) -> None:
     """Preparing fails with the message and leaves nothing behind."""
     before = {path.name for path in file.parent.iterdir()}
