@@ -140,7 +140,8 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
         rows = workspace.store_ordered("events", rows, ["sequence", "time", "line"])
         if not workspace.count(rows):
             raise UserError(f"{log.file}: nothing is left to prepare")
-        dtypes = {"code": np.int32, "time": np.int64} | dict.fromkeys(label, np.int8)
+        dtypes: dict[str, type[np.generic]] = {"code": np.int32, "time": np.int64}
+        dtypes |= dict.fromkeys(label, np.int8)
         arrays = workspace.array_files("events", rows, dtypes)
         of_users = rows.group_by("sequence").aggregate(rows=rows.count()).order_by("sequence")
         lengths = workspace.array_files("users", of_users, {"rows": np.int64})["rows"].read()

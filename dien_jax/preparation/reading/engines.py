@@ -28,10 +28,10 @@ def open_workspace(options: LogOptions) -> Iterator[Workspace]:
     ):
         if options.engine == "duckdb":
             limit = f"{reading_limit(options.memory)}B"
-            engine = duckdb_workspace(options.out, folder, limit)
+            yield stack.enter_context(duckdb_workspace(options.out, folder, limit))
         else:
             require("spark", "--engine spark")
             from dien_jax.preparation.reading.spark_workspace import spark_workspace
 
             engine = spark_workspace(folder, options.spark_url, options.spark_folder)
-        yield stack.enter_context(engine)
+            yield stack.enter_context(engine)
