@@ -158,6 +158,22 @@ def test_times_are_whole_numbers_or_iso_dates(tmp_path, times, unit, first):
     assert any(f"({unit})" in line for line in summary)
 
 
+def test_the_summary_says_which_events_are_examples_and_what_their_negatives_are(tmp_path):
+    settings = {"split": "by-user", "valid_share": 0.25, "test_share": 0.25}
+    _, summary = make(write(tmp_path, LOG), **settings)
+    seen = "training sees 12 events of 2 users; its examples are every event with a history"
+    assert seen in summary
+    assert "negatives of each positive: 1, drawn by popularity" in "".join(summary)
+    _, summary = make(write(tmp_path, LOG), out=tmp_path / "latest", max_examples=2, **settings)
+    assert "are the latest 2 events of each user with a history" in "".join(summary)
+
+
+def test_the_summary_counts_the_events_that_training_sees(tmp_path):
+    lines = "a,x,c,1\na,y,c,2\na,z,c,3\na,x,c,4\nb,x,c,1\nb,y,c,2\n"
+    _, summary = make(write(tmp_path, HEADER + lines))
+    assert any(line.startswith("training sees 2 events of 1 users;") for line in summary)
+
+
 # Malformed lines, wrong columns and settings
 
 

@@ -147,7 +147,7 @@ def cells_of(column: Column) -> list[Any]:
 
 
 def check(found: Dataset, file: Path, options: Any, old: Dataset | None = None) -> None:
-    """Compare all of a folder but the negatives that were drawn."""
+    """Compare all of a folder, and check the negatives that were drawn."""
     expected = Reference(file, found, options, old)
     row_of = {}
     for name in ("item", "user"):
@@ -173,13 +173,8 @@ def check(found: Dataset, file: Path, options: Any, old: Dataset | None = None) 
         rows = [row for row in expected.rows if expected.side[row.line] == name]
         part = found.splits[name]
         if not expected.clicks:
-            starts = np.flatnonzero(part.label)
-            assert (np.diff([*starts, len(part.label)]) <= 1 + options.negatives).all()
-            for column in ("sequence", "history_end", "user", "group"):
-                of_positive = np.cumsum(part.label) - 1
-                values = getattr(part, column)
-                assert (values == values[starts[of_positive]]).all(), "negatives follow theirs"
-            part = part.take(starts)
+            check_negatives(expected, found, name, rows)
+            part = part.take(np.flatnonzero(part.label))
         before = [
             sum(h.user == r.user and (h.time < r.time if expected.clicks else
                 (h.time, h.line) < (r.time, r.line)) for h in history)
@@ -192,28 +187,56 @@ def check(found: Dataset, file: Path, options: Any, old: Dataset | None = None) 
         assert part.item.tolist() == [items[row.item] for row in rows]
         assert part.label.tolist() == [row.label if expected.clicks else 1 for row in rows]
 
+    check_features(found, expected, old)
+
+
+def check_negatives(expected: Reference, found: Dataset, name: str, positives: list[Row]) -> None:
+    """Negatives follow their positive, existed by then, and had not been chosen by its user."""
+    part, options, vocabulary = found.splits[name], expected.options, found.vocabulary("item")
+    starts, of_positive = np.flatnonzero(part.label), np.cumsum(part.label) - 1
+    assert (np.diff([*starts, len(part.label)]) <= 1 + options.negatives).all()
+    for column in (part.sequence, part.history_end, part.user, part.group):
+        assert (column == column[starts[of_positive]]).all()
+    row_of = {item: row for row, item in enumerate(vocabulary) if row}
+    pool = expected.log
+    if name == TRAIN:
+        trained = {row.item for row in expected.seen} | set(row_of)
+        pool = [row for row in expected.past if row.item in trained]
+    negative = np.flatnonzero(part.label == 0)
+    for place, item in zip(of_positive[negative], part.item[negative], strict=True):
+        positive = positives[place]
+        assert item in {row_of.get(row.item, 0) for row in pool if row.time <= positive.time}
+        own = expected.users[positive.user]
+        chosen = {row.item for row in own[: own.index(positive) + 1]}
+        assert not item or vocabulary[item] not in chosen
+    if (name == "test" and options.split == "by-time") or (name == TRAIN and options.min_count > 1):
+        assert not part.item[negative].all(), "unknown items are among them"
+
+
+def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> None:
+    """Compare the features of items, users and requests."""
     for group, features in FEATURES.items():
-        values = expected.items if group == "item" else groups
+        values = list(expected.items if group == "item" else expected.users)
         for name, kind in features.items():
             if name not in [feature.name for feature in getattr(found.schema, group)]:
                 continue
-            by_value = dict(zip(values, expected.column(
-                name, kind, *expected.described(group, name), found), strict=True))  # fmt: skip
+            encoded = expected.column(name, kind, *expected.described(group, name), found)
+            by_value = dict(zip(values, encoded, strict=True))
             column = cells_of(getattr(found, f"{group}s")[name])
             before = cells_of(getattr(old, f"{group}s")[name]) if old else []
             for row, value in enumerate(found.vocabulary(group)[1:], 1):
                 wanted = by_value[value] if value in by_value else before[row]
                 is_number = kind == "numeric"
                 assert column[row] == (pytest.approx(wanted, abs=1e-6) if is_number else wanted)
-    lines = [row.line for row in expected.seen]
+    counts = Counter(row.line for row in expected.seen)
+    of_rows = [counts[row.line] for row in expected.rows]
     for feature in found.schema.context:
         is_number = feature.kind == "numeric"
-        cells, counts = [r.cells[feature.name] for r in expected.rows], Counter(lines)
-        encoded = expected.column(feature.name, feature.kind, cells,
-                                  [counts[row.line] for row in expected.rows], found)  # fmt: skip
+        cells = [row.cells[feature.name] for row in expected.rows]
+        encoded = expected.column(feature.name, feature.kind, cells, of_rows, found)
         for name in NAMES:
             sides = [expected.side[row.line] == name for row in expected.rows]
-            wanted = [cell for cell, is_in in zip(encoded, sides, strict=True) if is_in]
+            wanted = list(compress(encoded, sides))
             column = cells_of(found.splits[name].context[feature.name])
             assert column == (pytest.approx(wanted, abs=1e-6) if is_number else wanted)
 
