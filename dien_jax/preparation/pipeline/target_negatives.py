@@ -11,7 +11,7 @@ So what is drawn for an event does not depend on which other events are processe
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,69 +96,64 @@ class Pool:
 
 
 class EarlierItems:
-    """Lookup of the items that the sequence of each of P rows has before an event.
+    """Look-up of the items that a sequence of a part has before an event.
 
-    Args:
-      sequence: int32 ``[P]``, the sequence of each row.
-      event_item: int32 ``[E]``, item of every event of all sequences.
-      offsets: int64 ``[S + 1]``, where the events of each sequence begin.
-      num_items: a number above all items that occur.
+    ``num_items`` is a number above all items that occur.
     """
 
-    def __init__(
-        self, sequence: np.ndarray, event_item: np.ndarray, offsets: np.ndarray, num_items: int
-    ) -> None:
-        chosen, self._owner = np.unique(sequence, return_inverse=True)
+    def __init__(self, part: EventPart, num_items: int) -> None:
         self._num_items = num_items
-        lengths = offsets[chosen + 1] - offsets[chosen]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(offsets[chosen] - (ends - lengths), lengths)
-        events = np.arange(len(shift)) + shift
-        keys = np.repeat(np.arange(len(chosen)), lengths) * num_items + event_item[events]
-        keys, order = sort_together(keys, np.arange(len(keys)))  # an item's first event comes first
+        keys = part.sequence.astype(np.int64) * num_items + part.item
+        keys, events = sort_together(keys, np.arange(len(keys)))  # an item's first event first
         self._keys = np.append(keys, np.iinfo(np.int64).max)
-        self._events = np.append(events[order], 0)
+        self._events = np.append(events, 0)
 
-    def contain(self, row: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Return for each of the rows whether it has the item before the event ``end``."""
-        keys = self._owner[row] * self._num_items + item
+    def contain(self, sequence: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Return for each sequence whether it has the item before the event ``end``."""
+        keys = sequence.astype(np.int64) * self._num_items + item
         place = np.searchsorted(self._keys, keys)
         return (self._keys[place] == keys) & (self._events[place] < end)
 
 
-@dataclass(frozen=True)
 class NegativeSampler:
-    """Sampler of negatives, with replacement, from a pool.
+    """Sampler of negatives, with replacement, for positives among the events of a part.
 
     A draw that equals the positive is repeated, and so is one that the user chose before, unless
     those are allowed. Where the pool has nothing yet, or a user chose nearly all of it, a positive
     gets fewer negatives.
+
+    Args:
+      part: the events of the users of the positives.
+      num_items: a number above all items that occur.
+      allow_own: whether items that the user chose before may be drawn.
     """
 
-    part: EventPart  # events of the users of the positives
-    pool: Pool
-    num_items: int  # a number above all items that occur
-    allow_own: bool = False  # whether items that the user chose before may be drawn
+    def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
+        self._part, self._sequence = part, part.sequence
+        self._earlier = None if allow_own else EarlierItems(part, num_items)
 
     def draw(
-        self, target: np.ndarray, *, count: int, seed: tuple[int, ...], chunk: int = 1 << 22
+        self,
+        target: np.ndarray,
+        pool: Pool,
+        *,
+        count: int,
+        seed: tuple[int, ...],
+        chunk: int = 1 << 22,
     ) -> Negatives:
-        """Draw ``count`` negatives for every positive, given as an event, int64 ``[P]``.
+        """Draw ``count`` negatives from a pool for every positive, given as an event, ``[P]``.
 
         All threads together draw ``chunk`` negatives at a time.
         """
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        choices = self.pool.until(self.part.timestamp[target])
-        # Threads that draw for one sequence have its events each: an eighth of all, at most.
-        longest = int(np.diff(self.part.offsets).max(initial=1))
-        threads = max(min(thread_count(), len(self.part.item) // (8 * longest)), 1)
+        choices = pool.until(self._part.timestamp[target])
+        threads = thread_count()
         step = max(chunk // (count * threads), 1)
 
         def of_chunk(start: int) -> np.ndarray:
             own = slice(start, start + step)
-            numbers = (target[own] + self.part.first_event)[:, None] * count + np.arange(count)
-            return self._draw_chunk(target[own], choices[own], numbers.reshape(-1), key)
+            return self._draw_chunk(target[own], pool, choices[own], count, key)
 
         starts = range(0, len(target), step)
         for start, drawn in zip(starts, map_in_order(of_chunk, starts, threads), strict=True):
@@ -169,14 +164,11 @@ class NegativeSampler:
         return Negatives(np.concatenate(owners), kept_items, len(target) * count - len(kept_items))
 
     def _draw_chunk(
-        self, target: np.ndarray, choices: np.ndarray, numbers: np.ndarray, key: np.uint64
+        self, target: np.ndarray, pool: Pool, choices: np.ndarray, count: int, key: np.uint64
     ) -> np.ndarray:
-        """Return negatives by number, those of each positive together; ``NONE`` if given up."""
-        count = len(numbers) // len(target)
-        earlier = None
-        if not self.allow_own:
-            sequence = np.searchsorted(self.part.offsets, target, side="right") - 1
-            earlier = EarlierItems(sequence, self.part.item, self.part.offsets, self.num_items)
+        """Return the negatives of each positive together; ``NONE`` for one that is given up."""
+        numbers = (target + self._part.first_event)[:, None] * count + np.arange(count)
+        numbers = numbers.reshape(-1)
         drawn = np.full(len(numbers), NONE, np.int32)
         pending = np.flatnonzero(np.repeat(choices, count))
         for draw in range(DRAWS):
@@ -184,10 +176,10 @@ class NegativeSampler:
                 break
             row = pending // count
             uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
-            item = self.pool.take((uniform * choices[row]).astype(np.int64))
-            taken = item == self.part.item[target[row]]
-            if earlier is not None:
-                taken |= earlier.contain(row, item, target[row])
+            item = pool.take((uniform * choices[row]).astype(np.int64))
+            taken = item == self._part.item[target[row]]
+            if self._earlier is not None:
+                taken |= self._earlier.contain(self._sequence[target[row]], item, target[row])
             drawn[pending] = np.where(taken, NONE, item)
             pending = pending[taken]
         return drawn
@@ -224,18 +216,25 @@ class TargetNegatives:
             self._train.add(*batch)
             self._held_out.add(*batch)
 
-    def of(self, part: EventPart, target: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
-        """Return each positive of a side followed by its negatives: event, item and label."""
-        pool = self._train if side == TRAIN else self._held_out
-        sampler = NegativeSampler(part, pool, self._num_items, self.options.allow_own_negatives)
-        seed = (self.options.seed, 1, side)
-        drawn = sampler.draw(target, count=self.options.negatives, seed=seed)
-        self.missing += drawn.missing
-        positive = np.concatenate([np.arange(len(target)), drawn.positive])
-        order = np.argsort(positive, kind="stable")
-        label = (order < len(target)).astype(np.int8)
-        item = np.concatenate([part.item[target], drawn.item])[order]
-        return target[positive[order]], item, label
+    def of_part(self, part: EventPart) -> Callable[[np.ndarray, int], tuple[np.ndarray, ...]]:
+        """Return a function of the positives of a side, events of a part.
+
+        It returns each positive followed by its negatives: event, item and label.
+        """
+        sampler = NegativeSampler(part, self._num_items, self.options.allow_own_negatives)
+
+        def draw(target: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
+            pool = self._train if side == TRAIN else self._held_out
+            seed = (self.options.seed, 1, side)
+            drawn = sampler.draw(target, pool, count=self.options.negatives, seed=seed)
+            self.missing += drawn.missing
+            positive = np.concatenate([np.arange(len(target)), drawn.positive])
+            order = np.argsort(positive, kind="stable")
+            label = (order < len(target)).astype(np.int8)
+            item = np.concatenate([part.item[target], drawn.item])[order]
+            return target[positive[order]], item, label
+
+        return draw
 
 
 def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:

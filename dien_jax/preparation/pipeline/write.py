@@ -89,12 +89,13 @@ def write_log(
             writer.events(row_of[history.item], history.timestamp, history.offsets + first)
             sides, ends = split.sides(part), history_ends(part)
             lengths = ends - history.offsets[part.sequence]
+            draw = None if negatives is None else negatives.of_part(part)
             for side, name in enumerate(SPLITS):
                 row = np.flatnonzero(sides == side)
                 item = part.item[row]
                 label = np.ones(len(row), np.int8) if part.label is None else part.label[row]
-                if negatives is not None:
-                    row, item, label = negatives.of(part, row, side)
+                if draw is not None:
+                    row, item, label = draw(row, side)
                 sequence = part.sequence[row] + np.int32(part.first_sequence)
                 examples = Examples(
                     sequence,

@@ -250,7 +250,7 @@ def _earlier_events(
         pool = Pool(Path(folder) / "pool", num_items, "popularity")
         pool.add(drawn_from, np.zeros_like(number), number)  # the files tell no times
         part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
-        negatives = NegativeSampler(part, pool, num_items).draw(position, count=1, seed=(seed,))
+        negatives = NegativeSampler(part, num_items).draw(position, pool, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
     item = np.concatenate([events[position], negatives.item])
     label = np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32)
