@@ -130,7 +130,7 @@ def load_records(
     workspace: Workspace, table: str, names: list[str], records: Iterable[tuple[int, list[str]]]
 ) -> Table:
     """Store records with their line numbers as a table, empty values as NULL."""
-    schema = pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
+    schema = text_schema(names)
 
     def batches() -> Iterator[pa.RecordBatch]:
         waiting = iter(records)
@@ -156,10 +156,9 @@ def read_records(
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
     ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one; ``json_object`` and ``text_value`` of
-    :mod:`dien_jax.utils.text_files` do so for lines of JSON. The table,
-    named after its columns, also has ``line``, from 1; empty values are NULL. ``header`` is the
-    expected first line, if there is one.
+    malformed one; ``json_object`` and ``text_value`` of :mod:`dien_jax.utils.text_files` do so for
+    lines of JSON. The table, named after its columns, also has ``line``, from 1; empty values are
+    NULL. ``header`` is the expected first line, if there is one.
     """
     bad, shown = BadLines(), file / member
 
@@ -221,9 +220,9 @@ def check_columns(file: Path, wanted: Wanted, schema: pa.Schema) -> None:
         check_type(column.where(file), schema.field(column.name).type, column.kind)
 
 
-def text_schema(wanted: Wanted) -> pa.Schema:
-    """Return the schema of :func:`text_batches`."""
-    return pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
+def text_schema(names: Iterable[str]) -> pa.Schema:
+    """Return the schema of line numbers and columns of text."""
+    return pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
 
 
 def text_batches(
