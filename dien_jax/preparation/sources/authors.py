@@ -100,8 +100,8 @@ def prepare(options: AuthorsOptions) -> list[str]:
     position = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
     if options.every_event:
         earlier = _earlier_events(train, events, offsets, seen, options.seed)
-        columns = zip(train[:6], earlier[:6], strict=True)  # without a context
-        splits["train"] = Examples(*map(np.concatenate, columns))
+        columns = zip(train[:6], earlier[:6], strict=True)
+        splits["train"] = Examples._make([*map(np.concatenate, columns), {}])
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split].label):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
@@ -200,8 +200,9 @@ class _Log:
                 columns["group"].append(group)
                 columns["item"].append(self._item_index.get(item, UNKNOWN))
                 columns["label"].append(label == "1")
-        sequence, group, item, label = (np.array(part, np.int32) for part in columns.values())
-        return Examples(sequence, np.array(self.offsets)[sequence + 1], group, group, item, label)
+        arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
+        ends = np.array(self.offsets)[arrays["sequence"] + 1]
+        return Examples(history_end=ends, user=arrays["group"], context={}, **arrays)
 
     def _sequence(self, group: int, history: str, items: list[str]) -> int:
         """Return the number of a user's history; add its events if it is new."""
