@@ -251,7 +251,8 @@ def prepared_and_checked(
     """Prepare a folder and check it; return it with its options and its summary."""
     if kind == "impressions":
         settings.pop("max_examples", None)
-        settings |= {"item_features": ("kind",), "context_features": named(CONTEXT)}
+        own = ("kind", "tags:multivalued")
+        settings |= {"item_features": own, "context_features": named(CONTEXT)}
         options: Any = impressions.ImpressionsOptions(file=file, out=out, **settings)
     else:
         settings |= {f"{group}_features": named(own) for group, own in FEATURES.items()}
