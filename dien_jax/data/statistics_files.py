@@ -118,13 +118,13 @@ def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
     values, own = {}, []
     bits: Check = (lambda part: (part >= 0) & (part < 4), "at least 0 and below 4")
     for feature in tables.statistics_features(schema):
-        assert feature.size is not None
-        values[feature.name] = _read(folder / feature.name, feature.size, counts["sequences"])
-        own.append(read_array(folder / feature.name / "own.npy", np.int8, counts["train"], bits))
+        of_feature = folder / feature.name
+        values[feature.name] = _read_counts(of_feature, feature.size or 0, counts["sequences"])
+        own.append(read_array(of_feature / "own.npy", np.int8, counts["train"], bits))
     return Statistics(values, tuple(own))
 
 
-def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:
+def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
     count = read_array(folder / "count.npy", np.int32, size, counted)

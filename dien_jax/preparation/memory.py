@@ -8,7 +8,6 @@ logs. Arrays of all users and items are there throughout.
 
 import math
 import re
-from typing import NamedTuple
 
 from dien_jax.errors import UserError
 from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
@@ -43,16 +42,6 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** (1 + UNITS.index(unit.lower())))
 
 
-class Sizes(NamedTuple):
-    """Sizes of a log."""
-
-    users: int
-    items: int
-    events: int
-    longest: int  # events of one user, at most
-    examples: int = 1  # of each event
-
-
 def reading_limit(memory: str) -> int:
     """Return the limit of the database while it reads a log of which nothing is known, in bytes.
 
@@ -62,12 +51,14 @@ def reading_limit(memory: str) -> int:
     return int((limit - PROGRAM) / OVERSHOOT)
 
 
-def divide(memory: str, sizes: Sizes) -> tuple[int, int]:
+def divide(
+    memory: str, *, users: int, items: int, events: int, longest: int, examples: int
+) -> tuple[int, int]:
     """Return the limit of the database in bytes while a log is ordered, and the events of a part.
 
-    A log that takes more than ``--memory`` is a ``UserError``, with an estimate.
+    A user has ``longest`` events at most, and ``examples`` are made of each event. A log that takes
+    more than ``--memory`` is a ``UserError``, with an estimate.
     """
-    users, items, events, longest, examples = sizes
     arrays = OF_ID * (users + items) + OF_EVENT * examples * events
     least = PROGRAM + round(OVERSHOOT * IDLE) + arrays
     statistics = OF_COUNTED * min(events, MAX_INTERACTIONS) + OF_VECTORS * min(items, MAX_VALUES)

@@ -1,6 +1,6 @@
 """Options that all sources of logs share, and the feature columns that they name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -97,6 +97,15 @@ class LogColumn(NamedTuple):
     def alias(self) -> str:
         """Name of a feature's column in the database, distinct from all other columns."""
         return f"feature {self.name}"
+
+
+class LogForm(NamedTuple):
+    """Columns to read of the files of a log, and how the files are written."""
+
+    wanted: Mapping[str, LogColumn]  # by their name in the engine
+    columns: Sequence[str] = ()  # names of all columns of CSV without a header
+    separator: str = "|"  # joins the values of a Parquet list
+    hint: str = ""  # end of the message about CSV that lacks a column
 
 
 class Features(NamedTuple):

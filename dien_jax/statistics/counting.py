@@ -12,7 +12,6 @@ Threads count slices of whole sequences. Memory is bounded by them, and by :clas
 Dimensions: E events, S sequences and n training examples of a slice, V values of a feature.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,16 +110,14 @@ def count_values(
 def count_features(dataset: Dataset, folder: Path | None = None) -> Iterator[CountedFeature]:
     """Count the values of every feature with statistics, one feature after another.
 
-    With a ``folder``, counts that memory need not hold are in files there for a while.
+    Counts that memory need not hold are in files for a while: in ``folder``, or where Python makes
+    temporary ones.
     """
     events = training_events(dataset)
     for feature in statistics_features(dataset.schema):
         value_of = values_of_items(dataset, feature)
-        with contextlib.ExitStack() as stack:
-            files = None
-            if folder is not None:
-                files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            counted = count_values(events, value_of, feature.size or 0, files)
+        with tempfile.TemporaryDirectory(dir=folder) as files:
+            counted = count_values(events, value_of, feature.size or 0, Path(files))
         yield feature.name, *counted
         del counted  # while the next feature is counted
 

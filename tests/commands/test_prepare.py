@@ -9,7 +9,7 @@ from support.tiny_logs import write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as tables
-from dien_jax.preparation.pipeline import from_interactions as implicit
+from dien_jax.preparation.pipeline import write as writing
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 from dien_jax.prepare import SOURCES, main
 
@@ -92,7 +92,7 @@ def test_an_unknown_source_is_reported_with_the_nearest(capsys):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(tables, "_checked"), (NegativeSampler, "draw"), (implicit, "write_folder")],
+    [(tables, "_checked"), (NegativeSampler, "draw"), (writing, "_write_values")],
 )
 def test_ctrl_c_leaves_nothing_behind(tmp_path, capsys, monkeypatch, module, function, error):
     def interrupted(*arguments, **options):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import open_requests
-from dien_jax.preparation.options import Features, LogColumn, LogOptions
+from dien_jax.preparation.logs import SourceLog
+from dien_jax.preparation.options import Features, LogColumn, LogForm, LogOptions
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.reading.log import LogForm
+from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.sources.authors import read_vocabulary
 
 pytestmark = pytest.mark.long
@@ -74,7 +74,8 @@ def outcome(read: Callable[[], object], name: str) -> object:
 
 def events(workspace, file: Path) -> object:
     """The events of a log; Python writes the database's queries, which takes its time."""
-    return load_events(workspace, read_columns(workspace, file, FORM), FEATURES, 1.0)
+    source = SourceLog(workspace.read_columns(file, FORM), FEATURES, {}, [])
+    return load_events(workspace, source, 1.0)
 
 
 @quick
@@ -83,7 +84,7 @@ def events(workspace, file: Path) -> object:
 @example(content=HEADER + b"u,i,1,a,2024-01-01T00:00:00+99:00\n", compress=False)
 def test_csv_logs(content, compress, workspace, file) -> None:
     file.write_bytes(gzip.compress(content) if compress else content)
-    outcome(lambda: read_columns(workspace, file, FORM), file.name)
+    outcome(lambda: workspace.read_columns(file, FORM), file.name)
 
 
 @few
@@ -134,7 +135,7 @@ LOG = parquet(
 @example(content=LOG.replace(b"price", b"pr\x80ce"))
 def test_damaged_parquet(content, workspace, file) -> None:
     file.write_bytes(content)
-    outcome(lambda: read_columns(workspace, file, FORM), file.name)
+    outcome(lambda: workspace.read_columns(file, FORM), file.name)
 
     def requests() -> None:
         table = open_requests(file)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from support.small_dataset import leftovers
 from support.small_dataset import write as write_other
-from support.tiny_logs import values_of, write
+from support.tiny_logs import write
 
-from dien_jax import prepare as command
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import interactions
@@ -48,42 +47,14 @@ def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
     return open_dataset(folder / "old"), open_dataset(folder / "new"), said
 
 
-def test_old_ids_and_values_keep_their_rows_and_new_ones_come_after(folders):
+def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(folders):
     old, new, said = folders
-    assert {"i1", "i2", "i3"} <= set(old.vocabulary("item"))
-    for name, added in {"item": ["i9"], "user": ["eve"], "category": ["c9"], "tags": ["z"]}.items():
-        assert new.vocabulary(name) == [*old.vocabulary(name), *added]
     assert "3 items and 3 users keep their rows of" in " ".join(said)
     assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
     assert "1 items and 1 users are new in training" in " ".join(said)
     extends = new.meta["source"]["extends"]
     assert extends["folder"] == str(old.path)
     assert len(extends["meta"]) == 64
-
-
-def test_events_and_examples_are_in_terms_of_the_rows(folders):
-    _, new, _ = folders
-    items, users = new.vocabulary("item"), new.vocabulary("user")
-    first = new.event_item[: new.event_offsets[1]]
-    assert [items[row] for row in first] == ["i9", "i2", "i3", "i9", "i2", "i3"]
-    for examples in new.splits.values():
-        for user, group in zip(examples.user, examples.group, strict=True):
-            assert users[user] == new.groups()[group]
-    assert new.popularity[items.index("i1")] == 0, "no event of it is in the new log"
-    assert new.popularity[items.index("i9")] > 0
-
-
-def test_rows_that_the_log_lacks_keep_their_features_and_numbers_their_standard(folders):
-    old, new, _ = folders
-    items = new.vocabulary("item")
-    for name, value in (("category", "c1"), ("tags", ["a", "b"])):
-        assert values_of(new, "items", name)["i1"] == value
-    price = new.schema.feature("price")
-    assert price == old.schema.feature("price")
-    numbers = new.items["price"].values * price.deviation + price.mean
-    for item, expected in (("i1", 1), ("i2", 2), ("i9", 7)):
-        assert numbers[items.index(item)] == pytest.approx(expected, rel=1e-6)
-    assert (old.schema.item[2].max_values, new.schema.item[2].max_values) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -123,19 +94,6 @@ def test_folders_that_cannot_be_extended_are_refused(tmp_path):
             interactions.prepare(options(log, tmp_path / "new", extend=folder))
 
 
-def test_min_count_holds_for_new_ids_only(folders, tmp_path):
-    log = write(tmp_path, lines(OLD, 0), "old.csv")
-    interactions.prepare(options(log, tmp_path / "old", min_count=2))
-    rare = [*NEW, ("fay", "i8 i2 i3 i3")]
-    log = write(tmp_path, lines(rare, 100), "new.csv")
-    interactions.prepare(options(log, tmp_path / "new", min_count=2, extend=tmp_path / "old"))
-    old, new = open_dataset(tmp_path / "old"), open_dataset(tmp_path / "new")
-    assert "i8" not in new.vocabulary("item")
-    assert new.vocabulary("item")[: len(old.vocabulary("item"))] == old.vocabulary("item")
-    counts = np.bincount(new.event_item, minlength=len(new.vocabulary("item")))
-    assert counts[0] >= 1, "i8 is unknown"
-
-
 # Training examples from a time on
 
 
@@ -165,54 +123,4 @@ def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
     assert of_late == {key: of_whole[key] for key in of_late}
 
 
-def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
-    log = write(tmp_path, lines(OLD, 0))
-    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
-    interactions.prepare(options(log, tmp_path / "all", **borders))
-    interactions.prepare(options(log, tmp_path / "late", train_from="2", **borders))
-    whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
-    assert late.meta["split"]["train_from"] == 2
-
-    def times(dataset: Dataset, split: str) -> set[int]:
-        return set(dataset.event_timestamp[dataset.splits[split].history_end].tolist())
-
-    assert times(whole, "train") == {1, 2, 3}
-    assert times(late, "train") == {2, 3}
-    for split in ("valid", "test"):
-        assert times(late, split) == times(whole, split)
-    examples = late.splits["train"]
-    starts = late.event_offsets[examples.sequence]
-    assert (late.event_timestamp[starts] == 0).all(), "histories reach back before the time"
-    both = (zip(d.vocabulary("item"), d.popularity.tolist(), strict=True) for d in (whole, late))
-    assert len({frozenset(counts) for counts in both}) == 1, "popularity is of the whole past"
-
-
 # Impressions
-
-
-def test_impressions_extend_their_context_features_too(tmp_path, capsys):
-    header = "user,item,label,slot,timestamp\n"
-
-    def rows(users: str, slots: str, start: int) -> str:
-        return header + "".join(
-            f"{user},i{(3 * time + place) % 8},{int(place == time % 2)},{slot},{start + time}\n"
-            for user in users.split()
-            for time in range(5)
-            for place, slot in enumerate(slots.split())
-        )
-
-    old, new = tmp_path / "old", tmp_path / "new"
-    for out, text, *flags in (
-        (old, rows("ann bob", "s0 s1", 0), "--valid-from=3", "--test-from=4"),
-        (new, rows("bob cat", "s5 s1", 10), "--valid-from=13", "--test-from=14",
-         "--train-from=11", f"--extend={old}"),
-    ):  # fmt: skip
-        words = ["impressions", str(write(tmp_path, text)), f"--out={out}", *flags]
-        assert command.main([*words, "--context-features", "slot"]) == 0
-    assert "keep their rows of" in capsys.readouterr().out
-    before, after = open_dataset(old), open_dataset(new)
-    assert after.vocabulary("slot") == [*before.vocabulary("slot"), "s5"]
-    assert after.vocabulary("user") == [*before.vocabulary("user"), "cat"]
-    assert len(after.splits["train"].label) == 2 * 2 * 2  # users, times, places
-    clicks = after.splits["train"].history_end - after.event_offsets[after.splits["train"].sequence]
-    assert sorted(set(clicks.tolist())) == [1, 2], "earlier clicks are in histories"

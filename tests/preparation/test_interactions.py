@@ -13,9 +13,7 @@ from support.tiny_logs import (
     events_of,
     make,
     options,
-    positives,
     refused,
-    values_of,
     write,
 )
 
@@ -30,63 +28,11 @@ def expected(tmp_path_factory) -> dict[str, list[str]]:
     return events_of(make(write(tmp_path_factory.mktemp("plain"), LOG))[0])
 
 
-def test_a_log_becomes_sequences_examples_and_features(tmp_path):
-    dataset, summary = make(write(tmp_path, LOG))
-    assert list(events_of(dataset)) == ["ann", "bob", "cat", "dan"]
-    assert events_of(dataset)["ann"] == ["i0", "i7", "i3", "i10", "i6", "i2"]
-    assert dataset.event_timestamp[:6].tolist() == list(range(100, 106))
-    assert ("ann", "i2", 5) in positives(dataset, "test")
-    assert ("ann", "i6", 4) in positives(dataset, "valid")
-    of_ann = {row[1:] for row in positives(dataset, "train") if row[0] == "ann"}
-    assert of_ann == {("i7", 1), ("i3", 2), ("i10", 3)}
-    for item, category in values_of(dataset, "items", "category").items():
-        assert category == f"c{int(item[1:]) % 3}"
-    assert any("4 users" in line for line in summary)
-    meta = dataset.meta
-    assert meta["source"]["name"] == "interactions"
-    assert list(meta["source"]["files"]) == ["log.csv"]
-    assert meta["split"]["policy"] == "last-event"
-
-
-def test_every_positive_has_its_negatives_behind_it(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), negatives=3)
-    for examples in dataset.splits.values():
-        assert examples.label.tolist() == [1, 0, 0, 0] * (len(examples.label) // 4)
-        assert (np.diff(examples.history_end.reshape(-1, 4)) == 0).all()
-
-
 def test_users_who_chose_everything_get_no_negatives_and_the_summary_says_so(tmp_path):
     lines = "".join(f"u{user},i{item},c,{item}\n" for user in range(2) for item in range(5))
     dataset, summary = make(write(tmp_path, HEADER + lines))
     assert all(examples.label.all() for examples in dataset.splits.values())
     assert any("8 negatives left out" in line for line in summary)
-
-
-def test_vocabularies_and_popularity_count_training_events_only(tmp_path):
-    lines = ["a,x,c1,1", "a,x,c1,2", "a,y,c2,3", "a,y,c2,4", "a,v,c3,5", "a,t,c4,6"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    assert dataset.vocabulary("item") == ["", "x", "y"]
-    assert dataset.vocabulary("category") == ["", "c1", "c2"]
-    assert dataset.popularity.tolist() == [0, 2, 2]
-    assert dataset.event_item.tolist() == [1, 1, 2, 2, 0, 0]
-    assert dataset.splits["test"].item.tolist()[0] == 0
-
-
-def test_by_time_splits_at_given_times_and_writes_them_down(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), split="by-time", valid_from="103", test_from="105")
-    for split, lengths in (("train", {1, 2}), ("valid", {3, 4}), ("test", {5})):
-        assert {length for _, _, length in positives(dataset, split)} == lengths
-    assert dataset.meta["split"]["valid_from"] == 103
-
-
-def test_tied_last_events_keep_the_logs_order(tmp_path):
-    lines = ["a,i1,c,1", "a,i2,c,2", "a,i3,c,9", "a,i5,c,9", "a,i4,c,9", "b,i1,c,1", "b,i2,c,2"]
-    lines += ["b,i3,c,3", "b,i4,c,4", "b,i5,c,5"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    ends = dataset.event_offsets[1:] - 1
-    assert dataset.splits["test"].history_end[::1].tolist()[0] == ends[0]
-    assert dataset.event_timestamp.tolist() == [1, 2, 9, 9, 9, 1, 2, 3, 4, 5]
-    assert dataset.vocabulary("item")[dataset.event_item[2]] == "i3"
 
 
 def test_order_in_the_file_does_not_matter_but_for_ties(tmp_path):
@@ -101,11 +47,7 @@ def test_order_in_the_file_does_not_matter_but_for_ties(tmp_path):
 def test_users_with_one_event_are_kept_but_have_no_example(tmp_path):
     dataset, summary = make(write(tmp_path, LOG + "eve,i1,c1,500\n"))
     assert "eve" in dataset.groups()
-    assert "eve" not in dataset.vocabulary("user")
-    assert not any(
-        user == "eve" for split in dataset.splits for user, *_ in positives(dataset, split)
-    )
-    assert any("users with one event, so no history and no example: 1" in line for line in summary)
+    assert "users with one event, so no history and no example: 1" in summary
 
 
 def test_a_log_of_single_events_leaves_nothing_to_train_on(tmp_path):
@@ -114,30 +56,18 @@ def test_a_log_of_single_events_leaves_nothing_to_train_on(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["nan", "", "  ", " NaN "])
-def test_features_of_every_kind(tmp_path, missing):
-    header = "user,item,price,tags,age,timestamp\n"
-    lines = ["a,x,10,red|blue|red,30,1", "a,y,30,,30,2", "a,x,99,green,,3"]
-    lines += [f"a,z,{missing}, blue |,,4", "a,w,1e6,gold,,5", "a,w,5,gold,,6"]
+def test_missing_numbers_are_the_mean_and_a_constant_is_not_divided_by_0(tmp_path, missing):
+    header = "user,item,price,age,timestamp\n"
+    lines = ["a,x,10,30,1", "a,y,30,30,2", "a,x,99,,3", f"a,z,{missing},,4", "a,w,5,,5", "a,w,5,,6"]
     dataset, _ = make(
         write(tmp_path, header + "\n".join(lines)),
-        item_features=("price:numeric", "tags:multivalued"),
+        item_features=("price:numeric",),
         user_features=("age:numeric",),
     )
-    assert dataset.vocabulary("item") == ["", "x", "y", "z"]
     price = dataset.schema.item[1]
     assert (price.mean, price.deviation) == (20.0, 10.0)
     np.testing.assert_array_equal(dataset.items["price"].values, np.float32([0, -1, 1, 0]))
-    tags = values_of(dataset, "items", "tags")
-    assert tags == {"x": ["red", "blue"], "y": [], "z": ["blue"]}
-    assert "gold" not in dataset.vocabulary("tags")
-    assert dataset.schema.item[2].max_values == 2
-    assert dataset.schema.user[1].deviation == 1.0, "a constant is not divided by 0"
-
-
-def test_a_feature_is_the_first_value_by_time_that_is_not_missing(tmp_path):
-    lines = ["a,x,late,9", "a,x,,1", "a,x,first,2", "a,x,later,3", "a,x,q,10", "a,x,q,11"]
-    dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
-    assert dataset.vocabulary("category") == ["", "first"]
+    assert dataset.schema.user[1].deviation == 1.0
 
 
 @pytest.mark.parametrize(
@@ -226,6 +156,22 @@ def test_times_are_whole_numbers_or_iso_dates(tmp_path, times, unit, first):
     dataset, summary = make(write(tmp_path, HEADER + lines))
     assert dataset.event_timestamp[0] == first
     assert any(f"({unit})" in line for line in summary)
+
+
+def test_the_summary_says_which_events_are_examples_and_what_their_negatives_are(tmp_path):
+    settings = {"split": "by-user", "valid_share": 0.25, "test_share": 0.25}
+    _, summary = make(write(tmp_path, LOG), **settings)
+    seen = "training sees 12 events of 2 users; its examples are every event with a history"
+    assert seen in summary
+    assert "negatives of each positive: 1, drawn by popularity" in "".join(summary)
+    _, summary = make(write(tmp_path, LOG), out=tmp_path / "latest", max_examples=2, **settings)
+    assert "are the latest 2 events of each user with a history" in "".join(summary)
+
+
+def test_the_summary_counts_the_events_that_training_sees(tmp_path):
+    lines = "a,x,c,1\na,y,c,2\na,z,c,3\na,x,c,4\nb,x,c,1\nb,y,c,2\n"
+    _, summary = make(write(tmp_path, HEADER + lines))
+    assert any(line.startswith("training sees 2 events of 1 users;") for line in summary)
 
 
 # Malformed lines, wrong columns and settings

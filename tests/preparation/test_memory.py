@@ -8,11 +8,11 @@ from support.small_dataset import assert_equal
 from benchmarks import preparation
 from dien_jax import UserError
 from dien_jax.data.dataset import open_dataset
-from dien_jax.preparation.memory import PROGRAM, Sizes, divide, parse_size, reading_limit
+from dien_jax.preparation.memory import PROGRAM, divide, parse_size, reading_limit
 
 pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
-SIZES = Sizes(users=10**6, items=10**5, events=10**7, longest=500, examples=2)
+SIZES = {"users": 10**6, "items": 10**5, "events": 10**7, "longest": 500, "examples": 2}
 
 
 @pytest.mark.parametrize(
@@ -23,16 +23,15 @@ def test_sizes_have_units_of_1000_or_1024(text: str, size: int) -> None:
 
 
 def test_parts_get_larger_with_the_memory_and_smaller_with_the_log() -> None:
-    less, more = (divide(text, SIZES)[1] for text in ("3GB", "4GB"))
+    less, more = (divide(text, **SIZES)[1] for text in ("3GB", "4GB"))
     assert 10**6 < less < more
-    longer = SIZES._replace(users=5 * 10**6)
-    assert divide("4GB", longer)[1] < more
-    assert divide("4GB", SIZES._replace(examples=5))[1] < more
+    for change in ({"users": 5 * 10**6}, {"examples": 5}):
+        assert divide("4GB", **SIZES | change)[1] < more
 
 
 def test_the_database_has_what_the_rest_leaves() -> None:
     limit = parse_size("4GB")
-    assert PROGRAM < limit - reading_limit("4GB") < limit - divide("4GB", SIZES)[0]
+    assert PROGRAM < limit - reading_limit("4GB") < limit - divide("4GB", **SIZES)[0]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_a_log_that_does_not_fit_is_refused_with_an_estimate(
     change: dict[str, int], match: str
 ) -> None:
     with pytest.raises(UserError, match=f"--memory 2.5GB is too little: .*{match}"):
-        divide("2.5GB", SIZES._replace(**change))
+        divide("2.5GB", **SIZES | change)
 
 
 def test_a_limit_below_the_program_is_refused() -> None:

@@ -28,13 +28,11 @@ FILES_CSV = {
 }
 
 
-def archive(tmp_path: Path, name: str, files: dict[str, str], **changes: str | None) -> Path:
-    file = tmp_path / f"ml-{name}.zip"
-    encoding = "latin-1" if name == "1m" else "utf-8"
+def archive(tmp_path: Path, name: str, files: dict[str, str]) -> Path:
+    file, encoding = tmp_path / f"ml-{name}.zip", "latin-1" if name == "1m" else "utf-8"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-        for member, text in {**files, **changes}.items():
-            if text is not None:
-                packed.writestr(f"ml-{name}/{member}", text.encode(encoding))
+        for member, text in files.items():
+            packed.writestr(f"ml-{name}/{member}", text.encode(encoding))
     return file
 
 

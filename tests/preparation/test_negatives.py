@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dien_jax.preparation.pipeline import target_negatives as negatives
+from dien_jax.preparation.pipeline.splits import EventPart
 from dien_jax.preparation.pipeline.target_negatives import (
     EarlierItems,
     NegativeSampler,
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 OFFSETS = np.array([0, 3, 6], np.int64)
 EVENTS = np.array([1, 2, 3, 2, 4, 5], np.int32)
-TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
+PART = EventPart(0, 0, EVENTS, np.array([0, 1, 9, 0, 2, 9], np.int64), None, OFFSETS)
 """Two users; the later one chose 5 at the time when the first chose 3."""
 
 
@@ -35,10 +36,9 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
     return pool
 
 
-def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, **flags):
-    sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, 300, allow_own)
-    target = np.array(target, np.int64)
-    return sampler.draw(target, count=count, seed=seed, **flags)
+def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, first_event=0):
+    sampler = NegativeSampler(PART._replace(first_event=first_event), 300, allow_own)
+    return sampler.draw(np.array(target, np.int64), pool, count=count, seed=seed)
 
 
 @st.composite
@@ -70,8 +70,8 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
     order = np.argsort(time, kind="stable")
     pool = pool_of(item[order], time[order], distribution, inside[order])
     target = np.arange(len(item))
-    sampler = NegativeSampler(item, time, offsets, pool, 7, allow_own)
-    drawn = sampler.draw(target, count=3, seed=(seed,))
+    sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), 7, allow_own)
+    drawn = sampler.draw(target, pool, count=3, seed=(seed,))
     assert len(drawn.item) + drawn.missing == 3 * len(target)
     assert (np.diff(drawn.positive) >= 0).all()
     for positive, negative in zip(drawn.positive, drawn.item, strict=True):
@@ -83,20 +83,15 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
 
 @given(logs(), st.data())
 def test_earlier_items_are_those_of_the_sequence_before_the_event(log, data):
-    item, _, offsets = log
+    item, time, offsets = log
     sequences = st.integers(0, len(offsets) - 2)
     sequence = np.array(data.draw(st.lists(sequences, min_size=1)), np.int32)
     end = np.array([data.draw(st.integers(offsets[s], offsets[s + 1])) for s in sequence])
     asked = np.array([data.draw(st.integers(0, 8)) for _ in sequence], np.int32)
-    earlier = EarlierItems(sequence, item, offsets, 9)
-    assert earlier.contain(np.arange(len(sequence)), asked, end).tolist() == [
+    earlier = EarlierItems(EventPart(0, 0, item, time, None, offsets), 9)
+    assert earlier.contain(sequence, asked, end).tolist() == [
         a in item[offsets[s] : e] for s, a, e in zip(sequence, asked, end, strict=True)
     ]
-
-
-def test_sequences_without_events_have_no_earlier_items():
-    earlier = EarlierItems(np.arange(2), np.zeros(0, np.int32), np.zeros(3, np.int64), 5)
-    assert not earlier.contain(np.arange(2), np.array([0, 4]), np.array([0, 0])).any()
 
 
 def test_popularity_is_that_of_the_time():
@@ -140,28 +135,18 @@ def test_before_anything_exists_there_are_no_negatives():
     assert draw([1], pool_of([], [])).missing == 4
 
 
-@pytest.mark.parametrize(("longest", "threads"), [(2, 5), (20, 2), (41, 1)])
-def test_threads_draw_what_one_does(longest, threads, monkeypatch):
-    """Each holds the events of a sequence that it draws for, so long ones allow fewer threads."""
+def test_threads_draw_what_one_does(monkeypatch):
     rng = np.random.default_rng(0)
-    offsets = np.append(np.arange(0, 321 - longest, 2), 320)  # a long user and many of two events
+    offsets = np.append(np.arange(0, 300, 2), 320)  # a long user and many of two events
     item, time = rng.integers(1, 30, 320).astype(np.int32), np.sort(rng.integers(0, 99, 320))
     pool = pool_of(item, time)
-    sampler = NegativeSampler(item, time, offsets, pool, 300)
+    sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), 300)
     target = np.flatnonzero(rng.random(320) < 0.6)
-    expected = sampler.draw(target, count=3, seed=(7,))
-    used, original = [], negatives.map_in_order
-
-    def counted(function, starts, number):
-        used.append((number, len(starts)))
-        return original(function, starts, number)
-
-    monkeypatch.setattr(negatives, "map_in_order", counted)
+    expected = sampler.draw(target, pool, count=3, seed=(7,))
     monkeypatch.setattr(negatives, "thread_count", lambda: 5)
-    found = sampler.draw(target, count=3, seed=(7,), chunk=150)
+    found = sampler.draw(target, pool, count=3, seed=(7,), chunk=150)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert used == [(threads, -(-len(target) // (50 // threads)))]
 
 
 @pytest.mark.parametrize("allow_own", [True, False])

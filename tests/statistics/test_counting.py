@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from support.random_log import random_log
 
 from dien_jax.data.tables import OWN_PAIR, OWN_VALUE
 from dien_jax.statistics.counting import count_values
@@ -13,27 +14,7 @@ from dien_jax.statistics.training_events import TrainingEvents
 
 pytestmark = pytest.mark.fast
 
-ITEMS = 12
-
-
-def random_events(seed: int, *, targets_in_events: bool = True) -> TrainingEvents:
-    """Events of 15 users with repeats, and examples at some of them, positive and negative."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(0, 9, 15)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    items = rng.integers(0, ITEMS, offsets[-1]).astype(np.int32)
-    rows = []
-    for user, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        if targets_in_events:
-            for place in range(start, stop - rng.integers(0, 2)):
-                if rng.random() < 0.7:
-                    rows.append((user, place, items[place], 1))
-                    rows.append((user, place, rng.integers(0, ITEMS), 0))
-        elif stop > start:
-            rows.append((user, stop, rng.integers(1, ITEMS), 1))
-            rows.append((user, stop, rng.integers(0, ITEMS), 0))
-    sequence, end, item, label = np.array(rows).T
-    return TrainingEvents(items, offsets, sequence, end, item, label)
+ITEMS, USERS = 12, 15
 
 
 def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tuple[int, int]]]:
@@ -69,12 +50,11 @@ def looked_up(statistics, value: int, other: int) -> int:
     return int(statistics.together[row][place[0]]) if len(place) else 0
 
 
-@pytest.mark.parametrize("targets_in_events", [True, False])
 @pytest.mark.parametrize("by_category", [False, True])
-def test_counts_are_those_of_plain_python(targets_in_events: bool, by_category: bool) -> None:
+def test_counts_are_those_of_plain_python(by_category: bool) -> None:
     value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
     for seed in range(20):
-        events = random_events(seed, targets_in_events=targets_in_events)
+        events = random_log(seed, USERS, ITEMS)
         size = int(value_of.max()) + 1
         statistics, _ = count_values(events, value_of, size)
         count, together = brute_counts(sequences(events, value_of))
@@ -84,16 +64,13 @@ def test_counts_are_those_of_plain_python(targets_in_events: bool, by_category: 
                 assert looked_up(statistics, value, other) == together[value, other]
 
 
-@pytest.mark.parametrize("targets_in_events", [True, False])
 @pytest.mark.parametrize("by_category", [False, True])
-def test_own_bits_remove_the_own_event_and_all_later_ones(
-    targets_in_events: bool, by_category: bool
-) -> None:
+def test_own_bits_remove_the_own_event_and_all_later_ones(by_category: bool) -> None:
     """What is left equals a count of a log in which the user stopped before the example."""
     value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
     removed = 0
     for seed in range(20):
-        events = random_events(seed, targets_in_events=targets_in_events)
+        events = random_log(seed, USERS, ITEMS)
         statistics, own = count_values(events, value_of, int(value_of.max()) + 1)
         whole = sequences(events, value_of)
         for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):
@@ -122,7 +99,7 @@ def test_only_the_first_values_of_a_user_make_pairs() -> None:
 
 
 def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
-    events = random_events(0)
+    events = random_log(0, USERS, ITEMS)
     whole, _ = count_values(events, np.arange(ITEMS), ITEMS)
     limits = Limits(kept=len(whole.other) // 2)
     kept, _ = count_values(events, np.arange(ITEMS), ITEMS, limits=limits)

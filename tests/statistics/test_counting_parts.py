@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import tiny_run
+from support.random_log import random_log
 
 from dien_jax.data import arrays
 from dien_jax.data.dataset import open_dataset
@@ -45,29 +46,6 @@ DIGESTS = {
 """Of the program that held all events at once; by feature, ``all_before``, and lower bounds."""
 
 
-def random_log(seed: int, *, all_before: bool = False) -> TrainingEvents:
-    """Return the events of users, some of whom have events that count without examples."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(0, 14, USERS)
-    lengths[:3] = lengths[-2:] = 0
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    item = rng.choice(ITEMS, offsets[-1], p=np.arange(ITEMS, 0, -1) / (ITEMS * (ITEMS + 1) / 2))
-    rows = []
-    for user, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        for place in range(start, stop):
-            if rng.random() < 0.6:
-                rows += [(user, place, item[place], 1), (user, place, rng.integers(ITEMS), 0)]
-        if stop > start and rng.random() < 0.3:
-            targets = range(rng.integers(1, 4))
-            rows += [(user, stop, rng.integers(ITEMS), rng.integers(2)) for _ in targets]
-    sequence, end, target, label = np.array(rows).T
-    counted = None
-    if all_before:
-        counted = offsets[:-1] + np.where(lengths > 1, rng.integers(0, lengths + 1), 0)
-    columns = (sequence.astype(np.int32), end, target.astype(np.int32), label.astype(np.int8))
-    return TrainingEvents(item.astype(np.int32), offsets, *columns, counted)
-
-
 def digest(counts: ValueStatistics, own: np.ndarray) -> str:
     """Return the start of the sha256 of all counts."""
     sha = hashlib.sha256(repr((counts.sequences, counts.least, counts.longest)).encode())
@@ -85,7 +63,7 @@ def test_factors_are_those_of_the_whole_log(
     if is_long:
         monkeypatch.setattr(factors, "MAX_INTERACTIONS", MOST_INTERACTIONS)
     value_of = VALUES[feature]
-    log, size = random_log(0), int(value_of.max()) + 1
+    log, size = random_log(0, USERS, ITEMS), int(value_of.max()) + 1
     interactions = int(count_values(log, value_of, size)[0].count.sum())
     given: Any = {"interactions": interactions, "transitions": feature == "item"}
     expected = factorise(log, value_of, size, **given)
@@ -111,7 +89,7 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     if not is_kept:
         monkeypatch.setattr(counting, "KEPT_EVENTS", 0)
     limits = LIMITS[is_long]._replace(slice=100)
-    value_of, log = VALUES[feature], random_log(0, all_before=all_before)
+    value_of, log = VALUES[feature], random_log(0, USERS, ITEMS, all_before=all_before)
     pieces = list(slices(log, limits.slice))
     assert len(pieces) > 20
     order = np.arange(len(log.item))
@@ -133,7 +111,7 @@ def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
 
 
 def test_a_long_sequence_is_a_slice_of_its_own() -> None:
-    log = random_log(0)
+    log = random_log(0, USERS, ITEMS)
     lengths = [np.diff(piece.offsets) for piece in slices(log, 6)]
     assert np.concatenate(lengths).tolist() == np.diff(log.offsets).tolist()
     assert all(own.sum() <= 6 or len(own) == 1 for own in lengths)
@@ -144,7 +122,7 @@ def test_a_long_sequence_is_a_slice_of_its_own() -> None:
 def test_the_interactions_of_some_users_are_those_that_they_have_among_all(
     all_before: bool,
 ) -> None:
-    events, value_of = random_log(0, all_before=all_before), np.arange(ITEMS)
+    events, value_of = random_log(0, USERS, ITEMS, all_before=all_before), np.arange(ITEMS)
     chosen = np.arange(len(events.offsets) - 1) % 3 == 1
     of_all = first_occurrences(events, value_of)
     of_some = first_occurrences(of_sequences(events, chosen), value_of)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 MODULES = {
     "prepare": (
         "dien_jax.preparation.pipeline.from_columns",
-        "dien_jax.preparation.pipeline.from_interactions",
+        "dien_jax.preparation.pipeline.write",
     ),
     "export": ("jax.export",),
     "train": ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint"),

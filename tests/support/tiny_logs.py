@@ -74,28 +74,6 @@ def make(file: Path, **changes):
     return opened(prepare, options(file, **changes))
 
 
-def positives(dataset, split: str) -> set[tuple[str, str, int]]:
-    """User, item and history length of the positive examples."""
-    examples, items, groups = dataset.splits[split], dataset.vocabulary("item"), dataset.groups()
-    return {
-        (
-            groups[examples.group[row]],
-            items[examples.item[row]],
-            int(examples.history_end[row] - dataset.event_offsets[examples.sequence[row]]),
-        )
-        for row in np.flatnonzero(examples.label)
-    }
-
-
-def training_events(dataset) -> np.ndarray:
-    """Mark the events that a training example has as its target or in its history."""
-    train, offsets = dataset.splits["train"], dataset.event_offsets
-    marked = np.zeros(len(dataset.event_item), bool)
-    for sequence, end in zip(train.sequence, train.history_end, strict=True):
-        marked[offsets[sequence] : end + 1] = True
-    return marked
-
-
 def refused(file: Path, match: str, **changes) -> None:
     """Preparing fails with the message and leaves nothing behind."""
     before = {path.name for path in file.parent.iterdir()}

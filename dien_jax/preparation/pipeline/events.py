@@ -1,7 +1,7 @@
 """From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
 from collections.abc import Callable, Iterator
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
 from operator import or_
 from pathlib import Path
@@ -16,11 +16,11 @@ from dien_jax.data import value_text
 from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
-from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
-from dien_jax.preparation.options import Features, LogColumn, LogOptions
-from dien_jax.preparation.pipeline.splits import Borders, borders_by_share
+from dien_jax.preparation.logs import SourceLog
+from dien_jax.preparation.memory import PART_EVENTS, divide
+from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.pipeline.splits import EventPart, Marks, Split
 from dien_jax.preparation.reading.array_files import ArrayFile
-from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
@@ -28,31 +28,8 @@ from dien_jax.utils.console import stage
 SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # before the name of a column: its numbers
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
-Narrow = Callable[[Table], Table] | None
 Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 """Conditions under which a row is malformed, and why; the first one counts."""
-
-
-class EventPart(NamedTuple):
-    """The e events of s consecutive sequences, oldest first; ties keep the log's order."""
-
-    first_sequence: int
-    first_event: int
-    item: np.ndarray  # int32 [e], number of the item
-    timestamp: np.ndarray  # int64 [e]
-    label: np.ndarray | None  # int8 [e], or None for a log of interactions
-    offsets: np.ndarray  # int64 [s + 1], from 0
-
-    @property
-    def sequence(self) -> np.ndarray:
-        """Sequence of every event, from 0: int32 ``[e]``."""
-        lengths = np.diff(self.offsets)
-        return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-
-    @property
-    def sequences(self) -> slice:
-        """The sequences among all of the log."""
-        return slice(self.first_sequence, self.first_sequence + len(self.offsets) - 1)
 
 
 class Events(NamedTuple):
@@ -68,10 +45,10 @@ class Events(NamedTuple):
     features: Features
     users: Table  # table position (the sequence), raw, user features and varies
     items: Table  # table position (the item's number), raw, item features and varies
-    contexts: Table  # table position (the row), line and context features
-    rows: Table  # table line, user, item, time and item and user features
-    ordered: Table  # table position (the event), code (the item) and time, oldest first
+    rows: Table  # table position (the event), code (the item), time, line and context features
+    clean: Table  # table line, user, item, time and item and user features
     num_items: int
+    times: tuple[int, int]  # the first and the last one
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
     part_events: int = PART_EVENTS  # events that are held in memory at a time
@@ -80,35 +57,35 @@ class Events(NamedTuple):
     def num_users(self) -> int:
         return len(self.offsets) - 1
 
-    def times(self) -> tuple[int, int]:
-        """Return the first and the last time."""
-        extremes = [(block.min(), block.max()) for block in self.timestamp.blocks()]
-        first, last = zip(*extremes, strict=True)
-        return int(min(first)), int(max(last))
+    def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield item, time and number of all events, oldest first, a batch at a time."""
+        columns = self.rows.select("code", "time", "position").order_by("time", "position")
+        for batch in workspace.batches(columns):
+            item, time, number = (column.to_numpy() for column in batch.columns)
+            yield item, time, number
 
     def times_at(self, workspace: Workspace, places: list[int]) -> list[int]:
         """Return the times of some events by their places in the order of time, which rise."""
         found, done = [], 0
-        for batch in workspace.batches(self.ordered, ["time"]):
+        for batch in workspace.batches(self.rows.select("time").order_by("time")):
             here = [place - done for place in places if 0 <= place - done < batch.num_rows]
             found += batch.column("time").take(pa.array(here, pa.int64())).to_pylist()
             done += batch.num_rows
         return found
-
-    def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield item, time and number of all events, oldest first, a batch at a time."""
-        for batch in workspace.batches(self.ordered):
-            item, time, number = (batch.column(name) for name in ("code", "time", "position"))
-            yield item.to_numpy(), time.to_numpy(), number.to_numpy()
 
     def within(self, workspace: Workspace, memory: str, examples: int) -> "Events":
         """Return the events with parts that fit into ``--memory``, and leave the engine the rest.
 
         ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
         """
-        longest = int(np.diff(self.offsets).max())
-        sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
-        database, part_events = divide(memory, sizes)
+        database, part_events = divide(
+            memory,
+            users=self.num_users,
+            items=self.num_items,
+            events=len(self.item),
+            longest=int(np.diff(self.offsets).max()),
+            examples=examples,
+        )
         workspace.limit(database)
         return self._replace(part_events=min(PART_EVENTS, part_events))
 
@@ -122,43 +99,29 @@ class Events(NamedTuple):
             yield EventPart(first, start, item, timestamp, label, offsets)
 
 
-Sides = Callable[[EventPart], np.ndarray]
-"""The side of every event or row of a part, int8 ``[e]``."""
-Marks = Callable[[EventPart], np.ndarray]
-"""Mark events of a part, such as those that training sees, bool ``[e]``."""
-
-
-def count_events(events: Events, *marks: Marks) -> list[dict[str, np.ndarray]]:
-    """Count the events of each ``item`` and ``user`` that each function marks, int64 ``[n]``."""
+def count_events(events: Events, split: Split) -> Marks:
+    """Count the marked events of each ``item`` and ``user``, int64 ``[n]`` each."""
     sizes = {"item": events.num_items, "user": events.num_users}
-    counts = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for _ in marks]
+    counts = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for _ in range(3)]
     for part in events.parts():
-        users = len(part.offsets) - 1
-        for count, mark in zip(counts, marks, strict=True):
-            chosen = mark(part)
-            count["item"] += np.bincount(part.item[chosen], minlength=events.num_items)
-            count["user"][part.sequences] = np.bincount(part.sequence[chosen], minlength=users)
-    return counts
+        for count, marked in zip(counts, split.marks(part), strict=True):
+            count["item"] += np.bincount(part.item[marked], minlength=events.num_items)
+            users = np.bincount(part.sequence[marked], minlength=len(part.offsets) - 1)
+            count["user"][part.sequences] = users
+    return Marks(*counts)
 
 
-def load_events(
-    workspace: Workspace,
-    log: Log,
-    features: Features,
-    max_bad_share: float,
-    narrow: Narrow = None,
-    refuse: Callable[[Table, Value], Reasons] = lambda rows, time: [],
-) -> Events:
+def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order; :func:`training_values` prefers training. ``narrow`` filters the clean rows before
-    anything is counted, and ``refuse`` returns more reasons for which rows are malformed, from the
-    rows and their times. Too many malformed rows, or no row left, is a ``UserError``.
+    log's order; :func:`training_values` prefers training. Too many malformed rows, or no row left,
+    is a ``UserError``.
     """
+    log, features = source.log, source.features
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
-        checked = _checked(workspace, log.rows, clock, features.columns, refuse)
+        checked = _checked(workspace, log.rows, clock, features.columns, source.refuse)
         total = workspace.count(log.rows) + log.bad.count
         log.refuse(workspace, checked.filter(checked.reason.notnull()))
     report = log.bad.check(total, max_bad_share)
@@ -166,7 +129,7 @@ def load_events(
         raise UserError(f"{log.file} holds no rows")
     with stage("ordering events"):
         clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
-        clean = narrow(clean) if narrow else clean
+        clean = source.narrow(clean)
         users = _numbered_ids(workspace, clean, "user", features.user)
         items = _numbered_ids(workspace, clean, "item", features.item)
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
@@ -175,17 +138,14 @@ def load_events(
         contexts = [feature.alias for feature in features.context]
         rows = rows.select("sequence", "code", "time", "line", *label, *contexts)
         rows = workspace.store_ordered("events", rows, ["sequence", "time", "line"])
-        num_rows, num_users, num_items = map(workspace.count, (rows, users, items))
-        if not num_rows:
+        if not workspace.count(rows):
             raise UserError(f"{log.file}: nothing is left to prepare")
-        dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
+        dtypes: dict[str, type[np.generic]] = {"code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
         arrays = workspace.array_files("events", rows, dtypes)
-    by_time = rows.select("code", "time", "position")
-    lengths = np.zeros(num_users, np.int64)
-    for block in arrays["sequence"].blocks():
-        counts = np.bincount(block - block[0])
-        lengths[block[0] : block[0] + len(counts)] += counts
+        of_users = rows.group_by("sequence").aggregate(rows=rows.count()).order_by("sequence")
+        lengths = workspace.array_files("users", of_users, {"rows": np.int64})["rows"].read()
+        times = workspace.numbers(rows.aggregate(first=rows.time.min(), last=rows.time.max()))
     return Events(
         item=arrays["code"],
         timestamp=arrays["time"],
@@ -194,36 +154,13 @@ def load_events(
         features=features,
         users=users,
         items=items,
-        contexts=rows.select("line", *contexts, "position"),
-        rows=clean,
-        ordered=by_time.order_by("time", "position"),
-        num_items=num_items,
+        rows=rows,
+        clean=clean,
+        num_items=workspace.count(items),
+        times=(times["first"], times["last"]),
         clock=clock,
         report=report,
     )
-
-
-def read_times(
-    workspace: Workspace, options: LogOptions, events: Events
-) -> tuple[Borders, int | None]:
-    """Return the borders of a by-time split, and when training examples start, if that is given."""
-    clock, (earliest, _) = events.clock, events.times()
-    if options.valid_from is None or options.test_from is None:
-        times_at = partial(events.times_at, workspace)
-        split = borders_by_share(len(events.item), times_at, **options.shares)
-    else:
-        valid = clock.read("--valid-from", options.valid_from, earliest)
-        test = clock.read("--test-from", options.test_from, earliest)
-        if test < valid:
-            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
-        split = Borders(valid, test)
-    if options.train_from is None:
-        return split, None
-    begin = clock.read("--train-from", options.train_from, earliest)
-    if begin >= split.valid:
-        limit = f"which starts at {split.valid}, got {begin}"
-        raise UserError(f"--train-from must be before validation, {limit}")
-    return split, begin
 
 
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
@@ -334,7 +271,7 @@ def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Val
     return {alias: c.argmin(order, where=c.notnull()) for alias, c in columns.items()}
 
 
-def training_values(workspace: Workspace, events: Events, group: str, trained: Marks) -> Table:
+def training_values(workspace: Workspace, events: Events, group: str, split: Split) -> Table:
     """Return the table of users or items with the features that their training rows have.
 
     A value that only rows of validation or test have must be unknown to training. So where the
@@ -345,8 +282,6 @@ def training_values(workspace: Workspace, events: Events, group: str, trained: M
     """
     columns: tuple[LogColumn, ...] = events.features.groups[group]
     table = {"item": events.items, "user": events.users}[group]
-    if not columns:
-        return table
     varying = np.zeros(workspace.count(table), bool)
     chosen = table.filter(table[VARIES]).select("position")
     for batch in workspace.batches(chosen):
@@ -357,13 +292,13 @@ def training_values(workspace: Workspace, events: Events, group: str, trained: M
     def rows() -> Iterator[pa.RecordBatch]:
         for part in events.parts():
             number = part.item if group == "item" else part.sequence + part.first_sequence
-            chosen = np.flatnonzero(trained(part) & varying[number]) + part.first_event
+            chosen = np.flatnonzero(split.marks(part).seen & varying[number]) + part.first_event
             yield pa.record_batch([chosen], schema=schema)
 
     schema = pa.schema([("position", pa.int64())])
     positions = workspace.append(f"training rows of {group}s", rows(), schema)
-    lines = events.contexts.semi_join(positions, "position").select("line")
-    clean = events.rows.semi_join(lines, "line")
+    lines = events.rows.semi_join(positions, "position").select("line")
+    clean = events.clean.semi_join(lines, "line")
     seen = clean.group_by(raw=clean[group]).aggregate(**first_values(clean, columns))
     seen = seen.rename({f"seen {column.alias}": column.alias for column in columns}, seen="raw")
     joined = table.left_join(seen, table.raw == seen.seen)

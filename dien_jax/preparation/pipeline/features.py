@@ -5,9 +5,8 @@ Rows of the extended folder, if there is one, come first, however often training
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +19,12 @@ from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
-from dien_jax.preparation.pipeline.events import Events, Marks, count_events, training_values
+from dien_jax.preparation.pipeline.events import Events, count_events, training_values
+from dien_jax.preparation.pipeline.splits import Split
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
-Counts = Callable[[int, int], np.ndarray]
-"""Occurrences in training of the rows of a feature, int64, from one row to another."""
 MANY = 0.3  # share of the different values that hold a separator, from which they look like lists
 LONGEST_EXAMPLE = 60  # characters shown of a value
 
@@ -97,14 +95,12 @@ class EncodedFeature(NamedTuple):
 class Encoder:
     """Encoder of the raw ids and feature values of a log as rows of vocabularies.
 
-    Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
-    ``is_seen`` marks the events (impressions) that training sees, ``is_past`` those before
-    validation. The context features of a row count once if training sees it. A split that leaves
-    training nothing is a ``UserError``.
+    Values with fewer occurrences in training than ``options.min_count`` share the unknown row. The
+    context features of a row count once if training sees it. A split that leaves training nothing
+    is a ``UserError``.
 
     Attributes:
-      seen: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``.
-      past: the same before validation.
+      counts: occurrences of each ``item`` and ``user`` among the marked events, int64 ``[n]``.
       items, users: their vocabularies.
       notes: lines about encoded features, for the user.
     """
@@ -114,22 +110,21 @@ class Encoder:
         workspace: Workspace,
         events: Events,
         options: LogOptions,
-        is_seen: Marks,
-        is_past: Marks,
+        split: Split,
         extended: Dataset | None,
     ) -> None:
         self.workspace, self.events, self.extended = workspace, events, extended
-        self.min_count, self._is_seen = options.min_count, is_seen
-        self.seen, self.past = count_events(events, is_seen, is_past)
-        if not self.seen["item"].any():
+        self.min_count, self._split = options.min_count, split
+        self.counts = count_events(events, split)
+        seen = self.counts.seen
+        if not seen["item"].any():
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
         self.notes: list[str] = []
-        self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
-        self.items = self.vocabulary("item", events.items, self.seen["item"])
-        self.users = self.vocabulary("user", events.users, self.seen["user"])
+        self.items = self.vocabulary("item", events.items, seen["item"])
+        self.users = self.vocabulary("user", events.users, seen["user"])
 
     def features(self) -> dict[str, list[EncodedFeature]]:
         """Encode all features, by group.
@@ -139,24 +134,25 @@ class Encoder:
         counted once, or with those of the extended folder. Lists that were cut are noted;
         categorical columns that look like lists are reported on standard error.
         """
-        events = self.events
+        events, warnings = self.events, list[str]()
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
+            if not columns:
+                continue
             with stage(f"encoding {group} features"):
                 if group == "context":
-                    table = events.contexts
-                    seen_rows = ArrayFile(self.workspace.folder / "rows of training", np.int8)
-                    for part in events.parts() if columns else ():
-                        seen_rows.append(self._is_seen(part))
-                    counts: Counts = seen_rows.read
+                    table = events.rows
+                    counts = np.concatenate([self._split.marks(p).seen for p in events.parts()])
                 else:
-                    table = training_values(self.workspace, events, group, self._is_seen)
-                    counts = functools.partial(_part_of, self.seen[group])
+                    table = training_values(self.workspace, events, group, self._split)
+                    counts = self.counts.seen[group]
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
-                    encode = self._numeric if column.kind == "numeric" else self._values
-                    encoded[group].append(encode(column, values, counts))
-        for warning in self._warnings:
+                    if column.kind == "numeric":
+                        encoded[group].append(self._numeric(column, values, counts))
+                    else:
+                        encoded[group].append(self._values(column, values, counts, warnings))
+        for warning in warnings:
             say(warning)
         return encoded
 
@@ -173,9 +169,9 @@ class Encoder:
             joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
             row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
         is_admitted = counts >= self.min_count
-        if self.extended is not None and name in self.past:
+        if self.extended is not None and name in self.counts.past:
             # Before this extension an id may have been too rare: earlier events count too.
-            is_admitted = (counts > 0) & (self.past[name] >= self.min_count)
+            is_admitted = (counts > 0) & (self.counts.past[name] >= self.min_count)
         order = np.argsort(-counts, kind="stable")
         new = order[(is_admitted & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
@@ -185,7 +181,7 @@ class Encoder:
         row_of[new] = np.arange(len(known) + 1, len(value_of) + 1)
         return Vocabulary(values, value_of, row_of, known)
 
-    def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
+    def _numeric(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         ordered = values.order_by("position")
         numbers = self._files(ordered, {"raw": np.float64})["raw"]
         feature = self._before.get(column.name) or _standard(column, numbers, counts)
@@ -203,7 +199,9 @@ class Encoder:
             encoded.append(np.nan_to_num(standard, nan=0.0))
         return EncodedFeature(feature, StoredColumn(encoded, None))
 
-    def _values(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
+    def _values(
+        self, column: LogColumn, values: Table, counts: np.ndarray, warnings: list[str]
+    ) -> EncodedFeature:
         """Encode a multi-valued column, or a categorical one, each cell of which is one piece."""
         name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
@@ -212,15 +210,13 @@ class Encoder:
             pieces = self.workspace.pieces(cells, settings.separator)
             pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
-        self._warnings += _separator_warnings(self.workspace, column, raws)
+        warnings += _separator_warnings(self.workspace, column, raws)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
         files = self._files(ordered, {"position": np.int64, "code": np.int32})
         occurrences = np.zeros(count)
         for position, codes in _whole_cells(files["position"], files["code"]):
-            first = int(position[0])
-            weights = counts(first, int(position[-1]) + 1)[position - first]
-            occurrences += np.bincount(codes, weights, count)
+            occurrences += np.bincount(codes, counts[position], count)
         vocabulary = self.vocabulary(name, raws, occurrences)
         before = self._before.get(name)
         most = (before.max_values if before else None) or 1
@@ -268,17 +264,13 @@ class Encoder:
         return stored, self.workspace.count(stored)
 
 
-def _part_of(counts: np.ndarray, start: int, stop: int) -> np.ndarray:
-    return counts[start:stop]
-
-
-def _standard(column: LogColumn, numbers: ArrayFile, counts: Counts) -> Feature:
+def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:
     """Return a numeric feature with the mean and the deviation of rows of training."""
 
     def present() -> Iterator[np.ndarray]:
         start = 0
         for block in numbers.blocks():
-            is_seen = counts(start, start + len(block)) > 0
+            is_seen = counts[start : start + len(block)] > 0
             start += len(block)
             yield block[is_seen & ~np.isnan(block)]
 

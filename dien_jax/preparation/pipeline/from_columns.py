@@ -5,15 +5,14 @@ keep their rows and their features, and numeric features are standardised as in 
 the rows of a model trained on that folder keep their meaning, by raw value.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import EXAMPLE_SETTINGS, ColumnOptions
-from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.reading.log import Log, LogForm, address_of, files_of, read_table
+from dien_jax.preparation.logs import SourceLog
+from dien_jax.preparation.options import EXAMPLE_SETTINGS, ColumnOptions, LogForm
+from dien_jax.preparation.reading.log import Log, address_of, files_of, read_table
+from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256
 
@@ -22,36 +21,30 @@ MATCHED = ("split", "min_count", "user", "item", "timestamp", "separator", "max_
 """Options that are kept there, and ``EXAMPLE_SETTINGS``: an extending folder must share them."""
 
 
-def prepare_columns(
-    options: ColumnOptions,
-    name: str,
-    write: Callable[..., list[str]],
-    table: Any = None,
-) -> list[str]:
-    """Read the log that the options name, and ``write`` the folder with the source's name.
+def read_own_log(
+    workspace: Workspace, options: ColumnOptions, name: str, table: Any = None
+) -> SourceLog:
+    """Read the log that the options of a source name.
 
     The log is ``table``, if that is given, and its file is what messages call it.
     """
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
-    extended = open_extended(options, name)
+    extended = _open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
-    with open_workspace(options) as workspace:
-        wanted = options.log_columns()
-        if table is None:
-            form = LogForm(wanted, options.columns, options.separator, hint)
-            log = read_columns(workspace, options.file, form)
-            files = _files(options, log)
-        else:
-            log, digest = read_table(workspace, options.file, table, wanted, options.separator)
-            files = {options.file.name: digest}
-        events = load_events(workspace, log, options.features(), options.max_bad_share)
-        source = {"name": name, "files": files, SETTINGS: _matched(options)}
-        if extended is not None:
-            source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
-        return write(workspace, options, events, source, extended)
+    form = LogForm(options.log_columns(), options.columns, options.separator, hint)
+    if table is None:
+        log = workspace.read_columns(options.file, form)
+        files = _files(options, log)
+    else:
+        log, digest = read_table(workspace, options.file, table, form)
+        files = {options.file.name: digest}
+    about = {"name": name, "files": files, SETTINGS: _matched(options)}
+    if extended is not None:
+        about["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
+    return SourceLog(log, options.features(), about, [], extended=extended)
 
 
-def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
+def _open_extended(options: ColumnOptions, source: str) -> Dataset | None:
     """Open the folder that ``--extend`` names, None without it; refuse one made otherwise."""
     if options.extend is None:
         return None

@@ -1,24 +1,60 @@
 """Splits of a log that never look ahead.
 
-An example of an interaction log is one event, its target; its history is everything before it in
-its sequence. A split assigns a side to every event, or to every row of an impression log. No
-history of a side holds an event of a later side, because sides never fall along a sequence and a
-history ends before its target.
+A split gives a side to every row of a log. In a log of interactions a row is an event, the target
+of an example whose history is everything before it in its sequence; a user's first event has no
+history and is no example. In a log of impressions the rows of one user and one time are a request,
+which no split divides. No history of a side holds an event of a later side, because sides never
+fall along a sequence and a history ends before its target.
 
-Dimensions: n examples, E events, S sequences (one a user), R rows of an impression log.
-``timestamp``, int64 ``[E]`` or ``[R]``, does not fall within a sequence; ``offsets``, int64
-``[S + 1]``, are where the sequences begin. Targets are event indices by split, int64, rising.
+Dimensions: S users, e rows and s sequences of a part. Every sequence has a row, and ``timestamp``
+does not fall within it.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
+
+if TYPE_CHECKING:
+    from dien_jax.preparation.pipeline.events import Events
+    from dien_jax.preparation.reading.workspace import Workspace
 
 EARLIER, TRAIN, VALID, TEST, NO_SIDE = range(-1, 4)
 """Sides; training has no example of ``EARLIER``, but its past; ``NO_SIDE`` is part of nothing."""
+
+
+class EventPart(NamedTuple):
+    """The e rows of s consecutive sequences, oldest first; ties keep the log's order."""
+
+    first_sequence: int
+    first_event: int
+    item: np.ndarray  # int32 [e], number of the item
+    timestamp: np.ndarray  # int64 [e]
+    label: np.ndarray | None  # int8 [e], or None for a log of interactions
+    offsets: np.ndarray  # int64 [s + 1], from 0
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """Sequence of every row, from 0: int32 ``[e]``."""
+        lengths = np.diff(self.offsets)
+        return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+
+    @property
+    def sequences(self) -> slice:
+        """The sequences among all of the log."""
+        return slice(self.first_sequence, self.first_sequence + len(self.offsets) - 1)
+
+
+class Marks(NamedTuple):
+    """Marks of the rows of a part, bool ``[e]`` each, or what is made of those."""
+
+    seen: Any  # what training sees, as an example or in a history
+    past: Any  # the same, as if training had all examples before validation
+    chosen: Any  # the events of the past, or its clicks
 
 
 class Borders(NamedTuple):
@@ -26,6 +62,93 @@ class Borders(NamedTuple):
 
     valid: int
     test: int
+
+
+class Split:
+    """The sides of the rows of a log.
+
+    What ``--train-from`` and ``--max-examples`` leave out of training is ``EARLIER``. It stays in
+    popularity, that of the whole past: negatives would be drawn from the few items of recent users.
+
+    Attributes:
+      about: the description for ``meta.json``.
+    """
+
+    def __init__(self, workspace: "Workspace", options: LogOptions, events: "Events") -> None:
+        self.about: dict[str, Any] = {"policy": options.split, "seed": options.seed}
+        self._most = getattr(options, "max_examples", None)
+        self._users = self._borders = self._begin = None
+        if options.split == "by-user":
+            # Users of one event have no example and do not count in the shares.
+            is_able = np.diff(events.offsets) > (events.label is None)
+            self._users = np.full(events.num_users, NO_SIDE, np.int8)
+            able = int(np.count_nonzero(is_able))
+            self._users[is_able] = user_sides(able, seed=options.seed, **options.shares)
+            self.about |= options.shares
+        elif options.split == "by-time":
+            self._borders, self._begin = _read_times(workspace, options, events)
+            self.about |= {"valid_from": self._borders.valid, "test_from": self._borders.test}
+            if self._begin is not None:
+                self.about["train_from"] = self._begin
+
+    def sides(self, part: EventPart) -> np.ndarray:
+        """Return the side of every row of a part, int8 ``[e]``."""
+        offsets = part.offsets
+        if self._borders is not None:
+            borders = np.asarray(self._borders)
+            sides = np.searchsorted(borders, part.timestamp, side="right").astype(np.int8)
+        elif self._users is not None:
+            sides = self._users[part.sequences][part.sequence]
+        else:
+            number = np.cumsum(_request_starts(part))
+            from_end = np.repeat(number[offsets[1:] - 1], np.diff(offsets)) - number
+            sides = np.maximum(TEST - from_end, TRAIN).astype(np.int8)
+        if part.label is None:
+            if self._users is not None:  # of users held out only the last event is an example
+                held_out = sides != TRAIN
+                held_out[offsets[1:] - 1] = False
+                sides[held_out] = NO_SIDE
+            sides[offsets[:-1]] = NO_SIDE
+        if self._begin is not None:
+            sides[(sides == TRAIN) & (part.timestamp < self._begin)] = EARLIER
+        if self._most is not None:
+            targets = np.flatnonzero(sides == TRAIN)
+            sequence = part.sequence[targets]
+            end = np.searchsorted(sequence, sequence, side="right")
+            sides[targets[end - np.arange(len(targets)) > self._most]] = EARLIER
+        return sides
+
+    def marks(self, part: EventPart) -> Marks:
+        """Mark rows of a part."""
+        sides = self.sides(part)
+        seen, past = sides == TRAIN, sides <= TRAIN
+        if part.label is not None:
+            return Marks(seen, past, past & (part.label == 1))
+        past = _with_histories(part, past)
+        return Marks(_with_histories(part, seen), past, past)
+
+
+def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: int) -> np.ndarray:
+    """Draw a side for each user, int8 ``[sequences]``; the shares are rounded to whole users."""
+    valid, test = round(valid_share * sequences), round(test_share * sequences)
+    order = np.random.default_rng((seed, 0)).permutation(sequences)
+    sides = np.full(sequences, TRAIN, np.int8)
+    sides[order[:valid]] = VALID
+    sides[order[valid : valid + test]] = TEST
+    return sides
+
+
+def history_ends(part: EventPart) -> np.ndarray:
+    """Return where the history of each row ends, int64 ``[e]``: among the events or the clicks.
+
+    A row of impressions sees the clicks (rows of label 1) of its sequence with a strictly smaller
+    time, so a click never enters the history of another row of its request.
+    """
+    if part.label is None:
+        return np.arange(len(part.item))
+    clicks_before = np.cumsum(part.label, dtype=np.int64) - part.label
+    request = np.flatnonzero(_request_starts(part))
+    return np.repeat(clicks_before[request], np.diff(np.append(request, len(part.item))))
 
 
 def borders_by_share(
@@ -46,132 +169,44 @@ def borders_by_share(
     return Borders(*found, *[latest + 1] * (2 - len(found)))
 
 
-def split_metadata(
-    options: LogOptions, borders: Borders | None = None, begin: int | None = None
-) -> dict[str, Any]:
-    """Return the description of the split for ``meta.json``."""
-    split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
-    if options.split == "by-user":
-        split |= options.shares
-    if borders is not None:
-        split |= {"valid_from": borders.valid, "test_from": borders.test}
-    if begin is not None:
-        split["train_from"] = begin
-    return split
+def _read_times(
+    workspace: "Workspace", options: LogOptions, events: "Events"
+) -> tuple[Borders, int | None]:
+    """Return the borders of a by-time split, and when training examples start, if that is given."""
+    clock, earliest = events.clock, events.times[0]
+    if options.valid_from is None or options.test_from is None:
+        times_at = partial(events.times_at, workspace)
+        borders = borders_by_share(len(events.item), times_at, **options.shares)
+    else:
+        valid = clock.read("--valid-from", options.valid_from, earliest)
+        test = clock.read("--test-from", options.test_from, earliest)
+        if test < valid:
+            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
+        borders = Borders(valid, test)
+    if options.train_from is None:
+        return borders, None
+    begin = clock.read("--train-from", options.train_from, earliest)
+    if begin >= borders.valid:
+        limit = f"which starts at {borders.valid}, got {begin}"
+        raise UserError(f"--train-from must be before validation, {limit}")
+    return borders, begin
 
 
-def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: int) -> np.ndarray:
-    """Draw a side for each user, int8 ``[sequences]``; the shares are rounded to whole users."""
-    valid, test = round(valid_share * sequences), round(test_share * sequences)
-    order = np.random.default_rng((seed, 0)).permutation(sequences)
-    sides = np.full(sequences, TRAIN, np.int8)
-    sides[order[:valid]] = VALID
-    sides[order[valid : valid + test]] = TEST
-    return sides
-
-
-def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
-    """Return the side of every time, before, between or from the borders on: int8 ``[E]``."""
-    return np.searchsorted(np.asarray(borders), timestamp, side="right").astype(np.int8)
-
-
-def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Hold out the last time of each sequence as test, and the time before it as valid.
-
-    For impressions, int8 ``[R]``: rows of equal time are one request and stay together.
-    """
-    number = np.cumsum(request_starts(timestamp, offsets))
-    from_end = np.repeat(number[offsets[1:] - 1], np.diff(offsets)) - number
-    return np.maximum(TEST - from_end, TRAIN).astype(np.int8)
-
-
-def request_starts(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Mark the first row of each request, the rows of one user and one time: bool ``[R]``."""
-    starts = np.zeros(len(timestamp), bool)
-    starts[1:] = timestamp[1:] != timestamp[:-1]
-    starts[_first_events(offsets)] = True
+def _request_starts(part: EventPart) -> np.ndarray:
+    """Mark the first row of each request, bool ``[e]``; an event of interactions is one."""
+    starts = np.ones(len(part.timestamp), bool)
+    if part.label is not None:
+        starts[1:] = part.timestamp[1:] != part.timestamp[:-1]
+        starts[part.offsets[:-1]] = True
     return starts
 
 
-def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return where the history of each impression ends among the clicks: int64 ``[R]``.
-
-    A row sees the clicks (rows of label 1) of its sequence with a strictly smaller time, so a click
-    never enters the history of another row of its request.
-    """
-    clicks_before = np.cumsum(label, dtype=np.int64) - label
-    request = np.flatnonzero(request_starts(timestamp, offsets))
-    return np.repeat(clicks_before[request], np.diff(np.append(request, len(timestamp))))
-
-
-def sides_of_able_users(
-    offsets: np.ndarray, *, valid_share: float, test_share: float, seed: int
-) -> np.ndarray:
-    """Draw a side for each user, int8 ``[S]``; ``NO_SIDE`` for one with a single event.
-
-    Such users have no example and do not count in the shares.
-    """
-    able = np.diff(offsets) >= 2
-    sides = np.full(len(offsets) - 1, NO_SIDE, np.int8)
-    count = int(np.count_nonzero(able))
-    sides[able] = user_sides(count, valid_share=valid_share, test_share=test_share, seed=seed)
-    return sides
-
-
-def by_user(offsets: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Split users: every event of training users from the second on, the last one of the others.
-
-    ``sides``, int8 ``[S]``, comes from :func:`sides_of_able_users`. Returns int8 ``[E]``.
-    """
-    of_event = np.repeat(np.where(sides == TRAIN, TRAIN, NO_SIDE), np.diff(offsets))
-    is_held_out = (sides == VALID) | (sides == TEST)
-    of_event[offsets[1:][is_held_out] - 1] = sides[is_held_out]
-    return _with_history(of_event, offsets)
-
-
-def last_event(offsets: np.ndarray) -> np.ndarray:
-    """Hold out the last event of each user as test, and the one before it as valid.
-
-    Every earlier event from the second on is a training example. Returns int8 ``[E]``.
-    """
-    from_end = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(int(offsets[-1]))
-    return _with_history(np.maximum(TEST - from_end, TRAIN), offsets)
-
-
-def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> np.ndarray:
-    """Put every event from a user's second on into the split of its time: int8 ``[E]``."""
-    return _with_history(time_sides(timestamp, borders), offsets)
-
-
-def latest(targets: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
-    """Return the latest ``most`` targets of each sequence; ``targets`` rise."""
-    sequence = sequence_of(targets, offsets)
-    end = np.searchsorted(sequence, sequence, side="right")
-    return targets[end - np.arange(len(targets)) <= most]
-
-
-def sequence_of(events: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the sequence of each event index: int32, shaped like ``events``."""
-    return (np.searchsorted(offsets, events, side="right") - 1).astype(np.int32)
-
-
-def training_events(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Mark the events that training sees, as a target or in a history: bool ``[E]``."""
+def _with_histories(part: EventPart, is_target: np.ndarray) -> np.ndarray:
+    """Mark targets and the events before them: bool ``[e]``."""
     targets = np.flatnonzero(is_target)
-    sequence = sequence_of(targets, offsets)
+    sequence = part.sequence[targets]
     is_last = np.diff(sequence, append=-1) != 0
-    steps = np.zeros(int(offsets[-1]) + 1, np.int8)
-    steps[offsets[sequence[is_last]]] += 1
+    steps = np.zeros(len(is_target) + 1, np.int8)
+    steps[part.offsets[sequence[is_last]]] += 1
     steps[targets[is_last] + 1] -= 1
     return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
-
-
-def _first_events(offsets: np.ndarray) -> np.ndarray:
-    return offsets[:-1][np.diff(offsets) > 0]
-
-
-def _with_history(sides: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Take the side of events that have no event before them in their sequence."""
-    sides = sides.astype(np.int8)
-    sides[_first_events(offsets)] = NO_SIDE
-    return sides

@@ -11,16 +11,21 @@ So what is drawn for an event does not depend on which other events are processe
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dien_jax.preparation.options import Distribution
+from dien_jax.preparation.options import Distribution, ImplicitOptions
+from dien_jax.preparation.pipeline.splits import TRAIN, EventPart, Split
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.statistics.pairs import sort_together
 from dien_jax.utils.machine import map_in_order, thread_count
+
+if TYPE_CHECKING:
+    from dien_jax.preparation.pipeline.events import Events
+    from dien_jax.preparation.reading.workspace import Workspace
 
 DRAWS = 32  # draws before a negative is given up
 NONE = -1  # the item of a negative that was given up
@@ -50,12 +55,9 @@ class Pool:
         chosen: np.ndarray | None = None,
     ) -> None:
         self._item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)
-        # The distinct times, rising, and the number of entries before each.
-        self._time, self._start = (
-            ArrayFile(path.with_name(f"{path.name} {name}"), np.int64) for name in ("time", "start")
-        )
+        self._time = ArrayFile(path.with_name(f"{path.name} time"), np.int64)
         self._is_new = np.ones(num_items, bool) if distribution == "uniform" else None
-        self._chosen, self._length, self._last = chosen, 0, -1  # no event has a time below 0
+        self._chosen = chosen
 
     def add(self, item: np.ndarray, time: np.ndarray, number: np.ndarray) -> None:
         """Add events, oldest first: item, time and number of each, ``[n]``."""
@@ -67,11 +69,8 @@ class Pool:
             first = first[self._is_new[item[first]]]
             item, time = item[first], time[first]
             self._is_new[item] = False
-        starts = np.flatnonzero(np.diff(time, prepend=self._last))
         self._item.append(item)
-        self._time.append(time[starts])
-        self._start.append(self._length + starts)
-        self._length, self._last = self._length + len(time), time[-1] if len(time) else self._last
+        self._time.append(time)
 
     def until(self, times: np.ndarray) -> np.ndarray:
         """Return the number of entries up to each time, int64 ``[P]``."""
@@ -79,14 +78,13 @@ class Pool:
         ordered, order = sort_together(times - earliest, np.arange(len(times)))
         ordered += earliest
         found = np.zeros(len(times), np.int64)
-        before = last = done = 0
+        before = last = 0
         for block in self._time.blocks():
-            ends = np.append(self._start.read(done + 1, done + 1 + len(block)), self._length)
             first = np.searchsorted(ordered, block[0])
             found[last:first] = before  # times between this block and the one before it
             last = np.searchsorted(ordered, block[-1], side="right")
-            found[first:last] = ends[np.searchsorted(block, ordered[first:last], side="right") - 1]
-            before, done = ends[len(block) - 1], done + len(block)
+            found[first:last] = before + np.searchsorted(block, ordered[first:last], side="right")
+            before += len(block)
         found[last:] = before
         places = np.empty(len(times), np.int64)
         places[order] = found
@@ -98,78 +96,64 @@ class Pool:
 
 
 class EarlierItems:
-    """Lookup of the items that the sequence of each of P rows has before an event.
+    """Look-up of the items that a sequence of a part has before an event.
 
-    Args:
-      sequence: int32 ``[P]``, the sequence of each row.
-      event_item: int32 ``[E]``, item of every event of all sequences.
-      offsets: int64 ``[S + 1]``, where the events of each sequence begin.
-      num_items: a number above all items that occur.
+    ``num_items`` is a number above all items that occur.
     """
 
-    def __init__(
-        self, sequence: np.ndarray, event_item: np.ndarray, offsets: np.ndarray, num_items: int
-    ) -> None:
-        chosen, self._owner = np.unique(sequence, return_inverse=True)
+    def __init__(self, part: EventPart, num_items: int) -> None:
         self._num_items = num_items
-        lengths = offsets[chosen + 1] - offsets[chosen]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(offsets[chosen] - (ends - lengths), lengths)
-        events = np.arange(len(shift)) + shift
-        keys = np.repeat(np.arange(len(chosen)), lengths) * num_items + event_item[events]
-        keys, order = sort_together(keys, np.arange(len(keys)))  # an item's first event comes first
+        keys = part.sequence.astype(np.int64) * num_items + part.item
+        keys, events = sort_together(keys, np.arange(len(keys)))  # an item's first event first
         self._keys = np.append(keys, np.iinfo(np.int64).max)
-        self._events = np.append(events[order], 0)
+        self._events = np.append(events, 0)
 
-    def contain(self, row: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Return for each of the rows whether it has the item before the event ``end``."""
-        keys = self._owner[row] * self._num_items + item
+    def contain(self, sequence: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Return for each sequence whether it has the item before the event ``end``."""
+        keys = sequence.astype(np.int64) * self._num_items + item
         place = np.searchsorted(self._keys, keys)
         return (self._keys[place] == keys) & (self._events[place] < end)
 
 
-@dataclass(frozen=True)
 class NegativeSampler:
-    """Sampler of negatives, with replacement, from a pool.
+    """Sampler of negatives, with replacement, for positives among the events of a part.
 
     A draw that equals the positive is repeated, and so is one that the user chose before, unless
     those are allowed. Where the pool has nothing yet, or a user chose nearly all of it, a positive
     gets fewer negatives.
+
+    Args:
+      part: the events of the users of the positives.
+      num_items: a number above all items that occur.
+      allow_own: whether items that the user chose before may be drawn.
     """
 
-    event_item: np.ndarray  # int32 [E], item of every event of every user
-    timestamp: np.ndarray  # int64 [E]
-    offsets: np.ndarray  # int64 [S + 1], where the events of each sequence begin
-    pool: Pool
-    num_items: int  # a number above all items that occur
-    allow_own: bool = False  # whether items that the user chose before may be drawn
+    def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
+        self._part, self._sequence = part, part.sequence
+        self._earlier = None if allow_own else EarlierItems(part, num_items)
 
     def draw(
         self,
         target: np.ndarray,
+        pool: Pool,
         *,
         count: int,
         seed: tuple[int, ...],
-        first_event: int = 0,
         chunk: int = 1 << 22,
     ) -> Negatives:
-        """Draw ``count`` negatives for every positive, given as an event, int64 ``[P]``.
+        """Draw ``count`` negatives from a pool for every positive, given as an event, ``[P]``.
 
-        ``first_event`` is added to an event for its random numbers: the events may be a part of
-        more. All threads together draw ``chunk`` negatives at a time.
+        All threads together draw ``chunk`` negatives at a time.
         """
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        choices = self.pool.until(self.timestamp[target])
-        # Threads that draw for one sequence have its events each: an eighth of all, at most.
-        longest = int(np.diff(self.offsets).max(initial=1))
-        threads = max(min(thread_count(), len(self.event_item) // (8 * longest)), 1)
+        choices = pool.until(self._part.timestamp[target])
+        threads = thread_count()
         step = max(chunk // (count * threads), 1)
 
         def of_chunk(start: int) -> np.ndarray:
-            part = slice(start, start + step)
-            numbers = (target[part] + first_event)[:, None] * count + np.arange(count)
-            return self._draw_chunk(target[part], choices[part], numbers.reshape(-1), key)
+            own = slice(start, start + step)
+            return self._draw_chunk(target[own], pool, choices[own], count, key)
 
         starts = range(0, len(target), step)
         for start, drawn in zip(starts, map_in_order(of_chunk, starts, threads), strict=True):
@@ -180,14 +164,11 @@ class NegativeSampler:
         return Negatives(np.concatenate(owners), kept_items, len(target) * count - len(kept_items))
 
     def _draw_chunk(
-        self, target: np.ndarray, choices: np.ndarray, numbers: np.ndarray, key: np.uint64
+        self, target: np.ndarray, pool: Pool, choices: np.ndarray, count: int, key: np.uint64
     ) -> np.ndarray:
-        """Return negatives by number, those of each positive together; ``NONE`` if given up."""
-        count = len(numbers) // len(target)
-        earlier = None
-        if not self.allow_own:
-            sequence = np.searchsorted(self.offsets, target, side="right") - 1
-            earlier = EarlierItems(sequence, self.event_item, self.offsets, self.num_items)
+        """Return the negatives of each positive together; ``NONE`` for one that is given up."""
+        numbers = (target + self._part.first_event)[:, None] * count + np.arange(count)
+        numbers = numbers.reshape(-1)
         drawn = np.full(len(numbers), NONE, np.int32)
         pending = np.flatnonzero(np.repeat(choices, count))
         for draw in range(DRAWS):
@@ -195,13 +176,65 @@ class NegativeSampler:
                 break
             row = pending // count
             uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
-            item = self.pool.take((uniform * choices[row]).astype(np.int64))
-            taken = item == self.event_item[target[row]]
-            if earlier is not None:
-                taken |= earlier.contain(row, item, target[row])
+            item = pool.take((uniform * choices[row]).astype(np.int64))
+            taken = item == self._part.item[target[row]]
+            if self._earlier is not None:
+                taken |= self._earlier.contain(self._sequence[target[row]], item, target[row])
             drawn[pending] = np.where(taken, NONE, item)
             pending = pending[taken]
         return drawn
+
+
+class TargetNegatives:
+    """The negatives of all positives of a log.
+
+    Those of training are drawn from the events that popularity counts, so each is an item that
+    training knows. Those of validation and test are drawn from all events up to their time: there,
+    items unknown in training are among the negatives as they are among the positives.
+
+    Attributes:
+      missing: negatives that were given up, so far.
+    """
+
+    def __init__(
+        self,
+        workspace: "Workspace",
+        options: ImplicitOptions,
+        events: "Events",
+        split: Split,
+        known: np.ndarray,
+    ) -> None:
+        self.options, self._num_items, self.missing = options, events.num_items, 0
+        chosen = np.zeros(len(events.item), bool)
+        for part in events.parts():
+            stop = part.first_event + len(part.item)
+            chosen[part.first_event : stop] = split.marks(part).chosen & known[part.item]
+        kind = events.num_items, options.negative_distribution
+        self._train = Pool(workspace.folder / "pool of training", *kind, chosen)
+        self._held_out = Pool(workspace.folder / "pool", *kind)
+        for batch in events.by_time(workspace):
+            self._train.add(*batch)
+            self._held_out.add(*batch)
+
+    def of_part(self, part: EventPart) -> Callable[[np.ndarray, int], tuple[np.ndarray, ...]]:
+        """Return a function of the positives of a side, events of a part.
+
+        It returns each positive followed by its negatives: event, item and label.
+        """
+        sampler = NegativeSampler(part, self._num_items, self.options.allow_own_negatives)
+
+        def draw(target: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
+            pool = self._train if side == TRAIN else self._held_out
+            seed = (self.options.seed, 1, side)
+            drawn = sampler.draw(target, pool, count=self.options.negatives, seed=seed)
+            self.missing += drawn.missing
+            positive = np.concatenate([np.arange(len(target)), drawn.positive])
+            order = np.argsort(positive, kind="stable")
+            label = (order < len(target)).astype(np.int8)
+            item = np.concatenate([part.item[target], drawn.item])[order]
+            return target[positive[order]], item, label
+
+        return draw
 
 
 def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:

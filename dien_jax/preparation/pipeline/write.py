@@ -1,39 +1,119 @@
-"""The last step of every log: write vocabularies, features, events and examples to the folder.
+"""The last step of every log: split it, encode it, and write the dataset folder.
 
-Dimensions: E events that histories are made of, V items with the unknown one, n examples of a
-split; e events and s sequences of a part.
+An example is a row of the log. In a log of interactions it is an event, a positive, and its
+history is everything before it in time, ties in the log's order. Every event of training with a
+history is one, unless ``--max-examples`` keeps the latest of each user, and negatives are drawn for
+it. In a log of impressions every row is an example with its own label, and its history is the
+user's clicks of strictly smaller times.
+
+Popularity, vocabularies and rows of users come from training: events that a training example has as
+its target or in its history, or training rows, of which popularity counts the clicks. With
+``--train-from`` popularity counts earlier ones too.
+
+Dimensions: E events, V items with the unknown one, n examples of a split, of a part.
 """
 
 import itertools
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dien_jax.data.arrays import Examples, joined_columns
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
 from dien_jax.preparation.memory import IDLE
-from dien_jax.preparation.pipeline.events import EventPart
+from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions, LogOptions
+from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
+from dien_jax.preparation.pipeline.splits import EventPart, Split, history_ends
+from dien_jax.preparation.pipeline.target_negatives import TargetNegatives
+from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
-
-class SplitExamples(NamedTuple):
-    """Examples of one split, of a part."""
-
-    sequence: np.ndarray  # int32 [n], the user's sequence, from 0
-    history_end: np.ndarray  # int64 [n], where the history ends among the part's events
-    item: np.ndarray  # int32 [n], number of the candidate in the log
-    label: np.ndarray  # int8 [n]
-    row: np.ndarray | None = None  # int64 [n], row of the log with the context; None without one
+MEANING = {
+    "popularity": "by popularity, so AUC does not reward popular items; recommend does",
+    "uniform": "uniformly, so AUC rewards popular items; so does recommend",
+}
+"""What each ``--negative-distribution`` means, as the summary says it."""
 
 
-FolderPart = tuple[EventPart, dict[str, SplitExamples]]
-"""Events of consecutive sequences that histories are made of, and examples by split."""
+def write_log(
+    workspace: Workspace,
+    options: LogOptions,
+    events: Events,
+    source: dict[str, Any],
+    extended: Dataset | None = None,
+) -> list[str]:
+    """Write the dataset folder of a log that ``source`` describes; return lines about it.
+
+    Negatives are drawn for options that are :class:`ImplicitOptions`.
+    """
+    drawn = options if isinstance(options, ImplicitOptions) else None
+    events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
+    with stage("splitting rows"):
+        split = Split(workspace, options, events)
+        encoder = Encoder(workspace, events, options, split, extended)
+    about, negatives = split.about, None
+    row_of, seen = encoder.items.row_of, encoder.counts.seen
+    if drawn is not None:
+        about |= {name: getattr(options, name) for name in EXAMPLE_SETTINGS}
+        with stage("sorting events by time"):
+            # An extended folder knows more than training.
+            known = (seen["item"] > 0) | (row_of[:-1] > 0)
+            negatives = TargetNegatives(workspace, drawn, events, split, known)
+    encoded = encoder.features()
+    source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
+    summaries = {name: _SplitSummary() for name in SPLITS}
+    with (
+        stage(f"writing {options.out}") as current,
+        DatasetWriter(
+            options.out,
+            schema=_schema(encoder, encoded),
+            source=source,
+            split=about,
+            progress=current.now,
+        ) as writer,
+    ):
+        _write_values(writer, encoder, encoded)
+        popularity = np.bincount(row_of[:-1], encoder.counts.chosen["item"], encoder.items.size)
+        writer.popularity(popularity.astype(np.int64))
+        workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
+        raw_users, first = workspace.strings(events.users, "raw"), 0
+        for part in events.parts():
+            users = part.sequences.stop
+            writer.groups(itertools.islice(raw_users, users - part.first_sequence))
+            history = _histories(part)
+            writer.events(row_of[history.item], history.timestamp, history.offsets + first)
+            sides, ends = split.sides(part), history_ends(part)
+            lengths = ends - history.offsets[part.sequence]
+            draw = None if negatives is None else negatives.of_part(part)
+            for side, name in enumerate(SPLITS):
+                row = np.flatnonzero(sides == side)
+                item = part.item[row]
+                label = np.ones(len(row), np.int8) if part.label is None else part.label[row]
+                if draw is not None:
+                    row, item, label = draw(row, side)
+                sequence = part.sequence[row] + np.int32(part.first_sequence)
+                examples = Examples(
+                    sequence,
+                    ends[row] + first,
+                    encoder.users.row_of[sequence],
+                    sequence,
+                    row_of[item],
+                    label,
+                    {f.name: c.take(row + part.first_event) for f, c, _ in encoded["context"]},
+                )
+                writer.examples(name, examples)
+                summaries[name].add(examples, lengths[row])
+            first += len(history.item)
+            current.note = f"{users:,} of {events.num_users:,} users"
+            current.share = int(events.offsets[users]) / len(events.item)
+    report = [*events.report, *_describe(encoder, about)]
+    report += [summary.describe(name) for name, summary in summaries.items()]
+    return report if negatives is None else report + _describe_drawn(encoder, negatives)
 
 
 class _SplitSummary:
@@ -42,15 +122,14 @@ class _SplitSummary:
     def __init__(self) -> None:
         self.examples = self.positives = self.users = self.empty = self.longest = self.unknown = 0
 
-    def add(self, rows: SplitExamples, history: EventPart, row_of: np.ndarray) -> None:
-        """Count the examples of a part."""
-        if not len(rows.label):
+    def add(self, examples: Examples, lengths: np.ndarray) -> None:
+        """Count the examples of a part, and the lengths of their histories ``[n]``."""
+        if not len(lengths):
             return
-        self.examples += len(rows.label)
-        self.positives += int(np.count_nonzero(rows.label))
-        self.unknown += int(np.count_nonzero(row_of[rows.item] == UNKNOWN))
-        self.users += 1 + int(np.count_nonzero(np.diff(rows.sequence)))
-        lengths = rows.history_end - history.offsets[rows.sequence]
+        self.examples += len(lengths)
+        self.positives += int(np.count_nonzero(examples.label))
+        self.unknown += int(np.count_nonzero(examples.item == UNKNOWN))
+        self.users += 1 + int(np.count_nonzero(np.diff(examples.sequence)))
         self.longest = max(self.longest, int(lengths.max()))
         self.empty += int(np.count_nonzero(lengths == 0))
 
@@ -66,100 +145,82 @@ class _SplitSummary:
         )
 
 
-def write_folder(
-    out: Path,
-    encoder: Encoder,
-    popularity: np.ndarray,
-    parts: Iterable[FolderPart],
-    *,
-    source: dict[str, Any],
-    split: dict[str, Any],
-) -> list[str]:
-    """Write the dataset folder; return lines that summarise it.
+def _histories(part: EventPart) -> EventPart:
+    """Return the events that histories are made of: all, or the clicks."""
+    if part.label is None:
+        return part
+    click = np.flatnonzero(part.label)
+    clicks_before = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
+    return part._replace(
+        item=part.item[click],
+        timestamp=part.timestamp[click],
+        offsets=clicks_before[part.offsets],
+    )
 
-    ``popularity``, int64 ``[V]``, has the training events of each row. ``source`` and ``split``
-    describe the log and its split in ``meta.json``.
-    """
-    events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
-    ids = {"item": encoder.items, "user": encoder.users}
-    encoded = encoder.features()
+
+def _schema(encoder: Encoder, encoded: dict[str, list[EncodedFeature]]) -> Schema:
     features = {group: [entry.feature for entry in encoded[group]] for group in encoded}
-    for group in ids:
-        features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
-    schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
-    source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
-    summaries = {name: _SplitSummary() for name in SPLITS}
-    with (
-        stage(f"writing {out}") as current,
-        DatasetWriter(
-            out, schema=schema, source=source, split=split, progress=current.now
-        ) as writer,
-    ):
-        vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
-        for name, vocabulary in vocabularies.items():
-            if vocabulary is not None:
-                writer.vocabulary(name, vocabulary.raw_values(workspace))
-        for group, write in (("item", writer.items), ("user", writer.users)):
-            for feature, column, _ in encoded[group]:
-                known = [getattr(extended, f"{group}s")[feature.name]] if extended else []
-                whole = joined_columns([column.whole(), *known])
-                write(feature.name, *whole.take(ids[group].positions()))
-        writer.popularity(popularity)
-        workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
-        raw_users = workspace.strings(events.users, "raw")
-        for history, examples in parts:
-            users = history.sequences.stop
-            writer.groups(itertools.islice(raw_users, users - history.first_sequence))
-            _write_part(writer, encoder, (history, examples), encoded["context"])
-            current.note = f"{users:,} of {events.num_users:,} users"
-            current.share = int(events.offsets[users]) / len(events.item)
-            for name, rows in examples.items():
-                summaries[name].add(rows, history, encoder.items.row_of)
-    times = events.times()
-    dates = [events.clock.date(time) for time in times]
-    by_time = {name: split[f"{name}_from"] for name in SPLITS[1:] if f"{name}_from" in split}
-    borders = ", ".join(f"{name} from {events.clock.date(t)}" for name, t in by_time.items())
-    return [
-        f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
-        f"times {times[0]} to {times[1]} ({events.clock.unit}), {dates[0]} to {dates[1]} UTC",
-        *([f"{borders} UTC"] if by_time else []),
-        *_describe_vocabularies(encoder),
-        *encoder.notes,
-        *(summary.describe(name) for name, summary in summaries.items()),
-    ]
+    for group, ids in (("item", encoder.items), ("user", encoder.users)):
+        features[group].insert(0, Feature(group, "categorical", size=ids.size))
+    return Schema(**{group: tuple(listed) for group, listed in features.items()})
 
 
-def _write_part(
-    writer: DatasetWriter, encoder: Encoder, part: FolderPart, contexts: list[EncodedFeature]
+def _write_values(
+    writer: DatasetWriter, encoder: Encoder, encoded: dict[str, list[EncodedFeature]]
 ) -> None:
-    history, examples = part
-    row_of, user_of = encoder.items.row_of, encoder.users.row_of
-    writer.events(row_of[history.item], history.timestamp, history.offsets + history.first_event)
-    for name, (local, end, item, label, row) in examples.items():
-        context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
-        sequence = local + np.int32(history.first_sequence)
-        user = user_of[sequence]
-        columns = (
-            sequence,
-            end + history.first_event,
-            user,
-            sequence,
-            row_of[item],
-            label,
-            context,
-        )
-        writer.examples(name, Examples(*columns))
+    """Write vocabularies, and the features of items and users."""
+    ids = {"item": encoder.items, "user": encoder.users}
+    vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
+    for name, vocabulary in vocabularies.items():
+        if vocabulary is not None:
+            writer.vocabulary(name, vocabulary.raw_values(encoder.workspace))
+    for group, write in (("item", writer.items), ("user", writer.users)):
+        for feature, column, _ in encoded[group]:
+            old = encoder.extended
+            known = [getattr(old, f"{group}s")[feature.name]] if old else []
+            whole = joined_columns([column.whole(), *known])
+            write(feature.name, *whole.take(ids[group].positions()))
 
 
-def _describe_vocabularies(encoder: Encoder) -> list[str]:
-    items, users = encoder.items, encoder.users
+def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
+    """Return lines about the log, its split and its vocabularies."""
+    events, items, users = encoder.events, encoder.items, encoder.users
+    date, (first, last) = events.clock.date, events.times
+    lines = [
+        f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
+        f"times {first} to {last} ({events.clock.unit}), {date(first)} to {date(last)} UTC"
+    ]
+    if "valid_from" in about:
+        valid, test = date(about["valid_from"]), date(about["test_from"])
+        lines.append(f"valid from {valid}, test from {test} UTC")
     new = [f"{len(ids.values) - len(ids.known):,}" for ids in (items, users)]
     training = f"in training ({encoder.min_count} times or more)"
     if encoder.extended is None:
-        return [f"{new[0]} items and {new[1]} users occur {training} and have a row of their own"]
+        which = f"{new[0]} items and {new[1]} users occur {training}"
+        return [*lines, f"{which} and have a row of their own", *encoder.notes]
     absent = [np.count_nonzero(ids.values < 0) for ids in (items, users)]
     return [
+        *lines,
         f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
         f"{encoder.extended.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
         f"{new[0]} items and {new[1]} users are new {training} and get rows after those",
+        *encoder.notes,
     ]
+
+
+def _describe_drawn(encoder: Encoder, negatives: TargetNegatives) -> list[str]:
+    """Return lines about the examples of a log of interactions."""
+    options, seen, most = negatives.options, encoder.counts.seen, negatives.options.max_examples
+    which = "every event" if most is None else f"the latest {most:,} events of each user"
+    of_users = f"{seen['item'].sum():,} events of {np.count_nonzero(seen['user']):,} users"
+    meaning = MEANING[options.negative_distribution]
+    lines = [
+        f"training sees {of_users}; its examples are {which} with a history",
+        f"negatives of each positive: {options.negatives}, drawn {meaning}",
+    ]
+    if single := np.count_nonzero(np.diff(encoder.events.offsets) == 1):
+        lines.append(f"users with one event, so no history and no example: {single:,}")
+    if negatives.missing:
+        reason = "by then nothing else had been chosen, or their users had chosen nearly all of it"
+        lines.append(f"{negatives.missing:,} negatives left out: {reason}")
+    return lines

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
+from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading import log
-from dien_jax.preparation.reading.log import FileStart, Log, LogForm, Wanted
+from dien_jax.preparation.reading.log import FileStart, Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 from dien_jax.utils import text_files
 from dien_jax.utils.console import stage
@@ -86,6 +87,27 @@ class DuckDBWorkspace(Workspace):
         self.folder = folder
         self._connection = connection
 
+    def read_columns(self, file: Path, form: LogForm) -> Log:
+        if (address := log.address_of(file)) is not None:
+            problem = "is no file of this machine; give --engine spark to read it"
+            raise UserError(f"{address} {problem}")
+        files, bad, starts, line = log.files_of(file), BadLines(), [], 0
+        with stage(f"reading {file}") as current:
+            for number, part in enumerate(files, start=1):
+                rows, line_of = _read(self, part, form, bad)
+                starts.append(FileStart(line, str(part), line_of))
+                if part is file:
+                    break
+                moved = rows.mutate(line=rows.line + line)
+                line += self.numbers(rows.aggregate(last=rows.line.max()))["last"] + 1
+                if number == 1:
+                    together = self.store("all rows", moved)
+                else:
+                    self.sql(f'INSERT INTO "all rows" BY NAME {_query(moved)}')
+                rows = together
+                current.now(f"{number:,} of {len(files):,} files")
+        return Log(file, rows, bad, tuple(starts))
+
     def limit(self, memory: int) -> None:
         self.sql(f"SET memory_limit = '{memory}B'")
         self._give_back()
@@ -109,10 +131,6 @@ class DuckDBWorkspace(Workspace):
             query, schema = _query(table), table.schema()
         self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
         return ibis.table(schema, name=name)
-
-    def add(self, name: str, table: Table) -> None:
-        """Add rows of the same columns, in any order, to a stored table."""
-        self.sql(f"INSERT INTO {quoted(name)} BY NAME {_query(table)}")
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         stored = self.store(name, table.order_by(*by))
@@ -156,28 +174,6 @@ def _query(table: Table) -> str:
     return str(ibis.to_sql(table, dialect="duckdb"))
 
 
-def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
-    """Read columns of a file, known by its first bytes, gzip too, or of all files of a folder."""
-    if (address := log.address_of(file)) is not None:
-        raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
-    files, bad, starts, line = log.files_of(file), BadLines(), [], 0
-    with stage(f"reading {file}") as current:
-        for number, part in enumerate(files, start=1):
-            rows, line_of = _read(workspace, part, form, bad)
-            starts.append(FileStart(line, str(part), line_of))
-            if part is file:
-                break
-            moved = rows.mutate(line=rows.line + line)
-            line += workspace.numbers(rows.aggregate(last=rows.line.max()))["last"] + 1
-            if number == 1:
-                together = workspace.store("all rows", moved)
-            else:
-                workspace.add("all rows", moved)
-            rows = together
-            current.now(f"{number:,} of {len(files):,} files")
-    return Log(file, rows, bad, tuple(starts))
-
-
 def _read(
     workspace: DuckDBWorkspace, file: Path, form: LogForm, bad: BadLines
 ) -> tuple[Table, Callable[[int], int]]:
@@ -192,7 +188,7 @@ def _read(
     if magic == ZIP_MAGIC:
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
     if magic == PARQUET_MAGIC:
-        return _read_parquet(workspace, file, form.wanted, form.separator), int
+        return _read_parquet(workspace, file, form), int
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = form.columns or csv_header(file, delimiter)
     places = log.column_places(file, form.wanted, header, form.hint)
@@ -244,16 +240,16 @@ def _read_csv(
     return rows.mutate(line=rows.rowid() + 1)
 
 
-def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Table:
+def _read_parquet(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Table:
     if text_files.is_gzip(file):
         raise UserError(f"{file} is Parquet within gzip; unpack it first")
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            log.check_columns(file, wanted, parquet.schema_arrow)
-            names = sorted({column.name for column in wanted.values()})
+            log.check_columns(file, form.wanted, parquet.schema_arrow)
+            names = sorted({column.name for column in form.wanted.values()})
             batches = parquet.iter_batches(log.ROWS, columns=names)
-            texts = log.text_batches(file, batches, wanted, separator, first=1)
-            return workspace.append("rows", texts, log.text_schema(wanted))
+            texts = log.text_batches(file, batches, form, first=1)
+            return workspace.append("rows", texts, log.text_schema(form.wanted))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
 

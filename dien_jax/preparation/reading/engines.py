@@ -2,17 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from dien_jax.errors import require, writing
 from dien_jax.preparation.memory import reading_limit
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.reading.duckdb_engine import (
-    DuckDBWorkspace,
-    duckdb_workspace,
-    read_duckdb,
-)
-from dien_jax.preparation.reading.log import Log, LogForm
+from dien_jax.preparation.reading.duckdb_engine import duckdb_workspace
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import check_target
 from dien_jax.utils.files import check_utf8, partial_folder
@@ -30,29 +24,14 @@ def open_workspace(options: LogOptions) -> Iterator[Workspace]:
     with (
         writing(options.out, "dataset folder"),
         partial_folder(options.out, "work-") as folder,
-        _engine(options, folder) as workspace,
+        contextlib.ExitStack() as stack,
     ):
-        yield workspace
+        if options.engine == "duckdb":
+            limit = f"{reading_limit(options.memory)}B"
+            yield stack.enter_context(duckdb_workspace(options.out, folder, limit))
+        else:
+            require("spark", "--engine spark")
+            from dien_jax.preparation.reading.spark_workspace import spark_workspace
 
-
-def _engine(options: LogOptions, folder: Path) -> contextlib.AbstractContextManager[Workspace]:
-    if options.engine == "duckdb":
-        return duckdb_workspace(options.out, folder, f"{reading_limit(options.memory)}B")
-    require("spark", "--engine spark")
-    from dien_jax.preparation.reading.spark_workspace import spark_workspace
-
-    return spark_workspace(folder, options.spark_url, options.spark_folder)
-
-
-def read_columns(workspace: Workspace, file: Path, form: LogForm) -> Log:
-    """Read columns of a CSV or Parquet file, or of a folder of such files, by the engine.
-
-    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
-    """
-    if isinstance(workspace, DuckDBWorkspace):
-        return read_duckdb(workspace, file, form)
-    from dien_jax.preparation.reading.spark_files import read_spark
-    from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
-
-    assert isinstance(workspace, SparkWorkspace)
-    return read_spark(workspace, file, form)
+            engine = spark_workspace(folder, options.spark_url, options.spark_folder)
+            yield stack.enter_context(engine)

@@ -23,7 +23,7 @@ from ibis.expr.types import Table
 
 from dien_jax.data.value_text import check_type, column_text, joined
 from dien_jax.errors import UserError, printable, reading, reason, suggestion
-from dien_jax.preparation.options import LogColumn
+from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
@@ -35,16 +35,8 @@ LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
 LOCAL_SCHEMES = ("dbfs", "file")
 """Schemes of addresses that name no host."""
-Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the engine
-
-
-class LogForm(NamedTuple):
-    """Columns to read of the files of a log, and how the files are written."""
-
-    wanted: Wanted
-    columns: Sequence[str] = ()  # names of all columns of CSV without a header
-    separator: str = "|"  # joins the values of a Parquet list
-    hint: str = ""  # end of the message about CSV that lacks a column
+Wanted = Mapping[str, LogColumn]
+"""Columns of a log by their name in the engine."""
 
 
 class FileStart(NamedTuple):
@@ -138,7 +130,7 @@ def load_records(
     workspace: Workspace, table: str, names: list[str], records: Iterable[tuple[int, list[str]]]
 ) -> Table:
     """Store records with their line numbers as a table, empty values as NULL."""
-    schema = pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
+    schema = text_schema(names)
 
     def batches() -> Iterator[pa.RecordBatch]:
         waiting = iter(records)
@@ -164,10 +156,9 @@ def read_records(
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
     ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one; ``json_object`` and ``text_value`` of
-    :mod:`dien_jax.utils.text_files` do so for lines of JSON. The table,
-    named after its columns, also has ``line``, from 1; empty values are NULL. ``header`` is the
-    expected first line, if there is one.
+    malformed one; ``json_object`` and ``text_value`` of :mod:`dien_jax.utils.text_files` do so for
+    lines of JSON. The table, named after its columns, also has ``line``, from 1; empty values are
+    NULL. ``header`` is the expected first line, if there is one.
     """
     bad, shown = BadLines(), file / member
 
@@ -229,46 +220,45 @@ def check_columns(file: Path, wanted: Wanted, schema: pa.Schema) -> None:
         check_type(column.where(file), schema.field(column.name).type, column.kind)
 
 
-def text_schema(wanted: Wanted) -> pa.Schema:
-    """Return the schema of :func:`text_batches`."""
-    return pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
+def text_schema(names: Iterable[str]) -> pa.Schema:
+    """Return the schema of line numbers and columns of text."""
+    return pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
 
 
 def text_batches(
-    name: Path, batches: Iterable[pa.RecordBatch], wanted: Wanted, separator: str, first: int
+    name: Path, batches: Iterable[pa.RecordBatch], form: LogForm, first: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches as line numbers, the first of which is given, and text; empty text is null."""
     for batch in batches:
         columns = [pa.array(np.arange(first, first + batch.num_rows))]
         first += batch.num_rows
-        for column in wanted.values():
+        for column in form.wanted.values():
             where, values = column.where(name), batch.column(column.name)
             texts = column_text(where, values, column.kind)
             if pa.types.is_large_list(texts.type):
-                texts = joined(where, texts, separator)
+                texts = joined(where, texts, form.separator)
             columns.append(pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.string()))
-        yield pa.record_batch(columns, schema=text_schema(wanted))
+        yield pa.record_batch(columns, schema=text_schema(form.wanted))
 
 
-def read_table(
-    workspace: Workspace, name: Path, table: Any, wanted: Wanted, separator: str
-) -> tuple[Log, str]:
+def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> tuple[Log, str]:
     """Read columns of a table in memory, which messages call ``name``; its rows count from 0.
 
     Returns:
       The log, and a digest of the columns that does not depend on the library.
     """
-    digests = [hashlib.sha256() for _ in wanted]
+    digests = [hashlib.sha256() for _ in form.wanted]
+    slices = _slices(name, table, form.wanted)
 
     def texts() -> Iterator[pa.RecordBatch]:
-        for batch in text_batches(name, _slices(name, table, wanted), wanted, separator, first=0):
+        for batch in text_batches(name, slices, form, first=0):
             for digest, column in zip(digests, batch.columns[1:], strict=True):
                 digest.update(_lines(column))
                 digest.update(b"\n")
             yield batch
 
     with stage(f"reading {name}"):
-        rows = workspace.append("rows", texts(), text_schema(wanted))
+        rows = workspace.append("rows", texts(), text_schema(form.wanted))
     whole = hashlib.sha256(b"".join(digest.digest() for digest in digests))
     return Log(name, rows, BadLines("row")), whole.hexdigest()
 

@@ -19,9 +19,9 @@ from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import LogColumn
+from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading import log
-from dien_jax.preparation.reading.log import FileStart, Log, LogForm
+from dien_jax.preparation.reading.log import FileStart, Log
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines

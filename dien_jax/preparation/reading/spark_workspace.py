@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import ibis
@@ -25,9 +25,12 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 from ibis.expr.operations import Node
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
+from pyarrow.dataset import ParquetFileFragment, dataset
 
 from dien_jax.data.value_text import NUMBER
 from dien_jax.errors import UserError, reason
+from dien_jax.preparation.options import LogForm
+from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
 PORT = 15002
@@ -103,6 +106,11 @@ class SparkWorkspace(Workspace):
         self._views: list[str] = []
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 
+    def read_columns(self, file: Path, form: LogForm) -> Log:
+        from dien_jax.preparation.reading.spark_files import read_spark
+
+        return read_spark(self, file, form)
+
     def store(self, name: str, table: Table | pa.Table) -> Table:
         if isinstance(table, pa.Table):
             return self.append(name, table.to_batches(), table.schema)
@@ -127,8 +135,8 @@ class SparkWorkspace(Workspace):
         """Add the position of each row of a table, from its place."""
         rows: dict[int, int] = {}
         for part in self._shared.files(file):
-            range_ = part.first >> PLACE_BITS
-            rows[range_] = rows.get(range_, 0) + part.rows
+            range_ = _first_place(part) >> PLACE_BITS
+            rows[range_] = rows.get(range_, 0) + part.metadata.num_rows
         own = stored[PLACE] & ((1 << PLACE_BITS) - 1)
         if len(rows) <= 1:
             return stored.mutate(own.name(POSITION))
@@ -167,7 +175,7 @@ class SparkWorkspace(Workspace):
 
     def count(self, table: Table) -> int:
         if (file := self._ordered.get(table.op())) is not None:
-            return sum(part.rows for part in self._shared.files(file))
+            return sum(part.metadata.num_rows for part in self._shared.files(file))
         return super().count(table)
 
     def numbers(self, table: Table) -> dict[str, int]:
@@ -257,15 +265,16 @@ class SharedFolder:
                 parquet = pq.ParquetFile(stream, pre_buffer=False)
                 yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
-    def files(self, table: str) -> list["TableFile"]:
+    def files(self, table: str) -> list[ParquetFileFragment]:
         """Return the files of a table that have rows, by their first place."""
-        selector = pa_fs.FileSelector(f"{self._path}/{table}", allow_not_found=True, recursive=True)
-        infos = self._files.get_file_info(selector)
-        names = [info.path for info in infos if info.type == pa_fs.FileType.File]
-        names = [name for name in names if not Path(name).name.startswith(("_", "."))]
+        folder = f"{self._path}/{table}"
+        table_files = dataset(
+            folder, format="parquet", filesystem=self._files, exclude_invalid_files=False
+        )
+        files = list(table_files.get_fragments())
         with ThreadPoolExecutor(OPEN_AT_A_TIME) as pool:
-            files = [file for file in pool.map(self._open, names) if file is not None]
-        return sorted(files, key=lambda file: file.first)
+            list(pool.map(ParquetFileFragment.ensure_complete_metadata, files))
+        return sorted((file for file in files if file.metadata.num_rows), key=_first_place)
 
     def remove_table(self, table: str) -> None:
         """Remove a table."""
@@ -275,23 +284,9 @@ class SharedFolder:
         """Remove the folder."""
         self._files.delete_dir(self._path)
 
-    def _open(self, path: str) -> "TableFile | None":
-        """Return a file with its first place, None for one without rows."""
-        with self._files.open_input_file(path) as stream:
-            metadata = pq.ParquetFile(stream).metadata
-        if not metadata.num_rows:
-            return None
-        place = metadata.schema.names.index(PLACE)
-        groups = (metadata.row_group(k).column(place) for k in range(metadata.num_row_groups))
-        return TableFile(path, min(column.statistics.min for column in groups), metadata.num_rows)
 
-
-class TableFile(NamedTuple):
-    """A file of a table, with the first of its places, and its number of rows."""
-
-    path: str
-    first: int
-    rows: int
+def _first_place(file: ParquetFileFragment) -> int:
+    return min(group.statistics[PLACE]["min"] for group in file.row_groups)
 
 
 @contextlib.contextmanager

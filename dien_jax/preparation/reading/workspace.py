@@ -11,12 +11,17 @@ import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
+from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading.array_files import ArrayFile
+
+if TYPE_CHECKING:
+    from dien_jax.preparation.reading.log import Log
 
 POSITION = "position"
 """Column of an ordered table: the row's number, int64 from 0."""
@@ -35,6 +40,13 @@ class Workspace(abc.ABC):
 
     def limit(self, memory: int) -> None:  # noqa: B027 - an engine elsewhere takes none of ours
         """Limit the memory that the engine takes of this process, in bytes."""
+
+    @abc.abstractmethod
+    def read_columns(self, file: Path, form: LogForm) -> "Log":
+        """Read columns of a CSV or Parquet file, or of a folder of such files.
+
+        Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
+        """
 
     @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:

@@ -17,8 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dien_jax.errors import require
-from dien_jax.preparation.options import Features, LogOptions, SplitPolicy, feature_columns
+from dien_jax.preparation.logs import SourceLog, prepare_log
+from dien_jax.preparation.options import (
+    Features,
+    LogForm,
+    LogOptions,
+    SplitPolicy,
+    feature_columns,
+)
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import plain_or_gzip
@@ -67,39 +73,27 @@ class AlimamaOptions(LogOptions):
 
 def prepare(options: AlimamaOptions) -> list[str]:
     """Make a dataset folder from impressions of ads."""
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.engines import open_workspace
+    return prepare_log(options, _read)
+
+
+def _read(workspace: "Workspace", options: AlimamaOptions) -> SourceLog:
+    """Read the impressions with the features of their ads and users."""
+    from dien_jax.preparation.reading.log import attach
 
     say(f"Ali_Display_Ad_Click {ALIBABA_TERMS}: {PAGE}")
     files = [plain_or_gzip(options.source, name) for name in FILES]
-    hashes = {file.name: given(file).sha256 for file in files}
+    about = {"name": "alimama", "files": {file.name: given(file).sha256 for file in files}}
     say(f"from impressions in {files[0]}: {options.split} split")
-    with open_workspace(options) as workspace:
-        log, report = _read(workspace, files, options.max_bad_share)
-        events = load_events(workspace, log, FEATURES, options.max_bad_share)
-        source = {"name": "alimama", "files": hashes}
-        return report + write_impressions(workspace, options, events, source)
-
-
-def _read(
-    workspace: "Workspace", files: list[Path], max_bad_share: float
-) -> "tuple[Log, list[str]]":
-    """Read the impressions with the features of their ads and users; return lines about them."""
-    from dien_jax.preparation.reading.engines import read_columns
-    from dien_jax.preparation.reading.log import LogForm, attach
 
     def read(file: Path, names: dict[str, str]) -> "Log":
         columns = feature_columns("--from", names.values())
-        return read_columns(workspace, file, LogForm(dict(zip(names, columns, strict=True))))
+        return workspace.read_columns(file, LogForm(dict(zip(names, columns, strict=True))))
 
-    report: list[str] = []
-    descriptions = {}
+    report, descriptions = list[str](), {}
     for key, column, file in (("item", "adgroup_id", files[1]), ("user", "userid", files[2])):
         names = {feature.name: feature.name for feature in FEATURES.groups[key]}
         log = read(file, {key: column} | names)
-        report += log.check(workspace, max_bad_share)
+        report += log.check(workspace, options.max_bad_share)
         values = {name: log.rows[name].nullif("NULL") for name in names}
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
 
@@ -112,4 +106,5 @@ def _read(
         unknown = log.rows.anti_join(descriptions[key], key)
         count = workspace.numbers(unknown.aggregate(unknown=unknown[key].nunique()))["unknown"]
         report.append(f"{count:,} {key}s of the impressions are not in {file.name}")
-    return log._replace(rows=workspace.store("impressions", rows)), report
+    log = log._replace(rows=workspace.store("impressions", rows))
+    return SourceLog(log, FEATURES, about, report)

@@ -20,11 +20,13 @@ All but the products of 2014 are JSON lines.
 import ast
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dien_jax.errors import UserError, require
+from dien_jax.errors import UserError
+from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import LocalFile, Remote, fetch, given
 from dien_jax.utils.console import say
@@ -33,7 +35,6 @@ from dien_jax.utils.text_files import as_text, json_object, text_value
 if TYPE_CHECKING:
     from ibis.expr.types import Table
 
-    from dien_jax.preparation.reading.log import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
 CATEGORY = LogColumn("category", "--meta")
@@ -122,37 +123,44 @@ class AmazonOptions(ImplicitOptions):
 
 def prepare(options: AmazonOptions) -> list[str]:
     """Make a dataset folder from raw reviews."""
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.engines import open_workspace
-    from dien_jax.preparation.reading.log import attach
+    return prepare_log(options, _read)
+
+
+def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
+    from dien_jax.preparation.reading.log import attach, read_records
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
     say(f"from Amazon reviews of {options.year}, {name}: {options.split} split{core}")
-    with open_workspace(options) as workspace:
-        files = options.files()
-        reviews = load_reviews(workspace, files[0].file, options.year)
-        meta = load_products(workspace, files[1].file, options.year)
-        report = meta.check(workspace, options.max_bad_share)
-        rows = attach(reviews.rows, "item", meta.rows, (CATEGORY,))
-        category = {CATEGORY.alias: rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)}
-        log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
-        narrow = (lambda clean: _five_core(workspace, clean)) if options.five_core else None
-        features = Features(item=(CATEGORY,))
-        events = load_events(workspace, log, features, options.max_bad_share, narrow)
-        unnamed = events.items.filter(events.items[CATEGORY.alias] == DEFAULT_CATEGORY)
-        counts = f"{workspace.count(unnamed):,} of {events.num_items:,} items"
+    files = options.files()
+    columns = ["user", "item", "timestamp"]
+    reviews = read_records(workspace, files[0].file, review_parser(options.year), columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in Python literals
+        parse = product_parser(options.year)
+        meta = read_records(workspace, files[1].file, parse, ["item", CATEGORY.name])
+    report = meta.check(workspace, options.max_bad_share)
+    rows = attach(reviews.rows, "item", meta.rows, (CATEGORY,))
+    category = {CATEGORY.alias: rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)}
+
+    def narrow(clean: "Table") -> "Table":
+        """Take the five-core, if it is asked for, and report the items without a category."""
+        kept = _five_core(workspace, clean) if options.five_core else clean
+        unnamed = kept[CATEGORY.alias] == DEFAULT_CATEGORY
+        numbers = kept.aggregate(all=kept.item.nunique(), unnamed=kept.item.nunique(where=unnamed))
+        counts = workspace.numbers(numbers)
         lack = f"have no category in {files[1].file.name} and got {DEFAULT_CATEGORY!r}"
-        report.append(f"{counts} {lack}")
-        source = {
-            "name": "amazon",
-            "year": options.year,
-            "files": {local.file.name: local.sha256 for local in files},
-            "five_core": options.five_core,
-        }
-        return report + write_interactions(workspace, options, events, source)
+        report.append(f"{counts['unnamed']:,} of {counts['all']:,} items {lack}")
+        return kept
+
+    about = {
+        "name": "amazon",
+        "year": options.year,
+        "files": {local.file.name: local.sha256 for local in files},
+        "five_core": options.five_core,
+    }
+    log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
+    return SourceLog(log, Features(item=(CATEGORY,)), about, report, narrow)
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
@@ -169,10 +177,8 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
     return Remote(reviews.format(category), *shared), Remote(meta.format(category), *shared)
 
 
-def load_reviews(workspace: "Workspace", file: Path, year: Year) -> "Log":
-    """Read reviews as the table ``line``, ``user``, ``item``, ``timestamp``."""
-    from dien_jax.preparation.reading.log import read_records
-
+def review_parser(year: Year) -> Callable[[str], list[str]]:
+    """Return a function that takes user, item and time from a line of reviews."""
     names = ("reviewerID", "asin", "unixReviewTime")
     if year == 2023:
         names = ("user_id", "parent_asin", "timestamp")
@@ -181,16 +187,13 @@ def load_reviews(workspace: "Workspace", file: Path, year: Year) -> "Log":
         review = json_object(line)
         return [text_value(review, name) for name in names]
 
-    return read_records(workspace, file, parse, ["user", "item", "timestamp"])
+    return parse
 
 
-def load_products(workspace: "Workspace", file: Path, year: Year) -> "Log":
-    """Read metadata as the table ``line``, ``item``, ``category``; empty without a category."""
-    from dien_jax.preparation.reading.log import read_records
+def product_parser(year: Year) -> Callable[[str], list[str]]:
+    """Return a function that takes item and category from a line of metadata; empty without one."""
 
     def parse(line: str) -> list[str]:
-        if year == 2014:
-            return _product_2014(line)
         product = json_object(line)
         if year == 2018:
             return [text_value(product, "asin"), _last(product.get("category"), "category")]
@@ -198,9 +201,7 @@ def load_products(workspace: "Workspace", file: Path, year: Year) -> "Log":
         category = category or as_text(product.get("main_category") or "", "main_category")
         return [text_value(product, "parent_asin"), category]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in Python literals
-        return read_records(workspace, file, parse, ["item", "category"])
+    return _product_2014 if year == 2014 else parse
 
 
 def _product_2014(line: str) -> list[str]:

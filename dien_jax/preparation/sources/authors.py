@@ -26,7 +26,7 @@ from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
-from dien_jax.preparation.pipeline.splits import VALID, user_sides
+from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.files import convert_fields
@@ -35,8 +35,6 @@ from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_
 SEPARATOR = "\x02"
 TRAIN_FILE, TEST_FILE = "local_train_splitByUser", "local_test_splitByUser"
 FILES = (TRAIN_FILE, TEST_FILE, "uid_voc.pkl", "mid_voc.pkl", "cat_voc.pkl", "item-info")
-Columns = dict[str, np.ndarray]
-"""Columns of examples: ``sequence``, ``group``, ``item``, ``label`` and ``history_end``."""
 
 
 @dataclass(frozen=True)
@@ -85,27 +83,27 @@ def prepare(options: AuthorsOptions) -> list[str]:
     log = _Log(item_index)
     train, share = log.read(files[TRAIN_FILE], bad), options.valid_share
     sides = user_sides(len(log.groups), valid_share=share, test_share=0.0, seed=options.seed)
-    is_valid = sides[train["group"]] == VALID
-    splits: dict[str, Columns] = {
-        "train": {name: values[~is_valid] for name, values in train.items()},
-        "valid": {name: values[is_valid] for name, values in train.items()},
+    is_valid = sides[train.group] == VALID
+    splits = {
+        "train": train.take(np.flatnonzero(~is_valid)),
+        "valid": train.take(np.flatnonzero(is_valid)),
         "test": log.read(files[TEST_FILE], bad),
     }
     warnings = bad.check(bad.read, options.max_bad_share)
     events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
     # Each training history counts once, and so does each training positive.
-    in_training = np.isin(np.arange(len(offsets) - 1), splits["train"]["sequence"])
-    positives = splits["train"]["item"][splits["train"]["label"] == 1]
-    seen = np.concatenate([events[np.repeat(in_training, np.diff(offsets))], positives])
+    train = splits["train"]
+    in_training = np.isin(np.arange(len(offsets) - 1), train.sequence)
+    of_training = events[np.repeat(in_training, np.diff(offsets))]
+    seen = np.concatenate([of_training, train.item[train.label == 1]])
     popularity = np.bincount(seen, minlength=len(item_index))
     position = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
-    for columns in splits.values():
-        columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
-        earlier = _earlier_events(splits["train"], events, offsets, seen, options.seed)
-        splits["train"] = {n: np.concatenate([v, earlier[n]]) for n, v in splits["train"].items()}
+        earlier = _earlier_events(train, events, offsets, seen, options.seed)
+        columns = zip(train[:6], earlier[:6], strict=True)
+        splits["train"] = Examples._make([*map(np.concatenate, columns), {}])
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
-        if not len(splits[split]["label"]):
+        if not len(splits[split].label):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
     groups = list(log.groups)
     trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
@@ -127,11 +125,10 @@ def prepare(options: AuthorsOptions) -> list[str]:
         writer.items("category", category)
         writer.events(events, position, offsets)
         writer.popularity(popularity)
-        for name, columns in splits.items():
-            user_rows = group_user[columns["group"]]
-            writer.examples(name, Examples(user=user_rows, context={}, **columns))
+        for name, examples in splits.items():
+            writer.examples(name, examples._replace(user=group_user[examples.group]))
     numbers = (
-        f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
+        f"{len(rows.label):,} examples of {len(np.unique(rows.group)):,} users for {split}"
         for split, rows in splits.items()
     )
     summary = f"{', '.join(numbers)}; {len(events):,} events in {len(offsets) - 1:,} histories"
@@ -183,8 +180,8 @@ class _Log:
         self.events = array("i")  # item of each event
         self.offsets = array("q", [0])  # start of each history, and the end of the last one
 
-    def read(self, file: Path, bad: BadLines) -> Columns:
-        """Read one log: ``sequence``, ``group``, ``item`` and ``label``, int32."""
+    def read(self, file: Path, bad: BadLines) -> Examples:
+        """Read the examples of one log; a user is its group."""
         columns = {name: array("i") for name in ("sequence", "group", "item", "label")}
         for number, line in read_lines(file, bad):
             fields = line.split("\t")
@@ -203,7 +200,9 @@ class _Log:
                 columns["group"].append(group)
                 columns["item"].append(self._item_index.get(item, UNKNOWN))
                 columns["label"].append(label == "1")
-        return {name: np.array(values, np.int32) for name, values in columns.items()}
+        arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
+        ends = np.array(self.offsets)[arrays["sequence"] + 1]
+        return Examples(history_end=ends, user=arrays["group"], context={}, **arrays)
 
     def _sequence(self, group: int, history: str, items: list[str]) -> int:
         """Return the number of a user's history; add its events if it is new."""
@@ -233,17 +232,16 @@ def _read_item_info(
 
 
 def _earlier_events(
-    train: Columns, events: np.ndarray, offsets: np.ndarray, seen: np.ndarray, seed: int
-) -> Columns:
+    train: Examples, events: np.ndarray, offsets: np.ndarray, seen: np.ndarray, seed: int
+) -> Examples:
     """Return two examples for each event of a training history that has an event before it.
 
     One is the event itself; the other is a negative, drawn by popularity in all of training, of
     which ``seen`` has the items.
     """
-    sequences, first = np.unique(train["sequence"], return_index=True)
+    sequences, first = np.unique(train.sequence, return_index=True)
     counts = np.maximum(offsets[sequences + 1] - offsets[sequences] - 1, 0)
-    sequence = np.repeat(sequences, counts)
-    group = np.repeat(train["group"][first], counts)
+    sequence, group = (np.repeat(part, counts) for part in (sequences, train.group[first]))
     within = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = offsets[sequence] + 1 + within
     drawn_from = seen[seen != UNKNOWN]
@@ -252,13 +250,9 @@ def _earlier_events(
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder) / "pool", num_items, "popularity")
         pool.add(drawn_from, np.zeros_like(number), number)  # the files tell no times
-        sampler = NegativeSampler(events, np.zeros(len(events), int), offsets, pool, num_items)
-        negatives = sampler.draw(position, count=1, seed=(seed,))
+        part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
+        negatives = NegativeSampler(part, num_items).draw(position, pool, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
-    return {
-        "sequence": sequence[both],
-        "group": group[both],
-        "item": np.concatenate([events[position], negatives.item]),
-        "label": np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32),
-        "history_end": position[both],
-    }
+    item = np.concatenate([events[position], negatives.item])
+    label = np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32)
+    return Examples(sequence[both], position[both], group[both], group[both], item, label)

@@ -1,12 +1,12 @@
 """Logs of impressions: items that users were shown, and whether they clicked.
 
-:mod:`dien_jax.preparation.pipeline.from_impressions` describes examples, histories and splits.
+:mod:`dien_jax.preparation.pipeline.write` describes examples, histories and splits.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from dien_jax.errors import require
+from dien_jax.preparation.logs import prepare_columns
 from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy
 
 
@@ -27,13 +27,5 @@ class ImpressionsOptions(ColumnOptions):
 
 
 def prepare(options: ImpressionsOptions, *, table: Any = None) -> list[str]:
-    """Make a dataset folder from a log of impressions.
-
-    A ``table`` in memory replaces the file, which is then its name in messages; see
-    :func:`dien_jax.make_dataset`.
-    """
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.from_columns import prepare_columns
-    from dien_jax.preparation.pipeline.from_impressions import write_impressions
-
-    return prepare_columns(options, "impressions", write_impressions, table)
+    """Make a dataset folder from a log of impressions, see :func:`prepare_columns`."""
+    return prepare_columns(options, "impressions", table)

@@ -1,12 +1,12 @@
 """Logs of interactions: users, and the items they chose. Negatives are drawn.
 
-:mod:`dien_jax.preparation.pipeline.from_interactions` describes examples, histories and splits.
+:mod:`dien_jax.preparation.pipeline.write` describes examples, histories and splits.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from dien_jax.errors import require
+from dien_jax.preparation.logs import prepare_columns
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
 
 
@@ -20,13 +20,5 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
 
 
 def prepare(options: InteractionsOptions, *, table: Any = None) -> list[str]:
-    """Make a dataset folder from a log of interactions.
-
-    A ``table`` in memory replaces the file, which is then its name in messages; see
-    :func:`dien_jax.make_dataset`.
-    """
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.from_columns import prepare_columns
-    from dien_jax.preparation.pipeline.from_interactions import write_interactions
-
-    return prepare_columns(options, "interactions", write_interactions, table)
+    """Make a dataset folder from a log of interactions, see :func:`prepare_columns`."""
+    return prepare_columns(options, "interactions", table)

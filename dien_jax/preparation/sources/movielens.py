@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dien_jax.errors import UserError, require
+from dien_jax.errors import UserError
+from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 
 if TYPE_CHECKING:
-    from dien_jax.preparation.reading.log import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
 Name = Literal["1m", "20m", "25m", "32m"]
@@ -80,53 +80,37 @@ def remote_file(name: Name) -> Remote:
 
 def prepare(options: MovielensOptions) -> list[str]:
     """Make a dataset folder from MovieLens ratings."""
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.engines import open_workspace
-    from dien_jax.preparation.reading.log import attach
+    return prepare_log(options, _read)
 
-    least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
+
+def _read(workspace: "Workspace", options: MovielensOptions) -> SourceLog:
+    from dien_jax.preparation.reading.log import attach, read_records
+
+    minimum, report = options.min_rating, list[str]()
+    least = "" if minimum is None else f" of {minimum:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.split} split")
-    with open_workspace(options) as workspace:
-        remote = remote_file(options.name)
-        file, digest = fetch(remote) if options.source is None else given(options.source)
-        tables = read_archive(workspace, file, options.name)
-        ratings, report = tables["ratings"], []
-        rows, least_rating = ratings.rows, options.min_rating
-        if least_rating is not None:
-            low = rows.rating.cast("float64") < least_rating
-            low_count, count = workspace.count(rows.filter(low)), workspace.count(rows)
-            below = f"are below --min-rating {least_rating:g} and were left out"
-            report.append(f"{low_count:,} of {count:,} ratings {below}")
-            rows = rows.filter(~low)
-        user = USER_FEATURES if "users" in tables else ()
-        features = Features(item=(GENRES,), user=user, max_values=MOST_GENRES)
-        for key, table in (("item", "movies"), ("user", "users")):
-            if table in tables:
-                report += tables[table].check(workspace, options.max_bad_share)
-                rows = attach(rows, key, tables[table].rows, features.groups[key])
-        log = ratings._replace(rows=workspace.store("rows", rows))
-        events = load_events(workspace, log, features, options.max_bad_share)
-        source = {
-            "name": "movielens",
-            "set": options.name,
-            "files": {file.name: digest},
-            "min_rating": least_rating,
-        }
-        return report + write_interactions(workspace, options, events, source)
-
-
-def read_archive(workspace: "Workspace", file: Path, name: Name) -> "dict[str, Log]":
-    """Read ``ratings``, ``movies`` and, in 1m, ``users``; see ``COLUMNS``."""
-    from dien_jax.preparation.reading.log import read_records
-
-    encoding = "latin-1" if name == "1m" else "utf-8"
+    remote, encoding = remote_file(options.name), "latin-1" if options.name == "1m" else "utf-8"
+    file, digest = fetch(remote) if options.source is None else given(options.source)
     tables = {}
-    for table, (member, parse, header) in _members(name).items():
-        text = {"member": f"ml-{name}/{member}", "encoding": encoding, "header": header}
+    for table, (name, parse, header) in _members(options.name).items():
+        text = {"member": f"ml-{options.name}/{name}", "encoding": encoding, "header": header}
         tables[table] = read_records(workspace, file, parse, COLUMNS[table], **text)
-    return tables
+    rows = tables["ratings"].rows
+    if minimum is not None:
+        low = rows.rating.cast("float64") < minimum
+        low_count, count = workspace.count(rows.filter(low)), workspace.count(rows)
+        below = f"are below --min-rating {minimum:g} and were left out"
+        report.append(f"{low_count:,} of {count:,} ratings {below}")
+        rows = rows.filter(~low)
+    user = USER_FEATURES if "users" in tables else ()
+    features = Features(item=(GENRES,), user=user, max_values=MOST_GENRES)
+    for key, table in (("item", "movies"), ("user", "users")):
+        if table in tables:
+            report += tables[table].check(workspace, options.max_bad_share)
+            rows = attach(rows, key, tables[table].rows, features.groups[key])
+    log = tables["ratings"]._replace(rows=workspace.store("rows", rows))
+    about = {"name": "movielens", "set": options.name, "files": {file.name: digest}}
+    return SourceLog(log, features, about | {"min_rating": minimum}, report)
 
 
 def _members(name: Name) -> dict[str, tuple[str, Callable[[str], list[str]], str]]:

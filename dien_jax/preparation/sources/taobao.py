@@ -8,12 +8,18 @@ The set requires a login, so nothing is downloaded. ``docs/data.md`` says where 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from dien_jax.errors import UserError, require
-from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
+from dien_jax.errors import UserError
+from dien_jax.preparation.logs import SourceLog, prepare_log
+from dien_jax.preparation.options import (
+    Features,
+    ImplicitOptions,
+    LogColumn,
+    LogForm,
+    SplitPolicy,
+)
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 
@@ -51,27 +57,30 @@ class TaobaoOptions(ImplicitOptions):
 
 def prepare(options: TaobaoOptions) -> list[str]:
     """Make a dataset folder from behaviours."""
-    require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.engines import open_workspace, read_columns
-    from dien_jax.preparation.reading.log import LogForm
+    return prepare_log(options, _read)
 
-    file = options.source
+
+def _read(workspace: "Workspace", options: TaobaoOptions) -> SourceLog:
+    file, report = options.source, list[str]()
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.split} split")
     say(f"Taobao UserBehavior {ALIBABA_TERMS}: {PAGE}")
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
     wanted[CATEGORY.alias] = wanted.pop(CATEGORY.name)
-    report: list[str] = []
-    with open_workspace(options) as workspace:
-        digest = given(file).sha256
-        log = read_columns(workspace, file, LogForm(wanted, COLUMNS))
-        narrow = partial(_narrow, workspace, options, report)
-        features = Features(item=(CATEGORY,))
-        events = load_events(workspace, log, features, options.max_bad_share, narrow, _refuse)
-        made_of = {"files": {file.name: digest}, "behaviours": list(options.behaviours)}
-        source = {"name": "taobao", **made_of}
-        return report + write_interactions(workspace, options, events, source)
+    files = {file.name: given(file).sha256}
+    about = {"name": "taobao", "files": files, "behaviours": list(options.behaviours)}
+
+    def narrow(clean: "Table") -> "Table":
+        """Keep the chosen behaviours, and report what was left out."""
+        sums = {name: (clean.behaviour == name).sum() for name in BEHAVIOURS}
+        counts = workspace.numbers(clean.aggregate(**sums))
+        others = [name for name in BEHAVIOURS if name not in options.behaviours]
+        if others:
+            unused = ", ".join(f"{counts[name]:,} {name}" for name in others)
+            report.append(f"no events, by --behaviours: {unused}")
+        return clean.filter(clean.behaviour.isin(options.behaviours))
+
+    log = workspace.read_columns(file, LogForm(wanted, COLUMNS))
+    return SourceLog(log, Features(item=(CATEGORY,)), about, report, narrow, _refuse)
 
 
 def _refuse(rows: "Table", time: "Value") -> "Reasons":
@@ -81,15 +90,3 @@ def _refuse(rows: "Table", time: "Value") -> "Reasons":
         (~behaviour.isin(BEHAVIOURS), "the behaviour is '" + behaviour + "'"),
         ((time < FIRST_SECOND) | (time >= END), "timestamp " + shown + " is outside the nine days"),
     ]
-
-
-def _narrow(
-    workspace: "Workspace", options: TaobaoOptions, report: list[str], clean: "Table"
-) -> "Table":
-    """Keep the chosen behaviours, and add what was left out to ``report``."""
-    sums = {name: (clean.behaviour == name).sum() for name in BEHAVIOURS}
-    counts = workspace.numbers(clean.aggregate(**sums))
-    unused = [f"{counts[name]:,} {name}" for name in BEHAVIOURS if name not in options.behaviours]
-    if unused:
-        report.append(f"no events, by --behaviours: {', '.join(unused)}")
-    return clean.filter(clean.behaviour.isin(options.behaviours))
