@@ -8,14 +8,11 @@ unexpected number of launches, and 2 where the compiler is not installed.
 """
 
 import argparse
-import dataclasses
 import itertools
-import platform
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -28,9 +25,10 @@ from dien_kernels.reference import Cell
 
 from benchmarks.common.absent_devices import DEVICES, absent_device, compile_for
 from benchmarks.common.cases import Case, schema_of
-from benchmarks.common.report import make_parser, parse, print_rows, write_rows
+from benchmarks.common.report import first_line, make_parser, parse, print_rows, write_rows
+from benchmarks.common.timing import versions_of
 from benchmarks.recurrence import CELLS, MODES, computation, operands
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics, example_batch
 from dien_jax.steps.negatives import make_sampler
@@ -43,6 +41,8 @@ COLUMNS = ("kernel", "cell", "form", "precision", "hidden", "direction", "launch
 STEP_COLUMNS = ("kernel", "precision", "launches", "gflop", "mbytes", "peak_mbytes")
 QUICK = {"hidden": [36], "cells": ["augru"], "forms": ["paper"]}
 BATCH, STEPS = 256, 100
+PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
+"""What the outcome depends on."""
 
 
 class Found(NamedTuple):
@@ -55,11 +55,7 @@ class Found(NamedTuple):
 
 
 def kernel_row(target: str, kernel: str, case: Case, **settings: Any) -> dict[str, Any]:
-    """Compile a kernel in one direction; return its row.
-
-    Raises:
-      RuntimeError: unless it has one launch in each direction.
-    """
+    """Compile a kernel in one direction; return its row if it has a launch for each direction."""
     cell, form, precision = (settings[name] for name in ("cell", "form", "precision"))
     gradients = settings["direction"] != MODES[0]
     function = computation(cell, kernel, gradients=gradients, form=form, precision=precision)
@@ -75,19 +71,14 @@ def kernel_row(target: str, kernel: str, case: Case, **settings: Any) -> dict[st
         **case._asdict(),
         "launches": len(launches),
         "seconds": time.perf_counter() - start,
-        "versions": versions(),
+        "versions": versions_of(*PACKAGES),
     }
 
 
 def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
-    """Compile the whole step of the ``dien`` preset; return its row.
-
-    Raises:
-      RuntimeError: unless it has two launches forward and two backward.
-    """
-    config = preset("wide_dien")
-    named: Any = {"implementation": kernel, "recurrence_precision": precision}
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **named))
+    """Compile the whole step of the ``dien`` preset; return its row if launches are as expected."""
+    settings = {"model.implementation": kernel, "model.recurrence_precision": precision}
+    config = with_settings(preset("wide_dien"), settings)
     with assume(DEVICES[target]):
         step, arguments = step_and_arguments(config)
     program, launches = compile_for(target, step, *arguments)
@@ -107,7 +98,7 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
         "gflop": cost["flops"] / 1e9 if "flops" in cost else None,
         "mbytes": cost["bytes accessed"] / 1e6 if "bytes accessed" in cost else None,
         "peak_mbytes": memory.peak_memory_in_bytes / 1e6,
-        "versions": versions(),
+        "versions": versions_of(*PACKAGES),
     }
 
 
@@ -124,17 +115,6 @@ def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     )
     state = jax.eval_shape(lambda: create_state(config, schema, 100, seed=0))
     return make_train_step(config, schema, 100), (state, Tables(features, sampler), batch)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions on which the outcome depends."""
-    installed = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"):
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return installed
 
 
 def kernels_for(target: str) -> list[Implementation]:
@@ -164,8 +144,7 @@ def compile_all(options: argparse.Namespace) -> Found:
         try:
             rows.append(make(target, **keywords))
         except Exception as error:  # any error of a compiler: the others are still compiled
-            line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            found.failures.append(f"{name}: {line}")
+            found.failures.append(f"{name}: {first_line(error)}")
         if options.json:
             write_rows(options.json, found.kernels + found.steps)
 
@@ -227,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_rows(found.steps, STEP_COLUMNS)
     if found.refused:
         print("\nNot supported:\n\n" + "\n".join(f"- {line}" for line in found.refused))
-    print(f"\n{options.target}, {versions()}")
+    print(f"\n{options.target}, {versions_of(*PACKAGES)}")
     if options.json:
         print(f"written to {options.json}")
     if found.failures:

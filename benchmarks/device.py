@@ -2,14 +2,10 @@
 
     python -m benchmarks.device [--minutes 9] --out DIR [--rehearse]
 
-Runs the kernel suite, the recurrences, the train step, block sizes and ``Ranker``, most
-valuable first. Each part is a program of its own with a time limit, so that one that hangs or ends
-its process costs itself alone; what needs a kernel that its suite found wrong is left out. Results
-are in DIR as they come, and ``summary.md`` there says what was found. The same command continues
-where it was stopped; parts that have ended are not run again. PyTorch's recurrences and the DIEN
-of other programs are timed beside where they are installed. ``--rehearse`` runs a few cases of
-every kernel in Pallas's interpreter, on any machine. ``benchmarks/device_wheels.sh`` fetches what
-a machine without network needs.
+Runs the parts of ``on_device/plan.py``, most valuable first, as ``benchmarks/README.md`` describes.
+Each is a program of its own with a time limit, so that one that hangs or ends its process costs
+itself alone; what needs a kernel that its suite found wrong is left out. PyTorch's recurrences and
+the DIEN of other programs are timed beside where they are installed.
 
 The exit status is 0 once all parts have ended, whatever they found, and 3 while some are left.
 """
@@ -133,25 +129,6 @@ def _identity(about: dict[str, Any]) -> str:
     return f"{about['kind']}, Python {versions['python']}, JAX {versions['jax']}"
 
 
-def measure(
-    out: Path, minutes: float, *, rehearse: bool, python: Sequence[str] = PYTHON
-) -> list[Part]:
-    """Run what is left of all parts, write the summary, and return what is left then."""
-    deadline = time.monotonic() + 60 * minutes
-    device = Device(out, python)
-    about = device.about()
-    kernels = about["kernels"]
-    blocked = [name for name in kernels if name in SIZES]
-    parts = rehearsal(SIZES) if rehearse else plan(kernels, blocked)
-    left = parts
-    try:
-        left = device.run(parts, deadline)
-    finally:
-        text = summary(out, about, parts, device.endings)
-        (out / SUMMARY).write_text(text)
-    return left
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -166,10 +143,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left, and print the summary."""
+    """Run what is left of all parts; write and print the summary."""
     options = _options(arguments)
-    left = measure(options.out, options.minutes, rehearse=options.rehearse)
-    print((options.out / SUMMARY).read_text())
+    deadline = time.monotonic() + 60 * options.minutes
+    device = Device(options.out)
+    about = device.about()
+    blocked = [name for name in about["kernels"] if name in SIZES]
+    parts = rehearsal(SIZES) if options.rehearse else plan(about["kernels"], blocked)
+    try:
+        left = device.run(parts, deadline)
+    finally:
+        text = summary(options.out, about, parts, device.endings)
+        (options.out / SUMMARY).write_text(text)
+    print(text)
     print(f"results are in {options.out}", file=sys.stderr)
     if left:
         names = ", ".join(part.name for part in left)

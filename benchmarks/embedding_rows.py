@@ -12,66 +12,35 @@ import gc
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
+from benchmarks.common.training import Training, made_batches, on_made_tables
 from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, OptimConfig
-from dien_jax.data.tables import Batch, FeatureTables
-from dien_jax.steps.negatives import make_sampler
-from dien_jax.steps.state import Tables, TrainState, create_state
-from dien_jax.steps.train import make_train_step
+from dien_jax.data.tables import Batch
 
 ROWS, STEPS = (10**4, 10**6, 10**7), (100, 16)
 UPDATES: tuple[str, ...] = get_args(get_type_hints(OptimConfig)["embedding_update"])
 STEPS_A_TURN = 4
 """Steps timed together, so that most find in a cache the data of the step before."""
-BATCHES = 8
 COLUMNS = ("case", "policy", "threads", "median_ms", "spread_ms", "of_smallest", "peak_mb")
 
 
-class Training:
-    """A training state on a table of items, and its step."""
+def peak_megabytes(training: Training, batch: Batch) -> float:
+    """Return the memory of a step by XLA's account: state, tables, batch and temporaries."""
+    memory = training.compiled(batch).memory_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return (memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs) / 2**20
 
-    def __init__(self, config: Config, items: int) -> None:
-        config, schema = without_statistics(config), schema_of(items)
-        ids = jnp.arange(items, dtype=jnp.int32)
-        features = FeatureTables({"category": ids % CATEGORIES}, {})
-        self.tables = Tables(features, make_sampler(np.ones(items, np.int64), "uniform"))
-        self.items, self.batch_size = items, config.train.batch_size
-        self.step = make_train_step(config, schema, 100)
-        self.state: TrainState = create_state(config, schema, 100, seed=0)
 
-    def batches(self, steps: int) -> list[Batch]:
-        """Return batches of histories of ``steps`` events, each with other items and users."""
-        rng = np.random.default_rng(0)
-        return [random_batch(rng, self.batch_size, steps, self.items) for _ in range(BATCHES)]
-
-    def peak_megabytes(self, batch: Batch) -> float:
-        """Return the memory of a step by XLA's account: state, tables, batch and temporaries."""
-        memory = (
-            cast(Any, self.step).lower(self.state, self.tables, batch).compile().memory_analysis()
-        )
-        outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
-        return held / 2**20
-
-    def turn(self, steps: int) -> Callable[[], Any]:
-        """Return a function that takes ``STEPS_A_TURN`` steps."""
-        batches = itertools.cycle(self.batches(steps))
-
-        def call() -> Any:
-            for batch in itertools.islice(batches, STEPS_A_TURN):
-                self.state, metrics = self.step(self.state, self.tables, batch)
-            return self.state.step, metrics
-
-        return call
+def turn(training: Training, batches: list[Batch]) -> Callable[[], Any]:
+    """Return a function that takes ``STEPS_A_TURN`` steps."""
+    turns = itertools.cycle(batches)
+    return lambda: [training.take(batch) for batch in itertools.islice(turns, STEPS_A_TURN)]
 
 
 def measure(
@@ -79,23 +48,25 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return a row for each number of steps and of rows; sizes take turns."""
     config = with_settings(config, {"optim.embedding_update": update})
-    trainings = {items: Training(config, items) for items in rows}
+    trainings = {items: on_made_tables(config, items) for items in rows}
+    size = config.train.batch_size
     measured = []
     for length in steps:
-        calls = {str(items): training.turn(length) for items, training in trainings.items()}
+        batches = {n: made_batches(one.place, size, length, n) for n, one in trainings.items()}
+        calls = {str(n): turn(training, batches[n]) for n, training in trainings.items()}
         times = interleaved_milliseconds(calls, repeats=repeats)
         step_times = {name: [t / STEPS_A_TURN for t in turns] for name, turns in times.items()}
         smallest = statistics.median(step_times[str(min(rows))])
         for items, training in trainings.items():
             median = statistics.median(step_times[str(items)])
             columns = {
-                "case": f"B {training.batch_size} T {length}, {items:,} rows",
+                "case": f"B {size} T {length}, {items:,} rows",
                 "policy": update,
                 "rows": items,
                 "steps": length,
                 "of_smallest": median / smallest,
-                "samples_per_second": 1e3 * training.batch_size / median,
-                "peak_mb": training.peak_megabytes(training.batches(length)[0]),
+                "samples_per_second": 1e3 * size / median,
+                "peak_mb": peak_megabytes(training, batches[items][0]),
             }
             measured.append(timed_row("embedding_rows", step_times[str(items)], **columns))
     return measured

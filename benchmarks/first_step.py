@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import timed_row
@@ -30,13 +31,8 @@ def milliseconds_to_first_step(data: Path, preset: str, cache: Path) -> float:
         command = [sys.executable, "-m", "dien_jax.train", preset, "--data", str(data)]
         command += ["--run-dir", f"{folder}/run", "--train.log-every", "1"]
         start = time.perf_counter()
-        with subprocess.Popen(
-            command,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
+        output: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, env=environment, **output) as process:
             assert process.stdout is not None
             lines = []
             for line in process.stdout:

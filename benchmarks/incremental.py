@@ -15,9 +15,7 @@ positives and negatives. Finished runs are kept in OUT: run a killed command aga
 """
 
 import argparse
-import csv
 import dataclasses
-import gzip
 import math
 import statistics
 import sys
@@ -26,20 +24,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import numpy as np
 
 from benchmarks.common.report import make_parser, parse, print_rows, report
 from benchmarks.common.timing import surroundings
 from dien_jax.config.presets import preset, with_settings
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import CONFIG_FILE
-from dien_jax.runs.trained import load_run, measure, score_batches
-from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import feature_tables
+from dien_jax.runs.trained import load_run, measure, trained_scores
 from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
 from dien_jax.utils.files import atomic_path
@@ -72,35 +68,24 @@ class Period(NamedTuple):
         """Return the day some periods before the test starts, as flags expect it."""
         return (self.day - timedelta(days=periods * self.days)).strftime(PATTERN)
 
-    @property
-    def end(self) -> datetime:
-        """The end of the test."""
-        return self.day + timedelta(days=self.days)
-
 
 def cut(log: Path, out: Path, end: datetime) -> Path:
     """Write the events of a log before a time as CSV."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        opened = gzip.open if log.suffix == ".gz" else open
-        with (
-            opened(log, "rt", encoding="utf-8", newline="") as source,
-            atomic_path(out) as partial,
-            partial.open("w", encoding="utf-8", newline="") as target,
-        ):
-            rows = csv.DictReader(source)
-            writer = csv.DictWriter(target, rows.fieldnames or (), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row for row in rows if int(row["timestamp"]) < end.timestamp())
+        events = duckdb.read_csv(str(log), all_varchar=True)
+        with atomic_path(out) as partial:
+            events.filter(f"timestamp::BIGINT < {end.timestamp():.0f}").write_csv(str(partial))
     return out
 
 
 def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
     """Prepare a period: the whole log, or the new events since the folder that it extends."""
     if not out.exists():
+        test_end = period.day + timedelta(days=period.days)
         interactions.prepare(
             interactions.InteractionsOptions(
-                file=cut(log, out.parent.parent / "logs" / f"{period.number}.csv", period.end),
+                file=cut(log, out.parents[1] / "logs" / f"{period.number}.csv", test_end),
                 out=out,
                 item_features=("category",),
                 split="by-time",
@@ -147,15 +132,8 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
 def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int, Dataset]:
     """Score the test split with a run; also count candidates that are unknown to its data."""
     model = load_run(run)
-    config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
-    predictions = score_batches(
-        make_predict_step(config, schema),
-        model.params,
-        model.batch_stats,
-        feature_tables(test, config.model),
-        evaluation_loader(test, "test", config.train),
-    )
+    predictions = trained_scores(model._replace(dataset=test, calibration=None), "test")
     return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN)), model.dataset
 
 

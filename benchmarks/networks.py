@@ -2,10 +2,9 @@
 
     python -m benchmarks.networks [--cases NAME ...] [--implementations NAME ...] [--json FILE]
 
-Implementations take turns, round by round, so that their ratios hold on a shared machine. Widths
-are the paper's. Every row has the largest deviation of values or gradients from the oracle, in the
-same run. ``candidates`` is the attention of 512 candidates of one history of the case's length, and
-the last states of AUGRU under it.
+Every row has the largest deviation of values or gradients from the oracle, in the same run. Widths
+are the paper's. ``candidates`` is the attention of 512 candidates of one history of the case's
+length, and the last states of AUGRU under it.
 """
 
 import functools

@@ -9,7 +9,6 @@ with the best epoch's model. Dropout and weight of the auxiliary loss are the pa
 ours, whichever has the better validation AUC; both rows are written.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import surroundings
 from benchmarks.peers import Peer, arrays_of, installed, table_sizes
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
@@ -35,8 +34,8 @@ COLUMNS = ("data", "system", "settings", "seed", "epoch", "valid_auc", "test_auc
 def settings() -> dict[str, Config]:
     """Return the settings to choose from, by name."""
     ours = preset("dien")
-    model = dataclasses.replace(ours.model, auxiliary_weight=1.0, dropout=0.0)
-    return {"package": dataclasses.replace(ours, model=model), "dien_jax": ours}
+    package = {"model.auxiliary_weight": 1.0, "model.dropout": 0.0}
+    return {"package": with_settings(ours, package), "dien_jax": ours}
 
 
 def score(peer: Peer, dataset: Dataset, split: str, config: Config) -> float:

@@ -133,11 +133,7 @@ class Ranked:
 
 
 def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> list[dict]:
-    """Return the rows of one case.
-
-    Raises:
-      SystemExit: where the scores differ.
-    """
+    """Return the rows of one case; end the benchmark where the scores differ."""
     calls = ranked.calls(candidates, history)
     expected = calls["rows"]()
     for name, call in calls.items():
@@ -145,23 +141,29 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
         if not deviation < TOLERANCE:
             raise SystemExit(f"{candidates}, {history}, {name}: scores differ by {deviation}")
     times = interleaved_milliseconds(calls, repeats=repeats)
-    median = {name: statistics.median(measured) for name, measured in times.items()}
-    return [
-        {
-            "benchmark": "ranking",
-            "case": f"N {candidates} T {history}",
-            "system": "dien_jax",
-            "policy": name,
-            "candidates": candidates,
-            "history": history,
-            "median_ms": median[name],
-            "p99_ms": float(np.percentile(measured, 99)),
-            "min_ms": min(measured),
-            "times_as_fast": median["rows"] / median[name],
-            **surroundings(),
-        }
-        for name, measured in times.items()
-    ]
+    rows = statistics.median(times["rows"])
+    case = f"N {candidates} T {history}"
+    return [row(case, *named, candidates, history, rows) for named in times.items()]
+
+
+def row(
+    case: str, policy: str, times: list[float], candidates: int, history: int, rows: float
+) -> dict[str, Any]:
+    """Return the row of a policy; ``rows`` is the time of scoring each candidate as a row."""
+    median = statistics.median(times)
+    return {
+        "benchmark": "ranking",
+        "case": case,
+        "system": "dien_jax",
+        "policy": policy,
+        "candidates": candidates,
+        "history": history,
+        "median_ms": median,
+        "p99_ms": float(np.percentile(times, 99)),
+        "min_ms": min(times),
+        "times_as_fast": rows / median,
+        **surroundings(),
+    }
 
 
 def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
@@ -177,10 +179,7 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
         command = [sys.executable, "-c", FIRST_SCORE, str(run), items, names]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         passed = 1e3 * (time.perf_counter() - start)
-        row: dict[str, Any] = {"benchmark": "ranking", "case": policy, "system": "dien_jax"}
-        row |= {"policy": policy, "candidates": 8, "history": 8, "times_as_fast": 1.0}
-        rows.append(row | dict.fromkeys(("median_ms", "p99_ms", "min_ms"), passed))
-        rows[-1] |= surroundings()
+        rows.append(row(policy, policy, [passed], 8, 8, passed))
     return rows
 
 

@@ -2,27 +2,26 @@
 
     python -m benchmarks.recurrence [--cases NAME ...] [--peers] [--json FILE]
 
-Implementations take turns, round by round, so that their ratios hold on a shared machine. Every row
-has the largest deviation of states or gradients from the oracle at the highest precision, in the
-same run. The exit status is 1 where it exceeds the limit of ``dien_kernels.agreement`` for the
-precision. Times are compared with the oracle's at the same precision.
+Every row has the largest deviation of states or gradients from the oracle at the highest precision,
+in the same run. ``benchmarks/README.md`` describes the method.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dien_kernels import Weights, agru, augru, devices, gru
+from dien_kernels import Blocks, Weights, agru, augru, devices, gru
 from dien_kernels.agreement import TOLERANCES
 from dien_kernels.choice import KERNELS, require
 from dien_kernels.options import Form, Implementation, Precision
 
 from benchmarks.common.cases import CASES, Case
 from benchmarks.common.comparison import Contender, measure
-from benchmarks.common.report import make_parser, parse, report, write_rows
+from benchmarks.common.report import first_line, make_parser, parse, report, write_rows
 
 CELLS: dict[str, Callable] = {"gru": gru, "agru": agru, "augru": augru}
 MODES = ("forward", "forward + backward")
@@ -37,18 +36,21 @@ def implementations_here() -> list[str]:
     return ["reference", "xla", *(name for name, kernel in KERNELS.items() if kernel.fits(device))]
 
 
-def operands(cell: str, case: Case, form: str = "paper") -> tuple:
-    """Draw input, attention, weights and lengths of a case with a fixed seed."""
+def operands(cell: str, case: Case, form: str = "paper", size: int | None = None) -> tuple:
+    """Draw input, attention, weights and lengths of a case with a fixed seed.
+
+    Inputs have the width ``size``, that of a state if it is None.
+    """
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
         return jnp.asarray(rng.normal(scale=shape[0] ** -0.5, size=shape), jnp.float32)
 
-    gates, hidden = 2 if cell == "agru" else 3, case.hidden
+    gates, hidden, size = 2 if cell == "agru" else 3, case.hidden, size or case.hidden
     weights = Weights(
-        normal(hidden, gates, hidden), normal(hidden, gates, hidden), normal(gates, hidden)
+        normal(size, gates, hidden), normal(hidden, gates, hidden), normal(gates, hidden)
     )
-    x = jnp.asarray(rng.normal(size=(case.batch, case.steps, hidden)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(case.batch, case.steps, size)), jnp.float32)
     attention = jnp.asarray(rng.uniform(size=(case.batch, case.steps)), jnp.float32)
     if form == "paper":
         weights = weights._replace(recurrent_bias=normal(hidden))
@@ -62,6 +64,7 @@ def computation(
     gradients: bool,
     form: str = "paper",
     precision: str = "highest",
+    blocks: Blocks | None = None,
 ) -> Callable[..., Any]:
     """Return a jitted function: states of live steps, or gradients of their sum of squares.
 
@@ -71,8 +74,9 @@ def computation(
     def live_states(x: Any, attention: Any, weights: Any, lengths: Any) -> jax.Array:
         inputs = (x, weights) if cell == "gru" else (x, attention, weights)
         states = CELLS[cell](
-            *inputs, lengths=lengths, implementation=implementation, form=form, precision=precision
-        )[0]
+            *inputs, lengths=lengths, implementation=implementation, form=form,
+            precision=precision, blocks=blocks,
+        )[0]  # fmt: skip
         live = jnp.arange(x.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
         return jnp.where(live[..., None], states, 0)
 
@@ -89,12 +93,12 @@ def contenders(
     cell: str, arguments: tuple, names: Sequence[str], *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
     """Return implementations in JAX by name."""
-
-    def contender(name: str) -> Contender:
-        run = computation(cell, name, gradients=gradients, form=form, precision=precision)
-        return Contender(lambda: run(*arguments), lambda: run(*arguments))
-
-    return {name: contender(name) for name in names}
+    runs = {
+        name: computation(cell, name, gradients=gradients, form=form, precision=precision)
+        for name in names
+    }
+    calls = {name: functools.partial(run, *arguments) for name, run in runs.items()}
+    return {name: Contender(call, call) for name, call in calls.items()}
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -158,22 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measured = contenders(cell, inputs, options.implementations, **settings)
                 if make_peers is not None:
                     measured |= make_peers(cell, inputs, **settings)
-                shared = {
-                    "benchmark": "recurrence",
-                    "case": name,
-                    "cell": cell,
-                    "form": options.form,
-                    "mode": mode,
-                }
-                shared["precision"] = options.precision
+                shared = {"benchmark": "recurrence", "case": name, "cell": cell}
+                shared |= {"form": options.form, "mode": mode, "precision": options.precision}
                 more, raised = measure(measured, expected, repeats=options.repeats, **shared)
                 rows += more
                 for implementation, failure in raised.items():
-                    reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:300]
-                    line = f"{name}, {cell}, {mode}, {implementation}: not run: {reason}"
+                    line = f"{name}, {cell}, {mode}, {implementation}: not run: "
                     # A kernel may refuse a shape.
                     refused = isinstance(failure, (NotImplementedError, ValueError))
-                    (refusals if refused else failures).append(line)
+                    (refusals if refused else failures).append(line + first_line(failure))
         if options.json:
             write_rows(options.json, rows)
     report(options, rows, COLUMNS)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -37,7 +38,7 @@ COLUMNS = (
     "policy", "connections", "requests_per_second", "median_ms", "p99_ms", "batch_size",
     "answered", "refused",
 )  # fmt: skip
-QUEUE, SMALL_QUEUE = 256, 4
+QUEUE, SMALL_QUEUE = "256", "4"
 READY_SECONDS = 600.0
 
 
@@ -52,15 +53,10 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Start a server, wait until it is ready, and yield it and its port.
+    """Start a server with flags, wait until it is ready, and yield it and its port.
 
-    Args:
-      run: the run folder.
-      cache: folder of compiled programs, unless the environment names another.
-      *flags: flags of the server.
-
-    Raises:
-      SystemExit: where it does not start, or does not end with status 0.
+    Compiled programs are kept in ``cache``, unless the environment names another folder. The
+    benchmark ends where the server does not start, or does not end with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {
@@ -146,24 +142,13 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
 
 def figure(port: int, name: str) -> float:
     """Fetch a figure of /metrics."""
-
-    async def fetch() -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        content = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        answer = await ask(reader, writer, content)
-        writer.close()
-        return answer.body
-
-    lines = asyncio.run(fetch()).decode().splitlines()
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
-    """Compare an answer with the ranker.
-
-    Raises:
-      SystemExit: where scores differ.
-    """
+    """End the benchmark where the scores of an answer are not the ranker's."""
     expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
     scores = json.loads(answer.body)["scores"]
     deviation = float(np.abs(np.subtract(scores, expected.scores)).max())
@@ -179,11 +164,7 @@ def measure(
     connections: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the row of one load on one server.
-
-    Raises:
-      SystemExit: for an unexpected answer.
-    """
+    """Return the row of one load on one server; end the benchmark for an unexpected answer."""
     before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
 
     async def run() -> tuple[list[Answer], float]:
@@ -235,38 +216,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         most = max(options.connections)
         cache = Path(folder) / "compiled"
         shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
-        servers: list[tuple[list[str], list[tuple[str, int]]]] = [
-            (["--queue", str(QUEUE)], [("together", many) for many in options.connections]),
-            (["--queue", str(QUEUE)], [("reload", most)]),
-            (
-                ["--queue", str(QUEUE), "--max-batch", "1"],
-                [("one by one", many) for many in options.connections],
-            ),
-            (["--queue", str(SMALL_QUEUE)], [("overload", max(most, 8 * SMALL_QUEUE))]),
-        ]
+        servers = {
+            "together": (["--queue", QUEUE], options.connections),
+            "reload": (["--queue", QUEUE], [most]),
+            "one by one": (["--queue", QUEUE, "--max-batch", "1"], options.connections),
+            "overload": (["--queue", SMALL_QUEUE], [max(most, 8 * int(SMALL_QUEUE))]),
+        }
         rows: list[dict[str, Any]] = []
-        for flags, loads in servers:
+        for policy, (flags, loads) in servers.items():
             start = time.perf_counter()
             with serving(run, cache, *shared, *flags) as (server, port):
                 print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
                 check(answers[0], requested[0], ranker)
-                for policy, connections in loads:
+                for connections in loads:
                     row = measure(server, port, policy, requests, connections, options.seconds)
                     rows.append(row)
                     print(", ".join(f"{name} {row[name]}" for name in COLUMNS), flush=True)
-                if loads[0][0] == "reload":
+                if policy == "reload":
                     wait_for_reload(port)
     report(options, rows, COLUMNS)
     print(f"{options.candidates} candidates, histories up to {options.history}")
 
 
 def wait_for_reload(port: int) -> None:
-    """Wait until the model has been reloaded.
-
-    Raises:
-      SystemExit: where it has not after a minute.
-    """
+    """Wait until the model has been reloaded, a minute at most."""
     until = time.monotonic() + 60
     while not figure(port, 'dien_reloads_total{result="ok"}'):
         if time.monotonic() > until:

@@ -8,7 +8,6 @@ from the loader's thread as in training; a column has the share of the time that
 them. Scoring also runs over the training examples.
 """
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,13 +19,13 @@ import jax
 
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import peak_megabytes, timed_row
-from dien_jax.config.presets import PRESETS, preset
+from benchmarks.common.training import Training
+from dien_jax.config.presets import PRESETS, preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, training_tables
-from dien_jax.steps.train import make_train_step
+from dien_jax.steps.state import training_tables
 
 COLUMNS = (
     "case", "mode", "policy", "batch", "threads", "median_ms", "spread_ms", "samples_per_second",
@@ -38,23 +37,16 @@ MODES = ("train", "score")
 def epochs(
     config: Config, dataset: Dataset, mode: str, *, count: int, most: int | None
 ) -> list[tuple[int, float, float, int]]:
-    """Return steps, seconds, seconds of waiting for batches, and examples of timed epochs.
+    """Return steps, seconds, seconds of waiting for batches, and examples of ``count`` epochs.
 
-    Args:
-      config: the settings.
-      dataset: the source of training examples.
-      mode: ``"train"``, or ``"score"``, whose batches are sorted by length.
-      count: number of timed epochs.
-      most: limit of the steps of an epoch.
+    Epochs of ``"train"`` or ``"score"``, whose batches are sorted by length, have at most ``most``
+    steps.
     """
     make_loader = Loader if mode == "train" else evaluation_loader
     loader = make_loader(dataset, "train", config.train)
     tables = training_tables(dataset, config)
-    state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)
-    if mode == "train":
-        train_step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
-    else:
-        predict_step = make_predict_step(config, dataset.schema)
+    training = Training(config, dataset.schema, tables, loader.steps_per_epoch)
+    predict = make_predict_step(config, dataset.schema)
     timed = []
     for epoch in range(count + 1):  # the first one compiles
         start, waited, steps, examples = time.perf_counter(), 0.0, 0, 0
@@ -66,10 +58,10 @@ def epochs(
                 if batch is None or steps == most:
                     break
                 if mode == "train":
-                    state, metrics = train_step(state, tables, batch)
-                    last = metrics["loss"]
+                    last: Any = training.take(batch)
                 else:
-                    last = predict_step(state.params, state.batch_stats, tables.features, batch)
+                    state = training.state
+                    last = predict(state.params, state.batch_stats, tables.features, batch)
                 steps += 1
                 examples += int(batch.weight.sum())
             jax.block_until_ready(last)
@@ -109,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for data in options.data:
         for size in options.batch_sizes:
-            train = dataclasses.replace(base.train, batch_size=size)
-            config = dataclasses.replace(base, train=train)
+            config = with_settings(base, {"train.batch_size": size})
             for mode in options.modes:
                 rows.append(row(config, data, mode, count=options.epochs, most=options.steps))
                 jax.clear_caches()

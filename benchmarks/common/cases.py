@@ -1,10 +1,10 @@
 """Shapes, lengths and data that benchmarks share: batch B, steps T, input and state width."""
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import Batch
@@ -41,10 +41,8 @@ CASES = {
 def history_lengths(count: int, longest: int) -> np.ndarray:
     """Draw lengths as long-tailed as real ones, int32 ``[count]``, with a fixed seed.
 
-    ``min(longest, 4 + floor(y))`` with ``y`` log-normal, of median 1.5 and log standard deviation
-    1.47: minimum 4, median 5, mean about 8, a tenth 13 or more, a hundredth about 50. These are
-    the figures of training histories in the Amazon review sets (beauty, sports, toys), in which
-    every user has five reviews or more.
+    Minimum 4, median 5, mean about 8, a tenth 13 or more, a hundredth about 50: the figures of
+    training histories in the Amazon review sets, where every user has five reviews or more.
     """
     tail = np.random.default_rng(2).lognormal(np.log(1.5), 1.47, count)
     return np.minimum(longest, 4 + np.floor(tail)).astype(np.int32)
@@ -61,7 +59,7 @@ def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USE
 
 def without_statistics(config: Config) -> Config:
     """Return settings of the same model without counts of training events."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, statistics=False))
+    return with_settings(config, {"model.statistics": False})
 
 
 def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = ITEMS) -> Batch:

@@ -4,6 +4,7 @@ Bytes are those that one device sends by a ring: ``(n - 1) / n`` of the result o
 of an all-to-all, twice that of an all-reduce.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -43,7 +44,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
             shapes = _SHAPE.findall(result)
             if started and kind != "all-reduce":  # operands, then results
                 shapes = shapes[len(shapes) // 2 :]
-            size = sum(SIZES[dtype] * _count(sizes) for dtype, sizes in shapes)
+            size = sum(SIZES[dtype] * math.prod(_dimensions(sizes)) for dtype, sizes in shapes)
             share = (devices - 1) / devices * (2 if kind == "all-reduce" else 1)
             named = tuple(f"{dtype}[{sizes}]" for dtype, sizes in shapes)
             found.append(Collective(kind, named, size * share, name in in_loops))
@@ -57,14 +58,11 @@ def kinds(found: Iterable[Collective]) -> dict[str, int]:
 
 def shapes(text: str) -> set[tuple[int, ...]]:
     """Return the dimensions of every array of a program."""
-    return {tuple(int(n) for n in sizes.split(",") if n) for _, sizes in _SHAPE.findall(text)}
+    return {_dimensions(sizes) for _, sizes in _SHAPE.findall(text)}
 
 
-def _count(sizes: str) -> int:
-    count = 1
-    for size in filter(None, sizes.split(",")):
-        count *= int(size)
-    return count
+def _dimensions(sizes: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes.split(",") if size)
 
 
 def _computations(text: str) -> dict[str, str]:

@@ -68,6 +68,11 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+
+
 def write_rows(path: Path, rows: Rows) -> None:
     """Write the rows as a JSON list, all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Measurement for all benchmarks: warm up, block, take the median, name the machine."""
 
+import contextlib
 import os
 import platform
 import resource
@@ -7,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -67,20 +68,20 @@ def surroundings() -> dict[str, Any]:
     return {
         "device": f"{device.platform} {device.device_kind} {name}".strip(),
         "threads": len(os.sched_getaffinity(0)),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("jax", "jaxlib", "flax", "optax")},
-        },
+        "versions": versions_of("jax", "jaxlib", "flax", "optax"),
     }
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def peak_megabytes() -> float:
     """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def device_peak_megabytes() -> float | None:
-    """Return the peak memory that arrays took on the device; None where it keeps no account."""
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return None if peak is None else peak / 1024**2

@@ -3,7 +3,6 @@
 python -m benchmarks.on_device.about --json FILE
 """
 
-import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -18,8 +17,8 @@ from dien_kernels.choice import KERNELS
 from jax.extend.backend import get_backend
 
 from benchmarks.common.report import make_parser, parse, write_rows
+from benchmarks.common.timing import versions_of
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "triton")
 QUERY = "name,memory.total,driver_version,power.limit,clocks.max.sm"
 MATRIX = 2048
 
@@ -41,18 +40,8 @@ def about() -> dict[str, Any]:
         "compiler": get_backend().platform_version.splitlines()[0],
         "nvidia_smi": _nvidia_smi(),
         "processor": platform.processor() or platform.machine(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions_of("jax", "jaxlib", "flax", "optax", "numpy", "torch", "triton"),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _nvidia_smi() -> str | None:

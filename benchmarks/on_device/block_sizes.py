@@ -10,11 +10,11 @@ import functools
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from dien_kernels import Blocks, augru
+from dien_kernels import Blocks
 from dien_kernels.choice import KERNELS, backend
 from dien_kernels.contract import Plan
 from dien_kernels.options import Precision
@@ -22,7 +22,7 @@ from dien_kernels.options import Precision
 from benchmarks.common.cases import Case
 from benchmarks.common.report import make_parser, parse, write_rows
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
-from benchmarks.recurrence import operands
+from benchmarks.recurrence import computation, operands
 
 SIZES = [name for name, kernel in KERNELS.items() if kernel.is_pallas]
 ROWS, STEPS, WARPS = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16), (2, 4, 8)
@@ -49,19 +49,6 @@ def candidates(name: Any, hidden: int) -> Iterator[Blocks | None]:
         yield blocks
 
 
-def gradients(name: Any, blocks: Blocks | None) -> Callable[..., Any]:
-    """Return the jitted gradients of the sum of squares of all states."""
-
-    def loss(x: Any, attention: Any, weights: Any, lengths: Any) -> Any:
-        states, _ = augru(
-            x, attention, weights, lengths=lengths, implementation=name, precision=PRECISION,
-            blocks=blocks,
-        )  # fmt: skip
-        return (states**2).sum()
-
-    return jax.jit(jax.grad(loss, (0, 1, 2)))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time every block size; rows are written as they come."""
     parser = make_parser(__doc__)
@@ -71,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for hidden in HIDDEN:
         inputs = operands("augru", Case(BATCH, TIME, hidden))
         for blocks in candidates(options.implementation, hidden):
-            run = gradients(options.implementation, blocks)
+            named: Any = {"gradients": True, "precision": PRECISION, "blocks": blocks}
+            run = computation("augru", options.implementation, **named)
             label = (
                 "chosen" if blocks is None else f"{blocks.rows} x {blocks.steps} x {blocks.warps}"
             )

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dien_kernels import Weights, devices
+from dien_kernels import devices
 from dien_kernels.agreement import TOLERANCES
 from dien_kernels.options import Form, Implementation
 
+from benchmarks import recurrence
+from benchmarks.common.cases import Case
 from benchmarks.common.comparison import deviation
-from benchmarks.common.report import make_parser
-from benchmarks.recurrence import CELLS
+from benchmarks.common.report import first_line, make_parser
 
 NAMES = ("states", "last", "x", "attention", "input", "recurrent", "bias", "recurrent_bias",
          "initial_state")  # fmt: skip
@@ -61,23 +62,11 @@ def cases() -> Iterator[SuiteCase]:
 
 def operands(case: SuiteCase) -> tuple[tuple, jax.Array]:
     """Return x, attention, weights and initial state of a case, and its lengths, 0 and T too."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(scale=shape[0] ** -0.5, size=shape), jnp.float32)
-
-    gates, hidden = 2 if case.cell == "agru" else 3, case.hidden
-    weights = Weights(
-        normal(case.size, gates, hidden),
-        normal(hidden, gates, hidden),
-        normal(gates, hidden),
-        normal(hidden) if case.form == "paper" else None,
-    )
-    x = jnp.asarray(rng.normal(size=(case.batch, case.steps, case.size)), jnp.float32)
-    attention = jnp.asarray(rng.uniform(size=(case.batch, case.steps)), jnp.float32)
-    initial = jnp.asarray(rng.uniform(-0.5, 0.5, (case.batch, hidden)), jnp.float32)
+    shape = Case(case.batch, case.steps, case.hidden)
+    x, attention, weights, _ = recurrence.operands(case.cell, shape, case.form, case.size)
+    initial = np.random.default_rng(1).uniform(-0.5, 0.5, (case.batch, case.hidden))
     lengths = jnp.arange(case.batch, dtype=jnp.int32) % (case.steps + 1)
-    return (x, attention, weights, initial), lengths
+    return (x, attention, weights, jnp.asarray(initial, jnp.float32)), lengths
 
 
 def results(case: SuiteCase, implementation: str, precision: str) -> Callable[..., Any]:
@@ -86,7 +75,7 @@ def results(case: SuiteCase, implementation: str, precision: str) -> Callable[..
     def objective(places: tuple, lengths: jax.Array) -> tuple[jax.Array, Any]:
         x, attention, weights, initial = places
         inputs = (x, weights) if case.cell == "gru" else (x, attention, weights)
-        states, last = CELLS[case.cell](
+        states, last = recurrence.CELLS[case.cell](
             *inputs, lengths=lengths, initial_state=initial, form=case.form,
             implementation=implementation, precision=precision,
         )  # fmt: skip
@@ -105,9 +94,9 @@ def compare(case: SuiteCase, implementation: str, interpreted: bool) -> dict[str
             found = results(case, implementation, case.precision)(places, lengths)
             found = jax.block_until_ready(found)
     except (NotImplementedError, ValueError) as error:
-        return {"outcome": "refuses", "error": _first_line(error)}
+        return {"outcome": "refuses", "error": first_line(error)}
     except Exception as error:  # whatever a compiler raises
-        return {"outcome": "raises", "error": _first_line(error)}
+        return {"outcome": "raises", "error": first_line(error)}
     gradients, values = found
     oracle_gradients, oracle_values = results(case, "reference", "highest")(places, lengths)
     pairs = zip(_named(values, gradients), _named(oracle_values, oracle_gradients), strict=True)
@@ -120,10 +109,6 @@ def _named(values: tuple, gradients: tuple) -> list[tuple[str, Any]]:
     x, attention, weights, initial = gradients
     arrays = (*values, x, attention, *weights, initial)
     return [(name, a) for name, a in zip(NAMES, arrays, strict=True) if a is not None]
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from benchmarks.peers import PEERS, is_installed
+from benchmarks.common.timing import versions_of
+from benchmarks.peers import PEERS
 
 KERNELS_FIRST = 80
 """Seconds for the suite of one kernel."""
@@ -39,7 +40,7 @@ def plan(kernels: Sequence[str], blocked: Sequence[str]) -> list[Part]:
       blocked: those of them that have block sizes.
     """
     torch = ("--peers",) if find_spec("torch") else ()
-    others = ("--peers",) if any(map(is_installed, PEERS)) else ()
+    others = ("--peers",) if len(versions_of(*PEERS)) > 1 else ()
     recurrence, step = "benchmarks.recurrence", "benchmarks.train_step"
     parts = [suite(kernel) for kernel in kernels]
     flags: tuple[str, ...]

@@ -106,13 +106,13 @@ def _auto(
     """Return which implementation ``"auto"`` should take for the AUGRU."""
     times = groups.get((CASE, "augru", MODE, "default"), {})
     right = {name for name, verdict in verdicts.items() if verdict and verdict.agrees} | {"xla"}
-    usable = {name: statistics.median(found) for name, found in times.items() if name in right}
-    if not usable:
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    if not right & set(medians):
         return f'`"auto"`: nothing was timed on {CASE}.'
-    best = min(usable, key=lambda name: usable[name])
+    best = min(right & set(medians), key=lambda name: medians[name])
     others = [
-        f"{found / usable[best]:.2f} times as long with {name}"
-        for name, found in ((name, statistics.median(all_)) for name, all_ in times.items())
+        f"{median / medians[best]:.2f} times as long with {name}"
+        for name, median in medians.items()
         if name != best
     ]
     return f'`"auto"` should take `{best}` ({CASE}, {MODE}): {", ".join(others)}.'

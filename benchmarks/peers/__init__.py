@@ -9,12 +9,12 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from benchmarks.common.timing import versions_of
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch
@@ -64,7 +64,7 @@ def steps_of(
 
 def installed() -> Peers:
     """Return the installed peers; name the others on stderr."""
-    missing = [package for package in PEERS if not is_installed(package)]
+    missing = [package for package in PEERS if package not in versions_of(package)]
     if len(missing) == len(PEERS):
         raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
     for package in missing:
@@ -74,14 +74,6 @@ def installed() -> Peers:
         for package, module in PEERS.items()
         if package not in missing
     }
-
-
-def is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def table_sizes(schema: Schema) -> dict[str, int]:

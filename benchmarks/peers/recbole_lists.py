@@ -104,14 +104,11 @@ def measured(ranks: np.ndarray) -> dict[str, float]:
     hits = ranks < TOP
     gains = np.where(hits, 1 / np.log2(ranks + 2), 0.0)
     values = {f"hr@{TOP}": hits, f"ndcg@{TOP}": gains, "mrr": 1 / (ranks + 1)}
-    return {
-        key: value
-        for name, of_users in values.items()
-        for key, value in (
-            (name, float(of_users.mean())),
-            (f"{name} error", float(of_users.std() / math.sqrt(len(ranks)))),
-        )
-    }
+    found = {}
+    for name, of_users in values.items():
+        found[name] = float(of_users.mean())
+        found[f"{name} error"] = float(of_users.std() / math.sqrt(len(ranks)))
+    return found
 
 
 def row_of(name: str, folder: Path, epochs: int) -> dict[str, Any]:

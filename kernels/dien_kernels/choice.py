@@ -1,7 +1,8 @@
 """The table of implementations: where each can run, and which one ``"auto"`` takes.
 
 To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
-:mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
+:mod:`dien_kernels.contract`), and add its name to ``Implementation`` of :mod:`dien_kernels.options`
+and to ``KERNELS`` here.
 """
 
 import contextlib

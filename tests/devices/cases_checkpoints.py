@@ -4,11 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
-from support.sharded_steps import SCHEMA, place_of
+from support.sharded_steps import SCHEMA, WITHOUT_DRAWS, place_of, with_update
+from support.tiny_run import bits
 
-from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature
 from dien_jax.devices import Placement
 from dien_jax.errors import UserError
@@ -16,28 +15,13 @@ from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.steps.state import TrainState, create_state
 
 HOST = {"seconds": 0.1}
-CONFIG = Config(
-    model=ModelConfig(
-        embedding_size=3,
-        extractor="none",
-        evolution="none",
-        auxiliary_weight=0.0,
-        layers=(4,),
-        statistics=False,
-    ),
-    optim=OptimConfig(embedding_update="lazy_adam"),
-    train=TrainConfig(batch_size=16),
-)
+LIGHT = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
+CONFIG = with_update(WITHOUT_DRAWS, "lazy_adam", **LIGHT)
 
 
 @pytest.fixture(autouse=True)
 def every_table_is_large(monkeypatch) -> None:
     monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 0)
-
-
-def bits(state: TrainState) -> list[bytes]:
-    state = state._replace(key=jax.random.key_data(state.key))
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
 def drawn(devices: int, seed: int) -> TrainState:
@@ -60,10 +44,7 @@ def test_any_number_of_devices_reads_what_any_other_wrote(tmp_path: Path) -> Non
         found = place.joined(state)
         rows = {leaf.shape[0] for leaf in jax.tree.leaves(found.params) if leaf.ndim == 2}
         assert {60, 40, 12} <= rows  # without filler
-        assert bits(found) == [
-            np.asarray(leaf).tobytes()
-            for leaf in jax.tree.leaves(one._replace(key=jax.random.key_data(one.key)))
-        ]
+        assert bits(found) == bits(one)
         checkpoints.save(step, place.to_save(state), HOST, best=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
 

@@ -39,10 +39,6 @@ class Program(NamedTuple):
     memory: Any
 
 
-def abstract(array: Any) -> Any:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
 @functools.cache
 def compiled(rows: int, *, predicts: bool = False) -> Program:
     """The program of the step, or of scoring, of tables that are never made."""
@@ -55,7 +51,7 @@ def compiled(rows: int, *, predicts: bool = False) -> Program:
         FeatureTables({"category": of_items}, {}),
         Sampler(jax.ShapeDtypeStruct((rows,), jnp.float32), of_items),
     )
-    batch = jax.tree.map(abstract, example_batch(schema, batch_size=BATCH, steps=STEPS))
+    batch = jax.eval_shape(lambda: example_batch(schema, batch_size=BATCH, steps=STEPS))
     if predicts:
         predict = cast(Any, make_predict_step(config, schema, placement))
         lowered = predict.lower(state.params, state.batch_stats, tables.features, batch)

@@ -124,8 +124,7 @@ def test_embeddings_that_start_from_vectors_are_those_of_one_device() -> None:
     placement = Placement(8, SCHEMA)
     one, several = (
         on_host(
-            started(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, place, row, vectors),
-            place,
+            started(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, place, row, vectors), place
         )
         for place in (place_of(1), placement)
     )

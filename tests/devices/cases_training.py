@@ -1,7 +1,8 @@
 """Runs on eight devices: they end as on one, and go on from their checkpoints on any number."""
 
+import itertools
 import shutil
-from collections.abc import Callable
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,8 @@ from dien_jax import train
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
-from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import score_split
-from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import create_state
 from dien_jax.training.run import fit, resume
 
 CONFIG = Config(
@@ -42,25 +40,8 @@ def every_table_is_large(monkeypatch) -> None:
 
 def latest(folder: Path):
     """The latest state, as one device restores it; its key as integers."""
-    run = Run.load(folder)
-    schema = open_dataset(run.data).schema
-    like: Any = jax.eval_shape(
-        lambda: create_state(run.config, schema, tiny_run.STEPS_PER_EPOCH, run.seed)
-    )
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    state, _ = restored(checkpoints, checkpoints.latest_step() or 0, like, OneDevice(schema))
+    _, state, _ = tiny_run.saved_states(folder)["latest"]
     return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
-
-
-def stop_after(batches: int) -> Callable[[], int | None]:
-    asked = 0
-
-    def stop_signal() -> int | None:
-        nonlocal asked
-        asked += 1
-        return 15 if asked > batches else None
-
-    return stop_signal
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +84,10 @@ def test_scores_of_the_run_are_those_of_one_device(runs: Path) -> None:
 def test_resume_on_other_devices_ends_as_one_never_stopped(
     runs: Path, data: Path, tmp_path: Path, capfd
 ) -> None:
-    stopped = tmp_path / "stopped"
+    stopped, asked = tmp_path / "stopped", itertools.count()
+    stop = {"stop_signal": lambda: signal.SIGTERM if next(asked) >= 3 else None}
     with pytest.raises(Interrupted):
-        fit(CONFIG, data=data, run_dir=stopped, mesh=MeshConfig(8), stop_signal=stop_after(3))
+        fit(CONFIG, data=data, run_dir=stopped, mesh=MeshConfig(8), **stop)
     assert latest(stopped).step == 3
     for devices in (8, 2):
         folder = tmp_path / str(devices)

@@ -59,6 +59,7 @@ def test_a_port_in_use_is_refused(data: Path, tmp_path: Path) -> None:
         (["--data={grown}"], "the data, by the sha256 of"),
         (["--distributed.processes=3"], "must be the same on every process, found 2 on process 0"),
         (["--resume={grown}"], "must agree: --resume is not given on process 0 and given on"),
+        (["XLA_FLAGS=--xla_force_host_platform_device_count=2"], "devices, found 1 and 2; JAX_LOC"),
     ],
 )
 def test_processes_that_differ_are_refused(
@@ -73,7 +74,8 @@ def test_processes_that_differ_are_refused(
     given[1] = [*given[1], *changed]
     if changed[0].startswith("--resume"):
         given[1] = [*changed, *distributed(1, port)]
-    ended = run_together(*given)
+    variables = dict([given[1].pop().split("=", 1)]) if changed[0].startswith("XLA_FLAGS") else {}
+    ended = run_together(*given, variables=lambda process: variables if process else {})
     for process, each in enumerate(ended):
         assert each.status == MISTAKE, ended
         assert message.format(missing=missing) in each.said

@@ -14,8 +14,6 @@ from dien_jax.preparation.sources.amazon import SETS
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 ROOT = Path(__file__).parents[2]
-
-
 PAGES = [
     "docs/own-loop.md",
     "docs/ranking.md",

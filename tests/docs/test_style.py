@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +27,14 @@ KERNEL_BODIES = ("_kernel", "_body")
 ONE_BY_ONE = ("gru", "agru", "augru", "fit")
 """Public functions that take operands and options one by one, as functions of JAX do."""
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def definitions(file: Path) -> Iterator[Definition | ast.Module]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, Definition | ast.Module):
-            yield node
+def nodes(files: list[Path], kinds: Any = ast.AST) -> Iterator[tuple[Path, Any]]:
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, kinds):
+                yield file, node
 
 
 def place(file: Path, node: ast.AST) -> str:
@@ -40,13 +42,13 @@ def place(file: Path, node: ast.AST) -> str:
     return f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {name}"
 
 
-def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def code_lines(function: Function) -> int:
     docstring = ast.get_docstring(function, clean=False)
     lines = (function.end_lineno or 0) - function.lineno + 1
     return lines - (docstring.count("\n") + 1 if docstring else 0)
 
 
-def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def parameters(function: Function) -> int:
     arguments = function.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return len(names) - (names[:1] in (["self"], ["cls"]))
@@ -60,53 +62,43 @@ def test_files_are_short() -> None:
 
 def test_functions_are_short_and_take_few_parameters() -> None:
     too_large = []
-    for file in PACKAGES:
-        for node in definitions(file):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            if node.name.endswith(KERNEL_BODIES):
-                continue
-            exempt = node.name in ("__call__", *ONE_BY_ONE)
-            few = exempt or parameters(node) <= MOST_PARAMETERS
-            if code_lines(node) > LONGEST_FUNCTION or not few:
-                too_large.append(place(file, node))
+    for file, node in nodes(PACKAGES, Function):
+        exempt = node.name in ("__call__", *ONE_BY_ONE)
+        few = exempt or parameters(node) <= MOST_PARAMETERS
+        is_body = node.name.endswith(KERNEL_BODIES)
+        if not is_body and (code_lines(node) > LONGEST_FUNCTION or not few):
+            too_large.append(place(file, node))
     assert too_large == []
 
 
 @pytest.mark.parametrize("folder", ["dien_jax", "kernels", "benchmarks"])
 def test_docstrings_begin_with_an_imperative_or_a_noun_phrase(folder: str) -> None:
     wrong = []
-    for file in FILES:
-        if not file.is_relative_to(ROOT / folder):
-            continue
-        for node in definitions(file):
-            docstring = ast.get_docstring(node)
-            if docstring and docstring.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
-                wrong.append(f"{place(file, node)}: {docstring.splitlines()[0]}")
+    files = [file for file in FILES if file.is_relative_to(ROOT / folder)]
+    for file, node in nodes(files, Function | ast.ClassDef | ast.Module):
+        docstring = ast.get_docstring(node)
+        if docstring and docstring.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
+            wrong.append(f"{place(file, node)}: {docstring.splitlines()[0]}")
     assert wrong == []
 
 
 def test_settings_and_flags_begin_with_an_imperative_or_a_noun_phrase() -> None:
     """Strings below the fields of a class are the help texts of flags."""
     wrong = []
-    for file in PACKAGES:
-        for node in definitions(file):
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for statement in node.body:
-                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                    text = str(statement.value.value)
-                    if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
-                        wrong.append(f"{place(file, node)}: {text.splitlines()[0]}")
+    for file, node in nodes(PACKAGES, ast.ClassDef):
+        for statement in node.body:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                text = str(statement.value.value)
+                if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
+                    wrong.append(f"{place(file, node)}: {text.splitlines()[0]}")
     assert wrong == []
 
 
 def test_variables_are_called_by_what_they_hold() -> None:
     wrong = []
-    for file in PACKAGES:
-        for node in ast.walk(ast.parse(file.read_text())):
-            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            name = node.id if stored else getattr(node, "arg", None)  # a parameter, or a keyword
-            if name in NOT_A_VARIABLE:
-                wrong.append(f"{place(file, node)} {name}")
+    for file, node in nodes(PACKAGES):
+        stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        name = node.id if stored else getattr(node, "arg", None)  # a parameter, or a keyword
+        if name in NOT_A_VARIABLE:
+            wrong.append(f"{place(file, node)} {name}")
     assert wrong == []

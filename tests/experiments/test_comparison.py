@@ -95,6 +95,7 @@ def test_each_run_has_a_line_with_its_figures(runs, capfd, scored):
         expected.append(f"{result['train_examples_per_second']:,.0f}")
         assert line(table, f"0.02-{seed} ") == expected
     assert "all settings are the same" in shown
+    assert "all settings" not in output([runs / "0.02-0"], capfd)[0]
 
 
 def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, capfd, monkeypatch):

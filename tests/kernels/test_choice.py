@@ -59,8 +59,7 @@ def test_the_device_at_hand_is_described():
 
 
 @pytest.mark.parametrize(
-    ("name", "fits"),
-    [("mosaic_tpu", [V5E]), ("mosaic_gpu", [H100]), ("triton", [H100, A100])],
+    ("name", "fits"), [("mosaic_tpu", [V5E]), ("mosaic_gpu", [H100]), ("triton", [H100, A100])]
 )
 def test_a_named_kernel_runs_on_its_devices_only(name, fits):
     for device in (V5E, H100, A100, V100, MI300, CPU):

@@ -31,6 +31,12 @@ def last_by(cell, form, name):
         return last_states(cell, form, *arrays, "highest", name)
     return jax.jit(last)
 
+def check(found, agree, expected, tolerance):
+    if sys.argv[1] == "compare":
+        agree(found, expected(), tolerance)
+    for leaf in jax.tree.leaves(found):
+        digest.update(np.asarray(leaf).tobytes())
+
 build.FLAGS = (*build.FLAGS, *sys.argv[2:])
 print("set", library.instruction_set())
 sizes = [(1, 1, 1, 1), (37, 18, 7, 13), (70, 5, 17, 20)]
@@ -39,11 +45,8 @@ for (cell, form, biased), (batch, steps, depth, hidden) in zip(CASES, itertools.
     arrays = operands(
         cell, batch=batch, steps=steps, depth=depth, hidden=hidden, biased=biased, scale=0.4
     )
-    found = evaluate(cell, form, "native")(*arrays)
-    if sys.argv[1] == "compare":
-        assert_agree(found, evaluate(cell, form, "reference")(*arrays), 3e-5)
-    for leaf in jax.tree.leaves(found):
-        digest.update(np.asarray(leaf).tobytes())
+    found, oracle = (evaluate(cell, form, name) for name in ("native", "reference"))
+    check(found(*arrays), assert_agree, lambda: oracle(*arrays), 3e-5)
 for batch, steps, count, depth, hidden, widths in networks.NETWORK_SIZES:
     attention = networks.attention_operands(batch, steps, hidden, widths)
     auxiliary = networks.auxiliary_operands(batch, steps, count, depth, hidden, widths)
@@ -58,17 +61,12 @@ for batch, steps, count, depth, hidden, widths in networks.NETWORK_SIZES:
         )
 
     found = evaluate_networks("native", "native")
-    if sys.argv[1] == "compare":
-        networks.assert_near(found, evaluate_networks("reference", "xla"), 1e-4)
-    for leaf in jax.tree.leaves(found):
-        digest.update(np.asarray(leaf).tobytes())
+    check(found, networks.assert_near, lambda: evaluate_networks("reference", "xla"), 1e-4)
 for cell, form in itertools.product(("aigru", "agru", "augru"), ("paper", "authors")):
     x, attention, weights, *_ = operands("agru" if cell == "agru" else "augru", batch=70)
     arrays = x[0], attention, weights, jnp.int32(5)
-    last = last_by(cell, form, "native")(*arrays)
-    if sys.argv[1] == "compare":
-        networks.assert_near(last, last_by(cell, form, "xla")(*arrays), 1e-5)
-    digest.update(np.asarray(last).tobytes())
+    last, expected = (last_by(cell, form, name) for name in ("native", "xla"))
+    check(last(*arrays), networks.assert_near, lambda: expected(*arrays), 1e-5)
 print("digest", digest.hexdigest())
 """
 

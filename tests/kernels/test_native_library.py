@@ -248,16 +248,20 @@ def test_the_compiler_of_ziglang_is_the_last_choice(monkeypatch):
     assert build.compiler() == ["ccache", "g++"]
 
 
+def edit_sources(folder: Path, monkeypatch) -> None:
+    sources = folder / "src"
+    sources.mkdir()
+    for file in build.SOURCES.iterdir():
+        (sources / file.name).write_bytes(file.read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCES", sources)
+
+
 def test_sources_flags_and_compiler_decide_the_name_of_the_library(tmp_path, monkeypatch):
     command, sets = build.compiler(), build.instruction_sets()
     names = [build._digest(command, sets)]
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DNOTHING"))
     names.append(build._digest(command, sets))
-    sources = tmp_path / "src"
-    sources.mkdir()
-    for file in build.SOURCES.iterdir():
-        (sources / file.name).write_bytes(file.read_bytes() + b"\n")
-    monkeypatch.setattr(build, "SOURCES", sources)
+    edit_sources(tmp_path, monkeypatch)
     names.append(build._digest(command, sets))
     other = script(tmp_path / "cxx", 'echo "another version"')
     names += [build._digest([str(other)], sets), build._digest(command, {"other": ()})]
@@ -287,11 +291,7 @@ def test_a_library_of_the_package_needs_no_compiler(shipped, no_compiler):
 @pytest.mark.parametrize("change", ["edited sources", "a damaged file", "a named compiler"])
 def test_a_library_of_the_package_is_passed_over_for(change, shipped, tmp_path, monkeypatch):
     if change == "edited sources":
-        sources = tmp_path / "src"
-        sources.mkdir()
-        for file in build.SOURCES.iterdir():
-            (sources / file.name).write_bytes(file.read_bytes() + b"\n")
-        monkeypatch.setattr(build, "SOURCES", sources)
+        edit_sources(tmp_path, monkeypatch)
     elif change == "a damaged file":
         shipped.write_bytes(shipped.read_bytes()[:-1])
     monkeypatch.setenv("CXX", str(script(tmp_path / "cxx", 'echo "error: called" >&2\nexit 1')))

@@ -40,12 +40,7 @@ from support.networks import (
     oracle_attention,
     oracle_loss,
 )
-from support.recurrences import (
-    FORMS,
-    call,
-    evaluate,
-    operands,
-)
+from support.recurrences import FORMS, call, evaluate, operands
 
 pytestmark = pytest.mark.long
 

@@ -12,7 +12,6 @@ from dien_jax.model.layers import (
     BATCH_NORM_EPSILON,
     DICE_EPSILON,
     BatchNorm,
-    Dice,
     DiceNorm,
     rescaled,
 )
@@ -80,20 +79,6 @@ def test_a_batch_without_live_rows_changes_nothing(module: nn.Module) -> None:
         variables, second, jnp.zeros(8, bool), train=True, mutable=["batch_stats"]
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
-
-
-def test_dice_uses_running_statistics_when_scoring() -> None:
-    module = Dice()
-    x = jnp.array([[1.0, 5.0], [3.0, -1.0], [99.0, 99.0]])
-    live = jnp.array([True, True, False])
-    variables = module.init(jax.random.key(0), x, live, train=True)
-    _, changed = module.apply(variables, x, live, train=True, mutable=["batch_stats"])
-    (statistics,) = changed["batch_stats"].values()
-    np.testing.assert_allclose(statistics["mean"], [0.02, 0.02], rtol=1e-5)  # .01 of (2, 2)
-    variables = {**variables, **changed}
-    alone = module.apply(variables, x[:1], live[:1], train=False)
-    together = module.apply(variables, x, live, train=False)
-    np.testing.assert_allclose(alone[0], together[0], rtol=1e-6)
 
 
 def test_frozen_batch_norm_only_scales() -> None:

@@ -7,74 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import sharded_steps
+from support.sharded_steps import ITEMS, SCHEMA
 from support.untrained_run import random_state
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import BilinearAttention, MLPAttention
 from dien_jax.steps.state import create_state
 
-ITEMS, USERS = 30, 7
-SCHEMA = Schema(
-    item=(
-        Feature("item", "categorical", ITEMS),
-        Feature("category", "categorical", 5),
-        Feature("tags", "multivalued", 6, 3),
-        Feature("price", "numeric", mean=1.0, deviation=2.0),
-    ),
-    user=(
-        Feature("user", "categorical", USERS),
-        Feature("age", "numeric", mean=0.0, deviation=1.0),
-    ),
-    context=(Feature("hour", "categorical", 24), Feature("queries", "multivalued", 9, 2)),
-)
-SMALL = ModelConfig(
-    embedding_size=3,
-    hidden_size=4,
-    layers=(6, 4),
-    statistics=False,
-    dropout=0.0,
-)
+SMALL = ModelConfig(embedding_size=3, hidden_size=4, layers=(6, 4), statistics=False, dropout=0.0)
 
 
 def tables() -> FeatureTables:
-    rng = np.random.default_rng(1)
-    item = {
-        "category": rng.integers(0, 5, ITEMS).astype(np.int32),
-        "tags": MultiValued(
-            rng.integers(0, 6, (ITEMS, 3)).astype(np.int32),
-            rng.integers(0, 4, ITEMS).astype(np.int32),
-        ),
-        "price": rng.normal(size=ITEMS).astype(np.float32),
-    }
-    user = {"age": rng.normal(size=USERS).astype(np.float32)}
-    return jax.tree.map(jnp.asarray, FeatureTables(item, user))
+    return sharded_steps.tables().features
 
 
 def batch_of(size=6, steps=5, seed=0) -> Batch:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(0, steps + 1, size).astype(np.int32)
-    lengths[:3] = (0, 1, steps)[: min(3, size)]
-    live = np.arange(steps)[None] < lengths[:, None]
-    return Batch(
-        history=np.where(live, rng.integers(1, ITEMS, (size, steps)), 0).astype(np.int32),
-        lengths=lengths,
-        item=rng.integers(1, ITEMS, size).astype(np.int32),
-        user=rng.integers(0, USERS, size).astype(np.int32),
-        label=rng.integers(0, 2, size).astype(np.float32),
-        weight=np.ones(size, np.float32),
-        context={
-            "hour": rng.integers(0, 24, size).astype(np.int32),
-            "queries": MultiValued(
-                rng.integers(0, 9, (size, 2)).astype(np.int32),
-                rng.integers(0, 3, size).astype(np.int32),
-            ),
-        },
-    )
+    """Histories of no event, of one and of all; what follows an end may be anything."""
+    batch = sharded_steps.batch_of(seed, size, steps)
+    batch.lengths[:3] = (0, 1, steps)[: min(3, size)]
+    return batch
 
 
 def rows(batch: Batch, index) -> Batch:

@@ -13,8 +13,6 @@ from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables, example_batch
 from dien_jax.model import (
-    AGRU,
-    AIGRU,
     AUGRU,
     DIEN,
     GRU,
@@ -159,24 +157,6 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
     assert output.auxiliary_score is None
     live = np.arange(T - 1)[None] < np.array([5, 2, 0, 0])[:, None]
     assert int(output.auxiliary_loss) == int((live & np.asarray(arrays()["is_negative"])).sum())
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("evolution", [None, GRU(H), AIGRU(H), AGRU(H), AUGRU(H)])
-def test_one_history_for_many_candidates_is_as_rows(evolution: nn.Module | None) -> None:
-    network = small(evolution=evolution, auxiliary=None)
-    variables, given = made(network), arrays()
-    candidates = jnp.concatenate([given["candidate"]] * 2)
-
-    def shared(network: DIEN) -> jax.Array:
-        encoded = network.encode(given["history"][:1], given["lengths"][:1])
-        return network.evolve_candidates(encoded.states[0], given["lengths"][0], candidates)
-
-    rows = len(candidates)
-    history = jnp.broadcast_to(given["history"][0], (rows, T, D))
-    output = applied(network, variables, history, jnp.full(rows, T), candidates)
-    got = applied(network, variables, method=shared)
-    np.testing.assert_allclose(got, output.final_state, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

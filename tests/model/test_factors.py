@@ -132,6 +132,8 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
 
 
 @pytest.mark.long
-def test_ranking_reads_the_same_factors(many: Path) -> None:
+def test_ranking_reads_the_same_counts_and_factors(many: Path) -> None:
     model = trained(many, "din")
+    inputs = model.params["tower"]["layer_0"]["kernel"].shape[0]
+    assert inputs == len(statistics_names(model.dataset.schema))
     check_ranking(model)

@@ -1,7 +1,6 @@
-"""What the model loads, and what one has to read of it."""
+"""What the model and the steps load, and what one has to read of the model."""
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +9,29 @@ import pytest
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
-LOADED = """
-import dien_jax.model, json, sys
-print(json.dumps(sorted(sys.modules)))
-"""
+
+
+def loaded(package: str) -> tuple[list[str], list[str]]:
+    """The modules of ours and of others that importing a package loads."""
+    program = f"import {package}, sys; print(*sys.modules, sep=chr(10))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+    names = shown.decode().splitlines()
+    ours = [name for name in names if name.partition(".")[0] in ("dien_jax", "dien_kernels")]
+    return ours, [name for name in names if name not in ours]
 
 
 def test_the_model_loads_no_solver_and_few_modules() -> None:
-    shown = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, check=True).stdout
-    modules = json.loads(shown)
-    assert not [name for name in modules if name.partition(".")[0] in ("scipy", "sklearn")]
-    ours = [name for name in modules if name.partition(".")[0] == "dien_jax"]
-    assert len(ours) <= 27, ours
+    ours, others = loaded("dien_jax.model")
+    assert not [name for name in others if name.partition(".")[0] in ("scipy", "sklearn")]
+    assert sum(name.partition(".")[0] == "dien_jax" for name in ours) <= 27, ours
+
+
+def test_the_steps_load_no_code_for_several_devices_and_no_files() -> None:
+    ours, _ = loaded("dien_jax.steps")
+    packages = {name.split(".")[1] for name in ours if name.startswith("dien_jax.")}
+    assert not packages & {"devices", "runs", "training", "preparation", "statistics"}
+    assert len(ours) <= 62
+    assert sum(name.startswith("dien_jax.") for name in ours) <= 37
 
 
 def imported_by(module: str, among: str) -> set[str]:

@@ -1,7 +1,6 @@
 """The model with every implementation of its recurrences, on any device and for absent ones."""
 
 import contextlib
-import dataclasses
 import functools
 import re
 from collections import Counter
@@ -12,9 +11,10 @@ import pytest
 from dien_kernels import Device, assume, interpreted
 from jax.sharding import AbstractMesh, AxisType
 from support.recurrences import PALLAS, PRECISION, skip_where_it_cannot_run
-from support.tiny_run import CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
+from support.tiny_run import CONFIG, SCHEMA, batch_of, make_loss, tables
 from support.untrained_run import random_state
 
+from dien_jax.config.presets import with_settings
 from dien_jax.errors import UserError
 from dien_jax.steps.state import create_state
 from dien_jax.steps.train import make_train_step
@@ -29,13 +29,9 @@ DEVICES = {
 
 
 def configured(implementation: str, **changes: object):
-    model = dataclasses.replace(
-        MODEL,
-        implementation=implementation,
-        recurrence_precision=PRECISION.get(implementation, "highest"),
-        **changes,
-    )
-    return dataclasses.replace(CONFIG, model=model)
+    precision = PRECISION.get(implementation, "highest")
+    changes |= {"implementation": implementation, "recurrence_precision": precision}
+    return with_settings(CONFIG, {f"model.{name}": value for name, value in changes.items()})
 
 
 @functools.cache
@@ -86,17 +82,10 @@ def lowered(implementation: str) -> str:
     step = make_train_step(config, SCHEMA, 10)
     mesh = contextlib.nullcontext()
     if device.platform == "gpu":  # Pallas asks the mesh which device it lowers for
-        kind = getattr(jax.sharding, "AbstractDevice", None)
-        if kind is None:
-            pytest.skip("this JAX has no name for a device that is not there")
-        mesh = jax.sharding.use_abstract_mesh(
-            AbstractMesh(
-                (1,),
-                ("x",),
-                axis_types=(AxisType.Auto,),
-                abstract_device=kind(device.kind, 132, "gpu"),
-            )
-        )
+        absent = jax.sharding.AbstractDevice(device.kind, 132, "gpu")
+        types = (AxisType.Auto,)
+        mesh = AbstractMesh((1,), ("x",), axis_types=types, abstract_device=absent)
+        mesh = jax.sharding.use_abstract_mesh(mesh)
     with assume(device), mesh:
         traced = step.trace(state, tables(), batch_of(4))
         platform = "cuda" if device.platform == "gpu" else "tpu"

@@ -9,6 +9,7 @@ from benchmarks import preparation
 from dien_jax import UserError
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.memory import PROGRAM, divide, parse_size, reading_limit
+from dien_jax.preparation.reading.duckdb_engine import duckdb_workspace
 
 pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
@@ -29,9 +30,13 @@ def test_parts_get_larger_with_the_memory_and_smaller_with_the_log() -> None:
         assert divide("4GB", **SIZES | change)[1] < more
 
 
-def test_the_database_has_what_the_rest_leaves() -> None:
+def test_the_database_has_what_the_rest_leaves(tmp_path) -> None:
     limit = parse_size("4GB")
     assert PROGRAM < limit - reading_limit("4GB") < limit - divide("4GB", **SIZES)[0]
+    with duckdb_workspace(tmp_path / "data", tmp_path, "4GB") as workspace:
+        workspace.limit(2**30)
+        found = workspace._connection.execute("SELECT current_setting('memory_limit')").fetchone()
+        assert found == ("1.0 GiB",)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_scores_become_the_true_probabilities(kind: str) -> None:
     [
         np.random.default_rng(1).random(60),  # say nothing
         np.repeat([0.999, 0.001], 30),  # say nothing, and are sure
+        np.repeat([1.0, 0.0], 30),  # the same, and have no logit
         np.full(60, 0.9),
         np.where(np.arange(60) % 3 == 0, 0.9, 0.2),  # are right
     ],

@@ -273,6 +273,11 @@ def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> N
     assert html.count("<pre>curl ") == len(description["paths"])
     assert "`" not in html
     assert html.count("<h2>") == len(description["paths"]) + 1
+    operations = [
+        operation for path in description["paths"].values() for operation in path.values()
+    ]
+    statuses = [status for operation in operations for status in operation["responses"]]
+    assert re.findall(r"<tr><td>(\d+)<td>", html) == statuses
     assert "//" not in html.replace("<!doctype html>", "")
 
 

@@ -1,7 +1,5 @@
 """The estimate of a step's memory, against the sizes that the arrays of a step have."""
 
-import dataclasses
-
 import jax
 import pytest
 from support import tiny_run
@@ -18,8 +16,7 @@ from dien_jax.steps.train import make_train_step
 
 
 def config_of(name: str, **changes: object) -> Config:
-    config = PRESETS[name]
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+    return with_settings(PRESETS[name], {f"model.{key}": value for key, value in changes.items()})
 
 
 def test_estimate_is_the_sum_of_embeddings_states_layers_and_ids():
@@ -35,7 +32,7 @@ def test_estimate_is_the_sum_of_embeddings_states_layers_and_ids():
 @pytest.mark.long
 def test_a_compiled_step_takes_no_less_than_the_estimate(data):
     dataset, config = open_dataset(data), config_of("din", statistics=False)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=512))
+    config = with_settings(config, {"train.batch_size": 512})
     batch = Loader(dataset, "train", config.train).batch(0, 0)
     shapes = jax.eval_shape(lambda: create_state(config, dataset.schema, 1, 0))
     step = make_train_step(config, dataset.schema, 1)

@@ -1,6 +1,5 @@
 """Rows that a batch looks up learn as in dense Adam; the others do not change a bit."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from support.sharded_steps import ITEMS, NEGATIVE, SCHEMA, SIZE, TABLES, USERS, batch_of, tables
 
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
@@ -79,9 +79,10 @@ def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
     }
 
 
-def with_update(update: str, config: Config = CONFIG, **optim) -> Config:
-    changed = dataclasses.replace(config.optim, embedding_update=update, **optim)
-    return dataclasses.replace(config, optim=changed)
+def with_update(update: str, **changes) -> Config:
+    """The configuration with another update, and other settings by ``GROUP__NAME``."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return with_settings(CONFIG, {"optim.embedding_update": update} | changes)
 
 
 def leaves(state) -> dict[tuple, np.ndarray]:
@@ -141,7 +142,7 @@ def test_rows_that_are_looked_up_take_the_first_steps_of_dense_adam() -> None:
 
     The sums are the same; what XLA fuses them with is not, hence the last bits.
     """
-    optim = {"schedule": "cosine"}
+    optim = {"optim__schedule": "cosine"}
     batch = batch_of(0)
     _, dense, dense_metrics = after(with_update("dense", **optim), [batch, batch])
     _, lazy, metrics = after(with_update("lazy_adam", **optim), [batch, batch])
@@ -187,7 +188,7 @@ def test_a_step_that_looks_up_every_row_is_dense_adams() -> None:
 def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None:
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 50)  # item ids alone are more
     batches = [batch_of(0), batch_of(1)]
-    config = with_update("lazy_adam", schedule="halving")  # no other test has a step of it
+    config = with_update("lazy_adam", optim__schedule="halving")  # no other test has a step of it
     before, now, _ = after(config, batches)
     slots = [path for path in now if table_of(path) == ("user", "user")]
     assert len(slots) == 3
@@ -197,15 +198,8 @@ def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None
 
 
 def test_auxiliary_negatives_are_looked_up() -> None:
-    model = ModelConfig(
-        embedding_size=3,
-        hidden_size=4,
-        evolution="none",
-        layers=(6,),
-        statistics=False,
-        dropout=0.0,
-    )
-    config = with_update("lazy_adam", dataclasses.replace(CONFIG, model=model))
+    auxiliary = {"model__extractor": "gru", "model__auxiliary_weight": 8.0}
+    config = with_update("lazy_adam", model__hidden_size=4, **auxiliary)
     before, now, _ = after(config, [batch_of(0)])
     [path] = [path for path in now if table_of(path)[1] == "item" and path[0].idx == 0]
     moved = (now[path] != before[path]).any(1)
@@ -220,8 +214,7 @@ def compiled_for_many_rows(update: str) -> jax.stages.Compiled:
     """The step on a table of ``ROWS`` items, from shapes alone."""
     item = (Feature("item", "categorical", ROWS), Feature("tags", "multivalued", 9, max_values=2))
     schema = Schema(item=item, user=(Feature("user", "categorical", 5),))
-    model = dataclasses.replace(CONFIG.model, embedding_size=WIDTH)
-    config = with_update(update, dataclasses.replace(CONFIG, model=model))
+    config = with_update(update, model__embedding_size=WIDTH)
     state = jax.eval_shape(lambda: create_state(config, schema, 10, seed=0))
     tags = MultiValued(
         jax.ShapeDtypeStruct((ROWS, 2), jnp.int32), jax.ShapeDtypeStruct((ROWS,), jnp.int32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.tiny_run import CONFIG, ITEMS, LIGHT_CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
 
-from dien_jax.config.presets import member
+from dien_jax.config.presets import member, with_settings
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.model.click_model import ClickModel
@@ -29,12 +29,9 @@ def test_one_compilation_a_history_length() -> None:
 
 
 def test_the_state_is_donated() -> None:
-    step, state = (
-        make_train_step(LIGHT_CONFIG, SCHEMA, 10),
-        create_state(LIGHT_CONFIG, SCHEMA, 10, seed=0),
-    )
+    state = create_state(LIGHT_CONFIG, SCHEMA, 10, seed=0)
     before = state.params["item_embeddings"]["item"]
-    step(state, tables(), batch_of(4))
+    make_train_step(LIGHT_CONFIG, SCHEMA, 10)(state, tables(), batch_of(4))
     assert before.is_deleted()
 
 
@@ -53,8 +50,7 @@ def run(config: Config, steps: int, seed: int = 0):
 
 
 def test_a_run_is_a_function_of_its_seed() -> None:
-    model = dataclasses.replace(LIGHT_CONFIG.model, dropout=0.3)
-    config = dataclasses.replace(LIGHT_CONFIG, model=model)
+    config = with_settings(LIGHT_CONFIG, {"model.dropout": 0.3})
     (first, losses), (again, same), (_, others) = (run(config, 3, seed) for seed in (0, 0, 1))
     assert losses == same != others
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
@@ -97,8 +93,7 @@ def test_what_dien_is_compared_with_learns(name: str) -> None:
 )
 def test_the_loss_falls(changes: dict) -> None:
     changes = {"auxiliary_weight": 3.0, **changes}  # both losses show in their sum
-    model = dataclasses.replace(MODEL, **changes)
-    _, losses = run(dataclasses.replace(CONFIG, model=model), 150)
+    _, losses = run(dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes)), 150)
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
 
 
@@ -134,10 +129,9 @@ def test_schedules() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("share", "known_moves"), [(0.0, True), (0.5, True), (1.0, False)])
 def test_unknown_users_train_the_row_that_held_out_users_share(share, known_moves) -> None:
-    train = dataclasses.replace(CONFIG.train, unknown_users=share)
     # BatchNorm that only scales: another takes out what all rows share, here their user.
-    model = dataclasses.replace(LIGHT_CONFIG.model, follow_authors=True)
-    config = dataclasses.replace(LIGHT_CONFIG, model=model, train=train)
+    settings = {"model.follow_authors": True, "train.unknown_users": share}
+    config = with_settings(LIGHT_CONFIG, settings)
     state = create_state(config, SCHEMA, 10, seed=0)
     before = np.asarray(state.params["user_embeddings"]["user"])
     batch = batch_of(4, 64)._replace(user=np.full(64, 3, np.int32))

@@ -60,13 +60,7 @@ def make_dataset(history_lengths):
     )
 
 
-def make_loader(
-    history_lengths,
-    batch_size=4,
-    order="shuffled",
-    seed=0,
-    max_history=12,
-):
+def make_loader(history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12):
     dataset = make_dataset(history_lengths)
     train = TrainConfig(batch_size=batch_size, buckets=BUCKETS, max_history=max_history)
     if order == "evaluation":

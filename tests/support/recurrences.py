@@ -66,18 +66,9 @@ def evaluate(cell, form, implementation, precision="highest"):
     """Jitted: states, the last one, and gradients of a function of both for all operands."""
 
     def objective(differentiable, lengths):
-        x, attention, weights, initial = differentiable
-        states, last = call(
-            cell,
-            x,
-            attention,
-            weights,
-            lengths,
-            initial,
-            form=form,
-            implementation=implementation,
-            precision=precision,
-        )
+        *inputs, initial = differentiable
+        options = {"form": form, "implementation": implementation, "precision": precision}
+        states, last = call(cell, *inputs, lengths, initial, **options)
         value = jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum()
         return value.astype(jnp.float32), (states, last)
 

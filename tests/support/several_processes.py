@@ -12,16 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from dien_jax.runs.calibration import CALIBRATION_FILE
-from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import hosts, loop
-from dien_jax.utils.files import read_json
 from support import tiny_run
 from support.forks import Ended, Forks, Job
 
-CLOCKS = ("train_examples_per_second", "wall_seconds")
-"""Fields of a result that no two runs share."""
 LIBRARIES = ("[Gloo]", "I1", "W1", "E1", "F1")
 """Starts of lines that libraries print: the level and the month of those of XLA."""
 LIMIT = 240
@@ -129,19 +124,8 @@ saved_states = functools.partial(tiny_run.saved_states, dense_rows=2)
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """Checkpoints, evaluations, calibration and result agree to the last bit."""
-    ours, theirs = saved_states(folder), saved_states(other)
-    for name, (step, state, _) in theirs.items():
-        assert ours[name][0] == step
-        assert tiny_run.bits(ours[name][1]) == tiny_run.bits(state)
-    assert tiny_run.evaluations(folder) == tiny_run.evaluations(other)
-    written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, other))
-    assert written == expected_file
-    result, expected = read_json(folder / RESULT_FILE, dict), read_json(other / RESULT_FILE, dict)
-    for name in (*CLOCKS, "versions"):
-        result.pop(name)
-        expected.pop(name)
-    assert result == expected
+    """Two runs ended alike, to the last bit."""
+    tiny_run.assert_same(folder, other, "versions", dense_rows=2)
 
 
 def lines_of(text: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Every kind of feature in every group, without a folder, and steps on one device and several."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
@@ -63,10 +63,7 @@ def tables() -> Tables:
             "tags": several(rng, 30, ITEMS, 3),
             "price": rng.normal(size=ITEMS).astype(np.float32),
         },
-        {
-            "city": rng.integers(0, 9, USERS).astype(np.int32),
-            "likes": several(rng, 20, USERS, 2),
-        },
+        {"city": rng.integers(0, 9, USERS).astype(np.int32), "likes": several(rng, 20, USERS, 2)},
         vector_row=(np.arange(ITEMS) % (ITEMS - 5)).astype(np.int32),  # five items without one
         vectors=rng.normal(scale=0.1, size=(TABLES_OF_VECTORS, ITEMS - 5, 3)).astype(np.float16),
     )
@@ -98,29 +95,18 @@ def batch_of(seed: int, size: int = SIZE, steps: int = STEPS) -> Batch:
 
 BATCH = 16
 CONFIG = Config(
-    model=ModelConfig(
-        embedding_size=3,
-        hidden_size=4,
-        layers=(6, 4),
-        statistics=False,
-    ),
+    model=ModelConfig(embedding_size=3, hidden_size=4, layers=(6, 4), statistics=False),
     optim=OptimConfig(learning_rate=0.01),
     train=TrainConfig(batch_size=BATCH),
 )
-WITHOUT_DRAWS = dataclasses.replace(
-    CONFIG,
-    model=dataclasses.replace(CONFIG.model, dropout=0.0),
-    train=dataclasses.replace(CONFIG.train, unknown_users=0.0),
-)
+WITHOUT_DRAWS = with_settings(CONFIG, {"model.dropout": 0.0, "train.unknown_users": 0.0})
 """No random number but those of auxiliary negatives."""
 
 
 def with_update(config: Config, update: str, **model: Any) -> Config:
     """The configuration with another update, and other fields of the model."""
-    optim = dataclasses.replace(config.optim, embedding_update=update)
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **model), optim=optim
-    )
+    changes = {f"model.{name}": value for name, value in model.items()}
+    return with_settings(config, {"optim.embedding_update": update} | changes)
 
 
 class Ended(NamedTuple):

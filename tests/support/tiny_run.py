@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,26 +16,26 @@ from dien_jax import train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.arrays import Examples
-from dien_jax.data.dataset import Dataset
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import Batch, FeatureTables
+from dien_jax.preparation.sources import impressions
+from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints, restored
-from dien_jax.runs.folder import Run
+from dien_jax.runs.folder import RESULT_FILE, Run
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.steps import train as train_step
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState, create_state
+from dien_jax.utils.files import read_json
 from support.small_dataset import write_folder
 
 SIZES = {"train": 64, "valid": 24, "test": 20}
 USERS = 30
 ITEMS = 12
 SCHEMA = Schema(
-    item=(
-        Feature("item", "categorical", size=ITEMS),
-        Feature("category", "categorical", size=4),
-    ),
+    item=(Feature("item", "categorical", size=ITEMS), Feature("category", "categorical", size=4)),
     user=(Feature("user", "categorical", size=USERS + 1),),
 )
 STEPS_PER_EPOCH = 4
@@ -64,11 +64,7 @@ LIGHT = (
 
 
 def write_data(
-    path: Path,
-    *,
-    sizes: dict[str, int] | None = None,
-    longest: int = 8,
-    **labels: int,
+    path: Path, *, sizes: dict[str, int] | None = None, longest: int = 8, **labels: int
 ) -> Path:
     """Users who click items of one category; ``valid=1`` gives a split that label alone."""
     random = np.random.default_rng(0)
@@ -99,10 +95,7 @@ def write_data(
 
 
 def write_events(
-    path: Path,
-    item: np.ndarray,
-    offsets: np.ndarray,
-    splits: dict[str, Examples],
+    path: Path, item: np.ndarray, offsets: np.ndarray, splits: dict[str, Examples]
 ) -> Path:
     """Some events of the first users, and examples of them."""
     users = [f"u{k}" for k in range(USERS)]
@@ -130,20 +123,28 @@ def light_flags(data: Path, folder: Path) -> list[str]:
     return [*flags(data, folder), *LIGHT]
 
 
+def light_config(*more: str) -> Config:
+    """The settings of such a command line."""
+    arguments = train.parse([*SETTINGS, *LIGHT, *more])
+    return Config(arguments.model, arguments.optim, arguments.train)
+
+
 def saved_states(
     folder: Path, dense_rows: int | None = None
 ) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
     """The latest and the best checkpoint of a run folder: step, state and progress."""
-    with mock.patch.object(embedding_rows, "DENSE_ROWS", dense_rows or embedding_rows.DENSE_ROWS):
-        place = OneDevice(SCHEMA)
     run = Run.load(folder)
-    like: Any = jax.eval_shape(lambda: create_state(run.config, SCHEMA, STEPS_PER_EPOCH, run.seed))
+    schema = open_dataset(run.data).schema
+    with mock.patch.object(embedding_rows, "DENSE_ROWS", dense_rows or embedding_rows.DENSE_ROWS):
+        place = OneDevice(schema)
+    like: Any = jax.eval_shape(lambda: create_state(run.config, schema, STEPS_PER_EPOCH, run.seed))
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    found = {}
-    for name, step in (("latest", checkpoints.latest_step()), ("best", checkpoints.best_step())):
-        assert step is not None
-        found[name] = (step, *restored(checkpoints, step, like, place))
-    return found
+    steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
+    return {
+        name: (step, *restored(checkpoints, step, like, place))
+        for name, step in steps.items()
+        if step is not None
+    }
 
 
 def bits(state: TrainState) -> list[bytes]:
@@ -152,9 +153,51 @@ def bits(state: TrainState) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
+def assert_same(folder: Path, other: Path, *apart_from: str, dense_rows: int | None = None) -> None:
+    """Checkpoints, progress, evaluations, calibration and result agree to the last bit.
+
+    How long things took, and the fields ``apart_from`` of the result, may differ.
+    """
+    ours, theirs = saved_states(folder, dense_rows), saved_states(other, dense_rows)
+    assert ours.keys() == theirs.keys() == {"latest", "best"}
+    for name, (step, state, progress) in theirs.items():
+        assert ours[name][0] == step
+        assert bits(ours[name][1]) == bits(state)
+        for key, value in progress.items():
+            assert key.endswith("seconds") or key.startswith("timed") or ours[name][2][key] == value
+    assert evaluations(folder) == evaluations(other)
+    written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, other))
+    assert written == expected_file
+    result, expected = (read_json(each / RESULT_FILE, dict) for each in (folder, other))
+    for each in (result, expected):
+        assert each.pop("train_examples_per_second") > 0
+        assert each.pop("wall_seconds") > 0
+        for name in apart_from:
+            del each[name]
+    assert result == expected
+
+
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_on_impressions(
+    folder: Path, *flags: str, rows: int, users: int, items: int, rates: Sequence[float], **how: Any
+) -> Path:
+    """A run on random impressions; the share of clicks of an item is that of its category."""
+    random, lines = np.random.default_rng(0), ["user,item,category,label,timestamp"]
+    for k in range(rows):
+        item = int(random.integers(items))
+        category = item % len(rates)
+        click = int(random.random() < rates[category])
+        lines.append(f"u{k % users},i{item},c{category},{click},{1000 + k}")
+    log, data, run = folder / "log.csv", folder / "data", folder / "run"
+    log.write_text("\n".join(lines))
+    options = {"item_features": ("category",), "split": "by-time"} | how
+    impressions.prepare(impressions.ImpressionsOptions(file=log, out=data, **options))
+    assert train.main(["--data", str(data), "--run-dir", str(run), *flags]) == 0
+    return run
 
 
 NEW_ITEMS = {"n1": "y", "n2": "brand new"}
@@ -207,18 +250,8 @@ def write_grown(path: Path, before: Dataset) -> Path:
     )
 
 
-MODEL = ModelConfig(
-    embedding_size=4,
-    hidden_size=6,
-    layers=(8,),
-    statistics=False,
-    dropout=0.0,
-)
-CONFIG = Config(
-    model=MODEL,
-    optim=OptimConfig(learning_rate=0.01),
-    train=TrainConfig(unknown_users=0.0),
-)
+MODEL = ModelConfig(embedding_size=4, hidden_size=6, layers=(8,), statistics=False, dropout=0.0)
+CONFIG = Config(MODEL, OptimConfig(learning_rate=0.01), TrainConfig(unknown_users=0.0))
 LIGHT_CONFIG = dataclasses.replace(CONFIG, model=member("base_model", MODEL))
 """For what no recurrence and no auxiliary loss has a part in."""
 

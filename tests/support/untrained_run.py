@@ -18,12 +18,7 @@ from dien_jax.runs.trained import TrainedModel, trained_scores
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
-SMALL = ModelConfig(
-    embedding_size=3,
-    hidden_size=4,
-    layers=(6, 4),
-    statistics=True,
-)
+SMALL = ModelConfig(embedding_size=3, hidden_size=4, layers=(6, 4), statistics=True)
 
 
 def random_state(config: Config, schema: Schema) -> TrainState:
@@ -48,6 +43,12 @@ def random_state(config: Config, schema: Schema) -> TrainState:
     )
 
 
+def config_of(model: str, buckets: tuple[int, ...], **changes: object) -> Config:
+    """The settings of a member of the family, some fields of its model changed."""
+    train = TrainConfig(batch_size=3, max_history=6, buckets=buckets)
+    return Config(model=ModelConfig(**(vars(member(model, SMALL)) | changes)), train=train)
+
+
 def write(
     folder: Path,
     data: Path,
@@ -57,10 +58,7 @@ def write(
     **changes: object,
 ) -> Path:
     """A run folder of a member of the family, some fields of its model changed."""
-    train = TrainConfig(batch_size=3, max_history=6, buckets=buckets)
-    settings = member(model, SMALL)
-    config = Config(model=ModelConfig(**(vars(settings) | changes)), train=train)
-    dataset = open_dataset(data)
+    config, dataset = config_of(model, buckets, **changes), open_dataset(data)
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
     save_list_offsets(folder, dataset)
     state = random_state(config, dataset.schema)
@@ -72,12 +70,7 @@ def write(
 @functools.cache
 def trained(data: Path, model: str, **changes: object) -> TrainedModel:
     """A member of the family, some fields of its model changed; all batches have one shape."""
-    settings = member(model, SMALL)
-    config = Config(
-        model=ModelConfig(**(vars(settings) | changes)),
-        train=TrainConfig(batch_size=3, max_history=6, buckets=()),
-    )
-    dataset = open_dataset(data)
+    config, dataset = config_of(model, (), **changes), open_dataset(data)
     run = Run.create(preset=model, seed=0, dataset=dataset, config=config)
     state = random_state(config, dataset.schema)
     parameters = state.params, state.batch_stats

@@ -1,5 +1,6 @@
 """A local web server whose answers a test prescribes."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,11 +72,7 @@ def whole(web: Web, handler: BaseHTTPRequestHandler) -> None:
 
 def cut(count: int) -> Answer:
     """Close the connection after some bytes of a good answer."""
-
-    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
-        _cut(web, handler, count)
-
-    return answer
+    return functools.partial(_cut, count=count)
 
 
 def stall(count: int) -> Answer:
@@ -90,11 +87,7 @@ def stall(count: int) -> Answer:
 
 def status(code: int) -> Answer:
     """Answer with an error status."""
-
-    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
-        handler.send_error(code)
-
-    return answer
+    return lambda web, handler: handler.send_error(code)
 
 
 def redirect(target: str) -> Answer:

@@ -4,7 +4,6 @@ import pytest
 from support import tiny_run
 
 import dien_jax
-from dien_jax import train
 from dien_jax.config.presets import with_settings
 from dien_jax.runs.folder import Run
 from dien_jax.steps import rows as embedding_rows
@@ -13,9 +12,7 @@ EPOCH = "--train.epochs=1"
 
 
 def fit(data, folder, *more: str) -> dien_jax.RunResult:
-    arguments = train.parse([*tiny_run.SETTINGS, *tiny_run.LIGHT, EPOCH, *more])
-    config = dien_jax.Config(arguments.model, arguments.optim, arguments.train)
-    return dien_jax.fit(config, data=data, run_dir=folder)
+    return dien_jax.fit(tiny_run.light_config(EPOCH, *more), data=data, run_dir=folder)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support import tiny_run
 from support.forks import Ended, Forks, Job
-from support.tiny_run import flags, light_flags
+from support.tiny_run import assert_same, flags, light_flags
 
 from dien_jax import train
-from dien_jax.runs.calibration import CALIBRATION_FILE, OFFSETS_FILE
+from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.steps import rows as embedding_rows
@@ -58,24 +58,6 @@ def steps_saved(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def assert_ends_alike(folder: Path, whole: Path) -> None:
-    """States, metrics and results agree to the last bit, but for how long things took."""
-    ours, theirs = tiny_run.saved_states(folder), tiny_run.saved_states(whole)
-    for name, (step, state, progress) in theirs.items():
-        assert ours[name][0] == step
-        assert tiny_run.bits(ours[name][1]) == tiny_run.bits(state)
-        for key, value in progress.items():
-            assert key.endswith("seconds") or key.startswith("timed") or ours[name][2][key] == value
-    assert tiny_run.evaluations(folder) == tiny_run.evaluations(whole)
-    written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, whole))
-    assert written == expected_file
-    result, expected = read_json(folder / RESULT_FILE, dict), read_json(whole / RESULT_FILE, dict)
-    for clock in ("train_examples_per_second", "wall_seconds"):
-        assert result.pop(clock) > 0
-        assert expected.pop(clock) > 0
-    assert result == expected
-
-
 def test_run_killed_between_an_evaluation_and_its_save_ends_as_one_never_stopped(
     data, light_whole, forks, tmp_path
 ):
@@ -87,7 +69,7 @@ def test_run_killed_between_an_evaluation_and_its_save_ends_as_one_never_stopped
     assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, light_whole)
+    assert_same(folder, light_whole)
 
 
 def test_second_signal_ends_the_process_at_once(data, forks, tmp_path):
@@ -145,7 +127,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, light_whole)
+    assert_same(folder, light_whole)
 
 
 def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
@@ -159,7 +141,7 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
         signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
         assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, whole)
+    assert_same(folder, whole)
 
 
 @pytest.mark.parametrize("call", [5, 8])
@@ -171,7 +153,7 @@ def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(
     killed = ended(forks, "before_save", call, arguments)
     assert killed.status == -signal.SIGKILL, killed.said
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, tower_whole)
+    assert_same(folder, tower_whole)
 
 
 def test_signal_before_the_first_step_loses_nothing(
@@ -187,7 +169,7 @@ def test_signal_before_the_first_step_loses_nothing(
     assert steps_saved(folder) == []
     (folder / OFFSETS_FILE).unlink()  # as after a kill between the first two files
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, light_whole)
+    assert_same(folder, light_whole)
     assert (folder / OFFSETS_FILE).exists()
 
 

@@ -10,17 +10,13 @@ import threading
 import jax
 import pytest
 from support import tiny_run
+from support.tiny_run import light_config as config
 
 import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
 from dien_jax.training import run
 from dien_jax.utils.files import locked, read_json
-
-
-def config(*more: str) -> dien_jax.Config:
-    arguments = train.parse([*tiny_run.SETTINGS, *tiny_run.LIGHT, *more])
-    return dien_jax.Config(arguments.model, arguments.optim, arguments.train)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run, untrained_run
-from support.tiny_logs import write
 
 from dien_jax import auc, train
 from dien_jax.config.presets import member
@@ -17,7 +16,6 @@ from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.tower import of_part
-from dien_jax.preparation.sources import impressions
 from dien_jax.runs.trained import load_run, score_batches, trained_scores
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.training.loop import COUNTS_ALONE
@@ -84,16 +82,11 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
 
     The step of each part is compiled once, also where embeddings start from vectors.
     """
-    random, lines = np.random.default_rng(0), ["user,item,category,label,timestamp"]
-    for k in range(20_000):  # 12,000 of them for validation: the error of an AUC is .005
-        item = int(random.integers(200))
-        lines.append(f"u{k % 400},i{item},c{item % 20},{int(random.random() < 0.5)},{1000 + k}")
-    options = {"item_features": ("category",), "split": "by-time", "valid_share": 0.6}
-    log, data, run = write(tmp_path, "\n".join(lines)), tmp_path / "data", tmp_path / "run"
-    impressions.prepare(impressions.ImpressionsOptions(file=log, out=data, **options))
     flags = ["--train.max-history=8", "--train.buckets=8", "--train.epochs=2", "--model.layers=8"]
+    # 12,000 examples for validation: the error of an AUC is .005
+    log = {"rows": 20_000, "users": 400, "items": 200, "rates": [0.5] * 20, "valid_share": 0.6}
     with jax.log_compiles():
-        assert train.main(["--data", str(data), "--run-dir", str(run), *flags]) == 0
+        run = tiny_run.train_on_impressions(tmp_path, *flags, **log)
     assert sum("Compiling jit(train_step)" in line for line in caplog.messages) == 2
     for line in tiny_run.evaluations(run):
         assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.02)

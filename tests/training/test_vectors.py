@@ -36,11 +36,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_wide(Path(tmp_path_factory.mktemp("wide")) / "data"))
 
 
+def vectors_of(dataset: Dataset, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    found = item_vectors(dataset.schema, dataset.factors, size)
+    assert found is not None
+    return found
+
+
 def test_items_with_a_vector_start_from_it_and_all_else_at_random(dataset: Dataset) -> None:
     state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
     random, place = jax.device_get(state.params), OneDevice(dataset.schema)
-    found = item_vectors(dataset.schema, dataset.factors, SIZE)
-    assert found is not None
+    found = vectors_of(dataset)
     params = started(state, dataset.schema, place, *found).params
     before, after = (np.asarray(params["item_embeddings"]["item"]) for params in (random, params))
     factors = dataset.factors["item"]
@@ -58,8 +63,7 @@ def test_items_with_a_vector_start_from_it_and_all_else_at_random(dataset: Datas
 
 
 def test_vectors_without_a_fold_are_turned_towards_those_of_all_users(dataset: Dataset) -> None:
-    found = item_vectors(dataset.schema, dataset.factors, LEVEL)
-    assert found is not None
+    found = vectors_of(dataset, LEVEL)
     _, turned = (np.asarray(part, np.float32) for part in found)
     stored = np.asarray(dataset.factors["item"].vectors, np.float32)[..., :LEVEL]
     assert len(turned) == 1 + FOLDS
@@ -112,8 +116,7 @@ def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(dataset
     batch = Loader(dataset, "train", train, folds=True).batch(0, 0)
     assert batch.fold is not None
     assert set(batch.fold[batch.weight > 0]) <= set(range(1, 1 + FOLDS))
-    found = item_vectors(dataset.schema, dataset.factors, SIZE)
-    assert found is not None
+    found = vectors_of(dataset)
     state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
     tables = feature_tables(dataset, MODEL)._replace(vector_row=found[0], vectors=found[1])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -147,8 +150,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(dataset: Dataset, 
     assert whole.step == stopped.step
     jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
     embeddings = whole.params["item_embeddings"]["item"]
-    found = item_vectors(dataset.schema, dataset.factors, SIZE)
-    assert found is not None
+    found = vectors_of(dataset)
     first = found[1][0][found[0]].astype(np.float32)
     moved = np.abs(np.asarray(embeddings) - first)[found[0] > 0]
     assert 0 < moved.mean() < 0.05  # kept near their vectors

@@ -8,7 +8,7 @@ import pytest
 from dien_kernels import instruction_set
 from support.tiny_run import write_data
 
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
@@ -17,10 +17,7 @@ from dien_jax.training import run as training
 
 
 def config_with(recurrence: str, name: str = "dien") -> Config:
-    config = preset(name)
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, implementation=recurrence)
-    )
+    return with_settings(preset(name), {"model.implementation": recurrence})
 
 
 def test_versions_name_what_the_kernels_run_and_their_instruction_set(monkeypatch) -> None:

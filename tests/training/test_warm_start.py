@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,16 @@ from support import tiny_run
 from support.tiny_run import GONE, NEW_ITEMS, refusal, write_grown
 
 from dien_jax import train
-from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import load_run, score_batches
-from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, feature_tables
-from dien_jax.training import loop, parts
+from dien_jax.runs.trained import load_run, trained_scores
+from dien_jax.steps.state import create_state
+from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.training.warm_start import (
     NEW,
@@ -42,10 +41,7 @@ from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
 
-SMALL = (
-    *("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"),
-    "--model.statistics",
-)
+SMALL = (*tiny_run.LIGHT, "--model.statistics")
 """A model that compiles in little time, with statistics of both kinds and what is fitted first."""
 
 
@@ -91,17 +87,12 @@ def same_bits(ours: Any, theirs: Any) -> bool:
     ]
 
 
-def scores(
-    params: Any, batch_stats: Any, dataset: Dataset, config: Config, split: str = "train"
-) -> np.ndarray:
-    """Of the training split, whose users are known, or another."""
-    return score_batches(
-        make_predict_step(config, dataset.schema),
-        params,
-        batch_stats,
-        feature_tables(dataset, config.model),
-        evaluation_loader(dataset, split, config.train),
-    )
+def scores(tiny: Tiny, split: str) -> np.ndarray:
+    """Of the new data, before training there."""
+    state, trained = started(tiny).state, load_run(tiny.run)
+    params = {"params": state.params, "batch_stats": state.batch_stats}
+    model = trained._replace(dataset=tiny.new, calibration=None, **params)
+    return trained_scores(model, split)
 
 
 # Rows
@@ -177,11 +168,8 @@ def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
 
 
 def test_before_training_scores_are_those_of_the_run(tiny):
-    trained = load_run(tiny.run)
-    config = trained.run.config
-    state = started(tiny).state
-    before = scores(trained.params, trained.batch_stats, tiny.old, config)
-    after = scores(state.params, state.batch_stats, tiny.new, config)
+    before = trained_scores(load_run(tiny.run)._replace(calibration=None), "train")
+    after = scores(tiny, "train")
     gone = tiny.old.vocabulary("item").index(GONE)
     starts, examples = tiny.old.event_offsets, tiny.old.splits["train"]
     knows_all = np.array(
@@ -209,7 +197,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
     start, ended = (
         of_part(params, "network")
-        for params in (started(tiny).state.params, state_of(tiny.warm, tiny.new)[1].params)
+        for params in (started(tiny).state.params, latest(tiny.warm)[1].params)
     )
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
@@ -218,9 +206,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
 def test_the_start_is_scored_on_the_new_validation_split(tiny):
     before, _, after = tiny.said.partition("before the first step: validation AUC ")
     assert "starting from" in before
-    state, config = started(tiny).state, Run.load(tiny.run).config
-    found = scores(state.params, state.batch_stats, tiny.new, config, "valid")
-    area = auc(np.asarray(tiny.new.splits["valid"].label), found)
+    area = auc(np.asarray(tiny.new.splits["valid"].label), scores(tiny, "valid"))
     assert after.startswith(f"{area:.4f}, ")
 
 
@@ -233,16 +219,9 @@ def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
     assert named.warm_start == tiny.run
 
 
-def state_of(folder: Path, dataset: Dataset):
-    """The latest checkpoint of a run on the grown data."""
-    run = Run.load(folder)
-    like: Any = jax.eval_shape(
-        lambda: create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
-    )
-    checkpoints = loop.Checkpoints(folder / "checkpoints", read_only=True)
-    step = checkpoints.latest_step()
-    assert step is not None
-    return step, checkpoints.restore(step, like)[0]
+def latest(folder: Path):
+    """Step and state of the latest checkpoint of a run."""
+    return tiny_run.saved_states(folder)["latest"][:2]
 
 
 def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
@@ -250,23 +229,17 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
 ):
     start, folder = tmp_path / "start", tmp_path / "run"
     shutil.copytree(tiny.run, start)
-    make = parts.make_train_step
+    take, taken = loop.Trainer._step, itertools.count(1)
 
     def dies(*arguments):
-        step, taken = make(*arguments), []
-
-        def counted(*of_step):
-            taken.append(1)
-            if len(taken) == 3:
-                raise KeyboardInterrupt
-            return step(*of_step)
-
-        return counted
+        if next(taken) == 3:
+            raise KeyboardInterrupt
+        take(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "make_train_step", dies)
+        patch.setattr(loop.Trainer, "_step", dies)
         assert train.main(flags(tiny.new.path, folder, start)) == 130
-    step, state = state_of(folder, tiny.new)
+    step, state = latest(folder)
     assert step == 0
     expected = started(tiny).state
     for name in ("params", "batch_stats", "optimizer_state"):
@@ -275,9 +248,9 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
     capfd.readouterr()
     assert train.main(["--resume", str(folder)]) == 0
     assert "before the first step" not in capfd.readouterr().err
-    step, state = state_of(folder, tiny.new)
+    step, state = latest(folder)
     assert step == tiny_run.STEPS_PER_EPOCH
-    assert tiny_run.bits(state) == tiny_run.bits(state_of(tiny.warm, tiny.new)[1])
+    assert tiny_run.bits(state) == tiny_run.bits(latest(tiny.warm)[1])
 
 
 def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
@@ -295,7 +268,7 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     again = tmp_path / "again"
     shutil.copytree(folder, again)
     assert train.main(["--resume", str(folder)]) == 0
-    ours, theirs = state_of(folder, tiny.new)[1], state_of(tiny.warm, tiny.new)[1]
+    ours, theirs = latest(folder)[1], latest(tiny.warm)[1]
     assert tiny_run.bits(ours) == tiny_run.bits(theirs)
     capfd.readouterr()
     text = (again / "config.json").read_text()
