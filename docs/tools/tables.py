@@ -72,7 +72,7 @@ RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 DEFAULTS, WIDE, ALONE = "present_defaults.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
-PEERS = ("FuxiCTR",)
+PEERS = ("RecBole", "FuxiCTR")
 WEEKS = "incremental_counts.json"
 CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
 WITHOUT_LOSS = "wide_augru"
@@ -115,12 +115,13 @@ TABLES: dict[str, list[Sequence[str]]] = {
         (
             "test AUC of DIEN alone, without counts, on Amazon's Toys",
             f"**{mean(ALONE, 'test_auc', data='toys', row='dien'):.3f}**",
-            ", ".join(f"{name} {peer(name.lower(), 'toys', '.3f')}" for name in PEERS),
+            ", ".join(f"{name}'s DIEN {peer(name.lower(), 'toys', '.3f')}" for name in PEERS),
         ),
         (
-            "the same beside counts, of users with 30 events or more, in ten Amazon domains",
-            f"**{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
-            f"DIN {mean(WIDE, 'test_auc', data='long', row='wide_din'):.3f}, "
+            "the same for users with 30 events or more, in ten Amazon domains",
+            f"**{mean(ALONE, 'test_auc', data='long', row='dien'):.3f}**, "
+            f"beside counts **{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
+            f"DIN {mean(ALONE, 'test_auc', data='long', row='din'):.3f}, "
             f"boosted trees {mean(WIDE, 'test_auc', data='long', row='boosted trees'):.3f}",
         ),
         (
@@ -246,9 +247,12 @@ TABLES: dict[str, list[Sequence[str]]] = {
         if name == WITHOUT_LOSS or not name.startswith("wide_")
     ],
     "long": [
-        (label, *(auc(WIDE, column, data="long", row=row) for column in shown))
-        for label, row, _ in MODELS
-        if label != COUNTS_ALONE
+        (label, *(auc(name, column, data="long", row=row) for column in shown))
+        for name, label, row, _ in (
+            (ALONE, "`din`", "din", ""),
+            (ALONE, "`dien`", "dien", ""),
+            *((WIDE, *model) for model in MODELS if model[0] != COUNTS_ALONE),
+        )
         for shown in [("test_auc", "test_auc_known", "test_gauc")]
     ],
     "weeks": [
