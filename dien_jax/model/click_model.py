@@ -104,15 +104,15 @@ class ClickModel(nn.Module):
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
         self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
-        # The click network starts from a logit of 0, so from those of the tower and the auxiliary
-        # network where they are: it then learns what they leave, and overfits later.
+        # The click network starts from a logit of 0, so from that of the tower or of the auxiliary
+        # network: it then learns what they leave, and overfits later.
         zeros, random = nn.initializers.zeros_init(), nn.initializers.lecun_normal()
         start = random if config.follow_authors else zeros
         self.mlp = MLP(config.layers, *options, self.axis, start)
         self.reads_score = hasattr(self.network.auxiliary, "score") and not config.follow_authors
         if self.reads_score:
-            ones = nn.initializers.ones_init()
-            self.score_weight = nn.Dense(1, use_bias=False, kernel_init=ones)
+            weight = zeros if config.statistics else nn.initializers.ones_init()
+            self.score_weight = nn.Dense(1, use_bias=False, kernel_init=weight)
         if config.wide:
             self.linear = nn.Dense(columns, kernel_init=start)
         if config.statistics:
