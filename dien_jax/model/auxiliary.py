@@ -180,9 +180,9 @@ class BinaryAuxiliaryLoss(nn.Module):
 
         Inputs are normalised by running statistics.
         """
-        live = jnp.ones(behaviours.shape[:1], bool)
-        states = rescaled(states, *self.norm_state(states, live[: len(states)], train=False))
-        behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
+        live = [jnp.ones(inputs.shape[:1], bool) for inputs in (states, behaviours)]
+        states = rescaled(states, *self.norm_state(states, live[0], train=False))
+        behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live[1], train=False))
         return self.network(states, behaviours[None])[0]
 
 

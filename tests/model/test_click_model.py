@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.special import logit
 from support import sharded_steps
 from support.sharded_steps import ITEMS, SCHEMA
 from support.untrained_run import random_state
@@ -80,29 +81,41 @@ def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) ->
     np.testing.assert_allclose(longer, scores, atol=1e-6)
 
 
+def auxiliary_score(model: ClickModel, variables: dict, batch: Batch) -> jax.Array:
+    def method(model: ClickModel):
+        history, _ = model._embed(batch, batch.history, tables())
+        candidate, lengths = model.row_inputs(batch, tables()).candidate, jnp.asarray(batch.lengths)
+        return model.network(history, lengths, candidate).auxiliary_score
+
+    return jax.jit(lambda v: model.apply(v, method=method))(variables)
+
+
 @pytest.mark.long
 def test_the_logit_has_a_multiple_of_the_auxiliary_score() -> None:
     """Which is the logit that the auxiliary network gives the candidate after the last event."""
     model, variables, batch = ClickModel(SMALL, SCHEMA), trained_looking(SMALL), batch_of()
 
-    def logits_and_score(weight):
-        kernel = {"kernel": jnp.full((1, 1), weight)}
-        params = {**variables["params"], "score_weight": kernel}
+    def logits(weight: float) -> jax.Array:
+        params = {**variables["params"], "score_weight": {"kernel": jnp.full((1, 1), weight)}}
+        return scorer(SMALL)({**variables, "params": params}, batch)
 
-        def method(model: ClickModel):
-            history = model.embed_items(jnp.asarray(batch.history), tables())
-            candidate = model.embed_items(jnp.asarray(batch.item), tables())
-            lengths = jnp.asarray(batch.lengths)
-            return model.network(history, lengths, candidate).auxiliary_score
-
-        changed = {**variables, "params": params}
-        logits = model.apply(changed, batch, tables()).logits
-        return logits, model.apply(changed, method=method)
-
-    (without, score), (with_it, _) = map(jax.jit(logits_and_score), (0.0, 1.5))
+    score = auxiliary_score(model, variables, batch)
+    without, with_it = map(logits, (0.0, 1.5))
     assert float(score[0]) == 0  # an empty history
     assert np.ptp(score) > 1e-3
-    np.testing.assert_allclose(with_it - without, 1.5 * score, atol=1e-5)
+    np.testing.assert_allclose(logit(with_it) - logit(without), 1.5 * score, atol=1e-3)
+
+
+@pytest.mark.long
+def test_a_fresh_network_has_the_logit_of_the_auxiliary_network_or_0() -> None:
+    batch = batch_of()
+    for config in (SMALL, member("din", SMALL)):
+        model = ClickModel(config, SCHEMA)
+        variables = jax.jit(model.init)(jax.random.key(0), batch, tables())
+        expected = jnp.zeros(len(batch.item))
+        if "score_weight" in variables["params"]:
+            expected = auxiliary_score(model, variables, batch)
+        np.testing.assert_allclose(logit(scorer(config)(variables, batch)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
