@@ -90,9 +90,9 @@ class AuxiliaryNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "*R H"], behaviours: Float[Array, "K *R D"]
+        self, states: Float[Array, "... H"], behaviours: Float[Array, "K *R D"]
     ) -> Float[Array, "K *R"]:
-        """Return logits of K candidate behaviours for each state."""
+        """Return logits of K candidate behaviours for each state, ``[*R, H]`` or one for all."""
         dtype = states.dtype
         state_layer = nn.Dense(self.layers[0], dtype=dtype, name="state")
         layer = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")
@@ -174,7 +174,7 @@ class BinaryAuxiliaryLoss(nn.Module):
         return weighted_loss(params, states, history, negatives, both, self.implementation)
 
     def score(
-        self, states: Float[Array, "#R H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "... H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
         """Return the logit that each behaviour follows its or the only state.
 
@@ -238,7 +238,7 @@ class SoftmaxAuxiliaryLoss(nn.Module):
         return (losses * counted).sum() / jnp.maximum(total(counted.sum(), self.axis), 1)
 
     def score(
-        self, states: Float[Array, "#R H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "... H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
         """Return f of each row's behaviour and its or the only state."""
         query = self.query(states, behaviours.shape[-1])
