@@ -90,9 +90,9 @@ class AuxiliaryNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "... H"], behaviours: Float[Array, "K *R D"]
+        self, states: Float[Array, "*R H"], behaviours: Float[Array, "K *R D"]
     ) -> Float[Array, "K *R"]:
-        """Return logits of K candidate behaviours for each state, ``[*R, H]`` or one for all."""
+        """Return logits of K candidate behaviours for each state."""
         dtype = states.dtype
         state_layer = nn.Dense(self.layers[0], dtype=dtype, name="state")
         layer = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")
@@ -174,15 +174,12 @@ class BinaryAuxiliaryLoss(nn.Module):
         return weighted_loss(params, states, history, negatives, both, self.implementation)
 
     def score(
-        self, states: Float[Array, "... H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return the logit that each behaviour follows its or the only state.
-
-        Inputs are normalised by running statistics.
-        """
-        live = [jnp.ones(inputs.shape[:1], bool) for inputs in (states, behaviours)]
-        states = rescaled(states, *self.norm_state(states, live[0], train=False))
-        behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live[1], train=False))
+        """Return the logit that each behaviour follows the state, by running statistics."""
+        live = jnp.ones(states.shape[:1], bool)
+        states = rescaled(states, *self.norm_state(states, live, train=False))
+        behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
         return self.network(states, behaviours[None])[0]
 
 
@@ -238,9 +235,9 @@ class SoftmaxAuxiliaryLoss(nn.Module):
         return (losses * counted).sum() / jnp.maximum(total(counted.sum(), self.axis), 1)
 
     def score(
-        self, states: Float[Array, "... H"], behaviours: Float[Array, "R D"]
+        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return f of each row's behaviour and its or the only state."""
+        """Return f of each row's state and behaviour."""
         query = self.query(states, behaviours.shape[-1])
         return (query * behaviours).sum(-1).astype(jnp.float32)
 

@@ -64,8 +64,7 @@ class DIEN(nn.Module):
         L   = mean of softplus(-f(h_t, x_{t+1}))        auxiliary loss
             + mean of softplus(f(h_t, n_t))
 
-    The result is ``s_T``. Steps at or past a row's length change nothing: ``h_t`` and ``s_t``
-    repeat the last live state.
+    The result is ``s_T``. Steps at or past a row's length repeat the last live ``h_t`` and ``s_t``.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import DIEN, GRU, AUGRU
@@ -197,4 +196,5 @@ class DIEN(nn.Module):
         score = getattr(self.auxiliary, "score", None)
         if score is None or self.extractor is None:
             return None
-        return jnp.where(lengths > 0, score(last[0], candidate), 0.0)
+        states = jnp.broadcast_to(last[0], (candidate.shape[0], last[0].shape[1]))
+        return jnp.where(lengths > 0, score(states, candidate), 0.0)
