@@ -185,14 +185,13 @@ def _remarks(result: "RunResult") -> Iterator[str]:
     alone, popularity = (result.baselines.get(name) for name in (COUNTS_ALONE, "popularity"))
     if alone is not None and area is not None:
         added = round(area - alone, 4)
-        change = "adds" if added > 0 else "takes"
         if added == 0:
             yield "Reading the history adds nothing to counts alone."
         elif 0 < added < CLEAR_MARGIN:
             yield f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."
         else:
-            change = f"{change} {abs(added):.4f} of AUC"
-            yield f"Reading the history in its order {change}, beside counts."
+            worth = f"{'adds' if added > 0 else 'takes'} {abs(added):.4f} of AUC"
+            yield f"Reading the history in its order {worth}, beside counts."
     if popularity is not None and area is not None and area - popularity < CLEAR_MARGIN:
         margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
         side, end = ("below", "") if margin < 0 else ("above", little)

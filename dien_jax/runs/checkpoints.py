@@ -85,11 +85,13 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the step of the last checkpoint saved as best; None without any."""
-        return (self._best() or [None])[0]
+        best = self._best()
+        return best[0] if best else None
 
     def best_path(self) -> Path | None:
         """Return the folder of the last checkpoint saved as best; None without any."""
-        return self._path(best) if (best := self._best()) else None
+        best = self._best()
+        return self._path(best) if best else None
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, best: bool) -> None:
         """Save a checkpoint, then remove those that are neither the latest nor the best.
@@ -313,18 +315,23 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
     """Refuse arrays of other names, types or shapes than those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
-        is_table = isinstance(leaf, SavedTable)
-        plain, array = leaf if is_table else jax.eval_shape(_without_key, leaf), found.get(name)
-        wanted = [plain.dtype, *plain.shape]
-        actual = [] if array is None else [array.dtype, *array.shape]
-        filler = actual[1] - leaf.used if is_table and len(actual) == len(wanted) else 0
-        if is_table and 0 <= filler < MOST_FILLER:  # rows behind those of the table
-            wanted[1:2] = actual[1:2]
-        if actual != wanted:
-            shown = f"{actual[0]} {actual[1:]}" if actual else "nothing"
-            raise UserError(
-                f"{mismatch} expected {name} as {plain.dtype} {list(plain.shape)}, found {shown}"
-            )
+        plain = leaf if isinstance(leaf, SavedTable) else jax.eval_shape(_without_key, leaf)
+        wanted, array = _described(plain), found.get(name)
+        actual = "nothing" if array is None else _described(array)
+        if actual != wanted and not (isinstance(leaf, SavedTable) and _has_rows(array, leaf)):
+            raise UserError(f"{mismatch} expected {name} as {wanted}, found {actual}")
     for name in found:
         if name not in expected:
             raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
+
+
+def _has_rows(array: Any, table: SavedTable) -> bool:
+    """Return whether an array has the rows of a table, and little behind them."""
+    if array is None or not array.shape:
+        return False
+    same = array.dtype == table.dtype and tuple(array.shape[1:]) == table.shape[1:]
+    return same and table.used <= array.shape[0] < table.used + MOST_FILLER
+
+
+def _described(array: Any) -> str:
+    return f"{array.dtype} {list(array.shape)}"
