@@ -39,7 +39,8 @@ FORWARD = {"recurrence_forward", "recurrence_keep"}
 ITEMS = 1000
 COLUMNS = ("kernel", "cell", "form", "precision", "hidden", "direction", "launches", "seconds")
 STEP_COLUMNS = ("kernel", "precision", "launches", "gflop", "mbytes", "peak_mbytes")
-QUICK = {"hidden": [36], "cells": ["augru"], "forms": ["paper"]}
+PRECISIONS: tuple[Precision, ...] = ("highest", "default")
+HIDDEN = (36, 128)
 BATCH, STEPS = 256, 100
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
 """What the outcome depends on."""
@@ -148,11 +149,10 @@ def compile_all(options: argparse.Namespace) -> Found:
         if options.json:
             write_rows(options.json, found.kernels + found.steps)
 
+    shapes = ((36,), ("augru",), ("paper",)) if options.quick else (HIDDEN, CELLS, get_args(Form))
     for kernel in kernels_for(target):
         supported: list[str] = []
-        for precision, hidden, cell, form in itertools.product(
-            options.precisions, options.hidden, options.cells, options.forms
-        ):
+        for precision, hidden, cell, form in itertools.product(PRECISIONS, *shapes):
             case = Case(BATCH, STEPS, hidden)
             name = f"{kernel}, {cell}, {form}, {precision}, H {hidden}"
             with assume(DEVICES[target]):
@@ -171,27 +171,14 @@ def compile_all(options: argparse.Namespace) -> Found:
     return found
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile, print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--target", required=True, choices=DEVICES)
-    parser.add_argument("--hidden", nargs="+", type=int, default=[36, 128])
-    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
-    parser.add_argument("--forms", nargs="+", default=get_args(Form), choices=get_args(Form))
-    parser.add_argument(
-        "--precisions", nargs="+", default=["highest", "default"], choices=get_args(Precision)
-    )
     parser.add_argument(
         "--quick", action="store_true", help="the train step alone, with the first precision"
     )
-    options = parse(parser, arguments, hidden=1)
-    if options.quick:
-        vars(options).update(QUICK)
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile, print and write the rows."""
-    options = _options(arguments)
+    options = parse(parser, arguments)
     try:
         absent_device(options.target)
     except ModuleNotFoundError as error:

@@ -23,7 +23,7 @@ from dien_jax.config.presets import PRESETS
 COLUMNS = ("case", "system", "policy", "threads", "median_ms", "spread_ms")
 
 
-def milliseconds_to_first_step(data: Path, preset: str, cache: Path) -> float:
+def first_step_milliseconds(data: Path, preset: str, cache: Path) -> float:
     """Time one process that keeps compiled programs in ``cache``."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -54,14 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     times: dict[str, list[float]] = {"compile cache empty": [], "compile cache full": []}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as cache:
-            for policy in times:
-                times[policy].append(
-                    milliseconds_to_first_step(options.data, options.preset, Path(cache))
-                )
-    rows = []
-    for policy, measured in times.items():
-        row = timed_row("first_step", measured, case=options.data.name, policy=policy)
-        rows.append(row | {"spread_ms": max(measured) - min(measured)})
+            for measured in times.values():
+                measured.append(first_step_milliseconds(options.data, options.preset, Path(cache)))
+    rows = [
+        timed_row("first_step", measured, case=options.data.name, policy=policy)
+        for policy, measured in times.items()
+    ]
     report(options, rows, COLUMNS)
 
 

@@ -64,7 +64,7 @@ def rows_of(run: Path, sizes: Sequence[int], folder: Path) -> list[dict[str, Any
         command = [sys.executable, "-m", f"dien_jax.{system}", str(run), *flags]
         found = measure(command, folder, scored)
         case = f"{size:,} rows" if system == "predict" else f"{size:,} examples, {flags[-1]}"
-        columns = {"case": case, "system": system, "policy": "", "rows": size, **found}
+        columns = {"case": case, "system": system, "rows": size, **found}
         columns["samples_per_second"] = size / found["seconds"]
         rows.append(timed_row("scoring", [1e3 * found["seconds"]], **columns))
         print(f"{system}, {case} is done", file=sys.stderr, flush=True)

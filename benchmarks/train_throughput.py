@@ -28,7 +28,7 @@ from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import training_tables
 
 COLUMNS = (
-    "case", "mode", "policy", "batch", "threads", "median_ms", "spread_ms", "samples_per_second",
+    "case", "mode", "batch", "threads", "median_ms", "spread_ms", "samples_per_second",
     "loader_share", "peak_mb",
 )  # fmt: skip
 MODES = ("train", "score")
@@ -78,7 +78,6 @@ def row(
     columns = {
         "case": data.name,
         "mode": mode,
-        "policy": "buckets",
         "batch": config.train.batch_size,
         "samples_per_second": statistics.median(n / seconds for _, seconds, _, n in timed),
         "loader_share": statistics.median(waited / seconds for _, seconds, waited, _ in timed),

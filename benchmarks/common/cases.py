@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.config.presets import with_settings
-from dien_jax.config.settings import Config
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import Batch
 
@@ -55,11 +53,6 @@ def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USE
         for name, size in (("item", items), ("category", categories), ("user", users))
     )
     return Schema(item=(item, category), user=(user,))
-
-
-def without_statistics(config: Config) -> Config:
-    """Return settings of the same model without counts of training events."""
-    return with_settings(config, {"model.statistics": False})
 
 
 def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = ITEMS) -> Batch:

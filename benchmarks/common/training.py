@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without_statistics
+from benchmarks.common.cases import CATEGORIES, random_batch, schema_of
+from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
@@ -44,7 +45,7 @@ class Training:
 
 def on_made_tables(config: Config, items: int, devices: int = 1) -> Training:
     """Return a training on a table of items and their categories, without counts of events."""
-    config, schema = without_statistics(config), schema_of(items)
+    config, schema = with_settings(config, {"model.statistics": False}), schema_of(items)
     place = Placement(devices, schema) if devices > 1 else OneDevice(schema)
     sampler = map(place.put_items, host_sampler(np.ones(items, np.int64), "uniform"))
     category: Any = made_categories(items)

@@ -41,7 +41,7 @@ from dien_jax.data.tables import Batch
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 FIELDS = {
-    "benchmark", "case", "system", "threads", "policy", "median_ms", "samples_per_second",
+    "benchmark", "case", "system", "threads", "median_ms", "samples_per_second",
     "peak_mb", "device", "versions",
 }  # fmt: skip
 SMALL = member("base_model", ModelConfig(embedding_size=2, layers=(4,), statistics=False))
@@ -89,7 +89,7 @@ def test_the_first_step_is_timed_with_an_empty_and_a_full_cache(
         caches.append(cache)
         return 1000.0 * len(caches)
 
-    monkeypatch.setattr(first_step, "milliseconds_to_first_step", timed)
+    monkeypatch.setattr(first_step, "first_step_milliseconds", timed)
     file = tmp_path / "new" / "rows.json"
     first_step.main([str(tmp_path), "--repeats", "2", "--json", str(file)])
     empty, full = json.loads(file.read_text())
