@@ -27,6 +27,7 @@ from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions, LogOptions
 from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
+from dien_jax.preparation.pipeline.order import OrderCheck
 from dien_jax.preparation.pipeline.splits import EventPart, Split, history_ends
 from dien_jax.preparation.pipeline.target_negatives import TargetNegatives
 from dien_jax.preparation.reading.workspace import Workspace
@@ -66,7 +67,7 @@ def write_log(
             negatives = TargetNegatives(workspace, drawn, events, split, known)
     encoded = encoder.features()
     source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
-    summaries = {name: _SplitSummary() for name in SPLITS}
+    summaries, order = {name: _SplitSummary() for name in SPLITS}, OrderCheck()
     with (
         stage(f"writing {options.out}") as current,
         DatasetWriter(
@@ -86,6 +87,7 @@ def write_log(
             users = part.sequences.stop
             writer.groups(itertools.islice(raw_users, users - part.first_sequence))
             history = _histories(part)
+            order.add(history)
             writer.events(row_of[history.item], history.timestamp, history.offsets + first)
             sides, ends = split.sides(part), history_ends(part)
             lengths = ends - history.offsets[part.sequence]
@@ -113,7 +115,9 @@ def write_log(
             current.share = int(events.offsets[users]) / len(events.item)
     report = [*events.report, *_describe(encoder, about)]
     report += [summary.describe(name) for name, summary in summaries.items()]
-    return report if negatives is None else report + _describe_drawn(encoder, negatives)
+    if negatives is not None:
+        report += _describe_drawn(encoder, negatives)
+    return report + order.warnings()
 
 
 class _SplitSummary:

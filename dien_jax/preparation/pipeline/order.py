@@ -1,0 +1,59 @@
+"""A check of the order of events: a log that is sorted by item has none.
+
+In a log of choices some users choose a before b, and others b before a. Where one of two items
+always comes first, the log was sorted by item, by accident or because its times are too coarse. A
+model learns such an order, and metrics praise it for guessing what the user never decided.
+"""
+
+import numpy as np
+
+from dien_jax.preparation.pipeline.splits import EventPart
+
+MOST_EVENTS = 1 << 21
+"""Events that are looked at, the first ones."""
+LEAST_PAIRS = 100
+"""Pairs of items that must have followed each other for several users."""
+MIXED = 0.01
+"""Smallest share of these in both orders. Logs of choices have .3 and more."""
+
+
+class OrderCheck:
+    """Counts the orders of neighbouring events, at one time and at different times."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._neighbours = [np.zeros((3, 0), np.int64)]  # item, next item, same time
+
+    def add(self, part: EventPart) -> None:
+        """Count the events of a part."""
+        if self._events < MOST_EVENTS:
+            item, time, sequence = part.item.astype(np.int64), part.timestamp, part.sequence
+            pair = np.flatnonzero((sequence[1:] == sequence[:-1]) & (item[1:] != item[:-1]))
+            of_pair = item[pair], item[pair + 1], time[pair] == time[pair + 1]
+            self._neighbours.append(np.stack(of_pair).astype(np.int64))
+            self._events += len(item)
+
+    def warnings(self) -> list[str]:
+        """Return a line for each kind of neighbours that are sorted by item."""
+        item, following, is_tie = np.concatenate(self._neighbours, axis=1)
+        lines = []
+        for kind, where in ((" at one time", is_tie == 1), ("", is_tie == 0)):
+            pairs, mixed = _orders(item[where], following[where])
+            if pairs >= LEAST_PAIRS and mixed < MIXED * pairs:
+                lines.append(
+                    f"warning: the events of a user{kind} seem sorted by item: of {pairs:,} pairs "
+                    f"of items that followed each other for several users, {mixed:,} did in both "
+                    "orders. Models learn such an order, and metrics reward it; if users did not "
+                    f"choose it, {'shuffle the rows' if kind else 'get times of the events'} first"
+                )
+        return lines
+
+
+def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:
+    """Return the pairs of items that occur twice or more, and how many of them in both orders."""
+    less, more = np.minimum(item, following), np.maximum(item, following)
+    _, number, count = np.unique(
+        less * (more.max(initial=0) + 1) + more, return_inverse=True, return_counts=True
+    )
+    rising = np.bincount(number, item < following, len(count))
+    return int((count > 1).sum()), int(((rising > 0) & (rising < count)).sum())
