@@ -7,6 +7,7 @@ ones, as in training. Other baselines have the same inputs.
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -198,23 +199,21 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
     weights = np.zeros(1 + dense.shape[1] + train.one_hot.shape[1])
+
+    def predict(line: tuple[np.ndarray, ...], inputs: Inputs) -> np.ndarray:
+        start, of_dense, of_values = line
+        return probability((inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start)
+
     best: tuple[float, Predict, float] | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        line = start, of_dense / scale, of_values
-
-        def predict(inputs: Inputs, line: tuple[np.ndarray, ...] = line) -> np.ndarray:
-            start, of_dense, of_values = line
-            return probability(
-                (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start
-            )
-
-        score = selection(predict(valid), valid.labels)
+        fitted = functools.partial(predict, (start, of_dense / scale, of_values))
+        score = selection(fitted(valid), valid.labels)
         if best is not None and score <= best[0]:
             break
-        best = score, predict, strength
+        best = score, fitted, strength
     assert best is not None
     return best[1:]
 
