@@ -326,14 +326,11 @@ def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
     assert "(default: 77)" in capfd.readouterr().out
 
 
-def test_help_lists_every_setting(capfd):
+def test_help_shows_the_defaults_and_the_presets(capfd):
     with pytest.raises(SystemExit) as stopped:
         train.parse(["--help"])
     assert stopped.value.code == 0
     shown = capfd.readouterr().out
-    for group in dataclasses.fields(train.Arguments)[-3:]:
-        for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
-            assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
     assert "(default: 18)" in shown
     assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
     with pytest.raises(UserError, match="layers is given twice"):  # after a help text too

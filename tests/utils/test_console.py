@@ -19,9 +19,9 @@ from dien_jax.utils.console import (
 )
 
 
-def as_terminal(monkeypatch) -> io.StringIO:
+def as_terminal(monkeypatch, stream: io.TextIOBase | None = None) -> io.TextIOBase:
     """Standard error as a terminal; pytest would replace it after a fixture."""
-    stream = io.StringIO()
+    stream = stream or io.StringIO()
     stream.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
@@ -110,10 +110,7 @@ def test_what_an_encoding_lacks_is_replaced(name, monkeypatch):
 
 def test_a_terminal_without_unicode_has_a_bar_of_ascii(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    stream.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    as_terminal(monkeypatch, stream)
     replace_what_encodings_lack()
     half = console.BAR_WIDTH // 2
     with ProgressLine() as line:
