@@ -226,7 +226,7 @@ def _busy(target: Path, process: int | str) -> UserError:
 def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing into a folder; the lock of a killed process is free.
 
-    ``name`` is that of the folder in messages, such as ``--out study``. Where another process holds
+    ``name`` is that of the folder in messages, such as ``--out table``. Where another process holds
     the lock, ``wait`` for its end, or raise a ``UserError`` with its number.
     """
     with contextlib.ExitStack() as stack:

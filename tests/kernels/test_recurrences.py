@@ -234,29 +234,15 @@ def test_only_chunks_with_live_steps_run(longest, expected, short_chunks, monkey
     assert ran == dict.fromkeys(ran, expected)
 
 
-def taken(tree, number):
-    return jax.tree.map(lambda leaf: leaf[number], tree)
-
-
-@pytest.mark.parametrize(
-    "axes", [(0, None, None, None, None), (0, 0, None, 0, 0), (0, None, 0, None, None)]
-)
-def test_vmap_is_a_loop(axes, short_chunks):
-    """Over inputs, over whole batches with lengths of their own, and over weights too."""
+def test_vmap_of_whole_batches_is_a_loop(short_chunks):
+    """Lengths and weights of their own too."""
     many = [operands("augru", batch=4, seed=seed) for seed in range(3)]
     many = [(*one[:3], jnp.minimum(one[3], 2 + number), one[4]) for number, one in enumerate(many)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
-    chosen = [
-        part if axis == 0 else taken(part, 0) for part, axis in zip(stacked, axes, strict=True)
-    ]
     run = fresh("augru", "paper", "xla")
-    found = jax.vmap(run, in_axes=axes)(*chosen)
-    for number in range(3):
-        one = [
-            taken(part, number) if axis == 0 else part
-            for part, axis in zip(chosen, axes, strict=True)
-        ]
-        assert_agree(taken(found, number), run(*one), 2e-6)
+    found = jax.vmap(run)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *many))
+    for number, one in enumerate(many):
+        of_one = jax.tree.map(lambda leaf, k=number: leaf[k], found)
+        assert_agree(of_one, run(*one), 2e-6)
 
 
 def test_chunks_cover_all_steps(short_chunks):
