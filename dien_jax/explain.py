@@ -49,14 +49,12 @@ class Arguments:
 
 def explain(arguments: Arguments) -> None:
     """Print the example that the flags ask for, and write the figure."""
-    is_request = arguments.user is not None or arguments.item is not None
-    if is_request == (arguments.example is not None):
-        found = "both" if is_request else "none"
+    flags = {"--example": arguments.example, "--user": arguments.user, "--item": arguments.item}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given not in (["--example"], ["--user", "--item"]):
+        found = " and ".join(given) or "none"
         raise UserError(f"expected --example, or --user and --item; found {found}")
-    if is_request and (arguments.user is None or arguments.item is None):
-        missing = "--user" if arguments.user is None else "--item"
-        raise UserError(f"--user and --item must be given together; {missing} is missing")
-    if arguments.context and not is_request:
+    if arguments.context and arguments.example is not None:
         raise UserError("--context needs --user and --item; found --example")
     if arguments.out is not None:
         inputs = (arguments.run_dir, arguments.data)

@@ -31,7 +31,7 @@ from dien_jax.config.settings import (
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import check_words, parse_flags, run_command, stop_signals
-from dien_jax.utils.console import print_result, say
+from dien_jax.utils.console import aligned, print_result, say
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
@@ -167,14 +167,11 @@ def _table(result: "RunResult") -> str:
         "test": result.test,
         **{f"test, {name}": {"auc": value} for name, value in result.baselines.items()},
     }
-    widths = {name: max(10, len(metric.label) + 2) for name, metric in METRICS.items()}
-    labels = "".join(f"{METRICS[name].label:>{width}}" for name, width in widths.items())
-    lines = [f"{'':28}{labels}{'examples':>12}"]
+    lines = [["", *(metric.label for metric in METRICS.values()), "examples"]]
     for name, metrics in rows.items():
-        cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
-        lines.append(f"{name:28}{''.join(cells)}{count:>12}".rstrip())
-    return "\n".join([*lines, *_remarks(result)])
+        lines.append([name, *(metric.text(metrics) for metric in METRICS.values()), count])
+    return "\n".join([aligned(lines, left=1), *_remarks(result)])
 
 
 def _remarks(result: "RunResult") -> Iterator[str]:

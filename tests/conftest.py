@@ -42,8 +42,8 @@ flags.append(f"--xla_cpu_{'use_fusion_emitters=false' if is_older else 'opt_pres
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import jax  # noqa: E402
-import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
+from support.compilations import COMPILED  # noqa: E402
 
 with contextlib.suppress(ModuleNotFoundError):  # tests of dien_kernels run without it
     from hypothesis import settings
@@ -55,17 +55,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 IS_ALONE = not (Path(__file__).parents[1] / "dien_jax").is_dir()
-
-_compiled: list[str] = []
-"""Events of programs that were compiled in this process."""
-
-
-def _note(event: str, duration: float, **details: object) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiled.append(event)
-
-
-jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -115,10 +104,10 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True)
 def no_compilation_in_fast_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that is marked ``fast`` and compiles a program."""
-    before = len(_compiled)
+    before = len(COMPILED)
     yield
     if request.node.get_closest_marker("fast") and not request.node.get_closest_marker("long"):
-        assert len(_compiled) == before, "a test marked fast compiled a program"
+        assert len(COMPILED) == before, "a test marked fast compiled a program"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,9 +1,7 @@
 """The names of the package: all import, none costs time before it is used, and none vanishes."""
 
-import subprocess
-import sys
-
 import pytest
+from support.programs import printed
 from support.public_names import COMMAND, changes, interface, recorded
 
 import dien_jax
@@ -24,10 +22,7 @@ def test_unknown_name_is_refused():
 
 def test_import_of_the_package_imports_no_jax():
     code = "import dien_jax, sys; print([n for n in ('jax', 'numpy', 'rich') if n in sys.modules])"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert output.stdout == "[]\n"
+    assert printed(code) == "[]\n"
 
 
 @pytest.fixture(scope="module")

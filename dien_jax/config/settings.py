@@ -6,7 +6,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import types
 import typing
@@ -274,10 +273,6 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-    def to_json(self) -> str:
-        """Return the settings as indented JSON, for :meth:`from_dict`."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, complete: bool = False) -> "Config":

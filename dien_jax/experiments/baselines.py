@@ -7,8 +7,8 @@ a fit leaves open is chosen by the metrics that choose checkpoints, on validatio
 imported only to fit.
 """
 
+import functools
 import importlib.metadata
-import importlib.util
 import itertools
 import time
 from collections.abc import Mapping
@@ -94,28 +94,28 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
     fixed = {"objective": "binary", "metric": metric, "learning_rate": 0.1, "seed": SEED,
              "feature_fraction": 0.3, "min_data_in_leaf": least, "verbosity": -1,
              "deterministic": True, "force_row_wise": True}  # fmt: skip
+
+    def matrix(used: list[int], rows: Inputs) -> sparse.csr_matrix:
+        parts = sparse.csr_array(rows.dense[:, used]), rows.one_hot[:, : inputs.num_attributes]
+        return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
+
+    def predict(booster: Any, used: list[int], rows: Inputs) -> np.ndarray:
+        return np.asarray(booster.predict(matrix(used, rows)), np.float32)
+
     best: tuple[float, Baseline] | None = None
     columns = {"all": list(range(len(inputs.names))), "no counts": inputs.uncounted}
     for (name, used), (leaves, bins) in itertools.product(columns.items(), TREES):
         current.note = f"columns {name}, {leaves} leaves"
-
-        def matrix(rows: Inputs, used: list[int] = used) -> sparse.csr_matrix:
-            parts = sparse.csr_array(rows.dense[:, used]), rows.one_hot[:, : inputs.num_attributes]
-            return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
-
         options = fixed | {"num_leaves": leaves, "max_bin": bins}
-        rows = lightgbm.Dataset(matrix(train), train.labels, params=options)
-        held_out = lightgbm.Dataset(matrix(valid), valid.labels, reference=rows)
+        rows = lightgbm.Dataset(matrix(used, train), train.labels, params=options)
+        held_out = lightgbm.Dataset(matrix(used, valid), valid.labels, reference=rows)
         stop = lightgbm.early_stopping(PATIENCE, verbose=False)
         booster = lightgbm.train(options, rows, MOST_TREES, [held_out], callbacks=[stop])
-
-        def predict(rows: Inputs, booster: Any = booster, matrix: Any = matrix) -> np.ndarray:
-            return np.asarray(booster.predict(matrix(rows)), np.float32)
-
-        score = selection(predict(valid), valid.labels)
+        fitted = functools.partial(predict, booster, used)
+        score = selection(fitted(valid), valid.labels)
         if best is None or score > best[0]:
             size = {"trees": booster.best_iteration, "num_leaves": leaves, "max_bin": bins}
-            best = score, Baseline(predict, {"columns": name} | size)
+            best = score, Baseline(fitted, {"columns": name} | size)
     assert best is not None
     return best[1]
 

@@ -138,23 +138,21 @@ def _seed_table(groups: Sequence[SeedGroup]) -> str:
 
 
 def _settings_table(groups: Sequence[SeedGroup]) -> str:
-    groups = [group for group in groups if isinstance(group.members[0].run, Run)]
-    settings = [
-        flat_settings(run.config) | {WARM_START: run.warm_start and run.warm_start["run"]}
-        for group in groups
-        if isinstance(run := group.members[0].run, Run)
-    ]
-    if not settings:
-        return ""
-    columns = {name: [values[name] for values in settings] for name in settings[0]}
-    rows = [
-        [name, *map(setting_text, values)]
-        for name, values in columns.items()
-        if len(set(map(repr, values))) > 1
-    ]
+    header, settings, count = ["settings that differ"], [], 0
+    for group in groups:
+        if isinstance(run := group.members[0].run, Run):
+            start = {WARM_START: run.warm_start and run.warm_start["run"]}
+            settings.append(flat_settings(run.config) | start)
+            header.append(group.name)
+            count += len(group.members)
+    rows = []
+    for name in settings[0] if settings else ():
+        values = [of_group[name] for of_group in settings]
+        if len(set(map(repr, values))) > 1:
+            rows.append([name, *map(setting_text, values)])
     if not rows:
-        return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
-    return aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
+        return "all settings are the same" if count > 1 else ""
+    return aligned([header, *rows], left=1)
 
 
 def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:

@@ -4,17 +4,16 @@ Its inputs are the counts of training events that a model with ``model.statistic
 column for each value. Those of a training example leave out its own event and its user's later
 ones, as in training. Other baselines have the same inputs.
 
-Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
+Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
@@ -25,11 +24,10 @@ from dien_jax.config.settings import ModelConfig, TrainConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import SPLITS
-from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued, Schema
-from dien_jax.data.tables import Batch, FeatureTables
+from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued
+from dien_jax.data.tables import Batch
 from dien_jax.metrics.scores import evaluate_scores, selection_score
 from dien_jax.model.click_model import with_statistics
-from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, say, stage
@@ -46,6 +44,7 @@ BLOCK = 1 << 12
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
 BATCH = 1024
+GROUPS = ("item", "user", "context")
 UNCOUNTED = ("length", "repeat_share", MATCH)
 """Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
 
@@ -78,20 +77,23 @@ class RegressionInputs:
         self._dataset = dataset
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
-        self._tables = feature_tables(dataset, ModelConfig(statistics=True), folds=True)
+        model = ModelConfig(statistics=True)
+        self._tables = feature_tables(dataset, model, folds=True)
         self._host_tables = dataset.feature_tables()
-        numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
+        features = [(f, group) for group in GROUPS for f in getattr(schema, group)]
+        self._numbers = [(f.name, group) for f, group in features if f.kind == "numeric"]
         counts = statistics_names(schema)
-        self.names = (*counts, *numbers)
+        self.names = (*counts, *(name for name, _ in self._numbers))
         self.uncounted = [
             place
             for place, name in enumerate(self.names)
             if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
         ]
-        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch))
-        groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
-        attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
+        self._counts = jax.jit(
+            lambda tables, batch: with_statistics(model, schema, tables, batch).statistics
+        )
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
+        attributes = [pair for pair in features if pair[0].size and pair not in ids]
         widths = [(feature.size or 0) - 1 for feature, _ in (*attributes, *ids)]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
         self._columns = dict(zip((*attributes, *ids), starts, strict=False))
@@ -144,12 +146,10 @@ class RegressionInputs:
                     nothing = np.zeros((BATCH, features), np.int8)
                     batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))
                 indices = loader.example_indices(0, step)
-                rows = len(indices)
-                dense = np.asarray(self._step(self._tables, batch))[:rows]
-                labels = np.asarray(batch.label)[:rows].astype(np.int8)
-                yield indices, Inputs(dense, self._one_hot_rows(batch, rows), labels)
+                yield indices, self._inputs(batch, len(indices))
 
-    def _one_hot_rows(self, batch: Batch, rows: int) -> sparse.csr_array:
+    def _inputs(self, batch: Batch, rows: int) -> Inputs:
+        """Return the inputs of the first rows of a batch."""
         tables = self._host_tables
         item, user = np.asarray(batch.item)[:rows], np.asarray(batch.user)[:rows]
         values = {
@@ -157,6 +157,13 @@ class RegressionInputs:
             "user": {"user": user, **jax.tree.map(lambda table: table[user], tables.user)},
             "context": jax.tree.map(lambda column: np.asarray(column)[:rows], batch.context),
         }
+        counts = np.asarray(self._counts(self._tables, batch))[:rows]
+        numbers = [values[group][name][:, None] for name, group in self._numbers]
+        dense = np.concatenate([counts, *numbers], axis=1)
+        labels = np.asarray(batch.label)[:rows].astype(np.int8)
+        return Inputs(dense, self._one_hot(values, rows), labels)
+
+    def _one_hot(self, values: dict[str, dict[str, Any]], rows: int) -> sparse.csr_array:
         columns, shares = [], []
         for (feature, group), start in self._columns.items():  # value v > 0 has column v - 1
             value, share = _slots(values[group][feature.name])
@@ -179,24 +186,6 @@ def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
     return values, np.ones(values.shape, np.float32)
 
 
-def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, "B D"]:
-    """Return the dense columns of a batch."""
-    read: Any = with_statistics(ModelConfig(statistics=True), schema, tables, batch)
-    columns = [read.statistics]
-    values = (
-        gather(jnp.asarray(batch.item), tables.item, "item"),
-        gather(jnp.asarray(batch.user), tables.user, "user"),
-        batch.context,
-    )
-    for features, of_rows in zip((schema.item, schema.user, schema.context), values, strict=True):
-        columns += [
-            jnp.asarray(of_rows[feature.name])[:, None]
-            for feature in features
-            if feature.kind == "numeric"
-        ]
-    return jnp.concatenate(columns, axis=1)
-
-
 Predict = Callable[[Inputs], np.ndarray]
 """Inputs of examples to click probabilities, float32 ``[R]``."""
 
@@ -210,23 +199,21 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
     weights = np.zeros(1 + dense.shape[1] + train.one_hot.shape[1])
+
+    def predict(line: tuple[np.ndarray, ...], inputs: Inputs) -> np.ndarray:
+        start, of_dense, of_values = line
+        return probability((inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start)
+
     best: tuple[float, Predict, float] | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        line = start, of_dense / scale, of_values
-
-        def predict(inputs: Inputs, line: tuple[np.ndarray, ...] = line) -> np.ndarray:
-            start, of_dense, of_values = line
-            return probability(
-                (inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start
-            )
-
-        score = selection(predict(valid), valid.labels)
+        fitted = functools.partial(predict, (start, of_dense / scale, of_values))
+        score = selection(fitted(valid), valid.labels)
         if best is not None and score <= best[0]:
             break
-        best = score, predict, strength
+        best = score, fitted, strength
     assert best is not None
     return best[1:]
 

@@ -10,6 +10,7 @@ share a folder.
 
 import csv
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,10 @@ def reproduce_table(
     with locked(out, f"--out {out}"):
         folders: dict[str, list[Path]] = {name: [] for name in datasets}
         tasks = []
-        for seed in range(seeds):
-            for name, dataset in datasets.items():
-                for row in rows or settings:
-                    folder = out / RUNS_FOLDER / name / folder_of(row) / str(seed)
-                    folders[name].append(folder)
-                    tasks.append((folder, dataset, row, seed))
+        for seed, name, row in itertools.product(range(seeds), datasets, rows or settings):
+            folder = out / RUNS_FOLDER / name / folder_of(row) / str(seed)
+            folders[name].append(folder)
+            tasks.append((folder, datasets[name], row, seed))
         done = sum((folder / RESULT_FILE).exists() for folder, *_ in tasks)
         say(f"{len(tasks)} runs, {done} of them done")
         if table != PARTS_TABLE:

@@ -214,8 +214,7 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
-    step, params, stats, features = scorer(trained, in_use=True)
-    return np.asarray(step(params, stats, features, batch))
+    return np.asarray(scorer(trained, in_use=True)(batch))
 
 
 def _checked(subject: str, difference: float) -> float:

@@ -95,7 +95,7 @@ def score_requests(
     dataset, config = trained.dataset, trained.run.config
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
     reader = _Reader(requests, columns, vocabularies, dataset)
-    model = scorer(trained, in_use=True)
+    predict = scorer(trained, in_use=True)
 
     def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
         examples, events, offsets = reader.examples(piece)
@@ -103,7 +103,7 @@ def score_requests(
             dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
         )
         loader = evaluation_loader(of_piece, "test", config.train)
-        return piece.columns, score_batches(*model, loader)
+        return piece.columns, score_batches(predict, loader)
 
     kind = "text" if requests.schema is None else "Parquet"
     why = f"{table} is {kind} and is written as {kind}; "

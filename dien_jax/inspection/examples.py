@@ -73,6 +73,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
     """
     model_config = config.model
     model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
+    names = available_measures(model_config)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
@@ -107,16 +108,16 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
 
         attention: Any = output.attention
         measures = {} if attention is None else {"attention": attention}
-        if model_config.extractor == "gru":
+        if "extractor_gate" in names:
             items = jnp.asarray(batch.history)
             history: Any = model.apply(variables, items, features, method="embed_items")
             measures["extractor_gate"] = mean_gate("extractor", history)
-        if model_config.evolution in ("gru_attention", "augru"):
-            measures["update_gate"] = gate = mean_gate("evolution", output.interest_states)
-        elif model_config.evolution == "aigru":
-            inputs = output.interest_states * attention[..., None]
-            measures["update_gate"] = mean_gate("evolution", inputs)
-        if model_config.evolution == "augru":
+        if "update_gate" in names:
+            x = output.interest_states
+            if model_config.evolution == "aigru":
+                x = x * attention[..., None]
+            measures["update_gate"] = gate = mean_gate("evolution", x)
+        if "update" in names:
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
         by_counts = None
         if model_config.statistics:

@@ -4,7 +4,7 @@ Counts are integers and sums float64, so nothing is lost over millions of exampl
 described in :mod:`dien_jax.metrics`.
 
 To add a metric, write its function and add one entry to ``METRICS``: evaluations, TensorBoard,
-tables, reports and comparisons loop over that table. AUC chooses checkpoints and trials.
+tables, reports and comparisons loop over that table. AUC chooses checkpoints.
 """
 
 from collections.abc import Callable, Mapping

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dien_jax.errors import UserError, failing, printable, reading
+from dien_jax.errors import failing, printable
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import Run
+from dien_jax.utils.files import read_bytes
 
 CARD_FILE = "model_card.md"
 LARGEST_CARD = 1 << 20
@@ -26,10 +27,7 @@ def read_card(folder: Path) -> str:
     file = folder / CARD_FILE
     if not file.exists():
         return ""
-    with reading(file), file.open("rb") as stream:
-        content = stream.read(LARGEST_CARD + 1)
-    if len(content) > LARGEST_CARD:
-        raise UserError(f"{file}: expected at most {LARGEST_CARD:,} bytes, found more")
+    content = read_bytes(file, LARGEST_CARD)
     with failing(f"{file}: expected text in UTF-8"):
         return content.decode()
 

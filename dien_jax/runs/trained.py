@@ -12,7 +12,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.tables import FeatureTables
+from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.model.layers import CALIBRATION
@@ -119,17 +119,12 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     return best_step, state
 
 
-Predict = Callable[[Any, Any, Any, Any], jax.Array]
-"""``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
+Predict = Callable[[Batch], jax.Array]
+"""A batch to its click probabilities ``[B]``."""
 
 
 def score_batches(
-    predict_step: Predict,
-    params: Any,
-    batch_stats: Any,
-    features: Any,
-    loader: Loader,
-    before_batch: Callable[[float], None] = lambda share: None,
+    predict: Predict, loader: Loader, before_batch: Callable[[float], None] = lambda share: None
 ) -> np.ndarray:
     """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
@@ -142,7 +137,7 @@ def score_batches(
     with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
-            pending.append(predict_step(params, batch_stats, features, batch))
+            pending.append(predict(batch))
             # Scores stay on the device until several batches are fetched together.
             if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
@@ -159,11 +154,11 @@ def score_batches(
     return scores
 
 
-def scorer(trained: TrainedModel, *, in_use: bool) -> tuple[Predict, Any, Any, FeatureTables]:
-    """Return the first arguments of :func:`score_batches`: for use, or for evaluation."""
+def scorer(trained: TrainedModel, *, in_use: bool) -> Predict:
+    """Return what scores batches with a trained model: for use, or for evaluation."""
     step = make_predict_step(trained.run.config, trained.dataset.schema)
-    step = functools.partial(step, logit_map=trained.logit_map(in_use=in_use))
-    return step, trained.params, trained.batch_stats, trained.feature_tables()
+    model = trained.params, trained.batch_stats, trained.feature_tables()
+    return functools.partial(step, *model, logit_map=trained.logit_map(in_use=in_use))
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
@@ -243,4 +238,4 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
     def show(share: float) -> None:
         shown.share = share
 
-    return score_batches(*scorer(trained, in_use=False), loader, show)
+    return score_batches(scorer(trained, in_use=False), loader, show)

@@ -364,9 +364,9 @@ class Trainer:
             self._stop_if_asked()
             self._report_scoring(split, loader.num_examples, done)
 
-        predict = functools.partial(self._parts[part].predict, logit_map=logit_map)
         model = state.params, state.batch_stats, self._tables.features
-        return score_batches(predict, *model, loader, watch)
+        predict = functools.partial(self._parts[part].predict, *model, logit_map=logit_map)
+        return score_batches(predict, loader, watch)
 
     def _stop_if_asked(self) -> None:
         if (number := self._stop_signal()) is not None:

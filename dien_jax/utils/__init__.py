@@ -1,4 +1,4 @@
-"""Tools without a subject: files, console, plots, memory, compile cache, optional dependencies.
+"""Tools without a subject: commands, console, files, JSON, plots, processes, memory, compile cache.
 
 Nothing here knows models, data or settings. Two functions are public.
 """

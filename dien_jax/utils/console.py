@@ -163,7 +163,7 @@ def _require_output() -> None:
 
 
 class ProgressLine:
-    """One line that shows how far work is; a context manager.
+    """One line that shows how far work is, until it is closed.
 
     ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
     where the line is redrawn, on a terminal.
@@ -178,12 +178,6 @@ class ProgressLine:
         self._full, self._empty = "#-" if ascii_only else "━╌"
         self._redrawn: Live | None = None
         self._updated_at = float("-inf")
-
-    def __enter__(self) -> "ProgressLine":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def update(self, text: str, share: float | None = None) -> None:
         """Show a text and, where the line is redrawn, a bar for the share that is done."""

@@ -42,13 +42,18 @@ def user_cache() -> Path:
         raise UserError(f"{problem}; set HOME or XDG_CACHE_HOME") from error
 
 
+def read_bytes(file: Path, most: int) -> bytes:
+    """Return the bytes of a file; more than ``most`` are a ``UserError``, and are not read."""
+    with reading(file), file.open("rb") as stream:
+        found = stream.read(most + 1)
+    if len(found) > most:
+        raise UserError(f"{file}: expected at most {most:,} bytes, found more")
+    return found
+
+
 def read_json(file: Path, kind: Callable[..., T]) -> T:
     """Return a JSON file of limited size as a value of a type, see :func:`parse_json`."""
-    with reading(file), file.open("rb") as stream:
-        content = stream.read(LARGEST_JSON + 1)
-    if len(content) > LARGEST_JSON:
-        raise UserError(f"{file}: expected JSON of at most {LARGEST_JSON >> 20} MiB, found more")
-    return parse_json(content, kind, file)
+    return parse_json(read_bytes(file, LARGEST_JSON), kind, file)
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
@@ -221,7 +226,7 @@ def _busy(target: Path, process: int | str) -> UserError:
 def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing into a folder; the lock of a killed process is free.
 
-    ``name`` is that of the folder in messages, such as ``--out study``. Where another process holds
+    ``name`` is that of the folder in messages, such as ``--out table``. Where another process holds
     the lock, ``wait`` for its end, or raise a ``UserError`` with its number.
     """
     with contextlib.ExitStack() as stack:

@@ -34,13 +34,13 @@ def save_picture(figure: "Figure", file: Path) -> None:
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+    width: float, height: float, columns: int, **options: Any
 ) -> tuple["Figure", "list[Axes]"]:
-    """Return an empty figure, in inches, and its axes; ``options`` are those of ``subplots``."""
+    """Return an empty figure, in inches, and its axes in a row; options are of ``subplots``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    panels = figure.subplots(1, columns, squeeze=False, **options).ravel().tolist()
     for axes in panels:
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,13 +49,17 @@ SMALL = member("base_model", ModelConfig(embedding_size=2, layers=(4,), statisti
 TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 
+def rows_of(main: Callable[[list[str]], None], folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """Run a benchmark; return the rows that it writes."""
+    main([*flags, "--json", str(folder / "rows.json")])
+    return json.loads((folder / "rows.json").read_text())
+
+
 def test_the_networks_benchmark_compares_with_the_oracle(tmp_path, monkeypatch) -> None:
     case = Case(batch=6, steps=5, hidden=4, ragged=True)
     monkeypatch.setattr(networks, "CANDIDATES", 5)
     monkeypatch.setattr(networks, "CASES", {"tiny": case})
-    file = tmp_path / "rows.json"
-    networks.main(["--cases", "tiny", "--repeats", "2", "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(networks.main, tmp_path, "--cases", "tiny", "--repeats", "2")
     names = ("attention", "attention", "auxiliary loss", "candidates")
     found = [(row["network"], row["implementation"]) for row in rows]
     assert found == [*itertools.product(names, ("reference", "xla", "native"))][:12]
@@ -90,9 +95,7 @@ def test_the_first_step_is_timed_with_an_empty_and_a_full_cache(
         return 1000.0 * len(caches)
 
     monkeypatch.setattr(first_step, "first_step_milliseconds", timed)
-    file = tmp_path / "new" / "rows.json"
-    first_step.main([str(tmp_path), "--repeats", "2", "--json", str(file)])
-    empty, full = json.loads(file.read_text())
+    empty, full = rows_of(first_step.main, tmp_path / "new", str(tmp_path), "--repeats", "2")
     assert (empty["median_ms"], full["median_ms"]) == (2000, 3000)
     assert caches[0] == caches[1] != caches[2] == caches[3]
     assert capsys.readouterr().out.startswith("| case | system | policy |")
@@ -101,10 +104,9 @@ def test_the_first_step_is_timed_with_an_empty_and_a_full_cache(
 def test_tables_of_embeddings_have_rows_of_time_and_memory(tmp_path, monkeypatch, capsys) -> None:
     config = Config(SMALL, train=TrainConfig(batch_size=4))
     monkeypatch.setattr(embedding_rows, "Config", lambda: config)
-    file = tmp_path / "rows.json"
-    sizes = ["--rows", "50", "60000", "--steps", "3", "--repeats", "2"]
-    embedding_rows.main([*sizes, "--updates", "dense", "lazy_adam", "--json", str(file)])
-    rows = {(row["policy"], row["rows"]): row for row in json.loads(file.read_text())}
+    flags = ["--rows", "50", "60000", "--steps", "3", "--repeats", "2"]
+    found = rows_of(embedding_rows.main, tmp_path, *flags, "--updates", "dense", "lazy_adam")
+    rows = {(row["policy"], row["rows"]): row for row in found}
     assert set(rows) == set(itertools.product(("dense", "lazy_adam"), (50, 60_000)))
     assert all(set(row) >= FIELDS for row in rows.values())
     more = {name: rows[name, 60_000]["peak_mb"] - rows[name, 50]["peak_mb"] for name, _ in rows}
@@ -129,10 +131,8 @@ def tiny(monkeypatch) -> None:
 
 
 def test_the_recurrence_benchmark_compares_with_the_oracle(tiny, tmp_path, capsys) -> None:
-    file = tmp_path / "rows.json"
     settings = ["--precision", "high", "--form", "authors", "--cells", "augru", "--repeats", "3"]
-    recurrence.main([*settings, "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(recurrence.main, tmp_path, *settings)
     found = {(row["case"], row["cell"], row["mode"], row["implementation"]) for row in rows}
     names = ("reference", "xla", "native")
     assert found == set(itertools.product(("tiny", "ragged"), ("augru",), recurrence.MODES, names))
@@ -222,7 +222,7 @@ def test_an_installed_peer_learns_a_batch_and_ignores_padding(package) -> None:
 
 
 def test_the_accuracy_of_peers_is_that_of_the_best_epoch(tmp_path, monkeypatch, capsys) -> None:
-    data, file = tiny_run.write_data(tmp_path / "data"), tmp_path / "rows.json"
+    data = tiny_run.write_data(tmp_path / "data")
 
     class Last:
         """Scores items by the label that their rows had last."""
@@ -241,9 +241,8 @@ def test_the_accuracy_of_peers_is_that_of_the_best_epoch(tmp_path, monkeypatch, 
 
     module = SimpleNamespace(make_peer=Last, VERSIONS={"other": "1"})
     monkeypatch.setattr(peer_accuracy, "installed", lambda: {"other": module})
-    peer_accuracy.main([str(data), "--seeds", "2", "--epochs", "9", "--json", str(file)])
+    rows = rows_of(peer_accuracy.main, tmp_path, str(data), "--seeds", "2", "--epochs", "9")
     progress = capsys.readouterr().err.split("data other ")[1:]
-    rows = json.loads(file.read_text())
     assert [(row["settings"], row["seed"]) for row in rows] == [
         ("package", 0), ("package", 1), ("dien_jax", 0), ("dien_jax", 1),
     ]  # fmt: skip
@@ -285,10 +284,8 @@ def run(tmp_path_factory) -> Path:
 
 def test_the_ranking_benchmark_compares_with_rows_of_their_own(run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(ranking, "cold_start", lambda *arguments: [])
-    file = tmp_path / "rows.json"
     flags = ["--run", str(run), "--candidates", "1", "4", "--histories", "9", "--repeats", "2"]
-    ranking.main([*flags, "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(ranking.main, tmp_path, *flags)
     found = {(row["candidates"], row["policy"]) for row in rows}
     assert found == set(itertools.product((1, 4), ("rows", "ranker", "remembered")))
     for row in rows:
@@ -318,9 +315,7 @@ def test_each_table_and_split_is_scored_by_a_command(run, tmp_path, monkeypatch,
         return {"seconds": 2.0, "peak_mb": 3.0, "disk_mb": 0.0, "peak_disk_mb": 0.0}
 
     monkeypatch.setattr(scoring, "measure", measured)
-    file = tmp_path / "rows.json"
-    scoring.main([str(run), "--rows", "9", "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(scoring.main, tmp_path, str(run), "--rows", "9")
     sizes = [len(examples.label) for examples in dataset.splits.values() if len(examples.label)]
     assert [row["rows"] for row in rows] == [9, *sizes]
     assert [row["samples_per_second"] for row in rows] == [size / 2 for size in (9, *sizes)]
@@ -329,10 +324,8 @@ def test_each_table_and_split_is_scored_by_a_command(run, tmp_path, monkeypatch,
 
 
 def test_each_system_that_prepares_has_time_memory_and_disk(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "rows.json"
     monkeypatch.setattr(preparation, "QUERIES", {"numpy": "open(__import__('sys').argv[2], 'w')"})
-    preparation.main(["--events", "500", "--folder", str(tmp_path), "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(preparation.main, tmp_path, "--events", "500", "--folder", str(tmp_path))
     assert [row["system"] for row in rows] == ["dien_jax", "numpy"]
     assert all(row["peak_mb"] > 5 and row["seconds"] > 0 for row in rows)
     assert 0 < rows[0]["disk_mb"] <= rows[0]["peak_disk_mb"]
@@ -370,10 +363,8 @@ def test_collectives_are_counted_with_their_bytes_and_loops() -> None:
 
 
 def test_a_number_of_devices_has_a_process_and_two_rows(tmp_path, capsys) -> None:
-    file = tmp_path / "rows.json"
     flags = ["--devices", "2", "--batch", "2", "--total", "4", "--steps", "3", "--rows", "5000"]
-    scaling.main([*flags, "--repeats", "2", "--json", str(file)])
-    rows = json.loads(file.read_text())
+    rows = rows_of(scaling.main, tmp_path, *flags, "--repeats", "2")
     found = [(row["scaling"], row["devices"], row["batch"], row["virtual"]) for row in rows]
     assert found == [("weak", 2, 4, True), ("strong", 2, 4, True)]
     assert all(row["sent_kb"] > 0 and row["of_one"] == 1 for row in rows)

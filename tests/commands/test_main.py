@@ -1,9 +1,7 @@
 """The command of commands."""
 
-import subprocess
-import sys
-
 import pytest
+from support.programs import printed
 
 from dien_jax import __main__, __version__
 
@@ -39,8 +37,7 @@ def test_list_imports_no_command():
         "from dien_jax import __main__; import sys; __main__.main([]); "
         "print(sorted({'jax', 'tyro', 'numpy', 'dien_jax.train'} & set(sys.modules)))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.splitlines()[-1] == "[]"
+    assert printed(code).splitlines()[-1] == "[]"
 
 
 def test_command_gets_the_rest_of_the_line(tmp_path, capsys):

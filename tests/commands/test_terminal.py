@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.programs import printed
 
 from dien_jax.errors import UserError
 from dien_jax.utils.files import user_cache
@@ -66,8 +67,7 @@ def test_a_program_that_imports_the_package_keeps_its_handler_of_ctrl_c() -> Non
         "import signal; before = signal.getsignal(signal.SIGINT); import dien_jax; "
         "print(signal.getsignal(signal.SIGINT) is before)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout.strip() == b"True"
+    assert printed(code) == "True\n"
 
 
 def test_a_user_without_a_home_learns_what_to_set(monkeypatch) -> None:

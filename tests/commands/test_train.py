@@ -53,6 +53,12 @@ def finished(data, tmp_path_factory) -> Finished:
     )
 
 
+def table_rows(output: str) -> dict[str, list[str]]:
+    """The cells of each row by its name."""
+    lines = (re.split(" {2,}", line) for line in output.splitlines())
+    return {name: cells for name, *cells in lines}
+
+
 def wrap_step(monkeypatch, change) -> None:
     """``change(state, metrics)`` after each step."""
     make = parts.make_train_step
@@ -114,8 +120,8 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
     dataset = open_dataset(data)
     test = dataset.splits["test"]
     popularity = auc(np.asarray(test.label), dataset.popularity[test.item])
-    rows = {line[:28].strip(): line.split() for line in finished.output.splitlines()}
-    assert rows["test"][1] == f"{finished.result['test']['auc']:.4f}"
+    rows = table_rows(finished.output)
+    assert rows["test"][0] == f"{finished.result['test']['auc']:.4f}"
     assert rows["test, popularity"][-1] == f"{popularity:.4f}"
     assert "test, best possible" not in rows
 
@@ -280,11 +286,11 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     assert train.main(["--run-dir", "run"]) == 0
     output = capfd.readouterr()
     assert "simulating users" in output.err
-    rows = {line[:28].strip(): line.split() for line in output.out.splitlines()}
+    rows = table_rows(output.out)
     [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
     assert read_json(tmp_path / "run" / "result.json", dict)["data"] == str(folder)
     best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
-    assert rows["test"][1:] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
+    assert rows["test"] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
     assert rows["test, best possible"][-1] == f"{best:.4f}"
     assert 0 < float(rows["test, popularity"][-1]) < 1
     assert output.out.endswith("a ranking\n")
@@ -326,14 +332,11 @@ def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
     assert "(default: 77)" in capfd.readouterr().out
 
 
-def test_help_lists_every_setting(capfd):
+def test_help_shows_the_defaults_and_the_presets(capfd):
     with pytest.raises(SystemExit) as stopped:
         train.parse(["--help"])
     assert stopped.value.code == 0
     shown = capfd.readouterr().out
-    for group in dataclasses.fields(train.Arguments)[-3:]:
-        for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
-            assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
     assert "(default: 18)" in shown
     assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
     with pytest.raises(UserError, match="layers is given twice"):  # after a help text too

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_dataset import contents
 
 from dien_jax import load_run, resume
 from dien_jax.runs.folder import read_evaluations
@@ -43,12 +44,6 @@ def release(
     before = contents(folder)
     yield folder
     assert contents(folder) == before
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def read(file: Path) -> Any:

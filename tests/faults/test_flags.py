@@ -143,7 +143,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
     "prepare amazon": {("--name=books",): "--name and --reviews with --meta exclude"},
     "prepare taobao": {("--behaviours",): "--behaviours"},
     "explain": {
-        ("--user=u1",): "expected --example, or --user and --item; found both",
+        ("--user=u1",): "expected --example, or --user and --item; found --example and --user",
         ("--context", "slot", "top"): "--context needs --user",
     },
     "reproduce": {

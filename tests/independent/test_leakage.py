@@ -4,12 +4,16 @@ Only the making of the folder is the package's. What a log says of each example 
 event by event; the folder is read with numpy.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
-from support.tiny_logs import SOURCES, noise, prepared
+from support.source_samples import SAMPLES, review
+
+from dien_jax.preparation.sources import taobao
 
 pytestmark = pytest.mark.long
 
@@ -19,14 +23,47 @@ SPLITS = {
     "by-user": {"valid_share": 0.2, "test_share": 0.2},
 }
 NEGATIVES = 3
+SOURCES = ("interactions", "amazon", "movielens", "taobao")
+Event = tuple[int, int, int]
+"""User, item and time."""
 Example = tuple[str, str, int, str, int]
 """Split, user, number of earlier events of the user, candidate ("" if unknown), label."""
+
+
+def noise(users: int, items: int, events: int, seed: int) -> list[Event]:
+    """Events of users: the items of each are distinct, all times random."""
+    rng, start, end = np.random.default_rng(seed), taobao.FIRST_SECOND, taobao.END
+    return [
+        (user, int(item), int(time))
+        for user in range(users)
+        for item, time in zip(
+            rng.permutation(items)[:events],
+            start + rng.choice(end - start, events, replace=False),
+            strict=True,
+        )
+    ]
+
+
+def prepare(source: str, rows: list[Event], folder: Path, **settings: Any) -> None:
+    """Write the events in the form of a source, and prepare them."""
+    form: Callable[[int, int, int], str] = {
+        "interactions": lambda user, item, time: f"{user},{item},{item % 3},{time}",
+        "taobao": lambda user, item, time: f"{user},{item},{item % 3},pv,{time}",
+        "amazon": lambda user, item, time: review(str(user), str(item), time),
+        "movielens": lambda user, item, time: f"{user}::{item}::5::{time}",
+    }[source]
+    header = ["user,item,category,timestamp"] if source == "interactions" else []
+    lines = "\n".join([*header, *(form(*row) for row in rows), ""])
+    sample = SAMPLES[source]
+    log, *_ = sample.files
+    sample._replace(files=sample.files | {log: lines}).write(folder / "log")
+    sample.prepare(sample.options(folder / "log", out=folder / "data", **settings))
 
 
 class Folder:
     """The log of a user and time, and the examples of a prepared folder, in raw values."""
 
-    def __init__(self, rows: list[tuple[int, int, int]], data: Path) -> None:
+    def __init__(self, rows: list[Event], data: Path) -> None:
         self.data, self.log = data, {str(user): [] for user, _, _ in rows}
         for user, item, time in sorted(rows, key=lambda row: row[2]):
             self.log[str(user)].append((str(item), time))
@@ -65,7 +102,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     source, split = request.param
     rows = noise(users=40, items=30, events=7, seed=5)
     work = tmp_path_factory.mktemp("leakage")
-    prepared(source, rows, work, split=split, negatives=NEGATIVES, **SPLITS[split])
+    prepare(source, rows, work, split=split, negatives=NEGATIVES, **SPLITS[split])
     return Folder(rows, work / "data")
 
 
@@ -140,7 +177,7 @@ def test_count_of_a_training_candidate_leaves_out_its_own_event_and_later_ones(f
 def test_negatives_have_the_frequencies_of_their_time(tmp_path, distribution):
     rows = noise(users=60, items=25, events=7, seed=8)
     settings = {"split": "last-event", "negatives": 20, "negative_distribution": distribution}
-    prepared("interactions", rows, tmp_path, **settings)
+    prepare("interactions", rows, tmp_path, **settings)
     folder = Folder(rows, tmp_path / "data")
     trained = folder.training()
     pool = [folder.log[user][place] for user, place in trained]

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from dien_kernels import Weights
 from support import untrained_run
+from support.recurrences import numpy_recurrence
 from support.untrained_run import trained
 
 from dien_jax.config.presets import FAMILY, member
@@ -35,30 +37,13 @@ BATCH_MATES = {"follow_authors": True}
 """Settings that make a score depend on the batch."""
 
 
-def sigmoid(value: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-value))
-
-
-def gates(weights, inputs: np.ndarray, attention: np.ndarray | None, form: str):
-    """Return states, and mean gates without and with attention, by the equations."""
-    kernel, recurrent = np.float64(weights["input"]), np.float64(weights["recurrent"])
-    h = np.zeros(kernel.shape[2])
-    states, alone, whole = [], [], []
-    for step, x in enumerate(inputs):
-        r, u, c = (x @ kernel[:, gate] + np.float64(weights["bias"])[gate] for gate in range(3))
-        r, u = sigmoid(r + h @ recurrent[:, 0]), sigmoid(u + h @ recurrent[:, 1])
-        if form == "paper":
-            c = np.tanh(c + r * (h @ recurrent[:, 2]))
-        else:
-            c = np.tanh(c + (r * h) @ recurrent[:, 2])
-        alone.append(u if form == "paper" else 1 - u)
-        scaled = u
-        if attention is not None:
-            scaled = attention[step] * u if form == "paper" else (1 - attention[step]) * u
-        whole.append(scaled if form == "paper" else 1 - scaled)
-        h = (1 - whole[-1]) * h + whole[-1] * c
-        states.append(h)
-    return np.array(states), np.mean(alone, axis=1), np.mean(whole, axis=1)
+def gates(cell: str, form: str, weights, inputs: np.ndarray, attention: np.ndarray):
+    """Return states of one history, and mean gates without and with attention, by the equations."""
+    weights = Weights(**weights)
+    initial = np.zeros((1, weights.bias.shape[1]))
+    given = inputs[None], attention[None], weights, [len(inputs)], initial
+    states, alone, under = numpy_recurrence(cell, form, *given)
+    return states[0], alone[0].mean(-1), under[0].mean(-1)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +64,13 @@ def test_gates_are_those_of_the_equations(data, model, form):
         category = dataset.items["category"].values[rows]
         history = np.concatenate([tables["item"][rows], tables["category"][category]], axis=-1)
         network = params["network"]
-        states, extractor, _ = gates(network["extractor"], np.float64(history), None, form)
         attention = example.measures["attention"]
+        states, extractor, _ = gates("gru", form, network["extractor"], history, attention)
         if model == "aigru":
-            _, alone, _ = gates(network["evolution"], states * attention[:, None], None, form)
+            inputs = states * attention[:, None]
+            _, alone, _ = gates("gru", form, network["evolution"], inputs, attention)
         else:
-            _, alone, whole = gates(network["evolution"], states, attention, form)
+            _, alone, whole = gates("augru", form, network["evolution"], states, attention)
             np.testing.assert_allclose(example.measures["update"], whole, atol=1e-5)
         np.testing.assert_allclose(example.measures["extractor_gate"], extractor, atol=1e-5)
         np.testing.assert_allclose(example.measures["update_gate"], alone, atol=1e-5)

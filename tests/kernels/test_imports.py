@@ -1,9 +1,7 @@
 """What the package dien_kernels imports: jax, and what jax imports itself."""
 
-import subprocess
-import sys
-
 import pytest
+from support.programs import printed
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
@@ -26,16 +24,11 @@ print(*{name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_name
 OTHERS = {"dien_jax", "flax", "optax", "orbax", "jaxtyping", "beartype", "hypothesis", "msgspec"}
 
 
-def printed(code: str, *flags: str) -> list[str]:
-    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.split()
-
-
 def test_every_module_imports_and_computes_with_jax_alone() -> None:
     """What the other package needs is not imported, even where it is installed."""
-    started = set(printed("import sys; print(*sys.modules)"))  # such as editable installations
-    found = set(printed(EVERYTHING)) - started
+    # Some are there from the start, such as those of editable installations.
+    started = set(printed("import sys; print(*sys.modules)").split())
+    found = set(printed(EVERYTHING).split()) - started
     assert "dien_kernels" in found
     assert not found & OTHERS
 
@@ -43,4 +36,4 @@ def test_every_module_imports_and_computes_with_jax_alone() -> None:
 def test_the_name_kernels_stays_free() -> None:
     """Another project on the registries has the import name ``kernels``."""
     code = "import importlib.util as u; s = u.find_spec('kernels'); print(s and s.origin)"
-    assert printed(code, "-P") == ["None"]
+    assert printed(code, flags=("-P",)) == "None\n"

@@ -4,16 +4,16 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from dien_kernels.native import build, library
+from support.programs import printed
 
 pytestmark = pytest.mark.long
 
 CASES = """
-import os, sys; sys.path.insert(0, "tests")
+import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["PROCESSORS"])])
 import functools, hashlib, itertools
 import jax, jax.numpy as jnp, numpy as np
@@ -31,9 +31,9 @@ def last_by(cell, form, name):
         return last_states(cell, form, *arrays, "highest", name)
     return jax.jit(last)
 
-def check(found, agree, expected, tolerance):
+def check(found, expected, tolerance):
     if sys.argv[1] == "compare":
-        agree(found, expected(), tolerance)
+        assert_agree(found, expected(), tolerance)
     for leaf in jax.tree.leaves(found):
         digest.update(np.asarray(leaf).tobytes())
 
@@ -46,7 +46,7 @@ for (cell, form, biased), (batch, steps, depth, hidden) in zip(CASES, itertools.
         cell, batch=batch, steps=steps, depth=depth, hidden=hidden, biased=biased, scale=0.4
     )
     found, oracle = (evaluate(cell, form, name) for name in ("native", "reference"))
-    check(found(*arrays), assert_agree, lambda: oracle(*arrays), 3e-5)
+    check(found(*arrays), lambda: oracle(*arrays), 3e-5)
 for batch, steps, count, depth, hidden, widths in networks.NETWORK_SIZES:
     attention = networks.attention_operands(batch, steps, hidden, widths)
     auxiliary = networks.auxiliary_operands(batch, steps, count, depth, hidden, widths)
@@ -61,26 +61,20 @@ for batch, steps, count, depth, hidden, widths in networks.NETWORK_SIZES:
         )
 
     found = evaluate_networks("native", "native")
-    check(found, networks.assert_near, lambda: evaluate_networks("reference", "xla"), 1e-4)
+    check(found, lambda: evaluate_networks("reference", "xla"), 1e-4)
 for cell, form in itertools.product(("aigru", "agru", "augru"), ("paper", "authors")):
     x, attention, weights, *_ = operands("agru" if cell == "agru" else "augru", batch=70)
     arrays = x[0], attention, weights, jnp.int32(5)
     last, expected = (last_by(cell, form, name) for name in ("native", "xla"))
-    check(last(*arrays), networks.assert_near, lambda: expected(*arrays), 1e-5)
+    check(last(*arrays), lambda: expected(*arrays), 1e-5)
 print("digest", digest.hexdigest())
 """
 
 
 def run(*arguments: str, processors: int = 2, **variables: str) -> dict[str, str]:
     """Run the cases in a process of its own; return its instruction set and a digest of results."""
-    done = subprocess.run(
-        [sys.executable, "-c", CASES, *arguments],
-        env=os.environ | variables | {"PROCESSORS": str(processors)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return dict(line.split() for line in done.stdout.splitlines())
+    lines = printed(CASES, *arguments, PROCESSORS=str(processors), **variables).splitlines()
+    return dict(line.split() for line in lines)
 
 
 def available() -> list[str]:

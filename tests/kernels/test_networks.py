@@ -28,7 +28,6 @@ from dien_kernels.backends import native
 from dien_kernels.native import build, networks
 from support.networks import (
     NETWORK_SIZES,
-    assert_near,
     attention_by,
     attention_gradients,
     attention_operands,
@@ -40,7 +39,7 @@ from support.networks import (
     oracle_attention,
     oracle_loss,
 )
-from support.recurrences import FORMS, call, evaluate, operands
+from support.recurrences import FORMS, assert_agree, call, evaluate, operands
 
 pytestmark = pytest.mark.long
 
@@ -60,11 +59,11 @@ def test_networks_are_those_in_float64(sizes, live):
     operands = auxiliary_operands(batch, steps, count, depth, hidden, widths, live)
     attention = in_float64(attention_gradients(oracle_attention), few)
     loss = in_float64(auxiliary_gradients(oracle_loss), operands)
-    assert_near(attention_gradients(attention_by("native"))(*few), attention, OF_ATTENTION)
-    assert_near(auxiliary_gradients(auxiliary_by("native"))(*operands), loss, OF_LOSS)
+    assert_agree(attention_gradients(attention_by("native"))(*few), attention, OF_ATTENTION)
+    assert_agree(auxiliary_gradients(auxiliary_by("native"))(*operands), loss, OF_LOSS)
     for name in ("xla", "reference") if (sizes, live) == (NETWORK_SIZES[2], "mixed") else ():
-        assert_near(attention_gradients(attention_by(name))(*few), attention, OF_ATTENTION)
-        assert_near(auxiliary_gradients(auxiliary_by(name))(*operands), loss, OF_ATTENTION)
+        assert_agree(attention_gradients(attention_by(name))(*few), attention, OF_ATTENTION)
+        assert_agree(auxiliary_gradients(auxiliary_by(name))(*operands), loss, OF_ATTENTION)
 
 
 @pytest.mark.parametrize("sizes", NETWORK_SIZES)
@@ -85,10 +84,10 @@ def test_attention_of_candidates_is_that_in_float64(sizes):
         length = jnp.int32(share * steps)
         expected = in_float64(by_copies, (*given, length))
         attention = found(*given, length=length, implementation="native")
-        assert_near(attention, expected, 2e-6)
+        assert_agree(attention, expected, 2e-6)
         assert (np.asarray(attention)[:, int(length) :] == 0).all()
         for name in ("xla", "reference") if sizes == NETWORK_SIZES[6] else ():
-            assert_near(found(*given, length=length, implementation=name), expected, 1e-5)
+            assert_agree(found(*given, length=length, implementation=name), expected, 1e-5)
 
 
 def shared_case(cell, biased=False):

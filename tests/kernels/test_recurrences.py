@@ -22,6 +22,7 @@ from support.recurrences import (
     assert_padding_changes_nothing,
     call,
     evaluate,
+    numpy_recurrence,
     operands,
 )
 
@@ -63,35 +64,6 @@ RECURRENCES = [
 fresh = evaluate.__wrapped__
 
 
-def numpy_states(cell, form, x, attention, weights, lengths, initial):
-    """The equations again, row by row in float64."""
-    x, attention, initial = (np.asarray(v, np.float64) for v in (x, attention, initial))
-    w, u, b = (np.asarray(part, np.float64) for part in weights[:3])
-    extra = 0 if weights.recurrent_bias is None else np.asarray(weights.recurrent_bias)
-
-    def sigma(value):
-        return 1 / (1 + np.exp(-value))
-
-    states = np.zeros((*x.shape[:2], u.shape[0]))
-    for row, h in enumerate(initial):
-        for step in range(x.shape[1]):
-            if step < lengths[row]:
-                v, a = x[row, step], attention[row, step]
-                r = sigma(v @ w[:, 0] + h @ u[:, 0] + b[0])
-                product = r * (h @ u[:, -1] + extra) if form == "paper" else (r * h) @ u[:, -1]
-                c = np.tanh(v @ w[:, -1] + product + b[-1])
-                z = None if cell == "agru" else sigma(v @ w[:, 1] + h @ u[:, 1] + b[1])
-                if cell == "agru":
-                    z = a
-                elif form == "paper":
-                    z = a * z if cell == "augru" else z
-                else:
-                    z = 1 - ((1 - a) * z if cell == "augru" else z)
-                h = (1 - z) * h + z * c
-            states[row, step] = h
-    return states
-
-
 @pytest.mark.parametrize(("cell", "form", "biased"), CASES)
 def test_the_oracle_follows_the_equations_and_its_gradients_their_slopes(cell, form, biased):
     """Slopes along random directions, by central differences of the float64 NumPy pass."""
@@ -99,13 +71,13 @@ def test_the_oracle_follows_the_equations_and_its_gradients_their_slopes(cell, f
     states, last, gradients = evaluate(cell, form, "reference")(
         x, attention, weights, lengths, initial
     )
-    expected = numpy_states(cell, form, x, attention, weights, lengths, initial)
+    expected, *_ = numpy_recurrence(cell, form, x, attention, weights, lengths, initial)
     np.testing.assert_allclose(states, expected, atol=1e-6)
     np.testing.assert_array_equal(last, states[:, -1])
 
     def value(places):
         x, attention, weights, initial = places
-        states = numpy_states(cell, form, x, attention, weights, lengths, initial)
+        states, *_ = numpy_recurrence(cell, form, x, attention, weights, lengths, initial)
         return np.sin(3 * states).sum() + np.cos(2 * states[:, -1]).sum()
 
     rng = np.random.default_rng(5)
@@ -262,29 +234,15 @@ def test_only_chunks_with_live_steps_run(longest, expected, short_chunks, monkey
     assert ran == dict.fromkeys(ran, expected)
 
 
-def taken(tree, number):
-    return jax.tree.map(lambda leaf: leaf[number], tree)
-
-
-@pytest.mark.parametrize(
-    "axes", [(0, None, None, None, None), (0, 0, None, 0, 0), (0, None, 0, None, None)]
-)
-def test_vmap_is_a_loop(axes, short_chunks):
-    """Over inputs, over whole batches with lengths of their own, and over weights too."""
+def test_vmap_of_whole_batches_is_a_loop(short_chunks):
+    """Lengths and weights of their own too."""
     many = [operands("augru", batch=4, seed=seed) for seed in range(3)]
     many = [(*one[:3], jnp.minimum(one[3], 2 + number), one[4]) for number, one in enumerate(many)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
-    chosen = [
-        part if axis == 0 else taken(part, 0) for part, axis in zip(stacked, axes, strict=True)
-    ]
     run = fresh("augru", "paper", "xla")
-    found = jax.vmap(run, in_axes=axes)(*chosen)
-    for number in range(3):
-        one = [
-            taken(part, number) if axis == 0 else part
-            for part, axis in zip(chosen, axes, strict=True)
-        ]
-        assert_agree(taken(found, number), run(*one), 2e-6)
+    found = jax.vmap(run)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *many))
+    for number, one in enumerate(many):
+        of_one = jax.tree.map(lambda leaf, k=number: leaf[k], found)
+        assert_agree(of_one, run(*one), 2e-6)
 
 
 def test_chunks_cover_all_steps(short_chunks):

@@ -4,9 +4,6 @@ Dimensions: B batch, T steps, N candidates, H state.
 """
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,6 @@ import pytest
 from dien_kernels import candidate_attention, interpreted, last_states
 from jax import export
 from support.networks import (
-    assert_near,
     attention_by,
     attention_gradients,
     attention_operands,
@@ -23,6 +19,7 @@ from support.networks import (
     auxiliary_gradients,
     candidate_operands,
 )
+from support.programs import printed
 from support.recurrences import (
     PALLAS,
     PRECISION,
@@ -181,10 +178,10 @@ def test_gradients_of_networks_under_vmap_and_checkpoint_are_those_without(name,
     }[name]
     evaluate = gradients(function)
     plain = evaluate(first, *others)
-    assert_near(gradients(jax.checkpoint(function))(first, *others), plain, 1e-6)
+    assert_agree(gradients(jax.checkpoint(function))(first, *others), plain, 1e-6)
     mapped = jax.vmap(evaluate, (0, *[None] * len(others)))(jnp.stack([first, 2 * first]), *others)
     for index, expected in enumerate((plain, evaluate(2 * first, *others))):
-        assert_near(jax.tree.map(lambda leaf, k=index: leaf[k], mapped), expected, 1e-6)
+        assert_agree(jax.tree.map(lambda leaf, k=index: leaf[k], mapped), expected, 1e-6)
 
 
 def both(query, states, layers, attention, weights, length, implementation="native"):
@@ -209,7 +206,7 @@ def test_vmap_of_candidates_over_users_is_one_call_after_another():
         both(query, own, layers, attention, weights, length, "xla")
         for own, length in zip(*stacked, strict=True)
     ]
-    assert_near(found, jax.tree.map(lambda *parts: jnp.stack(parts), *expected), 1e-5)
+    assert_agree(found, jax.tree.map(lambda *parts: jnp.stack(parts), *expected), 1e-5)
 
 
 def test_an_export_runs_by_xla_and_needs_no_library(few, auxiliary):
@@ -225,7 +222,7 @@ def test_an_export_runs_by_xla_and_needs_no_library(few, auxiliary):
         exported = export.export(here)(*given)
         assert "@dien_kernels_" not in exported.mlir_module()
         assert "@dien_kernels_" in here.lower(*given).as_text()
-        assert_near(jax.jit(exported.call)(*given), here(*given), tolerance)
+        assert_agree(jax.jit(exported.call)(*given), here(*given), tolerance)
 
 
 def test_an_export_has_any_number_of_rows_and_steps(few):
@@ -241,7 +238,7 @@ def test_an_export_has_any_number_of_rows_and_steps(few):
             for part, shape in zip(given, shapes, strict=True)
         ]
         exported = export.export(jax.jit(function))(*symbolic)
-        assert_near(jax.jit(exported.call)(*given), function(*given), 1e-5)
+        assert_agree(jax.jit(exported.call)(*given), function(*given), 1e-5)
 
 
 SHARDED = """
@@ -288,7 +285,7 @@ for name in ("xla", "native", "mosaic_tpu", "triton"):
 
 few, operands = attention_operands(12, 6, 5, (7,)), auxiliary_operands(12, 6, 1, 4, 5, (7,))
 attention = split(attention_by("native"), in_specs=(rows, rows, P(), rows), out_specs=rows)
-assert_near(jax.jit(attention)(*few), attention_by("xla")(*few), 1e-5)
+assert_agree(jax.jit(attention)(*few), attention_by("xla")(*few), 1e-5)
 
 def share(*given):
     loss, gradients = auxiliary_gradients(auxiliary_by("native"))(*given)
@@ -297,7 +294,7 @@ def share(*given):
 specs = (rows, rows, P(None, "data"), P(None, "data"), P())
 loss, d_states = jax.jit(split(share, in_specs=specs, out_specs=(P(), rows)))(*operands)
 expected, gradients = auxiliary_gradients(auxiliary_by("xla"))(*operands)
-assert_near((loss, d_states), (expected, gradients[0]), 1e-5)
+assert_agree((loss, d_states), (expected, gradients[0]), 1e-5)
 print("sharded", jax.device_count())
 """
 
@@ -306,10 +303,5 @@ def test_rows_that_are_split_over_devices_stay_there():
     """Four devices: results keep the rows' sharding, nothing of [B, T, .] is gathered, weight
     gradients are summed. (The interpreter of mosaic_gpu has one device only.)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests')\n{SHARDED}"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-    )
-    assert done.stdout.split() == ["sharded", "4"], done.stderr[-2000:]
+    flags = "--xla_force_host_platform_device_count=4"
+    assert printed(SHARDED, XLA_FLAGS=flags) == "sharded 4\n"

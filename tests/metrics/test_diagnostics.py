@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dien_jax.metrics.diagnostics import auc_by_size, calibration, pick
+from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import auc, calibration_error
 
 pytestmark = pytest.mark.fast
@@ -49,10 +50,7 @@ def test_standard_error_of_a_part_is_delongs():
     labels = (random.random(400) < 0.4).astype(np.int8)
     scores = random.random(400) + labels
     [part] = auc_by_size(labels, scores, np.ones(400, int))
-    clicks, others = scores[labels == 1], scores[labels == 0]
-    wins = clicks[:, None] > others[None]
-    variance = wins.mean(1).var(ddof=1) / len(clicks) + wins.mean(0).var(ddof=1) / len(others)
-    assert part.standard_error == pytest.approx(np.sqrt(variance))
+    assert part.standard_error == delong(labels, scores, np.zeros(400)).standard_error
 
 
 def test_picks_are_the_most_wrong_and_the_most_right():

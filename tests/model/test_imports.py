@@ -1,11 +1,10 @@
 """What the model and the steps load, and what one has to read of the model."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.programs import printed
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -14,8 +13,7 @@ ROOT = Path(__file__).parents[2]
 def loaded(package: str) -> tuple[list[str], list[str]]:
     """The modules of ours and of others that importing a package loads."""
     program = f"import {package}, sys; print(*sys.modules, sep=chr(10))"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
-    names = shown.decode().splitlines()
+    names = printed(program).splitlines()
     ours = [name for name in names if name.partition(".")[0] in ("dien_jax", "dien_kernels")]
     return ours, [name for name in names if name not in ours]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, calibration_error, logloss
@@ -16,16 +17,12 @@ from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 pytestmark = pytest.mark.long
 
 
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
-
-
 def drawn(distort, size: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels of true logits, and scores whose logits are a distortion of these."""
     random = np.random.default_rng(seed)
     true = random.normal(-1, 1.5, size)
-    labels = (random.random(size) < sigmoid(true)).astype(np.int8)
-    return labels, sigmoid(distort(true)).astype(np.float32), true
+    labels = (random.random(size) < expit(true)).astype(np.int8)
+    return labels, expit(distort(true)).astype(np.float32), true
 
 
 def applied(calibration: Calibration, scores: np.ndarray, *, in_use: bool = False) -> np.ndarray:
@@ -50,7 +47,7 @@ def test_scores_become_the_true_probabilities(kind: str) -> None:
     calibration = fit_calibration(labels, scores, step=7)
     others, other_scores, true = drawn(DISTORTIONS[kind], size=20_000, seed=1)
     found = applied(calibration, other_scores)
-    assert np.abs(found - sigmoid(true)).mean() < 0.02  # 4,000 labels: some 2% off
+    assert np.abs(found - expit(true)).mean() < 0.02  # 4,000 labels: some 2% off
     assert calibration_error(others, found) < 0.02
     assert auc(others, found) == pytest.approx(auc(others, other_scores), abs=1e-5)  # float32
     if kind != "true":
@@ -100,11 +97,11 @@ def test_scores_in_use_have_the_true_click_rate() -> None:
     """One click in 21 is real, and one non-click in ten is kept: a third of the sample clicks."""
     random = np.random.default_rng(5)
     true = random.normal(-4, 1.5, 400_000)
-    labels = random.random(len(true)) < sigmoid(true)
+    labels = random.random(len(true)) < expit(true)
     kept = labels | (random.random(len(true)) < 0.1)
     rate, share = labels.mean(), labels[kept].mean()
     assert rate < 0.05 < 0.3 < share
-    scores = sigmoid(true + np.log(10)).astype(np.float32)  # of a model of the sample
+    scores = expit(true + np.log(10)).astype(np.float32)  # of a model of the sample
     calibration = fit_calibration(labels[kept], scores[kept], step=1, click_rate=float(rate))
     assert calibration_error(labels[kept], applied(calibration, scores[kept])) < 0.01
     assert calibration_error(labels, applied(calibration, scores, in_use=True)) < 0.005

@@ -40,10 +40,10 @@ def test_scores_come_in_the_order_of_the_examples(data, batch_size):
     train = TrainConfig(batch_size=batch_size, buckets=(2, 4), max_history=8)
     loader = evaluation_loader(dataset, "train", train)
 
-    def candidate_and_length(params, batch_stats, tables, batch):
+    def candidate_and_length(batch):
         return batch.item + batch.lengths / np.float32(16)
 
-    scores = score_batches(candidate_and_length, None, None, None, loader)
+    scores = score_batches(candidate_and_length, loader)
     examples = dataset.splits["train"]
     lengths = examples.history_end - dataset.event_offsets[examples.sequence]
     np.testing.assert_array_equal(scores, examples.item + lengths / 16)
@@ -54,7 +54,7 @@ def test_scores_that_are_not_finite_are_refused(data):
     train = TrainConfig(batch_size=4, buckets=(), max_history=8)
     loader = evaluation_loader(open_dataset(data), "test", train)
     with pytest.raises(NotFiniteError, match="score of example 1 is inf, and 4 of its batch"):
-        score_batches(lambda *_: np.full(4, np.inf), None, None, None, loader)
+        score_batches(lambda _: np.full(4, np.inf), loader)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Names of the programs that this process compiles, for tests that count them."""
+"""Events of the programs that this process compiles, to be counted."""
 
 import jax
 

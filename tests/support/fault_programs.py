@@ -51,7 +51,7 @@ def run_results(folder: Path) -> Any:
 
 
 def table_results(folder: Path) -> Any:
-    """Return the results of a study."""
+    """Return the results of a table."""
     with (folder / "results.csv").open(newline="") as stream:
         lines = [_untimed(line) for line in csv.DictReader(stream)]
     return [lines, sorted(path.name for path in folder.iterdir())]

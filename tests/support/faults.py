@@ -76,15 +76,6 @@ def make_workspace(folder: Path) -> Path:
     the folder that ``prepare`` makes of it; ``run``: a model without recurrence, trained on it;
     ``model.dien``: its export; ``queries.csv``: a table to score.
     """
-    make_trained_workspace(folder)
-    with contextlib.chdir(folder):
-        ending = run_in_process("export", "run", "--out", "model.dien")
-    assert ending.status == 0, ending.output
-    return folder
-
-
-def make_trained_workspace(folder: Path) -> Path:
-    """Make all of the workspace but ``model.dien``."""
     folder.mkdir()
     rows = [
         f"u{user},i{item},c{item % 3},{item % 5 + 0.5},t{item % 2}|t{item % 3},{100 + 10 * time}"
@@ -98,7 +89,7 @@ def make_trained_workspace(folder: Path) -> Path:
         "user,item,history\nu1,i3,i1|i2\nu2,i4,\n,i5,i6|i1|i2\nnobody,nothing,i1\n"
     )
     with contextlib.chdir(folder):
-        for line in (PREPARE, TRAIN):
+        for line in (PREPARE, TRAIN, ("export", "run", "--out", "model.dien")):
             ending = run_in_process(*line)
             assert ending.status == 0, ending.output
     # What a run with other loggers than the default has; those would need packages.

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Dense, attention_weights, auxiliary_loss
 
+from support.recurrences import lengths_of
+
 # B, T, N, D, H and widths of the hidden layers near panels of 32 positions, 4 to 16 lanes and tiles
 # of 6 and 12 columns; a sum of some hundred positions, and one of none.
 NETWORK_SIZES = [
@@ -39,14 +41,6 @@ def normal(rng, *shape):
     return rng.normal(size=shape).astype(np.float32)
 
 
-def lengths_of(rng, batch, steps, live):
-    lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
-    lengths[:2] = (steps, 0)[: min(2, batch)]
-    if live != "mixed":
-        lengths[:] = steps if live == "full" else 0
-    return lengths
-
-
 def attention_operands(batch, steps, hidden, widths, live="mixed", seed=0):
     """Query, states, layers and lengths."""
     rng = np.random.default_rng(seed)
@@ -55,16 +49,16 @@ def attention_operands(batch, steps, hidden, widths, live="mixed", seed=0):
     return jax.tree.map(jnp.asarray, arrays)
 
 
-def candidate_operands(rows, steps, hidden, widths, seed=0):
+def candidate_operands(rows, steps, hidden, widths):
     """Query, states of one history, and layers."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     arrays = normal(rng, rows, hidden), normal(rng, steps, hidden)
     return jax.tree.map(jnp.asarray, (*arrays, layers_of(rng, 4 * hidden, widths)))
 
 
-def auxiliary_operands(batch, steps, count, depth, hidden, widths, live="mixed", seed=0):
+def auxiliary_operands(batch, steps, count, depth, hidden, widths, live="mixed"):
     """States, history, sampled, shares and layers; some live samples have no share."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     states, history = normal(rng, batch, steps, hidden), normal(rng, batch, steps, depth)
     sampled = normal(rng, count, batch, steps - 1, depth)
     lengths = lengths_of(rng, batch, steps, live)
@@ -147,14 +141,3 @@ def in_float64(evaluate, operands):
             operands,
         )
         return jax.tree.map(np.asarray, evaluate(*wide))
-
-
-def assert_near(found, expected, tolerance, least=1e-3):
-    """Every array to a share of its largest entry, or of ``least``."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    for got, want in pairs:
-        assert got.shape == want.shape
-        scale = np.abs(want).max(initial=least)
-        np.testing.assert_allclose(
-            np.asarray(got, np.float64) / scale, np.asarray(want) / scale, atol=tolerance, rtol=0
-        )

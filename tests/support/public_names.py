@@ -119,7 +119,8 @@ def _entries(name: str, value: Any) -> Interface:
 def _members(name: str, kind: type) -> Interface:
     """Return the public methods and other attributes that a class itself has."""
     found: Interface = {}
-    fields = {field.name: field for field in _fields(kind)}
+    declared = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    fields = {field.name: field for field in declared}
     found |= {f"{name}.{n}": [] for n, f in fields.items() if not f.init and n[0] != "_"}
     for attribute, value in vars(kind).items():
         is_public = not attribute.startswith("_") or attribute == "__call__"
@@ -131,10 +132,6 @@ def _members(name: str, kind: type) -> Interface:
         parts = _parameters(function)[not isinstance(value, staticmethod) :] if is_function else []
         found[f"{name}.{attribute}"] = parts
     return found
-
-
-def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
 
 
 def _parameters(function: Any) -> list[str]:

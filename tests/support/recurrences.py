@@ -1,4 +1,4 @@
-"""What the tests of the recurrences share: operands, one call for every cell, and gradients.
+"""What the tests of the recurrences share: operands, one call for every cell, gradients, equations.
 
 Dimensions: B batch, T steps, D input, H hidden.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from dien_kernels import Weights, agru, augru, gru, reference
 from dien_kernels.choice import KERNELS
+from scipy.special import expit
 
 CELLS = {"gru": gru, "agru": agru, "augru": augru}
 FORMS = ("paper", "authors")
@@ -48,17 +49,50 @@ def operands(
         normal(hidden) if biased else None,
     )
     x, attention = normal(batch, steps, depth), rng.uniform(size=(batch, steps))
+    lengths = lengths_of(rng, batch, steps, live)
+    arrays = (x, attention.astype(np.float32), weights, lengths, normal(batch, hidden))
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def lengths_of(rng, batch, steps, live):
     lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
     lengths[:2] = (steps, 0)[: min(2, batch)]
     if live != "mixed":
         lengths[:] = steps if live == "full" else 0
-    arrays = (x, attention.astype(np.float32), weights, lengths, normal(batch, hidden))
-    return jax.tree.map(jnp.asarray, arrays)
+    return lengths
 
 
 def call(cell, x, attention, weights, lengths, initial, **kwargs):
     arguments = (x, weights) if cell == "gru" else (x, attention, weights)
     return CELLS[cell](*arguments, lengths=lengths, initial_state=initial, **kwargs)
+
+
+def numpy_recurrence(cell, form, x, attention, weights, lengths, initial):
+    """The equations, row by row in float64: states, and the shares of them that steps replace.
+
+    The shares are those without attention, and those under it, ``[B, T, H]`` as the states.
+    """
+    x, attention, initial = (np.asarray(v, np.float64) for v in (x, attention, initial))
+    w, u, b = (np.asarray(part, np.float64) for part in weights[:3])
+    extra = 0 if weights.recurrent_bias is None else np.asarray(weights.recurrent_bias)
+    states, alone, under = np.zeros((3, *x.shape[:2], u.shape[0]))
+    for row, h in enumerate(initial):
+        for step in range(x.shape[1]):
+            if step < lengths[row]:
+                v, a = x[row, step], attention[row, step]
+                r = expit(v @ w[:, 0] + h @ u[:, 0] + b[0])
+                product = r * (h @ u[:, -1] + extra) if form == "paper" else (r * h) @ u[:, -1]
+                c = np.tanh(v @ w[:, -1] + product + b[-1])
+                share = a
+                if cell != "agru":
+                    gate = expit(v @ w[:, 1] + h @ u[:, 1] + b[1])
+                    share = alone[row, step] = gate if form == "paper" else 1 - gate
+                if cell == "augru":
+                    share = a * share if form == "paper" else 1 - (1 - a) * (1 - share)
+                under[row, step] = share
+                h = (1 - share) * h + share * c
+            states[row, step] = h
+    return states, alone, under
 
 
 @functools.cache
@@ -123,10 +157,11 @@ def evaluate_with_8_bits(cell, form):
 
 
 def assert_agree(found, expected, tolerance):
-    """Every array to a share of its largest entry."""
+    """Every array to a share of its largest entry, of its type unless float64 is expected."""
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert got.dtype == want.dtype
-        got, want = (np.asarray(array, np.float32) for array in (got, want))
+        assert got.shape == want.shape
+        assert want.dtype in (got.dtype, np.float64)
+        got, want = (np.asarray(array, np.float64) for array in (got, want))
         scale = np.abs(want).max(initial=1e-3)
         np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
 

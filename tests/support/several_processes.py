@@ -40,11 +40,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def distributed(process: int, port: int, processes: int = 2) -> list[str]:
-    """The flags of one of several processes."""
+def distributed(process: int, port: int) -> list[str]:
+    """The flags of one of two processes."""
     return [
         f"--distributed.coordinator=localhost:{port}",
-        f"--distributed.processes={processes}",
+        "--distributed.processes=2",
         f"--distributed.process={process}",
     ]
 

@@ -1,11 +1,13 @@
 """Small dataset folders: one with every kind of feature, one of many items, pieces, equality."""
 
 import json
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dien_jax.data.arrays import Column, Examples
@@ -223,21 +225,8 @@ def assert_equal(first: Dataset, other: Dataset) -> None:
     for feature in first.schema.features:
         if feature.size is not None:
             assert first.vocabulary(feature.name) == other.vocabulary(feature.name)
-    for name in ("event_item", "event_timestamp", "event_offsets", "popularity"):
-        np.testing.assert_array_equal(*(np.asarray(getattr(d, name)) for d in (first, other)))
-    columns = [(d.items, d.users) for d in (first, other)]
-    for mine, theirs in zip(*columns, strict=True):
-        assert_equal_columns(mine, theirs)
-    for name, examples in first.splits.items():
-        for column in ("sequence", "history_end", "user", "group", "item", "label"):
-            both = (np.asarray(getattr(d.splits[name], column)) for d in (first, other))
-            np.testing.assert_array_equal(*both)
-        assert_equal_columns(examples.context, other.splits[name].context)
-
-
-def assert_equal_columns(mine: dict, theirs: dict) -> None:
-    assert mine.keys() == theirs.keys()
-    for name, (values, offsets) in mine.items():
-        np.testing.assert_array_equal(np.asarray(values), np.asarray(theirs[name].values))
-        if offsets is not None:
-            np.testing.assert_array_equal(np.asarray(offsets), np.asarray(theirs[name].offsets))
+    arrays = operator.attrgetter("event_item", "event_timestamp", "event_offsets", "popularity")
+    jax.tree.map(np.testing.assert_array_equal, arrays(first), arrays(other))
+    for name in ("items", "users", "splits"):
+        both = (dict(getattr(data, name)) for data in (first, other))
+        jax.tree.map(np.testing.assert_array_equal, *both)

@@ -1,7 +1,5 @@
-"""Small logs: of interactions, with every kind of column, and of pure noise for each source."""
+"""Small logs: of interactions, and with every kind of column."""
 
-import json
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import pytest
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources import amazon, interactions, movielens, taobao
 from dien_jax.preparation.sources.interactions import InteractionsOptions, prepare
 
 HEADER = "user,item,category,timestamp\n"
@@ -25,9 +22,6 @@ SPLITS = {
     "by-time": {"split": "by-time", "valid_share": 0.2, "test_share": 0.2},
     "train-from": {"split": "by-time", "train_from": "20", "valid_from": "60", "test_from": "80"},
 }
-FIRST = taobao.FIRST_SECOND
-LENGTH = taobao.END - taobao.FIRST_SECOND
-SOURCES = ("interactions", "amazon", "movielens", "taobao")
 
 
 def write(tmp_path: Path, content: str | bytes, name: str = "log.csv") -> Path:
@@ -82,11 +76,11 @@ def refused(file: Path, match: str, **changes) -> None:
     assert {path.name for path in file.parent.iterdir()} == before
 
 
-def log_of(path: Path, *, users: int = 30, label: bool = False) -> Path:
+def log_of(path: Path) -> Path:
     """Write a log with ties, users of one event, one long history, lists and missing numbers."""
     random = np.random.default_rng(0)
     lines = ["user,item,kind,tags,price,slot,mood,timestamp,label"]
-    for user in range(users):
+    for user in range(30):
         count = 60 if user == 7 else int(random.integers(1, 9))
         for time in np.sort(random.integers(0, 100, count)):
             item = int(random.zipf(1.5)) % 40
@@ -96,46 +90,3 @@ def log_of(path: Path, *, users: int = 30, label: bool = False) -> Path:
             fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
             lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)))))
     return write(path, "\n".join(lines) + "\n")
-
-
-def noise(users: int, items: int, events: int, seed: int) -> list[tuple[int, int, int]]:
-    """User, item and time of events: each user's items are distinct, all times random."""
-    rng = np.random.default_rng(seed)
-    return [
-        (user, int(item), int(time))
-        for user in range(users)
-        for item, time in zip(
-            rng.permutation(items)[:events],
-            FIRST + rng.choice(LENGTH, events, replace=False),
-            strict=True,
-        )
-    ]
-
-
-def prepared(source: str, rows: list[tuple[int, int, int]], folder: Path, **settings) -> Dataset:
-    """The dataset that a source makes of the events."""
-    settings |= {"out": folder / "data"}
-    if source == "interactions":
-        lines = ["user,item,timestamp", *(f"{u},{i},{t}" for u, i, t in rows)]
-        log = write(folder, "\n".join(lines) + "\n")
-        interactions.prepare(interactions.InteractionsOptions(file=log, **settings))
-    elif source == "taobao":
-        log = write(folder, "".join(f"{u},{i},{i % 3},pv,{t}\n" for u, i, t in rows))
-        taobao.prepare(taobao.TaobaoOptions(source=log, **settings))
-    elif source == "amazon":
-        names = ("reviewerID", "asin", "unixReviewTime")
-        records = [
-            dict(zip(names, (str(u), str(i), t), strict=True)) | {"overall": 5.0}
-            for u, i, t in rows
-        ]
-        reviews = write(folder, "\n".join(map(json.dumps, records)) + "\n", "reviews.json")
-        meta = write(folder, "{'asin': '0', 'categories': [['a']]}\n", "meta.json")
-        amazon.prepare(amazon.AmazonOptions(reviews=reviews, meta=meta, **settings))
-    else:
-        archive = folder / "ml-25m.zip"
-        ratings = ["userId,movieId,rating,timestamp", *(f"{u},{i},5.0,{t}" for u, i, t in rows)]
-        with zipfile.ZipFile(archive, "w") as packed:
-            packed.writestr("ml-25m/ratings.csv", "\n".join(ratings) + "\n")
-            packed.writestr("ml-25m/movies.csv", "movieId,title,genres\n0,A,Drama\n")
-        movielens.prepare(movielens.MovielensOptions(name="25m", source=archive, **settings))
-    return open_dataset(folder / "data")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 import types
 
 import jax
@@ -65,14 +66,13 @@ def test_a_run_trains_both_parts_and_is_never_below_the_tower_on_validation(tmp_
     assert trained.step == max(lines[:2], key=lambda line: line["valid"]["auc"])["step"]
     dataset, config, scores = trained.dataset, trained.run.config, trained_scores(trained, "test")
     step = make_predict_step(config, dataset.schema, part="tower")
-    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
     inputs = (trained.params, trained.batch_stats, trained.feature_tables())
-    alone = score_batches(step, *inputs, evaluation_loader(dataset, "test", config.train))
+    predict = functools.partial(step, *inputs, logit_map=trained.logit_map(in_use=False))
+    alone = score_batches(predict, evaluation_loader(dataset, "test", config.train))
     np.testing.assert_allclose(alone, scores, rtol=1e-6)
     area = auc(np.asarray(dataset.splits["test"].label), scores)
     printed = capfd.readouterr().out
-    rows = {line[:28].strip(): line[28:].split() for line in printed.splitlines()}
-    assert rows[f"test, {COUNTS_ALONE}"] == [f"{area:.4f}"]
+    assert re.search(rf"^test, {COUNTS_ALONE} +{area:.4f}$", printed, re.MULTILINE)
     assert "Reading the history adds nothing to counts alone." in printed
 
 

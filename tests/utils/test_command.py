@@ -131,12 +131,6 @@ def test_an_empty_path_and_a_list_given_twice_are_refused(words, message) -> Non
         check_words(words, Flags)
 
 
-def test_a_list_in_a_group_is_refused_by_its_whole_name() -> None:
-    arguments = dataclasses.make_dataclass("Arguments", [("in_group", Flags)])
-    with pytest.raises(UserError, match=r"^--in-group\.rows is given twice"):
-        check_words(["--in-group.rows", "a", "--in_group.rows=b"], arguments)
-
-
 def help_lines(capsys, main, *argv: str) -> list[str]:
     with pytest.raises(SystemExit):
         main([*argv, "--help"])

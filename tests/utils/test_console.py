@@ -4,6 +4,7 @@ import ast
 import io
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ from dien_jax.utils.console import (
 )
 
 
-def as_terminal(monkeypatch) -> io.StringIO:
+def as_terminal(monkeypatch, stream: io.TextIOBase | None = None) -> io.TextIOBase:
     """Standard error as a terminal; pytest would replace it after a fixture."""
-    stream = io.StringIO()
+    stream = stream or io.StringIO()
     stream.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
@@ -48,7 +49,7 @@ def test_terminal_has_a_line_with_a_bar_and_keeps_its_cursor(monkeypatch, capfd)
 def test_dumb_terminal_gets_lines(monkeypatch):
     terminal = as_terminal(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
-    with ProgressLine() as line:
+    with closing(ProgressLine()) as line:
         line.update("step 1", 0.5)
     assert terminal.getvalue() == "step 1\n"
 
@@ -56,7 +57,7 @@ def test_dumb_terminal_gets_lines(monkeypatch):
 def test_elsewhere_lines_come_every_few_seconds(capfd, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with ProgressLine(every=5.0) as line:
+    with closing(ProgressLine(every=5.0)) as line:
         for step in range(11):
             line.update(f"step {step}", step / 10)
             now[0] += 1.0
@@ -89,7 +90,7 @@ def test_text_from_files_is_escaped_wherever_it_is_printed(capsys, monkeypatch):
     ProgressLine(every=0.0).update(ODD)
     assert capsys.readouterr() == (f"first\n{SHOWN}\n", f"{SHOWN}\n{SHOWN}\n")
     terminal = as_terminal(monkeypatch)
-    with ProgressLine() as line:
+    with closing(ProgressLine()) as line:
         line.update(ODD, 0.5)
         line.say(ODD)
     shown = terminal.getvalue()
@@ -110,13 +111,10 @@ def test_what_an_encoding_lacks_is_replaced(name, monkeypatch):
 
 def test_a_terminal_without_unicode_has_a_bar_of_ascii(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    stream.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    as_terminal(monkeypatch, stream)
     replace_what_encodings_lack()
     half = console.BAR_WIDTH // 2
-    with ProgressLine() as line:
+    with closing(ProgressLine()) as line:
         line.update("naïve", 0.5)
         line.update("no share")
         line.say("語")

@@ -98,5 +98,5 @@ def test_file_above_the_limit_is_refused_without_reading_all_of_it(
     file.touch()
     os.truncate(file, 2 << 30)  # sparse
     monkeypatch.setattr(files, "LARGEST_JSON", 1 << 20)
-    with pytest.raises(UserError, match=r"large\.json: expected JSON of at most 1 MiB, found more"):
+    with pytest.raises(UserError, match=r"large\.json: expected at most 1,048,576 bytes, found"):
         read_json(file, Whole)

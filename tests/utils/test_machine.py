@@ -1,14 +1,12 @@
 """Commands keep freed memory; work that threads share keeps its order, and its bounds."""
 
 import itertools
-import os
 import platform
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from support.programs import printed
 
 import dien_jax
 from dien_jax import train
@@ -40,19 +38,13 @@ print(found[1])
 IS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 
-def faults(mode: str) -> int:
-    """Page faults of a second block of 100 MB, after the first one was freed."""
-    environment = {k: v for k, v in os.environ.items() if k not in GLIBC_VARIABLES}
-    run = [sys.executable, "-c", FAULTS, mode]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
 @pytest.mark.skipif(not IS_GLIBC, reason="the setting is glibc's")
-def test_a_large_block_of_a_thread_is_not_faulted_in_again() -> None:
-    assert faults("keep") < 100
-    assert faults("leave") > 20_000  # 25,600 pages, if none is huge
+def test_a_large_block_of_a_thread_is_not_faulted_in_again(monkeypatch) -> None:
+    """Page faults of a second block of 100 MB, after the first one was freed."""
+    for name in GLIBC_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert int(printed(FAULTS, "keep")) < 100
+    assert int(printed(FAULTS, "leave")) > 20_000  # 25,600 pages, if none is huge
 
 
 @pytest.mark.parametrize("name", GLIBC_VARIABLES)
@@ -105,28 +97,20 @@ def test_values_are_taken_as_results_are(threads: int) -> None:
 
 
 def test_a_large_value_is_worked_at_alone() -> None:
-    lock, others, at_work = threading.Lock(), {}, set()
+    moments, pair = [], threading.Barrier(2)
 
     def work(value: int) -> None:
-        with lock:
-            at_work.add(value)
-            for other in at_work:
-                others.setdefault(other, set()).update(at_work - {other})
-        barrier_of_small_ones(value)
-        with lock:
-            at_work.discard(value)
+        moments.append(value)  # as it begins
+        if value < 70:
+            pair.wait(timeout=20)  # two small values in a row are worked at together
+        moments.append(value)
 
-    pairs = {2: threading.Barrier(2), 3: threading.Barrier(2)}
-    partner = {5: 2, 6: 2, 8: 3, 9: 3}
-
-    def barrier_of_small_ones(value: int) -> None:
-        if value in partner:  # two small values in a row are worked at together
-            pairs[partner[value]].wait(timeout=20)
-
-    list(map_in_order(work, [1, 70, 5, 6, 71, 8, 9, 72], 2, is_large=lambda n: n >= 70))
-    assert {value: found for value, found in others.items() if value >= 70 and found} == {}
-    assert others[5] == {6}
-    assert others[8] == {9}
+    list(map_in_order(work, [70, 5, 6, 71, 8, 9, 72], 2, is_large=lambda n: n >= 70))
+    assert moments[:2] == [70, 70]
+    assert {*moments[2:6]} == {5, 6}
+    assert moments[6:8] == [71, 71]
+    assert {*moments[8:12]} == {8, 9}
+    assert moments[12:] == [72, 72]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
