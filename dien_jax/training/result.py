@@ -162,5 +162,6 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)
         if axes.lines:
-            axes.legend()
+            # A place of its own: the search for the best one warns on a machine that is busy.
+            axes.legend(loc="upper right" if title == "loss" else "lower right")
     return figure
