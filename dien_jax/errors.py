@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 
@@ -42,6 +42,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def require_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        near = suggestion(value, map(str, choices)) if isinstance(value, str) else ""
+        known = ", ".join(map(str, choices))
+        raise UserError(f"{name} must be one of {known}, got {value!r}{near}")
 
 
 def encodable(text: str) -> str:

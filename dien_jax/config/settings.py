@@ -9,13 +9,13 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, require_choice, suggestion
 
 LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
@@ -49,19 +49,15 @@ def _check(
         _require(bool(holds(value)), f"{group}.{name}", expected, value)
 
 
-def _check_numbers(settings: object, group: str) -> None:
-    """Refuse numbers that 32 bits do not hold."""
-    for name, value in vars(settings).items():
+def _check_values(settings: object, group: str) -> None:
+    """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
+    for name, hint in typing.get_type_hints(type(settings)).items():
+        value = _convert(hint, getattr(settings, name), f"{group}.{name}")
+        object.__setattr__(settings, name, value)  # a list becomes a tuple
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
                 most = LARGEST_INTEGER if isinstance(number, int) else LARGEST_NUMBER
                 _require(not number > most, f"{group}.{name}", f"at most {most}", value)
-
-
-def require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    if value not in choices:
-        near = suggestion(value, choices) if isinstance(value, str) else ""
-        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}{near}")
 
 
 def network_implementation(implementation: Implementation) -> NetworkImplementation:
@@ -136,7 +132,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
-        _check_numbers(self, "model")
+        _check_values(self, "model")
         sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
         check("item_embedding_size", lambda n: n is None or n >= 1, "at least 1, or None")
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
@@ -174,7 +170,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "optim")
-        _check_numbers(self, "optim")
+        _check_values(self, "optim")
         check("learning_rate", lambda rate: 0 < rate < math.inf, "above 0")
 
 
@@ -215,7 +211,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "train")
-        _check_numbers(self, "train")
+        _check_values(self, "train")
         check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
         check("patience evaluate_every", lambda n: n >= 0, "0 or more")
         check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")
@@ -256,7 +252,7 @@ class MeshConfig:
     it."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "mesh")
+        _check_values(self, "mesh")
         _check(self, "mesh", "data", lambda n: n is None or n >= 1, "at least 1")
 
 

@@ -102,7 +102,10 @@ def check_type(where: str, kind: "pa.DataType", use: Use) -> None:
     """
     if not _is_readable(kind, use):
         expected = f"must hold {_EXPECTED[use]}, found {kind}"
-        raise UserError(f"{where} {expected}; convert the column to one of these")
+        advice = "convert the column to one of these"
+        if use == "categorical" and _is_readable(kind, "numeric"):
+            advice += ", in pandas by astype('Int64'); a feature of numbers is NAME:numeric"
+        raise UserError(f"{where} {expected}; {advice}")
 
 
 def _is_readable(kind: "pa.DataType", use: Use) -> bool:

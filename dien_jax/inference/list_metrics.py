@@ -73,6 +73,8 @@ def measure_lists(
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
+    ``hr_10_popularity`` is HR@10 of the most popular items for every user, to compare with.
+
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
     >>> metrics = measure_lists(load_run("runs/first"), "test")
@@ -93,7 +95,9 @@ def measure_lists(
     targets = list_targets(dataset, split, most)
     popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
-        return report_lists(targets, _scores(model, split, targets, current), popularity)
+        metrics = report_lists(targets, _scores(model, split, targets, current), popularity)
+    simple = (popularity.astype(np.float64) for _ in targets)
+    return metrics | {"hr_10_popularity": report_lists(targets, simple, popularity)["hr_10"]}
 
 
 def _scores(

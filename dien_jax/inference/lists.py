@@ -322,7 +322,10 @@ def count_unknown(rows: np.ndarray) -> int:
 def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:
     """Return the rows of raw ids, refused by ``name``; an empty text is an unknown item."""
     ids = as_list(name, given)
-    texts = list(map(as_text, ids))
+    try:
+        texts = list(map(as_text, ids))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
         if not text and not isinstance(raw, str):
             raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")

@@ -206,9 +206,12 @@ class Ranker:
         filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
         options = self._lists.options(n, exclude_history=exclude_history, **filters)
         count = len(histories)
-        pairs = zip(users or [None] * count, contexts or [None] * count, strict=True)
+        columns: Any = [[None] * count if ids is None else ids for ids in (users, contexts)]
+        if {*map(len, columns)} != {count}:
+            expected = f"expected users and contexts for {count} histories"
+            raise ValueError(f"{expected}, got {len(columns[0])} and {len(columns[1])}")
         requests, whole = [], []
-        for place, (history, pair) in enumerate(zip(histories, pairs, strict=True), start=1):
+        for place, (history, *pair) in enumerate(zip(histories, *columns, strict=True), start=1):
             encoded = self._encoded_or_error(RankRequest(history, (), *pair))
             if isinstance(encoded, UserError):
                 if count == 1:

@@ -127,6 +127,7 @@ class DIEN(nn.Module):
           ValueError: a shape that does not fit, by the argument's name.
         """
         check_inputs(history, lengths, candidate, negatives, is_negative, log_q, weights)
+        lengths = jnp.asarray(lengths)  # without the 64 bits of NumPy's integers
         encoded = self.encode(history, lengths)
         final_state, attention = self.evolve(encoded.states, lengths, candidate)
         loss = jnp.zeros((), jnp.float32)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from dien_jax.config.settings import ModelConfig, require_choice
+from dien_jax.config.settings import ModelConfig
+from dien_jax.errors import require_choice
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import DIEN

@@ -109,4 +109,4 @@ def _keywords_for_flags(names: set[str]) -> Any:
     except UserError as error:
         flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
         text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
-        raise UserError(text) from error
+        raise UserError(text) from error.__cause__  # and not from the one that names flags

@@ -170,7 +170,8 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             if content(folder):
                 begun = (folder / CONFIG_FILE).exists()
-                hint = f", or --resume {folder} to continue that run" if begun else ""
+                resume = f", or continue that run: --resume {folder}, in Python resume()"
+                hint = resume if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
             write_json(folder / CONFIG_FILE, self.to_json())
 

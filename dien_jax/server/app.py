@@ -62,8 +62,8 @@ class Application:
             Route("/healthz", self._status),
             Route("/readyz", self._status),
             Route("/metrics", lambda _: Response(metrics.text(), headers=_OF_METRICS)),
-            Route("/openapi.json", partial(self._describe, _Json)),
-            Route("/docs", partial(self._describe, lambda content: HTMLResponse(page(content)))),
+            Route("/openapi.json", partial(self._describe, lambda content, _: _Json(content))),
+            Route("/docs", partial(self._describe, lambda *args: HTMLResponse(page(*args)))),
         ]
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception), _answer_error)
@@ -159,9 +159,13 @@ class Application:
         content = Status(words[good], current.served.ranker.step, error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
 
-    async def _describe(self, form: Callable[[dict[str, Any]], Response], _: Request) -> Response:
-        token = self._token is not None
-        return form(document(self._current.served.decoders, self._options, token=token))
+    async def _describe(
+        self, form: Callable[[dict[str, Any], int], Response], request: Request
+    ) -> Response:
+        content = document(
+            self._current.served.decoders, self._options, token=self._token is not None
+        )
+        return form(content, request.scope["server"][1] or self._options.port)
 
 
 class _Json(Response):

@@ -257,8 +257,8 @@ def _example(request: type[msgspec.Struct]) -> dict[str, Any]:
     return values
 
 
-def page(document: dict[str, Any]) -> str:
-    """Return the document as an HTML page that loads nothing else."""
+def page(document: dict[str, Any], port: int) -> str:
+    """Return the document as an HTML page that loads nothing else, with calls of a local port."""
     info = document["info"]
     parts = [
         f"<h1>{_text(info['title'])} {_text(info['version'])}</h1><p>{_text(info['description'])} "
@@ -268,7 +268,7 @@ def page(document: dict[str, Any]) -> str:
         ((method, operation),) = methods.items()
         parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
         parts.append(f"<p>{_text(operation['summary'])}</p>")
-        call = f"curl -s localhost:8000{path}"
+        call = f"curl -s localhost:{port}{path}"
         if "security" in operation:
             call += " -H 'Authorization: Bearer TOKEN'"
         rows = []

@@ -66,6 +66,12 @@ class RunResult:
     versions: dict[str, str]
     baselines: dict[str, NotNegative | None]
 
+    def __repr__(self) -> str:
+        """Return the folder, the preset and the test AUC, with those of simple models."""
+        values = {"test AUC": self.test.get("auc"), **self.baselines}
+        known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
+        return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
+
 
 def run_settings(run: Run) -> dict[str, Any]:
     """Return what loggers get of a run when it begins: preset, data, seed and all settings."""
@@ -156,5 +162,6 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)
         if axes.lines:
-            axes.legend()
+            # A place of its own: the search for the best one warns on a machine that is busy.
+            axes.legend(loc="upper right" if title == "loss" else "lower right")
     return figure

@@ -87,11 +87,15 @@ def fit(
     Raises:
       UserError: for data, settings or folders that do not fit, and a logger that cannot begin;
         the run folder is made only once data and settings are checked.
-      TypeError: for a ``config`` that is no :class:`Config`, such as the name of a preset.
+      TypeError: for a ``config`` that is no :class:`Config`, such as the name of a preset,
+        and for ``data`` that is a table: :func:`dien_jax.make_dataset` makes a dataset of it.
       NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
     """
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
+    if not isinstance(data, str | os.PathLike | Dataset):
+        expected = "a dataset folder, or what make_dataset or open_dataset returns"
+        raise TypeError(f"data must be {expected}, got {type(data).__name__}")
     _only_first_prints()
     _set_xla_flags(config)
     preset = nearest_preset(config) if preset is None else preset

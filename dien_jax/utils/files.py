@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TextIO, TypeVar, get_args, get_origin
 
-from dien_jax.errors import UserError, reading, writing
+from dien_jax.errors import UserError, reading, require_choice, writing
 from dien_jax.utils.json_values import parse_json
 
 T = TypeVar("T")
@@ -25,6 +27,13 @@ LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
+
+_TYPES: dict[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+}
+"""Types that a field of options takes, and their names in messages."""
 
 _unfinished: list[Path] = []
 """Partial files and folders of this process, each after the folders that were made for it."""
@@ -327,6 +336,19 @@ def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert_fields(options: Any) -> None:
-    """Convert the fields of new options as :func:`as_declared` does, for callers in Python."""
+    """Convert the fields of new options as :func:`as_declared` does, for callers in Python.
+
+    What a command line refuses is refused here too: a name that is none of the choices, a number
+    or a text of another type.
+    """
     for name, value in as_declared(options, vars(options)).items():
         object.__setattr__(options, name, value)
+    for field in dataclasses.fields(options):
+        flag, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
+        if get_origin(field.type) is Literal:
+            require_choice(flag, value, get_args(field.type))
+        optional = get_origin(field.type) is UnionType
+        types = get_args(field.type) if optional else (field.type,)
+        for kind, (accepted, expected) in _TYPES.items():
+            if kind in types and not (isinstance(value, accepted) or (optional and value is None)):
+                raise UserError(f"{flag} must be {expected}, got {value!r}")

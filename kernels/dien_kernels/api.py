@@ -208,6 +208,7 @@ def _run(
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
+    lengths = jnp.asarray(lengths)  # NumPy's integers have 64 bits, of which jnp.arange would warn
     check_name("implementation", implementation, Implementation)
     plan, shape = Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden)
     if implementation == "auto":

@@ -81,6 +81,7 @@ def attention_weights(
                                         "lengths": (lengths, (batch,))})  # fmt: skip
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
+    lengths = jnp.asarray(lengths)  # NumPy's integers have 64 bits, of which jnp.arange would warn
     name = chosen("attention", implementation, len(layers) - 1)
     runs = xla_networks.xla_attention, native.attention, reference.reference_attention
     with reverse_mode_only(name):

@@ -1,6 +1,7 @@
 """Settings check themselves, and say what is wrong by name."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,34 @@ def test_native_kernels_may_compute_recurrences_and_attention(
 def test_an_impossible_value_is_refused(make, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TrainConfig, {"order": "random"}, "train.order must be one of shuffled, sorted, got 'ran"),
+        (OptimConfig, {"schedule": "cosin"}, "optim.schedule must .*; did you mean 'cosine'"),
+        (ModelConfig, {"hidden_size": "36"}, "model.hidden_size must be of type int, got '36'"),
+        (TrainConfig, {"epochs": 1.5}, "train.epochs must be of type int, got 1.5"),
+    ],
+)
+def test_python_is_told_what_a_command_line_refuses(kind, values, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unchecked(kind, **values)
+
+
+def test_a_list_is_kept_as_a_tuple_and_a_whole_number_as_a_float() -> None:
+    model = unchecked(ModelConfig, layers=[20, 10])
+    assert hash(model) == hash(ModelConfig(layers=(20, 10)))
+    assert type(unchecked(OptimConfig, learning_rate=1).learning_rate) is float
+
+
+def unchecked(kind: Any, **values: object) -> Any:
+    """Return settings as a user's program makes them: tests add checks of types to the package."""
+    settings = kind()
+    vars(settings).update(values)
+    settings.__post_init__()
+    return settings
 
 
 @pytest.mark.parametrize("name", FAMILY)

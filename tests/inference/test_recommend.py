@@ -1,6 +1,7 @@
 """Lists of the best of all items: corrected scores, filters, ties, two stages, an exported file."""
 
 import dataclasses
+import inspect
 import re
 from unittest.mock import Mock
 
@@ -146,7 +147,8 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(wide_ru
     histories = [names[user % 50 : user % 50 + user % 9] for user in range(USERS_AT_ONCE + 3)]
     histories[0] = names[:40]  # longer than what the model keeps
     users = [f"u{user}" for user in range(len(histories))]
-    together = ranker.recommend_many(histories, 5, users=users)
+    recommend_many = inspect.unwrap(Ranker.recommend_many)  # arrays pass where no types are checked
+    together = recommend_many(ranker, histories, 5, users=np.array(users))
     for history, user, found in zip(histories, users, together, strict=True):
         alone = ranker.recommend(history, 5, user=user)
         assert found.ids == alone.ids
@@ -155,6 +157,8 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(wide_ru
     ranker.remember("Ann", histories[4])
     assert ranker.recommend(None, 5, user="Ann").ids == ranker.recommend(histories[4], 5).ids
     assert ranker.recommend_many([]) == []
+    with pytest.raises(ValueError, match="for 1 histories, got 2 and 1"):
+        ranker.recommend_many([names[:2]], users=["Ann", "Bob"])
 
 
 @pytest.mark.long

@@ -55,7 +55,10 @@ for field in ("history", "candidates"):
     for none in NO_IDS:
         message = f"{field}: id 2 of 2 is {none!r}; expected an item"
         REFUSED.append((f"{field} with {none}", {field: [PEAR, none]}, message))
-    REFUSED.append((f"{field} of 5,000 digits", {field: [10**5000]}, MANY_DIGITS))
+    message = f"{field}: {MANY_DIGITS}"
+    REFUSED.append((f"{field} of 5,000 digits", {field: [10**5000]}, message))
+    message = f"{field}: ids and categories must be text, whole numbers or dates, got 1.0"
+    REFUSED.append((f"{field} of a float", {field: [1.0]}, message))
 for name in CONTEXT:
     message = f"context '{name}': {MANY_DIGITS}"
     REFUSED.append((f"{name} of 5,000 digits", {"context": CONTEXT | {name: 10**5000}}, message))

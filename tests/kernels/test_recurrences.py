@@ -129,6 +129,16 @@ def test_saturated_gates_are_zero_or_one(value):
     assert_agree(found, expected, 1e-6 * np.sqrt(21))
 
 
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+def test_lengths_of_numpy_need_no_64_bits(implementation):
+    x, _, weights, lengths, _ = operands("gru")
+    of_numpy = np.asarray(lengths, np.int64)  # its default; a warning would be an error here
+    found = gru(x, weights, lengths=of_numpy, implementation=implementation)[1]
+    np.testing.assert_array_equal(
+        found, gru(x, weights, lengths=lengths, implementation=implementation)[1]
+    )
+
+
 def test_every_precision_of_native_is_float32():
     x, _, weights, lengths, _ = operands("gru")
     found = [

@@ -72,3 +72,7 @@ def test_evaluate_measures_the_lists_of_recommend(tmp_path, capsys) -> None:
         hits.append(names[target.item] in ranker.recommend(history, user=user).ids)
     assert found["targets"] == len(targets)
     assert found["hr_10"] == np.mean(hits)
+    order = np.argsort(-np.asarray(dataset.popularity[1:]), kind="stable") + 1
+    popular = [[*order[~np.isin(order, target.history)][:10]] for target in targets]
+    expected = [target.item in ten for target, ten in zip(targets, popular, strict=True)]
+    assert found["hr_10_popularity"] == np.mean(expected)

@@ -100,17 +100,27 @@ SEVERAL = "Could not convert 'a' with type str: tried to convert to int64; conve
 COLUMNS = "its columns are user, item, timestamp"
 
 
+FORMS = "write ISO dates, or seconds or milliseconds since 1970"
 EXPECTED = "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log"
 CHANGED = {
     f"data: column 'item' (item) cannot be read: {SEVERAL}":
         lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
     "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
-    "convert the column to one of these":
+    "convert the column to one of these, in pandas by astype('Int64'); "
+    "a feature of numbers is NAME:numeric":
         lambda d: d.assign(item=[None] + [3] * 14),
     f"{MISSING}  data, row 14: the timestamp is empty":
         lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
     f"{MISSING}  data, row 4: the user is empty":
         lambda d: d.assign(user=pd.Categorical.from_codes([0] * 4 + [-1] + [0] * 10, ["Ann"])),
+    f"data: no timestamp is a whole number or an ISO date, 3/4/2024 for example; {FORMS}":
+        lambda d: d.assign(timestamp="3/4/2024"),
+    f"data: the timestamps look like microseconds or nanoseconds, 1700000000000000000 for example; "
+    f"{FORMS}":
+        lambda d: d.assign(timestamp=1_700_000_000 * 10**9),
+    "data has no column 'user' (user); its columns are item, timestamp; "
+    "reset_index() makes columns of its index":
+        lambda d: d.set_index("user")[["item", "timestamp"]],
     "data holds no rows": lambda d: d.iloc[:0],
     "data has two columns 'item' (item)": lambda d: pd.concat([d, d["item"]], axis=1),
     f"{EXPECTED}, got list": lambda d: d["user"].tolist(),
@@ -153,3 +163,24 @@ def test_options_take_paths_as_text_and_lists():
         vars(given).update(texts, item_features="kind", columns=["user", "item"])
         given.__post_init__()
         assert given == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("split", "by_time", "--split must be one of by-user, last-event, by-time, got 'by_time'; "
+         "did you mean 'by-time'?"),
+        ("negative_distribution", 1,
+         "--negative-distribution must be one of popularity, uniform, got 1"),
+        ("min_count", "5", "--min-count must be a whole number, got '5'"),
+        ("max_examples", 2.5, "--max-examples must be a whole number, got 2.5"),
+        ("max_bad_share", None, "--max-bad-share must be a number, got None"),
+        ("user", None, "--user must be text, got None"),
+    ],
+)  # fmt: skip
+def test_python_is_told_what_a_command_line_refuses(name, value, message):
+    options = InteractionsOptions(file=Path("log.csv"), out=Path("data"))
+    vars(options)[name] = value
+    with pytest.raises(UserError) as refused:
+        options.__post_init__()
+    assert str(refused.value) == message

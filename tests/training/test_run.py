@@ -40,6 +40,8 @@ def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path)
     assert ours == theirs
     assert {name: getattr(result, name) for name in ours} == ours
     assert set(result.baselines) == {"popularity"}  # a light run fits no logistic regression
+    of_test = f"test AUC {result.test['auc']:.4f}, popularity {result.baselines['popularity']:.4f}"
+    assert repr(result) == f"RunResult({str(result.run_dir)!r}, preset 'pnn', {of_test})"
 
 
 def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatch):
@@ -179,4 +181,7 @@ def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
 def test_name_of_a_preset_is_no_config(data, tmp_path):
     with pytest.raises(TypeError, match=r"config must be a Config, .* got 'din'"):
         inspect.unwrap(dien_jax.fit)("din", data=data, run_dir=tmp_path / "run")  # no type checks
+    table = {"user": ["Ann"]}
+    with pytest.raises(TypeError, match=r"data must be a dataset folder, or what make_dataset .*"):
+        inspect.unwrap(dien_jax.fit)(dien_jax.preset("din"), data=table, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -168,18 +168,30 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     stamp = rows.timestamp
     number = workspace.number(stamp)
     is_date_number = stamp.re_search(rf"^({value_text.DATE_NUMBER})\z")
+    is_finer = number > value_text.END_OF_9999 * 1000 + 999
     counted = rows.aggregate(
+        texts=stamp.count(),
         numbers=number.count(),
         large=(number > LIKELY_MILLISECONDS).sum(),
+        finer=is_finer.sum(),
         dates=_moment(workspace, stamp).count(),
         date_numbers=is_date_number.sum(),
     )
     counts = workspace.numbers(counted)
-    if 2 * counts["date_numbers"] > counts["numbers"]:
-        first = rows.filter(is_date_number).order_by("line").limit(1)
-        example = next(workspace.strings(first, "timestamp"))
-        problem = f"the timestamps look like dates without hyphens, {example} for example"
-        raise UserError(f"{file}: {problem}; write ISO dates or seconds since 1970")
+    problems = (  # all or most timestamps are of a form that is not read
+        (2 * counts["date_numbers"] > counts["numbers"], is_date_number,
+         "the timestamps look like dates without hyphens"),
+        (2 * counts["finer"] > counts["numbers"], is_finer,
+         "the timestamps look like microseconds or nanoseconds"),
+        (counts["texts"] > 0 == counts["numbers"] + counts["dates"], stamp.notnull(),
+         "no timestamp is a whole number or an ISO date"),
+    )  # fmt: skip
+    for is_wrong, where, problem in problems:
+        if is_wrong:
+            first = rows.filter(where).order_by("line").limit(1)
+            example = next(workspace.strings(first, "timestamp"))[:SHOWN]
+            problem = f"{file}: {problem}, {example} for example"
+            raise UserError(f"{problem}; write ISO dates, or seconds or milliseconds since 1970")
     iso = counts["dates"] > counts["numbers"]
     is_fine = iso or 2 * counts["large"] > counts["numbers"]
     return Clock(iso, "milliseconds" if is_fine else "seconds")

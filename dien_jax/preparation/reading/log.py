@@ -274,7 +274,9 @@ def _slices(name: Path, table: Any, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     """Yield the wanted columns of a table in memory, ``ROWS`` rows at a time."""
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(table, pandas.DataFrame):
-        places = column_places(name, wanted, list(map(str, table.columns)))
+        is_indexed = not {*table.index.names}.isdisjoint(column.name for column in wanted.values())
+        hint = "; reset_index() makes columns of its index" if is_indexed else ""
+        places = column_places(name, wanted, list(map(str, table.columns)), hint)
         columns = {alias: table.iloc[:, place] for alias, place in places.items()}
         chosen = {c.name: _of_pandas(name, c, columns[alias]) for alias, c in wanted.items()}
         reader = pa.table(chosen).to_reader()
