@@ -303,9 +303,6 @@ class BilinearAttention(nn.Module):
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
         kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
-        return _shared_softmax((candidates @ kernel) @ states.T, length)
-
-
-def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Float[Array, "N T"]:
-    lengths = jnp.broadcast_to(length, scores.shape[:1])
-    return masked_softmax(scores.astype(jnp.float32), lengths)
+        scores = (candidates @ kernel) @ states.T
+        lengths = jnp.broadcast_to(length, scores.shape[:1])
+        return masked_softmax(scores.astype(jnp.float32), lengths)

@@ -258,10 +258,7 @@ class MLP(nn.Module):
                 x = dice(x, live, train=train)
             else:
                 x = PReLU(name=f"activation_{index}")(x)
-            if self.dropout and train and self.axis is not None:
-                x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
-            elif self.dropout:
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout, self.axis)(x, train=train)
         columns = 2 if theirs else 1
         logit = nn.Dense(columns, dtype=x.dtype, kernel_init=self.initial, name="logit")
         return as_logit(logit(x).astype(jnp.float32))
