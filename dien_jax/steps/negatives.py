@@ -103,11 +103,10 @@ def random_columns(key: PRNGKeyArray, items: int, shape: tuple[int, ...]) -> Ran
     return RandomColumns(column, jax.random.uniform(keep_key, shape, jnp.float32))
 
 
-def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Return independent item ids of the sampler's distribution."""
-    column, uniform = random_columns(key, sampler.keep.shape[0], shape)
-    kept = uniform < sampler.keep[column]
-    return jnp.where(kept, column, sampler.alias[column])
+def drawn(sampler: Sampler, random: RandomColumns) -> Int[Array, "..."]:
+    """Return the items of draws from an alias table."""
+    kept = random.uniform < sampler.keep[random.column]
+    return jnp.where(kept, random.column, sampler.alias[random.column])
 
 
 def auxiliary_negatives(
@@ -123,8 +122,8 @@ def auxiliary_negatives(
     >>> auxiliary_negatives(sampler, jax.random.key(0), history, 4).shape
     (1, 2, 4)
     """
-    following = history[:, 1:, None]
-    return unequal(draw(sampler, key, draws_shape(history, count)), following)
+    random = random_columns(key, sampler.keep.shape[0], draws_shape(history, count))
+    return unequal(drawn(sampler, random), history[:, 1:, None])
 
 
 def draws_shape(history: Int[Array, "B T"], count: int) -> tuple[int, int, int, int]:
