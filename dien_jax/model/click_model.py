@@ -49,7 +49,7 @@ class ModelOutput(NamedTuple):
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
-    learned: Float[Array, ""] | float = 0.0
+    learned: Float[Array, ""]
 
 
 class RowInputs(NamedTuple):

@@ -68,15 +68,11 @@ def is_large(rows: int) -> bool:
     return rows > max(DENSE_ROWS, 1)
 
 
-def rows_of_large_tables(schema: Schema) -> int:
-    """Return the number of rows of all embedding tables of more than ``DENSE_ROWS`` rows."""
-    sizes = [f.size for features in vars(schema).values() for f in features if f.size is not None]
-    return sum(size for size in sizes if size > DENSE_ROWS)
-
-
 def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
     """Return the update of embeddings that ``auto`` stands for with tables of a schema."""
-    return "lazy_adam" if rows_of_large_tables(schema) > LAZY_ROWS else "dense"
+    sizes = [f.size or 0 for features in vars(schema).values() for f in features]
+    of_large = sum(size for size in sizes if size > DENSE_ROWS)
+    return "lazy_adam" if of_large > LAZY_ROWS else "dense"
 
 
 def tables_by_row(update: str, schema: Schema) -> frozenset[Table]:
