@@ -20,7 +20,7 @@ from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.model.tower import Part, of_part
-from dien_jax.steps.negatives import Sampler, host_sampler
+from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import table_of, tables_by_row
@@ -84,8 +84,8 @@ def training_tables(dataset: "Dataset", config: Config, place: OneDevice | None 
     )
     if not config.model.auxiliary_weight:
         return Tables(features, None)
-    alias_table = host_sampler(dataset.popularity, config.model.auxiliary_distribution)
-    return Tables(features, Sampler(*map(place.put_items, alias_table)))
+    sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    return Tables(features, Sampler(*map(place.put_items, sampler)))
 
 
 def create_state(
