@@ -125,7 +125,7 @@ class Placement(OneDevice):
 
     def specs(self, tree: Any) -> Any:
         """Return the partition of every array of parameters, statistics or slots."""
-        return self.map_tables(lambda *_: P(AXIS), tree, lambda _: P())
+        return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
         def spec(path: tuple, leaf: Any) -> P:
@@ -228,7 +228,7 @@ class Placement(OneDevice):
         def whole(layout: Layout, leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((layout.rows, *leaf.shape[1:]), leaf.dtype)
 
-        return self.map_tables(
+        return self._map_tables(
             whole, tree, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         )
 
@@ -239,7 +239,7 @@ class Placement(OneDevice):
         """
         if self.processes > 1:
             tree = self._of_first(tree, self.like(like))
-        return self.map_tables(lambda layout, leaf: self._put(leaf, layout), tree, self.on_each)
+        return self._map_tables(lambda layout, leaf: self._put(leaf, layout), tree, self.on_each)
 
     def _of_first(self, tree: Any, like: Any) -> Any:
         """Return on every process the arrays that process 0 has, one after the other."""
@@ -267,7 +267,7 @@ class Placement(OneDevice):
             host = np.asarray(self.readable(leaf))
             return layout.joined(host) if index() == 0 else None
 
-        joined = self.map_tables(join, tree, self._on_host)
+        joined = self._map_tables(join, tree, self._on_host)
         return joined if index() == 0 else None
 
     def _on_host(self, leaf: Any) -> Any:
@@ -297,7 +297,7 @@ class Placement(OneDevice):
 
     def to_restore(self, tree: Any) -> Any:
         """Return shapes with their shardings, and :class:`SavedTable` in place of large tables."""
-        return self.map_tables(
+        return self._map_tables(
             lambda layout, leaf: SavedTable(leaf.shape, leaf.dtype, layout.used, self._split),
             tree,
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._whole),

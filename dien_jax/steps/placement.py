@@ -228,7 +228,7 @@ class OneDevice:
 
     def to_save(self, tree: Any) -> Any:
         """Return arrays as a checkpoint has them: large tables in the order of a layout."""
-        return self.map_tables(lambda layout, leaf: layout.part(np.asarray(leaf), 0), tree)
+        return self._map_tables(lambda layout, leaf: layout.part(np.asarray(leaf), 0), tree)
 
     def to_restore(self, tree: Any) -> Any:
         """Return arrays or shapes with :class:`SavedTable` in place of large tables."""
@@ -236,13 +236,13 @@ class OneDevice:
         def saved(layout: Layout, leaf: Any) -> SavedTable:
             return SavedTable((layout.used, *leaf.shape[1:]), leaf.dtype, layout.used)
 
-        return self.map_tables(saved, tree)
+        return self._map_tables(saved, tree)
 
     def in_rows(self, tree: Any) -> Any:
         """Return arrays read for :meth:`to_restore`, rows in the order of the vocabulary again."""
-        return self.map_tables(Layout.joined, tree)
+        return self._map_tables(Layout.joined, tree)
 
-    def map_tables(
+    def _map_tables(
         self,
         of_table: Callable[[Layout, Any], Any],
         tree: Any,
