@@ -10,7 +10,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.devices import Placement
-from dien_jax.steps.negatives import Sampler, host_sampler
+from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step
@@ -47,7 +47,7 @@ def on_made_tables(config: Config, items: int, devices: int = 1) -> Training:
     """Return a training on a table of items and their categories, without counts of events."""
     config, schema = with_settings(config, {"model.statistics": False}), schema_of(items)
     place = Placement(devices, schema) if devices > 1 else OneDevice(schema)
-    sampler = map(place.put_items, host_sampler(np.ones(items, np.int64), "uniform"))
+    sampler = map(place.put_items, make_sampler(np.ones(items, np.int64), "uniform"))
     category: Any = made_categories(items)
     features = place.put_features(FeatureTables({"category": category}, {}))
     return Training(config, schema, Tables(features, Sampler(*sampler)), place=place)

@@ -144,10 +144,8 @@ class Exchange:
 
     def _sent(self, asked: Round, packed: Float[Array, "U W"]) -> Float[Array, "nC W"]:
         """Return what all devices send this one of their rows, zeros where it is nothing."""
-        number = jnp.arange(self._capacity, dtype=asked.first.dtype)
-        place = jnp.minimum(asked.first[:, None] + number[None, :], self.size - 1)
-        is_asked = number[None, :] < asked.counts[:, None]
-        parts = jnp.where(is_asked[..., None], packed[place], 0)
+        places, is_asked = self._places(asked.first, asked.counts)
+        parts = jnp.where(is_asked[..., None], packed[places], 0)
         return _to_all(parts).reshape(-1, packed.shape[1])
 
     def _round(self, first: Int[Array, " n"]) -> Round:
@@ -157,12 +155,18 @@ class Exchange:
         last = self._slots[jnp.minimum(beyond, self.size - 1)] - base
         cut = jax.lax.pmin(jnp.where(beyond < self._ends, last, owned), AXIS)
         ends = jnp.searchsorted(self._slots, base + cut).astype(first.dtype)
-        count = ends - first
-        number = jnp.arange(self._capacity, dtype=first.dtype)
-        slots = self._slots[jnp.minimum(first[:, None] + number[None, :], self.size - 1)]
-        is_asked = number[None, :] < count[:, None]
-        asked = jnp.where(is_asked, slots - base[:, None], owned)
-        return Round(first, count, _to_all(asked), (cut == owned).all())
+        counts = ends - first
+        places, is_asked = self._places(first, counts)
+        asked = jnp.where(is_asked, self._slots[places] - base[:, None], owned)
+        return Round(first, counts, _to_all(asked), (cut == owned).all())
+
+    def _places(
+        self, first: Int[Array, " n"], counts: Int[Array, " n"]
+    ) -> tuple[Int[Array, "n C"], Bool[Array, "n C"]]:
+        """Return places among the ids for each owner, and which of them a round asks for."""
+        number = jnp.arange(self._capacity, dtype=first.dtype)[None, :]
+        places = jnp.minimum(first[:, None] + number, self.size - 1)
+        return places, number < counts[:, None]
 
 
 def _to_all(parts: jax.Array) -> jax.Array:

@@ -72,6 +72,7 @@ class Placement(OneDevice):
         if self.processes > 1:
             self.part = (jax.process_index(), self.processes)
         self.mesh = mesh_of(devices)
+        self._whole, self._split = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
 
     # How a step reads and updates rows.
 
@@ -124,12 +125,7 @@ class Placement(OneDevice):
 
     def specs(self, tree: Any) -> Any:
         """Return the partition of every array of parameters, statistics or slots."""
-
-        def spec(path: tuple, leaf: Any) -> P:
-            del leaf
-            return P(AXIS) if table_of(path) in self.layouts else P()
-
-        return jax.tree_util.tree_map_with_path(spec, tree)
+        return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
         def spec(path: tuple, leaf: Any) -> P:
@@ -190,12 +186,12 @@ class Placement(OneDevice):
     def on_each(self, tree: Any) -> Any:
         """Put arrays on every device, as a whole; every process has the same ones."""
         if self.processes == 1:
-            return jax.device_put(tree, NamedSharding(self.mesh, P()))
+            return jax.device_put(tree, self._whole)
         return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
 
     def _on_each(self, leaf: Any) -> jax.Array:
-        host, sharding = np.asarray(leaf), NamedSharding(self.mesh, P())
-        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
 
     def _put(self, array: Any, layout: Layout | None) -> jax.Array:
         if layout is None:
@@ -205,7 +201,7 @@ class Placement(OneDevice):
         def part(index: Any) -> np.ndarray:
             return layout.part(array, (index[0].start or 0) // layout.owned)
 
-        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, P(AXIS)), part)
+        return jax.make_array_from_callback(shape, self._split, part)
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
         """Put feature tables on the devices, from the host."""
@@ -221,22 +217,20 @@ class Placement(OneDevice):
 
     def put_batch(self, batch: Any) -> Any:
         """Put a batch on the devices, each its rows; a process has its own part of them."""
-        sharding = NamedSharding(self.mesh, P(AXIS))
         if self.processes == 1:
-            return jax.device_put(batch, sharding)
-        return jax.tree.map(
-            functools.partial(jax.make_array_from_process_local_data, sharding), batch
-        )
+            return jax.device_put(batch, self._split)
+        put = functools.partial(jax.make_array_from_process_local_data, self._split)
+        return jax.tree.map(put, batch)
 
     def like(self, tree: Any) -> Any:
         """Return the shapes of parameters, statistics or slots in one device's form."""
 
-        def shape(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
-            layout = self.layouts.get(table_of(path))
-            whole = leaf.shape if layout is None else (layout.rows, *leaf.shape[1:])
-            return jax.ShapeDtypeStruct(whole, leaf.dtype)
+        def whole(layout: Layout, leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((layout.rows, *leaf.shape[1:]), leaf.dtype)
 
-        return jax.tree_util.tree_map_with_path(shape, tree)
+        return self._map_tables(
+            whole, tree, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        )
 
     def put(self, tree: Any, like: Any) -> Any:
         """Put parameters, statistics or slots of one device's form on the devices.
@@ -245,11 +239,7 @@ class Placement(OneDevice):
         """
         if self.processes > 1:
             tree = self._of_first(tree, self.like(like))
-
-        def put(path: tuple, leaf: Any) -> jax.Array:
-            return self._put(leaf, self.layouts.get(table_of(path)))
-
-        return jax.tree_util.tree_map_with_path(put, tree)
+        return self._map_tables(lambda layout, leaf: self._put(leaf, layout), tree, self.on_each)
 
     def _of_first(self, tree: Any, like: Any) -> Any:
         """Return on every process the arrays that process 0 has, one after the other."""
@@ -273,14 +263,11 @@ class Placement(OneDevice):
         With several processes, process 0 has it, array by array, and the others get None.
         """
 
-        def join(path: tuple, leaf: Any) -> Any:
-            layout = self.layouts.get(table_of(path))
-            if layout is None:
-                return self._on_host(leaf)
+        def join(layout: Layout, leaf: Any) -> Any:
             host = np.asarray(self.readable(leaf))
             return layout.joined(host) if index() == 0 else None
 
-        joined = jax.tree_util.tree_map_with_path(join, tree)
+        joined = self._map_tables(join, tree, self._on_host)
         return joined if index() == 0 else None
 
     def _on_host(self, leaf: Any) -> Any:
@@ -295,7 +282,7 @@ class Placement(OneDevice):
         """Return arrays that this process can read as a whole."""
         if self.processes == 1:
             return tree
-        return jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))(tree)
+        return jax.jit(lambda tree: tree, out_shardings=self._whole)(tree)
 
     def slots(self, table: Table, rows: Any) -> Any:
         """Return the places of rows of a table in its array."""
@@ -310,16 +297,11 @@ class Placement(OneDevice):
 
     def to_restore(self, tree: Any) -> Any:
         """Return shapes with their shardings, and :class:`SavedTable` in place of large tables."""
-
-        def saved(path: tuple, leaf: Any) -> Any:
-            layout = self.layouts.get(table_of(path))
-            if layout is None:
-                sharding = NamedSharding(self.mesh, P())
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-            sharding = NamedSharding(self.mesh, P(AXIS))
-            return SavedTable(leaf.shape, leaf.dtype, layout.used, sharding)
-
-        return jax.tree_util.tree_map_with_path(saved, tree)
+        return self._map_tables(
+            lambda layout, leaf: SavedTable(leaf.shape, leaf.dtype, layout.used, self._split),
+            tree,
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._whole),
+        )
 
     def restored(self, tree: Any, like: Any) -> Any:
         """Return what was read for :meth:`to_restore`, which is on the devices."""

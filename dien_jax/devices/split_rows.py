@@ -43,13 +43,13 @@ class SplitGather:
             self._leaves.setdefault(table_of(path), {})[path] = leaf
 
     def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
-        """Return U, ids as places among the rows fetched, and columns ``[U, ...]``."""
+        """Return ids as places among the rows fetched, and columns ``[U, ...]``."""
         del size
         exchange = self.exchanges[table] = Exchange(ids, self._layouts[table])
         leaves = self._leaves.get(table, {})
         rows, columns = exchange.fetch(([*leaves.values()], columns))
         self._fetched.update(zip(leaves, rows, strict=True))
-        return exchange.size, exchange.places(ids), columns
+        return exchange.places(ids), columns
 
     def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
         """Return parameters with the rows fetched in place of tables, and the slots as they are."""

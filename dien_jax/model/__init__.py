@@ -11,7 +11,6 @@ from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
     BinaryAuxiliaryLoss,
     SoftmaxAuxiliaryLoss,
-    auxiliary_loss,
     auxiliary_positions,
 )
 from dien_jax.model.click_model import ClickModel
@@ -46,7 +45,6 @@ __all__ = [
     "PReLU",
     "SoftmaxAuxiliaryLoss",
     "Tower",
-    "auxiliary_loss",
     "auxiliary_positions",
     "factor_names",
     "make_network",

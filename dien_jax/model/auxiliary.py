@@ -7,7 +7,7 @@ behaviours a position, D item embedding, H hidden.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import dien_kernels
 import flax.linen as nn
@@ -157,21 +157,15 @@ class BinaryAuxiliaryLoss(nn.Module):
           log_q: not read; :class:`SoftmaxAuxiliaryLoss` does.
           train: normalise by the batch, and keep running statistics.
         """
-        before, valid = states[:, :-1], jnp.moveaxis(is_negative, 0, -1)
-        behaviours = jnp.concatenate([history[None, :, 1:], negatives])
+        before, behaviours = states[:, :-1], jnp.concatenate([history[None, :, 1:], negatives])
         if self.is_initializing():
             self.network(before, behaviours)
-        counted = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], -1) & positions[..., None]
+        counted = jnp.concatenate([positions[None], is_negative & positions[None]])
         state_affine = self.norm_state(before, positions, train=train)
-        live = jnp.moveaxis(counted, -1, 0)
-        behaviour_affine = self.norm_behaviour(behaviours, live, train=train)
+        behaviour_affine = self.norm_behaviour(behaviours, counted, train=train)
         params = normalising(self.network.variables["params"], state_affine, behaviour_affine)
-        mean: Literal["live", "all"] = "all" if self.follow_authors else "live"
-        real, sampled = auxiliary_weights(
-            positions, valid, mean=mean, weights=weights, axis=self.axis
-        )
-        both = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
-        return weighted_loss(params, states, history, negatives, both, self.implementation)
+        of_each = auxiliary_weights(counted, weights, self.follow_authors, self.axis)
+        return weighted_loss(params, states, history, negatives, of_each, self.implementation)
 
     def score(
         self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
@@ -256,60 +250,28 @@ def auxiliary_positions(
 
 
 def auxiliary_weights(
-    positions: Bool[Array, "B S"],
-    negative_is_valid: Bool[Array, "B S N"],
-    *,
-    mean: Literal["live", "all"] = "live",
+    counted: Bool[Array, "K B S"],
     weights: Float[Array, " B"],
+    follow_authors: bool = False,
     axis: Axis = None,
-) -> tuple[Float[Array, "B S"], Float[Array, "B S N"]]:
-    """Return the weights of real and of sampled behaviours in the auxiliary loss.
+) -> Float[Array, "K B S"]:
+    """Return the weights of behaviours in the auxiliary loss, the real ones first.
+
+    Those of real and of sampled behaviours have the sum 1 each. With ``follow_authors`` they are
+    divided by all positions of real rows, padding included.
 
     Args:
-      positions: live positions, see :func:`auxiliary_positions`; others weigh 0.
-      negative_is_valid: False where a sample is the positive itself; it weighs 0.
-      mean: ``"live"`` gives each set the sum 1. ``"all"`` divides by all positions of real rows,
-        padding included, as the paper's authors' program does.
+      counted: False for behaviours that weigh 0: those at positions that are not live, see
+        :func:`auxiliary_positions`, and samples that are the positive itself.
       weights: 0 for filler rows.
+      follow_authors: divide as the program of the paper's authors does.
       axis: mesh axis of the rows; the sums are those of all devices.
     """
-    counted = positions.astype(weights.dtype)
-    valid = counted[..., None] * negative_is_valid.astype(weights.dtype)
-    if mean == "all":
-        everywhere = jnp.maximum(total(weights.sum(), axis), 1) * max(positions.shape[1], 1)
-        return counted / everywhere, valid / (everywhere * valid.shape[2])
-
-    def shares(of: jax.Array) -> jax.Array:
-        return of / jnp.maximum(total(of.sum(), axis), 1)
-
-    return shares(counted), shares(valid)
-
-
-def auxiliary_loss(
-    positive_logits: Float[Array, "B S"],
-    negative_logits: Float[Array, "B S N"],
-    positions: Bool[Array, "B S"],
-    negative_is_valid: Bool[Array, "B S N"],
-    *,
-    mean: Literal["live", "all"] = "live",
-    weights: Float[Array, " B"],
-) -> Float[Array, ""]:
-    """Return ``mean(softplus(-p)) + mean(softplus(n_k))``, in nats; 0 without a position.
-
-    p is the logit of the next real behaviour given an interest state, n_k are those of N sampled
-    ones. :func:`auxiliary_weights` describes the other arguments.
-
-    >>> import jax.numpy as jnp
-    >>> from dien_jax.model import auxiliary_loss, auxiliary_positions
-    >>> positions = auxiliary_positions(jnp.array([3]), jnp.ones(1), steps=3)
-    >>> valid = jnp.ones((1, 2, 1), bool)
-    >>> loss = auxiliary_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2, 1)), positions, valid,
-    ...                       weights=jnp.ones(1))
-    >>> round(float(loss), 4)  # 2 log 2
-    1.3863
-
-    Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
-    """
-    real, sampled = auxiliary_weights(positions, negative_is_valid, mean=mean, weights=weights)
-    loss = (real * jax.nn.softplus(-positive_logits)).sum()
-    return loss + (sampled * jax.nn.softplus(negative_logits)).sum()
+    numbers = counted.astype(weights.dtype)
+    real_and_sampled = numbers[:1], numbers[1:]
+    if follow_authors:
+        everywhere = jnp.maximum(total(weights.sum(), axis), 1) * max(counted.shape[2], 1)
+        sums = [everywhere * len(part) for part in real_and_sampled]
+    else:
+        sums = [jnp.maximum(total(part.sum(), axis), 1) for part in real_and_sampled]
+    return jnp.concatenate([part / of for part, of in zip(real_and_sampled, sums, strict=True)])

@@ -32,7 +32,7 @@ from dien_jax.model.embeddings import (
 )
 from dien_jax.model.family import make_network
 from dien_jax.model.layers import MLP, as_logit
-from dien_jax.model.statistics import inputs_of_values, statistics_inputs
+from dien_jax.model.statistics import statistics_inputs
 from dien_jax.model.tower import Tower
 
 
@@ -49,7 +49,7 @@ class ModelOutput(NamedTuple):
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
-    learned: Float[Array, ""] | float = 0.0
+    learned: Float[Array, ""]
 
 
 class RowInputs(NamedTuple):
@@ -300,13 +300,12 @@ def with_statistics(
     """
     if batch.statistics is not None or not config.statistics:
         return batch
-    history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
     if values is None:
-        statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
-    else:
-        statistics = inputs_of_values(schema, tables, *values, lengths, own, fold)
+        item, history = map(jnp.asarray, (batch.item, batch.history))
+        values = gather(item, tables.item, "item"), gather(history, tables.item, "item")
+    statistics = statistics_inputs(schema, tables, *values, jnp.asarray(batch.lengths), own, fold)
     return batch._replace(statistics=statistics, own=None)
 
 

@@ -25,18 +25,21 @@ def any_of(value: jax.Array, axis: Axis) -> jax.Array:
 
 
 class Dropout(nn.Module):
-    """``flax.linen.Dropout`` with the mask that one device would draw for the whole batch."""
+    """``flax.linen.Dropout``, on several devices with the mask of one for the whole batch."""
 
     rate: float
-    axis: str
+    axis: Axis = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
+    def __call__(self, x: Float[Array, "B H"], *, train: bool) -> Float[Array, "B H"]:
         """Drop units of this device's rows, in training."""
-        rows, devices = x.shape[0], jax.lax.axis_size(self.axis)
-        keep = 1.0 - self.rate
-        key = self.make_rng("dropout")
-        mask = jax.random.bernoulli(key, p=keep, shape=(devices * rows, *x.shape[1:]))
-        start = jax.lax.axis_index(self.axis) * rows
-        mask = jax.lax.dynamic_slice_in_dim(mask, start, rows)
-        return jnp.where(mask, x / keep, jnp.zeros_like(x))
+        if not self.rate or not train:
+            return x
+        rows, keep = x.shape[0], 1.0 - self.rate
+        devices = 1 if self.axis is None else jax.lax.axis_size(self.axis)
+        shape = (devices * rows, *x.shape[1:])
+        mask = jax.random.bernoulli(self.make_rng("dropout"), p=keep, shape=shape)
+        if self.axis is not None:
+            start = jax.lax.axis_index(self.axis) * rows
+            mask = jax.lax.dynamic_slice_in_dim(mask, start, rows)
+        return jax.lax.select(mask, x / keep, jnp.zeros_like(x))

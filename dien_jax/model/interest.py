@@ -31,6 +31,9 @@ from jaxtyping import Array, Float, Int
 from dien_jax.config.settings import network_implementation
 from dien_jax.model.layers import PReLU
 
+States = tuple[Float[Array, "B T H"], Float[Array, "B H"]]
+"""The states of every step, and the last one."""
+
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
     """Draw each gate's matrix of ``[rows, gates, H]`` on its own."""
@@ -111,7 +114,7 @@ class GRU(Recurrence):
         x: Float[Array, "B T D"],
         lengths: Int[Array, " B"],
         initial_state: Float[Array, "B H"] | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+    ) -> States:
         """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
         return gru(x, self.weights(x.shape[-1]), **self.options(lengths, initial_state))
 
@@ -126,7 +129,7 @@ class _Attentional(Recurrence):
         attention: Float[Array, "B T"],
         lengths: Int[Array, " B"],
         initial_state: Float[Array, "B H"] | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+    ) -> States:
         """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
         return self._run(x, attention, self.options(lengths, initial_state))
 
@@ -143,9 +146,7 @@ class AGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def _run(
-        self, x: jax.Array, attention: jax.Array, options: dict
-    ) -> tuple[jax.Array, jax.Array]:
+    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
 
     last_states = _last_states("agru")
@@ -163,9 +164,7 @@ class AUGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def _run(
-        self, x: jax.Array, attention: jax.Array, options: dict
-    ) -> tuple[jax.Array, jax.Array]:
+    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return augru(x, attention, self.weights(x.shape[-1]), **options)
 
     last_states = _last_states("augru")
@@ -183,9 +182,7 @@ class AIGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def _run(
-        self, x: jax.Array, attention: jax.Array, options: dict
-    ) -> tuple[jax.Array, jax.Array]:
+    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, self.weights(x.shape[-1]), **options)
 
@@ -303,9 +300,6 @@ class BilinearAttention(nn.Module):
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
         kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
-        return _shared_softmax((candidates @ kernel) @ states.T, length)
-
-
-def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Float[Array, "N T"]:
-    lengths = jnp.broadcast_to(length, scores.shape[:1])
-    return masked_softmax(scores.astype(jnp.float32), lengths)
+        scores = (candidates @ kernel) @ states.T
+        lengths = jnp.broadcast_to(length, scores.shape[:1])
+        return masked_softmax(scores.astype(jnp.float32), lengths)

@@ -98,13 +98,10 @@ class DiceNorm(nn.Module):
         batch = None
         if train:
             counted, squares = (live | ~any_of(live, self.axis))[:, None], jnp.square(x)
-            if self.axis is None:
-                mean, square = x.mean(0, where=counted), squares.mean(0, where=counted)
-            else:
-                rows = total(counted.sum(0).astype(x.dtype), self.axis)
-                mean, square = (
-                    total(terms.sum(0, where=counted), self.axis) / rows for terms in (x, squares)
-                )
+            rows = total(counted.sum(0).astype(x.dtype), self.axis)
+            mean, square = (
+                total(terms.sum(0, where=counted), self.axis) / rows for terms in (x, squares)
+            )
             batch = mean, jnp.maximum(0.0, square - jnp.square(mean))
         mean, variance = moments_in_use(self, x.shape[-1], batch, live, self.axis)
         return (x - mean[None, :]) * jax.lax.rsqrt(variance[None, :] + DICE_EPSILON)
@@ -258,10 +255,7 @@ class MLP(nn.Module):
                 x = dice(x, live, train=train)
             else:
                 x = PReLU(name=f"activation_{index}")(x)
-            if self.dropout and train and self.axis is not None:
-                x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
-            elif self.dropout:
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout, self.axis)(x, train=train)
         columns = 2 if theirs else 1
         logit = nn.Dense(columns, dtype=x.dtype, kernel_init=self.initial, name="logit")
         return as_logit(logit(x).astype(jnp.float32))

@@ -7,6 +7,7 @@ as in training, on a copy of the history for each of ``CHUNK`` candidates at a t
 Dimensions: N candidates, T steps, H state, Q candidate embedding.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -67,11 +68,11 @@ def _by_copies(
 ) -> jax.Array:
     """Return the result of ``compute``, which also gives its expected shape, for copied rows."""
     unbound, variables = module.unbind()
+    call = functools.partial(unbound.apply, variables)
 
     def of_chunk(rows: jax.Array) -> jax.Array:
         copies = jnp.broadcast_to(states, (rows.shape[0], *states.shape))
         lengths = jnp.broadcast_to(length, rows.shape[:1])
-        call = lambda *arguments: unbound.apply(variables, *arguments)  # noqa: E731
         result, shape = compute(call, rows, copies, lengths)
         if result.shape != shape:
             raise ValueError(f"a result of shape {result.shape}, expected {shape}")

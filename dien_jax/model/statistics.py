@@ -23,7 +23,6 @@ from dien_jax.data.tables import (
     factor_features,
     statistics_features,
 )
-from dien_jax.model.embeddings import gather
 from dien_jax.model.factors import factor_names, recency_of, similarities
 
 OF_VALUE = (
@@ -57,17 +56,18 @@ def statistics_names(schema: Schema) -> tuple[str, ...]:
 def statistics_inputs(
     schema: Schema,
     tables: FeatureTables,
-    history: Int[Array, "H T"],
+    of_candidate: dict[str, Any],
+    of_history: dict[str, Any],
     lengths: Int[Array, " H"],
-    candidate: Int[Array, " B"],
     own: Int[Array, "B S"] | None = None,
     fold: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B F"]:
     """Return what counts and factors say of each row's candidate and history.
 
-    There may be a single history for all candidates. ``own`` are the bits of a training example,
-    whose own event and its user's later ones are left out of all counts; ``fold`` has the tables
-    of factors that leave its user out.
+    ``of_candidate`` and ``of_history`` are values of items, as
+    :func:`dien_jax.model.embeddings.gather` gives them; there may be a single history for all
+    candidates. ``own`` are the bits of a training example, whose own event and its user's later
+    ones are left out of all counts; ``fold`` has the tables of factors that leave its user out.
 
     Raises:
       ValueError: for tables without counts, or without the factors of a feature that has them.
@@ -77,20 +77,6 @@ def statistics_inputs(
             "model.statistics needs the counts and factors of training events in the tables: make "
             "them with feature_tables, or choose ModelConfig(statistics=False)"
         )
-    of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
-    return inputs_of_values(schema, tables, of_candidate, of_history, lengths, own, fold)
-
-
-def inputs_of_values(
-    schema: Schema,
-    tables: FeatureTables,
-    of_candidate: dict[str, Any],
-    of_history: dict[str, Any],
-    lengths: Int[Array, " H"],
-    own: Int[Array, "B S"] | None = None,
-    fold: Int[Array, " B"] | None = None,
-) -> Float[Array, "B F"]:
-    """Return :func:`statistics_inputs` of the values of items, as :func:`gather` gives them."""
     rows, is_shared = of_candidate["item"].shape[0], lengths.shape[0] == 1
 
     def of_each(name: str, function: Callable[[jax.Array], jax.Array]) -> jax.Array:

@@ -81,10 +81,7 @@ class Tower(nn.Module):
         x = inputs = jnp.clip(inputs, -LIMIT, LIMIT)
         for index, size in enumerate(LAYERS):
             x = jax.nn.relu(nn.Dense(size, name=f"layer_{index}")(x))
-            if train and self.axis is not None:
-                x = Dropout(DROPOUT, self.axis, name=f"Dropout_{index}")(x)
-            else:
-                x = nn.Dropout(DROPOUT, deterministic=not train)(x)
+            x = Dropout(DROPOUT, self.axis)(x, train=train)
         linear = nn.Dense(1, kernel_init=zeros, use_bias=False, name="linear")(inputs)
         terms.append(linear + nn.Dense(1, kernel_init=zeros, name="logit")(x))
         rows = statistics.shape[0]

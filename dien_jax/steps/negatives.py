@@ -23,14 +23,14 @@ class Sampler(NamedTuple):
     Source: Walker, ACM TOMS 1977; construction after Vose, IEEE TSE 1991.
     """
 
-    keep: Float[Array, " I"]
-    alias: Int[Array, " I"]
+    keep: Float[schema.Array, " I"]
+    alias: Int[schema.Array, " I"]
 
 
 def make_sampler(
     popularity: schema.Array, distribution: Literal["popularity", "uniform"]
 ) -> Sampler:
-    """Return an alias table that draws known items by their count, or uniformly.
+    """Return an alias table on the host that draws known items by their count, or uniformly.
 
     >>> import numpy as np
     >>> from dien_jax.steps import make_sampler
@@ -42,21 +42,13 @@ def make_sampler(
         only where no other item exists.
       distribution: ``"popularity"`` or ``"uniform"``.
     """
-    keep, alias = host_sampler(popularity, distribution)
-    return Sampler(jnp.asarray(keep), jnp.asarray(alias))
-
-
-def host_sampler(
-    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two arrays of :func:`make_sampler` on the host."""
     mass = np.ones(len(popularity), np.int64)
     if distribution != "uniform":
         mass[:] = popularity
     mass[UNKNOWN] = 0
     if not mass.any():
         mass[UNKNOWN:] = 1
-    return _alias_table(mass)
+    return Sampler(*_alias_table(mass))
 
 
 def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,11 +95,10 @@ def random_columns(key: PRNGKeyArray, items: int, shape: tuple[int, ...]) -> Ran
     return RandomColumns(column, jax.random.uniform(keep_key, shape, jnp.float32))
 
 
-def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Return independent item ids of the sampler's distribution."""
-    column, uniform = random_columns(key, sampler.keep.shape[0], shape)
-    kept = uniform < sampler.keep[column]
-    return jnp.where(kept, column, sampler.alias[column])
+def drawn(sampler: Sampler, random: RandomColumns) -> Int[Array, "..."]:
+    """Return the items of draws from an alias table."""
+    keep, alias = map(jnp.asarray, sampler)
+    return jnp.where(random.uniform < keep[random.column], random.column, alias[random.column])
 
 
 def auxiliary_negatives(
@@ -123,8 +114,8 @@ def auxiliary_negatives(
     >>> auxiliary_negatives(sampler, jax.random.key(0), history, 4).shape
     (1, 2, 4)
     """
-    following = history[:, 1:, None]
-    return unequal(draw(sampler, key, draws_shape(history, count)), following)
+    random = random_columns(key, sampler.keep.shape[0], draws_shape(history, count))
+    return unequal(drawn(sampler, random), history[:, 1:, None])
 
 
 def draws_shape(history: Int[Array, "B T"], count: int) -> tuple[int, int, int, int]:

@@ -25,7 +25,7 @@ from dien_jax.data.tables import FeatureTables
 from dien_jax.model.devices import Axis
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
-from dien_jax.steps.negatives import RandomColumns, Sampler
+from dien_jax.steps.negatives import RandomColumns, Sampler, drawn
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.rows import RowGather, Table, large_tables, put_rows, table_of
 from dien_jax.utils.machine import machine_bytes
@@ -155,8 +155,7 @@ class OneDevice:
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table."""
-        kept = random.uniform < sampler.keep[random.column]
-        return jnp.where(kept, random.column, sampler.alias[random.column])
+        return drawn(sampler, random)
 
     def total(self, tree: Any) -> Any:
         """Return sums over devices."""
@@ -229,32 +228,33 @@ class OneDevice:
 
     def to_save(self, tree: Any) -> Any:
         """Return arrays as a checkpoint has them: large tables in the order of a layout."""
-
-        def saved(path: tuple, leaf: Any) -> Any:
-            layout = self.layouts.get(table_of(path))
-            return leaf if layout is None else layout.part(np.asarray(leaf), 0)
-
-        return jax.tree_util.tree_map_with_path(saved, tree)
+        return self._map_tables(lambda layout, leaf: layout.part(np.asarray(leaf), 0), tree)
 
     def to_restore(self, tree: Any) -> Any:
         """Return arrays or shapes with :class:`SavedTable` in place of large tables."""
 
-        def saved(path: tuple, leaf: Any) -> Any:
-            layout = self.layouts.get(table_of(path))
-            if layout is None:
-                return leaf
+        def saved(layout: Layout, leaf: Any) -> SavedTable:
             return SavedTable((layout.used, *leaf.shape[1:]), leaf.dtype, layout.used)
 
-        return jax.tree_util.tree_map_with_path(saved, tree)
+        return self._map_tables(saved, tree)
 
     def in_rows(self, tree: Any) -> Any:
         """Return arrays read for :meth:`to_restore`, rows in the order of the vocabulary again."""
+        return self._map_tables(Layout.joined, tree)
 
-        def rows(path: tuple, leaf: Any) -> Any:
+    def _map_tables(
+        self,
+        of_table: Callable[[Layout, Any], Any],
+        tree: Any,
+        of_other: Callable[[Any], Any] = lambda leaf: leaf,
+    ) -> Any:
+        """Apply a function of a layout and an array to large tables, and another to all else."""
+
+        def mapped(path: tuple, leaf: Any) -> Any:
             layout = self.layouts.get(table_of(path))
-            return leaf if layout is None else layout.joined(leaf)
+            return of_other(leaf) if layout is None else of_table(layout, leaf)
 
-        return jax.tree_util.tree_map_with_path(rows, tree)
+        return jax.tree_util.tree_map_with_path(mapped, tree)
 
     def restored(self, tree: Any, like: Any) -> Any:
         """Return what was read for :meth:`to_restore`, where ``like`` is."""

@@ -11,8 +11,7 @@ filler look up row 0, of unknown values.
 Dimensions: U rows taken of a table, at most as many as ids look it up.
 """
 
-import dataclasses
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,15 +68,11 @@ def is_large(rows: int) -> bool:
     return rows > max(DENSE_ROWS, 1)
 
 
-def rows_of_large_tables(schema: Schema) -> int:
-    """Return the number of rows of all embedding tables of more than ``DENSE_ROWS`` rows."""
-    sizes = [f.size for features in vars(schema).values() for f in features if f.size is not None]
-    return sum(size for size in sizes if size > DENSE_ROWS)
-
-
 def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
     """Return the update of embeddings that ``auto`` stands for with tables of a schema."""
-    return "lazy_adam" if rows_of_large_tables(schema) > LAZY_ROWS else "dense"
+    sizes = [f.size or 0 for features in vars(schema).values() for f in features]
+    of_large = sum(size for size in sizes if size > DENSE_ROWS)
+    return "lazy_adam" if of_large > LAZY_ROWS else "dense"
 
 
 def tables_by_row(update: str, schema: Schema) -> frozenset[Table]:
@@ -105,7 +100,6 @@ def places(rows: Rows, ids: Int[Array, "..."]) -> Int[Array, "..."]:
 class LookUps(NamedTuple):
     """A batch with ids renumbered for the rows gathered, and the features of these rows."""
 
-    schema: Schema
     features: FeatureTables
     batch: Batch
     negatives: jax.Array | None
@@ -124,7 +118,7 @@ class RowGather:
         self.rows: dict[Table, Rows] = {}
 
     def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
-        """Return U, ids as places among the rows taken, and columns ``[U, ...]``.
+        """Return ids as places among the rows taken, and columns ``[U, ...]``.
 
         Args:
           table: one of ``tables``.
@@ -134,7 +128,7 @@ class RowGather:
         """
         rows = self.rows[table] = distinct(ids, size)
         columns = jax.tree.map(lambda column: jnp.asarray(column)[rows.read], columns)
-        return rows.read.shape[0], places(rows, ids), columns
+        return places(rows, ids), columns
 
     def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
         """Return parameters and slots with the rows taken in place of tables."""
@@ -159,16 +153,13 @@ def look_up(
     items and users come with the rows of their ids, and rows of the tables of these features after
     that.
     """
-    sizes = dict[Table, int]()
 
     def take(
         group: str, feature: Feature, ids: jax.Array, columns: Any = ()
     ) -> tuple[jax.Array, Any]:
-        table = (group, feature.name)
-        if table not in gather.tables:
+        if (table := (group, feature.name)) not in gather.tables:
             return ids, columns
-        sizes[table], ids, columns = gather(table, cast(int, feature.size), ids, columns)
-        return ids, columns
+        return gather(table, feature.size, ids, columns)
 
     def take_values(group: str, feature: Feature, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):
@@ -181,7 +172,7 @@ def look_up(
 
     if not gather.tables:
         batch = with_statistics(config, schema, features, batch)
-        return LookUps(schema, features, batch, negatives)
+        return LookUps(features, batch, negatives)
     id_arrays = [batch.history, batch.item] + ([] if negatives is None else [negatives])
     item_ids = jnp.concatenate([jnp.asarray(ids).reshape(-1) for ids in id_arrays])
     of_items = features.item, features.vector_row
@@ -200,24 +191,7 @@ def look_up(
     )
     context = take_all("context", batch.context)
     batch = batch._replace(history=placed[0], item=placed[1], user=user, context=context)
-    return LookUps(
-        compact_schema(schema, sizes), found, batch, None if negatives is None else placed[2]
-    )
-
-
-def compact_schema(schema: Schema, sizes: dict[Table, int]) -> Schema:
-    """Return a schema whose tables have other numbers of rows."""
-
-    def compact(table: Table, feature: Feature) -> Feature:
-        if table not in sizes:
-            return feature
-        return dataclasses.replace(feature, size=sizes[table])
-
-    groups = {
-        group: tuple(compact((group, feature.name), feature) for feature in features)
-        for group, features in vars(schema).items()
-    }
-    return Schema(**groups)
+    return LookUps(found, batch, None if negatives is None else placed[2])
 
 
 def take_rows(tree: Any, rows: dict[Table, Rows]) -> Any:

@@ -36,6 +36,7 @@ def make_predict_step(
     True
     """
     place = place or OneDevice(schema)
+    model = ClickModel(config.model, schema, place.axis)
 
     def on_device(
         params: Any,
@@ -48,7 +49,6 @@ def make_predict_step(
         gather = place.gather(read)
         found = look_up(config.model, schema, gather, features, batch)
         variables = {"params": gather.compact(read, ())[0], "batch_stats": batch_stats}
-        model = ClickModel(config.model, found.schema, place.axis)
         method = "tower_terms" if part == "tower" else None
         output: Any = model.apply(variables, found.batch, found.features, method=method)
         logits = output.sum(1) if part == "tower" else output.logits

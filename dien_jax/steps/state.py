@@ -1,7 +1,7 @@
 """The state that a train step carries, the tables it reads, and the least memory of both."""
 
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,14 @@ from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.model.tower import Part, of_part
-from dien_jax.steps.negatives import Sampler, host_sampler
+from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import table_of, tables_by_row
 from dien_jax.utils.machine import require_memory
+
+if TYPE_CHECKING:
+    from dien_jax.data.dataset import Dataset
 
 
 def parts(config: ModelConfig) -> tuple[Part, ...]:
@@ -52,25 +55,7 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-@runtime_checkable
-class TrainingData(Protocol):
-    """A :class:`~dien_jax.data.Dataset`: its constant inputs of steps."""
-
-    @property
-    def schema(self) -> Schema:
-        """Features of items, users and requests."""
-
-    @property
-    def popularity(self) -> np.ndarray:
-        """Training events of each item, int64 ``[items]``."""
-
-    def feature_tables(self, *, statistics: bool, folds: bool) -> FeatureTables:
-        """Return the tables of items and users, and what the model reads of the statistics."""
-
-
-def feature_tables(
-    dataset: TrainingData, model: ModelConfig, *, folds: bool = False
-) -> FeatureTables:
+def feature_tables(dataset: "Dataset", model: ModelConfig, *, folds: bool = False) -> FeatureTables:
     """Return the tables that a model reads, on the default device; ``folds`` are for training.
 
     >>> from dien_jax import open_dataset, preset
@@ -83,9 +68,7 @@ def feature_tables(
     )
 
 
-def training_tables(
-    dataset: TrainingData, config: Config, place: OneDevice | None = None
-) -> Tables:
+def training_tables(dataset: "Dataset", config: Config, place: OneDevice | None = None) -> Tables:
     """Return the feature tables, and the sampler of auxiliary negatives that training needs.
 
     They are on the devices of a ``place``, or on the default device.
@@ -101,8 +84,8 @@ def training_tables(
     )
     if not config.model.auxiliary_weight:
         return Tables(features, None)
-    alias_table = host_sampler(dataset.popularity, config.model.auxiliary_distribution)
-    return Tables(features, Sampler(*map(place.put_items, alias_table)))
+    sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    return Tables(features, Sampler(*map(place.put_items, sampler)))
 
 
 def create_state(

@@ -201,6 +201,7 @@ def make_train_step(
     """
     place = place or OneDevice(schema)
     by_row = tables_by_row(config.optim.embedding_update, schema)
+    gradient = jax.grad(make_loss(config, schema, place.axis, part), has_aux=True)
     update = place.make_update(config, steps_per_epoch, part)
 
     def on_device(
@@ -218,7 +219,6 @@ def make_train_step(
         rows, of_slots = gather.compact(read, slots[part])
         learned = of_part(rows, part)
         fixed = {name: leaf for name, leaf in rows.items() if name not in learned}
-        gradient = jax.grad(make_loss(config, found.schema, place.axis, part), has_aux=True)
         inputs = (found.features, found.batch, found.negatives, dropout_key)
         gradients, (batch_stats, metrics) = gradient(learned, fixed, batch_stats, *inputs)
         whole = (of_part(params, part), slots[part])

@@ -171,21 +171,16 @@ def _start_failure(config: DistributedConfig, error: Exception) -> str:
 
 def _say_when_aborted(message: str, status: int) -> None:
     """Print a message and exit where JAX would abort this process, from a thread of its own."""
-    text = _line(message)
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end_at_once(text, status))
+    number = f"process {index()}: " if index() else ""
+    text = f"{number}error: {message}\n".encode(errors="backslashreplace")
+
+    def end_at_once(_: int) -> None:
+        os.write(2, text)
+        os._exit(status)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end_at_once)
     _handlers.append(handler)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
-
-
-def _line(message: str) -> bytes:
-    """Return an error of this process as it is printed."""
-    number = f"process {index()}: " if index() else ""
-    return f"{number}error: {message}\n".encode(errors="backslashreplace")
-
-
-def _end_at_once(text: bytes, status: int) -> None:
-    os.write(2, text)
-    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -135,17 +135,11 @@ _CURVES = {
 }
 
 
-def draw_curves(folder: Path) -> Path | None:
-    """Draw ``curves.png`` of a run from its ``metrics.jsonl``, and return the file.
-
-    None where matplotlib is not installed or nothing was evaluated.
-    """
+def draw_curves(folder: Path) -> None:
+    """Draw ``curves.png`` of a run's evaluations, if there are any and matplotlib is installed."""
     records = read_evaluations(folder)
-    figure = curves_figure(records) if records else None
-    if figure is None:
-        return None
-    save_picture(figure, folder / CURVES_FILE)
-    return folder / CURVES_FILE
+    if records and (figure := curves_figure(records)) is not None:
+        save_picture(figure, folder / CURVES_FILE)
 
 
 def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":

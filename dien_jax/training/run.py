@@ -183,11 +183,11 @@ def resume(
 
     dataset, devices, now = on_each(opened)
     agree(now | {"mesh.data": str(len(devices))})
-    before = dict.fromkeys(COUNTED, "1") | run.versions
+    before, after = (dict.fromkeys(COUNTED, "1") | recorded for recorded in (run.versions, now))
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
-    for name in run.versions | now:
-        if before.get(name) != now.get(name, "1" if name in COUNTED else None):
-            found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
+    for name in before | after:
+        if before.get(name) != after.get(name):
+            found = f"the run began with {name} {before.get(name)}, this is {after.get(name)}"
             say(f"warning: {found}; {differ}")
     with _opened(folder, run, loggers) as running:
         return _train(run, dataset, folder, stop_signal, devices, running)

@@ -2,9 +2,8 @@
 
 Rows of embedding tables are matched by raw value, never by position; rows of new values start
 from trained rows, see :func:`grown`. Other parameters, and the running statistics of BatchNorm and
-Dice, are copied. So is optimizer state where both runs' optimizers have the same: its slots move
-with their rows, and new rows start with zero slots. Schedules start again. docs/incremental.md
-measures what that is worth.
+Dice, are copied. So is optimizer state: its slots move with their rows, and new rows start with
+zero slots. Schedules start again. docs/incremental.md measures what a warm start is worth.
 """
 
 import dataclasses

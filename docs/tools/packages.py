@@ -43,7 +43,7 @@ MORE = {
     },
     "model": {
         "attention": "ATTENTIONS AUXILIARIES AuxiliaryNetwork BilinearAttention "
-        "BinaryAuxiliaryLoss MLPAttention SoftmaxAuxiliaryLoss auxiliary_loss auxiliary_positions",
+        "BinaryAuxiliaryLoss MLPAttention SoftmaxAuxiliaryLoss auxiliary_positions",
         "click-model": "BatchNorm ClickModel Dice MLP PReLU",
         "tower": "FeatureEmbeddings Tower factor_names statistics_names",
     },

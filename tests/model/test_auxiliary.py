@@ -8,7 +8,6 @@ from dien_kernels import xla_networks
 
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    auxiliary_loss,
     auxiliary_positions,
     auxiliary_weights,
     weighted_loss,
@@ -49,36 +48,34 @@ def test_positions_are_those_with_a_real_next_behaviour() -> None:
     np.testing.assert_array_equal(found, np.array(expected, bool))
 
 
-def test_auxiliary_loss_counts_live_positions_and_valid_negatives_only() -> None:
-    positive = jnp.array([[0.3, -1.0], [2.0, 50.0]])
-    negative = jnp.array([[[0.1, -0.2], [1.0, 7.0]], [[-3.0, 0.0], [60.0, 70.0]]])
-    positions = jnp.array([[True, True], [True, False]])
-    valid = jnp.array([[[True, True], [True, False]], [[True, True], [True, True]]])
-    weights = jnp.ones(2)
+def loss_of(logits, counted, weights, *options):
+    """The auxiliary loss of logits ``[K, B, S]``, the real behaviours' first."""
+    signs = jnp.ones(len(logits)).at[0].set(-1)[:, None, None]
+    return (auxiliary_weights(counted, weights, *options) * jax.nn.softplus(signs * logits)).sum()
+
+
+def test_auxiliary_loss_is_the_mean_over_what_counts() -> None:
+    positive = [[0.3, -1.0], [2.0, 50.0]]
+    negative = [[[0.1, 1.0], [-3.0, 60.0]], [[-0.2, 7.0], [0.0, 70.0]]]
+    counted = jnp.array([[[1, 1], [1, 0]], [[1, 1], [1, 0]], [[1, 0], [1, 0]]], bool)
+    filler = ((0, 0), (0, 1), (0, 0))
+    logits, counted = (
+        jnp.pad(each, filler) for each in (jnp.array([positive, *negative]), counted)
+    )
+    weights = jnp.array([1.0, 1.0, 0.0])
     p = sigma([0.3, -1.0, 2.0])
     n = sigma([0.1, -0.2, 1.0, -3.0, 0.0])
     live = -np.log(p).mean() - np.log(1 - n).mean()
-    found = auxiliary_loss(positive, negative, positions, valid, weights=weights)
-    np.testing.assert_allclose(found, live, rtol=1e-6)
+    np.testing.assert_allclose(loss_of(logits, counted, weights), live, rtol=1e-6)
     everywhere = -np.log(p).sum() / 4 - np.log(1 - n).sum() / 2 / 4
-    found = auxiliary_loss(positive, negative, positions, valid, mean="all", weights=weights)
-    np.testing.assert_allclose(found, everywhere, rtol=1e-6)
+    np.testing.assert_allclose(loss_of(logits, counted, weights, True), everywhere, rtol=1e-6)
 
 
-def test_auxiliary_loss_without_positions_is_zero_and_flat() -> None:
-    nowhere = jnp.zeros((1, 2), bool)
-
-    def loss(positive):
-        return auxiliary_loss(
-            positive, positive[..., None], nowhere, nowhere[..., None], weights=jnp.ones(1)
-        )
-
-    value, gradient = jax.value_and_grad(loss)(jnp.ones((1, 2)))
-    assert value == 0
-    np.testing.assert_array_equal(gradient, 0)
-    empty = jnp.zeros((1, 0))
-    assert auxiliary_loss(empty, empty[..., None], empty > 0, empty[..., None] > 0,
-                          weights=jnp.ones(1)) == 0  # fmt: skip
+@pytest.mark.parametrize("positions", [0, 2])
+@pytest.mark.parametrize("follow_authors", [False, True])
+def test_without_a_position_nothing_weighs(positions: int, follow_authors: bool) -> None:
+    nowhere = jnp.zeros((2, 1, positions), bool)
+    assert not auxiliary_weights(nowhere, jnp.ones(1), follow_authors).any()
 
 
 B, S, H, D, N = 5, 6, 4, 3, 2
@@ -86,40 +83,27 @@ B, S, H, D, N = 5, 6, 4, 3, 2
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("implementation", "block", "columns", "mean"),
-    [
-        ("xla", 7, 1, "live"),
-        ("xla", 10, 2, "all"),
-        ("xla", 1000, 2, "live"),
-        ("native", 1, 1, "all"),
-        ("native", 1, 2, "live"),
-    ],
+    ("implementation", "block", "columns"),
+    [("xla", 7, 1), ("xla", 10, 2), ("xla", 1000, 2), ("native", 1, 1), ("native", 1, 2)],
 )
-def test_value_and_gradients_do_not_depend_on_blocks(
-    monkeypatch, implementation, block, columns, mean
-):
+def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, implementation, block, columns):
     """Blocks that divide the thirty positions, that do not, and a single one."""
     monkeypatch.setattr(xla_networks, "CPU_BLOCK", block)
     rng = np.random.default_rng(0)
     states = jnp.asarray(rng.normal(size=(B, S + 1, H)), jnp.float32)
     history = jnp.asarray(rng.normal(size=(B, S + 1, D)), jnp.float32)
     sampled = jnp.asarray(rng.normal(size=(N, B, S, D)), jnp.float32)
-    positions = jnp.asarray(rng.random((B, S)) < 0.7)
-    valid = jnp.asarray(rng.random((B, S, N)) < 0.8)
-    rows = jnp.array([1.0, 1, 1, 0, 1])
-    positions = positions & (rows > 0)[:, None]
+    counted, rows = jnp.asarray(rng.random((1 + N, B, S)) < 0.7), jnp.ones(B)
     network = AuxiliaryNetwork((8, 5), columns)
     params = network.init(jax.random.key(0), states[:, :-1], sampled)["params"]
 
     def plain(params, states, history, sampled):
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
         logits = network.apply({"params": params}, states[:, :-1], behaviours)
-        sampled = jnp.moveaxis(logits[1:], 0, -1)
-        return 3 * auxiliary_loss(logits[0], sampled, positions, valid, mean=mean, weights=rows)
+        return 3 * loss_of(logits, counted, rows)
 
     def blocked(params, states, history, sampled):
-        of_real, of_sampled = auxiliary_weights(positions, valid, mean=mean, weights=rows)
-        weights = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
+        weights = auxiliary_weights(counted, rows)
         return 3 * weighted_loss(params, states, history, sampled, weights, implementation)
 
     arguments = (params, states, history, sampled)

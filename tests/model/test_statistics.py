@@ -37,9 +37,9 @@ def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float
     values = statistics_inputs(
         SCHEMA,
         FeatureTables({}, {}, {"item": counts}),
-        jnp.asarray(row),
+        {"item": jnp.array([candidate], jnp.int32)},
+        {"item": jnp.asarray(row)},
         jnp.array([len(history)], jnp.int32),
-        jnp.array([candidate], jnp.int32),
         jnp.array([[bits]], jnp.int8),
     )
     return dict(zip(statistics_names(SCHEMA), np.asarray(values)[0].tolist(), strict=True))
@@ -85,7 +85,8 @@ def test_an_empty_history_and_a_log_without_pairs_have_finite_inputs() -> None:
     counts, _ = count_values(alone, np.arange(6), 6)
     tables = FeatureTables({}, {}, {"item": counts})
     first = jnp.ones(1, jnp.int32)
-    assert np.isfinite(statistics_inputs(SCHEMA, tables, first[:, None], first, first)).all()
+    values = {"item": first}, {"item": first[:, None]}
+    assert np.isfinite(statistics_inputs(SCHEMA, tables, *values, first)).all()
 
 
 def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
