@@ -22,6 +22,8 @@ from dien_jax.data.tables import Batch, folds_of, is_live
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
+STAGES, STAGE_BATCHES = 64, 64
+"""Most stages of an epoch in the order "time", and the least batches of one."""
 FEW_EXAMPLES = 2048
 """Examples of an epoch that are worth a padded length, and so a program, of their own."""
 
@@ -36,6 +38,10 @@ class Loader:
       ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
         does not fill a batch goes up into the next larger bucket. Then the batches themselves are
         shuffled, but for one with filler, which is last. It takes some 30 bytes an example.
+      ``time``: up to ``STAGES`` stages, each of which is shuffled so. The examples of a sequence
+        are spread over the stages in the order of their histories, the last one in the last stage,
+        so that a history has few events that were the target of an earlier step. Those of
+        different sequences are not compared.
       ``sorted``: batches cut from the file's order, sorted by length within buffers of
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
@@ -106,6 +112,9 @@ class Loader:
             lengths = examples.history_end[rows] - dataset.event_offsets[examples.sequence[rows]]
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
             self._lengths[rows] = np.minimum(lengths, self._max_history)
+        self._stages = 1
+        if self._order == "time":
+            self._stages = min(STAGES, max(1, self.steps_per_epoch // STAGE_BATCHES))
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, self._lengths.max(initial=0)) + 1]
@@ -120,8 +129,8 @@ class Loader:
         epoch = 0 if self._order == "evaluation" else epoch
         if self._plan is None or self._plan[0] != epoch:
             self._plan = (epoch, *self._plan_epoch(epoch))
-        _, order, chunks = self._plan
-        start = int(chunks[step]) * self._batch_size
+        _, order, steps = self._plan
+        start = int(steps[step]) * self._batch_size
         return order[start : start + self._batch_size]
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -200,21 +209,42 @@ class Loader:
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples in order, integers ``[n]``, and which B in turn each step takes."""
-        size, chunks = self.num_examples, np.arange(self.steps_per_epoch)
+        size, steps = self.num_examples, np.arange(self.steps_per_epoch)
         if self._order == "evaluation":
-            return np.argsort(-self._lengths, kind="stable"), chunks
+            return np.argsort(-self._lengths, kind="stable"), steps
         generator = np.random.default_rng((self._seed, epoch))
-        if self._order == "shuffled":
-            drawn = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
-            generator.shuffle(drawn)
-            bucket = np.searchsorted(self._edges, self._lengths[drawn])
-            # numpy sorts numbers of 16 bits by radix
-            order = drawn[np.argsort(bucket.astype(np.uint16), kind="stable")]
-        else:
+        whole = steps[: size // self._batch_size]  # a batch with filler stays last
+        if self._order == "sorted":
             buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-            order = np.lexsort((-self._lengths, buffer))
-        generator.shuffle(chunks[: size // self._batch_size])  # one with filler stays last
-        return order, chunks
+            generator.shuffle(whole)
+            return np.lexsort((-self._lengths, buffer)), steps
+        drawn = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+        generator.shuffle(drawn)
+        stage = self._stage_of_examples(generator)
+        group = stage * len(self._edges) + np.searchsorted(self._edges, self._lengths)
+        # numpy sorts numbers of 16 bits by radix
+        order = drawn[np.argsort(group.astype(np.uint16)[drawn], kind="stable")]
+        ends = np.cumsum(np.bincount(stage, minlength=self._stages)) // self._batch_size
+        for of_stage in np.split(whole, ends[:-1]):
+            generator.shuffle(of_stage)
+        return order, steps
+
+    def _stage_of_examples(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the stage of each example, integers ``[n]``, by where its history ends."""
+        stage = np.zeros(self.num_examples, np.uint16)
+        if self._stages == 1:
+            return stage
+        sequence, end = self._examples.sequence, self._examples.history_end
+        first = np.full(len(self._dataset.event_offsets) - 1, np.iinfo(np.int64).max)
+        last = np.zeros_like(first)
+        for rows in chunks(self.num_examples):
+            np.minimum.at(first, sequence[rows], end[rows])
+            np.maximum.at(last, sequence[rows], end[rows])
+        for rows in chunks(self.num_examples):
+            start, stop = first[sequence[rows]], last[sequence[rows]]
+            place = (end[rows] - start + generator.random(len(start))) / (stop - start + 1)
+            stage[rows] = np.minimum(self._stages * place, self._stages - 1)
+        return stage
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "activation PReLU": {"model.activation": "prelu"},
     "attention bilinear": {"model.attention": "bilinear"},
     "gates of the program": {"model.gates": "authors"},
+    "order shuffled": {"train.order": "shuffled"},
 }
 """The settings in which each row of the table ``parts`` differs from ``wide_dien``."""
 RUNS_FOLDER, BASELINES_FOLDER, RESULTS_FILE = "runs", "baselines", "results.csv"

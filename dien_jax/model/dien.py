@@ -14,11 +14,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels.checks import check_shapes, refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.interest import AUGRU, GRU, MLPAttention
+from dien_jax.model.shapes import check_inputs
 from dien_jax.model.shared_history import attention_weights, last_states
 
 
@@ -118,8 +118,7 @@ class DIEN(nn.Module):
           candidate: embedded candidates.
           negatives: K embedded items for each of behaviours 2 to T, drawn at random.
           is_negative: False where a draw is the behaviour itself, and does not count.
-          log_q: ``[1 + K, B, S]``, log probability that the behaviour itself, then each negative,
-            is drawn, for a loss that corrects for it.
+          log_q: log probability that the behaviour itself, then each negative, is drawn.
           weights: 0 for filler rows, which the auxiliary loss leaves out; default ones.
           train: the auxiliary network normalises by the batch, and keeps running statistics.
 
@@ -199,27 +198,3 @@ class DIEN(nn.Module):
             return None
         states = jnp.broadcast_to(last[0], (candidate.shape[0], last[0].shape[1]))
         return jnp.where(lengths > 0, score(states, candidate), 0.0)
-
-
-def check_inputs(
-    history: jax.Array,
-    lengths: jax.Array,
-    candidate: jax.Array,
-    negatives: jax.Array | None,
-    is_negative: jax.Array | None,
-    log_q: jax.Array | None,
-    weights: jax.Array | None,
-) -> None:
-    """Refuse arrays whose shapes do not fit together, by a ValueError that names the argument."""
-    if history.ndim != 3:
-        refuse("history", "shape [B, T, D]", history.shape)
-    rows, steps, size = history.shape
-    check_shapes({"lengths": (lengths, (rows,)), "weights": (weights, (rows,))})
-    check_shapes({"candidate": (candidate, (rows, size))})
-    if negatives is not None:
-        if negatives.ndim != 4:
-            refuse("negatives", "shape [K, B, T - 1, D]", negatives.shape)
-        count, position = negatives.shape[0], (rows, steps - 1)
-        check_shapes({"negatives": (negatives, (count, *position, size))})
-        check_shapes({"is_negative": (is_negative, (count, *position))})
-        check_shapes({"log_q": (log_q, (1 + count, *position))})

@@ -24,7 +24,7 @@ from dien_jax.data.schema import MultiValued
 
 pytestmark = pytest.mark.fast
 
-ORDERS = ("shuffled", "sorted", "evaluation")
+ORDERS = ("time", "shuffled", "sorted", "evaluation")
 
 
 @settings(deadline=None, max_examples=60)
@@ -129,6 +129,27 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(monkeypatch):
         padded.append(length)
     assert mixed <= len(loader.padded_lengths) - 1
     assert padded != sorted(padded)  # long and short batches alternate in training
+
+
+def test_examples_of_a_sequence_come_in_the_order_of_time(monkeypatch):
+    monkeypatch.setattr(loader_module, "STAGE_BATCHES", 2)
+    sequences, events = 40, 8  # every event but the first is an example
+    examples, offsets = np.tile(np.arange(1, events), sequences), np.arange(sequences + 1) * events
+    sequence = np.repeat(np.arange(sequences, dtype=np.int32), events - 1)
+    end = offsets[sequence] + examples
+    dataset = make_dataset(examples)
+    columns = {"sequence": sequence, "history_end": end}
+    train = dataset.splits["train"]._replace(**columns)
+    dataset = dataclasses.replace(dataset, splits={"train": train}, event_offsets=offsets)
+    orders = {}
+    for order in ("time", "shuffled"):
+        train = TrainConfig(batch_size=8, buckets=BUCKETS, max_history=12, order=order)
+        loader = Loader(dataset, "train", train)
+        rows = np.concatenate(indices_of(loader, 0))
+        rank = np.argsort(rows).reshape(sequences, events - 1)  # when each example comes
+        orders[order] = (np.diff(rank, axis=1) > 0).mean()
+    assert orders["time"] > 0.95
+    assert 0.3 < orders["shuffled"] < 0.7
 
 
 def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
@@ -264,7 +285,7 @@ PART_TRAIN = TrainConfig(batch_size=12, buckets=BUCKETS, max_history=12)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 12])
-@pytest.mark.parametrize("order", ["shuffled", "sorted", "evaluation"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_parts_together_are_the_batch(order: str, parts: int) -> None:
     dataset = make_dataset(PART_LENGTHS)
     about = {"seed": 3, "order": order}
