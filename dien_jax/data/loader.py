@@ -240,6 +240,8 @@ class Loader:
         for rows in chunks(self.num_examples):
             np.minimum.at(first, sequence[rows], end[rows])
             np.maximum.at(last, sequence[rows], end[rows])
+        if not (first < last).any():  # a sequence has one history: there is no order
+            return stage
         for rows in chunks(self.num_examples):
             start, stop = first[sequence[rows]], last[sequence[rows]]
             place = (end[rows] - start + generator.random(len(start))) / (stop - start + 1)
