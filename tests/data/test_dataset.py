@@ -190,6 +190,15 @@ OFFSETS_AND_COUNTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("items/tags/offsets", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
     ("popularity", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
     ("popularity", lambda v: v[1:], "expected 4 entries, found 3"),
+    ("statistics/item/count", lambda v: v - INT(1), "entry 0 should be a count of 0 or more"),
+    ("statistics/item/other", lambda v: -v, "entry 0 .* below 4, found -2"),
+    ("statistics/item/other", lambda v: v + INT(2**30), "entry 0 .* below 4, found 1073741826"),
+    ("statistics/item/together", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
+    ("statistics/item/offsets", lambda v: v - 1, "expected offsets from 0 to 2, found -1 to 1"),
+    ("statistics/item/offsets", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 1 then 0"),
+    ("statistics/item/own", lambda v: v - np.int8(1), "entry 0 .* below 4, found -1"),
+    ("statistics/item/own", lambda v: v[:-1], "expected 4 entries, found 3"),
+    ("statistics/item/own", lambda v: v.astype("f4"), "one dimension of int8, .* of float32"),
 ]
 
 

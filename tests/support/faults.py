@@ -74,17 +74,8 @@ def make_workspace(folder: Path) -> Path:
 
     ``log.csv``: 20 users of 8 events with a category, a price and a multi-valued column; ``data``:
     the folder that ``prepare`` makes of it; ``run``: a model without recurrence, trained on it;
-    ``model.dien``: its export; ``queries.csv``: a table to score.
+    ``queries.csv``: a table to score. :func:`export` adds ``model.dien``.
     """
-    make_trained_workspace(folder)
-    with contextlib.chdir(folder):
-        ending = run_in_process("export", "run", "--out", "model.dien")
-    assert ending.status == 0, ending.output
-    return folder
-
-
-def make_trained_workspace(folder: Path) -> Path:
-    """Make all of the workspace but ``model.dien``."""
     folder.mkdir()
     rows = [
         f"u{user},i{item},c{item % 3},{item % 5 + 0.5},t{item % 2}|t{item % 3},{100 + 10 * time}"
@@ -104,6 +95,13 @@ def make_trained_workspace(folder: Path) -> Path:
     # What a run with other loggers than the default has; those would need packages.
     (folder / "run" / "loggers.json").write_text('{"loggers": ["tensorboard"], "runs": {}}\n')
     return folder
+
+
+def export(workspace: Path) -> None:
+    """Add the exported file of the run."""
+    with contextlib.chdir(workspace):
+        ending = run_in_process("export", "run", "--out", "model.dien")
+    assert ending.status == 0, ending.output
 
 
 PREPARE = (
