@@ -107,7 +107,7 @@ def test_popularity_is_that_of_the_time():
 def test_uniform_draws_every_item_that_existed_alike():
     pool = pool_of([4] * 3 + [5, 4] + [6] * 100, [0] * 5 + [5] * 100, "uniform")
     assert pool.until(np.array([0, 4, 5])).tolist() == [2, 2, 3]
-    assert pool.take(np.arange(3)).tolist() == [4, 5, 6]
+    assert pool.item.take(np.arange(3)).tolist() == [4, 5, 6]
     for target, share in ((1, [1 / 2, 1 / 2, 0]), (2, [1 / 3] * 3)):
         drawn = draw([target], pool, count=6000)
         counts = np.bincount(drawn.item, minlength=7)
@@ -172,7 +172,7 @@ def test_a_pool_looks_up_times_in_any_order_and_across_blocks(block, monkeypatch
     asked = np.array([9, 0, 2, 1, 10, 5, 2, 8])
     assert pool.until(asked).tolist() == np.searchsorted(times, asked, side="right").tolist()
     places = np.array([9, 0, 4, 4, 7])
-    assert pool.take(places).tolist() == places.tolist()
+    assert pool.item.take(places).tolist() == places.tolist()
 
 
 def test_numbers_of_counters_are_uniform_and_independent_of_their_neighbours():
