@@ -75,27 +75,6 @@ TIMES = [
 ]  # fmt: skip
 
 
-def cut(source: str, name: str, size: int, folder: Path) -> None:
-    """Keep the first bytes of a table in another form."""
-    if name.endswith(".gz"):
-        content = gzip.compress((folder / f"{source}.csv").read_bytes(), mtime=0)
-    else:
-        to_parquet(folder, source)
-        content = (folder / f"{source}.parquet").read_bytes()
-        (folder / f"{source}.parquet").unlink()
-    (folder / name).write_bytes(content[:size])
-
-
-CUT = "cut off or damaged|damaged, or not a Parquet|NUL byte|UTF-8|no column|empty"
-TRUNCATED = [
-    Case(command, f"{size} bytes of {name}", words(name), partial(cut, source, name, size),
-         rf"{name.partition('.')[0]}\..*({CUT})")
-    for command, source, words in (("prepare", "log", prepares), ("predict", "queries", predicts))
-    for name in ("cut.parquet", "cut.csv.gz")
-    for size in (0, 1, 32)
-]  # fmt: skip
-
-
 def odd_names(folder: Path) -> None:
     """Give a log columns whose names a terminal would act on."""
     content = (folder / "log.csv").read_text()
@@ -234,7 +213,7 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(
     "case",
-    [*COLUMNS, *TIMES, *TRUNCATED, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE],
+    [*COLUMNS, *TIMES, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE],
     ids=str,
 )
 def test_what_no_command_can_work_with_is_refused_by_name(case, attempt):

@@ -229,7 +229,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
     assert ranker.rank_many([]) == []
 
 
-def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
+def test_a_newer_model_adopts_remembered_users(run) -> None:
     older, newer = Ranker(run, max_users=3), Ranker(run, max_users=2)
     for user, history in (("Ann", [PEAR]), ("Bob", [ODD] * 9), ("Cid", ["?", SLASH])):
         older.remember(user, history)

@@ -87,7 +87,7 @@ def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
     assert len(COMPILED) == before
 
 
-def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
+def test_a_full_queue_answers_429_with_retry_after(run) -> None:
     small = Server(run, capacity=3).warm()
     go = small.hold()
 
@@ -115,8 +115,6 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     ("path", "body", "status", "field", "error"),
     [
         ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
-        ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
-        ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),

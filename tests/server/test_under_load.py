@@ -71,12 +71,6 @@ class ServerProcess:
         self.status: int | None = None
 
     @property
-    def memory(self) -> int:
-        """Resident memory in bytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
-
-    @property
     def open_files(self) -> int:
         return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
 
