@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from support import faults
@@ -195,12 +196,14 @@ def test_what_changes_meanwhile_changes_no_result(name, events, place):
 
 @contextlib.contextmanager
 def without_jit() -> Iterator[None]:
-    """Compile nothing in a block, in any thread."""
-    jax.config.update("jax_disable_jit", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_jit", False)
+    """Compile nothing in a block, in any thread; arrays of NumPy then reach the inner functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        jax.config.update("jax_disable_jit", True)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_jit", False)
 
 
 ONE_STEP = ("--train.batch-size=256",)

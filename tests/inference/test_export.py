@@ -142,7 +142,7 @@ def test_weights_are_there_once(run, exported) -> None:
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
 
-def test_a_ranker_takes_a_run_folder_or_a_file(tmp_path) -> None:
+def test_a_path_to_neither_a_run_nor_a_file_is_told(tmp_path) -> None:
     with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
         dien_jax.Ranker(tmp_path / "nothing")
 

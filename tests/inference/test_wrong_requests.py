@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from support.small_dataset import ITEMS
 
-from dien_jax import Ranker, RankRequest, open_dataset
-from dien_jax.data.vocabularies import Vocabularies
+from dien_jax import Ranker, RankRequest
 from dien_jax.errors import UserError
 
 pd = pytest.importorskip("pandas")
@@ -95,16 +94,3 @@ def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
     found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
     assert found.ids == expected.ids
     assert found.scores.tolist() == expected.scores.tolist()
-
-
-def test_separator_must_not_be_empty(data):
-    schema = open_dataset(data).schema
-    with pytest.raises(UserError, match="the separator must not be empty"):
-        Vocabularies(schema, lambda name: ["", "a"], "")
-
-
-def test_histories_keep_ids_with_spaces_that_training_saw(data):
-    vocabularies = Vocabularies(open_dataset(data).schema, lambda name: ["", " a", "b"])
-    assert vocabularies.events(" a| b |c |  |") == [" a", "b", "c"]
-    assert vocabularies.events([" a", " b ", None, ""]) == [" a", " b "]
-    assert vocabularies.events(None) == []
