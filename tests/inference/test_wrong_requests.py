@@ -8,7 +8,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
-from support.small_dataset import ITEMS
+from support.small_dataset import CONTEXT, PEAR, SLASH
 
 from dien_jax import Ranker, RankRequest
 from dien_jax.errors import UserError
@@ -16,9 +16,7 @@ from dien_jax.errors import UserError
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.long
 
-PEAR, SLASH, _ = ITEMS[1:]
 IDS = ["fig", SLASH]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
 GOOD = RankRequest([PEAR], IDS, None, CONTEXT)
 LISTS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,

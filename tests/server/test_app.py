@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_dataset import PEAR, SLASH
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.inference.ranker import Ranker
@@ -24,8 +25,6 @@ from support.compilations import COMPILED  # noqa: E402
 from support.http_server import (  # noqa: E402
     LIMITS,
     MAX_BATCH,
-    PEAR,
-    SLASH,
     TOKEN,
     Server,
     bodies,

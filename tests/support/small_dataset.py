@@ -30,6 +30,9 @@ SCHEMA = Schema(
     ),
 )
 ITEMS = ["", "pear\nfig", "back\\slash", "\u2028\x00\ud800"]
+PEAR, SLASH, ODD = ITEMS[1:]
+CONTEXT = {"device": "desk", "query": ["q", "s"]}
+"""Values of the context of a request."""
 
 
 def ints(*values: int) -> np.ndarray:
