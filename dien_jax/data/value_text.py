@@ -113,7 +113,9 @@ def _is_readable(kind: "pa.DataType", use: Use) -> bool:
 
     if of.is_dictionary(kind):
         return _is_readable(kind.value_type, use)
-    if _is_text(kind) or of.is_null(kind) or _is_whole(kind):
+    is_text = of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+    is_whole = of.is_integer(kind) or (of.is_decimal(kind) and kind.scale == 0)
+    if is_text or is_whole or of.is_null(kind):
         return True
     if of.is_date(kind):
         return use != "numeric"
@@ -124,18 +126,6 @@ def _is_readable(kind: "pa.DataType", use: Use) -> bool:
     if of.is_timestamp(kind):
         return use == "time"
     return _is_list(kind) and use == "multivalued" and _is_readable(kind.value_type, "categorical")
-
-
-def _is_text(kind: "pa.DataType") -> bool:
-    import pyarrow.types as of
-
-    return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
-
-
-def _is_whole(kind: "pa.DataType") -> bool:
-    import pyarrow.types as of
-
-    return of.is_integer(kind) or (of.is_decimal(kind) and kind.scale == 0)
 
 
 def _is_list(kind: "pa.DataType") -> bool:

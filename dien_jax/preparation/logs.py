@@ -4,7 +4,7 @@ Nothing here needs the extra ``data`` before it is called: sources can be listed
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dien_jax.errors import require
 from dien_jax.preparation.options import ColumnOptions, Features, LogOptions
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dien_jax.preparation.pipeline.events import Reasons
     from dien_jax.preparation.reading.log import Log
     from dien_jax.preparation.reading.workspace import Workspace
-
-AnyOptions = TypeVar("AnyOptions", bound=LogOptions)
 
 
 class SourceLog(NamedTuple):
@@ -42,9 +40,7 @@ class SourceLog(NamedTuple):
     extended: "Dataset | None" = None
 
 
-def prepare_log(
-    options: AnyOptions, read: "Callable[[Workspace, AnyOptions], SourceLog]"
-) -> list[str]:
+def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog]") -> list[str]:
     """Read a log into an engine, and make the dataset folder; return lines about it."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events

@@ -218,6 +218,9 @@ class ColumnOptions(LogOptions):
 class ImplicitOptions(LogOptions):
     """Options of logs without negatives: which events are examples, how negatives are drawn."""
 
+    split: SplitPolicy = "last-event"
+    """Held out: whole users (by-user), each user's last two events (last-event), or the latest
+    events (by-time)."""
     max_examples: int | None = None
     """Train on the latest N events of each training user only. By default every event from the
     second on is an example. Of users held out by --split by-user only the last event is one."""

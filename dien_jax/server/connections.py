@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import time
+from dataclasses import dataclass, field
 from socket import socket
 from typing import Any
 
@@ -50,6 +51,7 @@ def connection_limit() -> int:
     return min(files - used, MAX_CONNECTIONS)
 
 
+@dataclass
 class Connections:
     """The connections of a server, at most ``limit``.
 
@@ -57,16 +59,11 @@ class Connections:
     whose request is being answered is never closed. If there is no other, the new one is closed.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        *,
-        header_seconds: float = HEADER_SECONDS,
-        answer_seconds: float = ANSWER_SECONDS,
-    ) -> None:
-        self.limit, self.open = limit, 0
-        self.header_seconds, self.answer_seconds = header_seconds, answer_seconds
-        self.waiting: dict[Connection, None] = {}  # the longest first
+    limit: int
+    header_seconds: float = HEADER_SECONDS
+    answer_seconds: float = ANSWER_SECONDS
+    open: int = 0
+    waiting: dict["Connection", None] = field(default_factory=dict)  # the longest first
 
 
 class Connection(H11Protocol):

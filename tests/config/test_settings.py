@@ -76,7 +76,11 @@ def test_an_impossible_value_is_refused(make, message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (TrainConfig, {"order": "random"}, "train.order must be one of time, shuffled, sorted, got 'ran"),
+        (
+            TrainConfig,
+            {"order": "random"},
+            "train.order must be one of time, shuffled, sorted, got 'ran",
+        ),
         (OptimConfig, {"schedule": "cosin"}, "optim.schedule must .*; did you mean 'cosine'"),
         (ModelConfig, {"hidden_size": "36"}, "model.hidden_size must be of type int, got '36'"),
         (TrainConfig, {"epochs": 1.5}, "train.epochs must be of type int, got 1.5"),

@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.small_dataset import ITEMS, SCHEMA, contents, ints, write
 
-from dien_jax.data import arrays, dataset, metadata
+from dien_jax import preparation
+from dien_jax.data import arrays, metadata, tables, value_text
 from dien_jax.data.dataset import Dataset, open_dataset, open_folder
 from dien_jax.data.metadata import encoded_lines, escape, unescape
 from dien_jax.data.schema import EXAMPLE_COLUMNS, MultiValued
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
-from dien_jax.preparation import writer as dataset_writer
+from dien_jax.preparation import memory
+from dien_jax.preparation.pipeline import target_negatives
+from dien_jax.preparation.reading import array_files, log
 
 pytestmark = pytest.mark.fast
 
@@ -190,6 +193,15 @@ OFFSETS_AND_COUNTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("items/tags/offsets", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
     ("popularity", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
     ("popularity", lambda v: v[1:], "expected 4 entries, found 3"),
+    ("statistics/item/count", lambda v: v - INT(1), "entry 0 should be a count of 0 or more"),
+    ("statistics/item/other", lambda v: -v, "entry 0 .* below 4, found -2"),
+    ("statistics/item/other", lambda v: v + INT(2**30), "entry 0 .* below 4, found 1073741826"),
+    ("statistics/item/together", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
+    ("statistics/item/offsets", lambda v: v - 1, "expected offsets from 0 to 2, found -1 to 1"),
+    ("statistics/item/offsets", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 1 then 0"),
+    ("statistics/item/own", lambda v: v - np.int8(1), "entry 0 .* below 4, found -1"),
+    ("statistics/item/own", lambda v: v[:-1], "expected 4 entries, found 3"),
+    ("statistics/item/own", lambda v: v.astype("f4"), "one dimension of int8, .* of float32"),
 ]
 
 
@@ -317,11 +329,17 @@ def test_cut_vocabulary_is_refused(folder: Path) -> None:
         open_dataset(folder)
 
 
-@pytest.mark.parametrize("module", [dataset, metadata, dataset_writer])
-def test_examples_in_docstrings_run(module: Any, tmp_path: Path, monkeypatch) -> None:
+MODULES = (metadata, tables, value_text, preparation, memory, log, array_files, target_negatives)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_of_what_is_not_public_run_too(module: Any, tmp_path: Path, monkeypatch) -> None:
+    """`tests/docs/test_examples.py` has those of public names."""
     write(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(module).failed == 0
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.long

@@ -81,3 +81,15 @@ def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) 
     assert column.values.tolist() == [3, 1, 0, 1]
     assert column.offsets.tolist() == [0, 2, 2, 4, 4]
     assert unknown == 2
+
+
+def test_separator_must_not_be_empty() -> None:
+    with pytest.raises(UserError, match="the separator must not be empty"):
+        Vocabularies(small_dataset.SCHEMA, lambda name: ["", "a"], "")
+
+
+def test_histories_keep_ids_with_spaces_that_training_saw() -> None:
+    vocabularies = Vocabularies(small_dataset.SCHEMA, lambda name: ["", " a", "b"])
+    assert vocabularies.events(" a| b |c |  |") == [" a", "b", "c"]
+    assert vocabularies.events([" a", " b ", None, ""]) == [" a", " b "]
+    assert vocabularies.events(None) == []

@@ -26,11 +26,16 @@ def whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def copies(
-    whole_workspace: Path, tmp_path_factory: pytest.TempPathFactory
+    whole_workspace: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Path, dict[str, str]]]:
-    """A copy of the workspace for the cases of a module, a copy of that copy, and its contents."""
+    """A copy of the workspace for the cases of a module, a copy of that copy, and its contents.
+
+    It has ``model.dien``, which takes seconds to make, if the module names that file.
+    """
     folder = tmp_path_factory.mktemp("faults")
     workspace = faults.copy(whole_workspace, folder / "work")
+    if "model.dien" in request.path.read_text():
+        faults.export(workspace)
     pristine = Path(shutil.copytree(workspace, folder / "pristine"))
     yield workspace, pristine, faults.contents(pristine)
     shutil.rmtree(folder)

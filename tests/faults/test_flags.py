@@ -140,8 +140,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--label=clicked", "--context-features", "clicked"): "that column is the label",
         ("--label=item",): "--label must name another column than",
     },
-    "prepare amazon": {("--name=books",): "--name and --reviews with --meta exclude"},
-    "prepare taobao": {("--behaviours",): "--behaviours"},
+    "prepare taobao": {("--behaviours",): "--behaviours must name at least one of pv, cart"},
     "explain": {
         ("--user=u1",): "expected --example, or --user and --item; found --example and --user",
         ("--context", "slot", "top"): "--context needs --user",
@@ -160,14 +159,12 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
 }
 """Flags that exclude or need each other, and text that a flag cannot be."""
 INSTALLED = r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)"
-SIMULATED = r"must be from \d+ to \d+, got \d+"
 PROMISED = r"--memory 4GB is too little: .* take about [\d,]+MB; raise it, or prepare less"
 TOO_LARGE: dict[str, dict[tuple[str, ...], str]] = {
     "train": {
         ("--model.embedding-size=1000000000",): INSTALLED,
         ("--train.batch-size=1000000000",): INSTALLED,
     },
-    "prepare synthetic": {("--users=1000000000",): SIMULATED},
     "prepare interactions": {("--negatives=1000000000",): PROMISED},
 }
 """What exceeds the memory of any machine: the system would kill the command without a word."""

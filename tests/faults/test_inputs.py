@@ -14,17 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import faults
 from support.faults import PREPARE, SETTINGS, Case
-from support.tiny_run import LIGHT
 
 pytestmark = pytest.mark.long
 Damage = Callable[[Path], object]
-Change = Callable[[np.ndarray], np.ndarray]
 
 
 def prepares(file: str, *flags: str) -> tuple[str, ...]:
@@ -75,27 +72,6 @@ TIMES = [
         "1300000000000": "looks like milliseconds, got 1300000000000; the log has seconds",
         "\x1b]0;x\x07": r"got '\\x1b\]0;x\\x07'",
     }.items()
-]  # fmt: skip
-
-
-def cut(source: str, name: str, size: int, folder: Path) -> None:
-    """Keep the first bytes of a table in another form."""
-    if name.endswith(".gz"):
-        content = gzip.compress((folder / f"{source}.csv").read_bytes(), mtime=0)
-    else:
-        to_parquet(folder, source)
-        content = (folder / f"{source}.parquet").read_bytes()
-        (folder / f"{source}.parquet").unlink()
-    (folder / name).write_bytes(content[:size])
-
-
-CUT = "cut off or damaged|damaged, or not a Parquet|NUL byte|UTF-8|no column|empty"
-TRUNCATED = [
-    Case(command, f"{size} bytes of {name}", words(name), partial(cut, source, name, size),
-         rf"{name.partition('.')[0]}\..*({CUT})")
-    for command, source, words in (("prepare", "log", prepares), ("predict", "queries", predicts))
-    for name in ("cut.parquet", "cut.csv.gz")
-    for size in (0, 1, 32)
 ]  # fmt: skip
 
 
@@ -152,40 +128,6 @@ FILES = [
          lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
     Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),
          message=r"run folder run\\udcff: expected a path of UTF-8 characters"),
-]  # fmt: skip
-
-
-def entry(place: int, value: float) -> Change:
-    """Replace one entry of an array."""
-
-    def change(array: np.ndarray) -> np.ndarray:
-        array = array.copy()
-        array.flat[place] = value
-        return array
-
-    return change
-
-
-def in_data(name: str, change: Change, folder: Path) -> None:
-    """Change an array of the data folder."""
-    file = folder / "data" / f"{name}.npy"
-    np.save(file, change(np.load(file)))
-
-
-COUNTED = tuple(flag for flag in SETTINGS if flag != "--model.no-statistics")
-FRESH = ("--data", "data", *COUNTED, *LIGHT, "--train.epochs=1", "--run-dir", "new")
-STATISTICS: dict[str, dict[str, Change]] = {
-    **{f"statistics/item/{name}": {"-1": entry(0, -1)}
-       for name in ("count", "other", "together", "offsets")},
-    "statistics/item/own": {"-1": entry(0, -1), "one entry less": lambda a: a[:-1],
-                                    "another type": lambda a: a.astype("f4")},
-    "statistics/category/other": {"2^30": entry(0, 2**30)},
-    "statistics/category/offsets": {"falling": lambda a: a[::-1].copy()},
-}  # fmt: skip
-ARRAYS = [
-    Case("train", f"{name}: {label}", FRESH, partial(in_data, name, change), name.split("/")[-1])
-    for name, changes in STATISTICS.items()
-    for label, change in changes.items()
 ]  # fmt: skip
 
 
@@ -271,7 +213,7 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(
     "case",
-    [*COLUMNS, *TIMES, *TRUNCATED, *FILES, *ARRAYS, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE],
+    [*COLUMNS, *TIMES, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE],
     ids=str,
 )
 def test_what_no_command_can_work_with_is_refused_by_name(case, attempt):

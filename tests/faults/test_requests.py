@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from support import small_dataset, untrained_run
+from support.small_dataset import CONTEXT, PEAR, SLASH
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
-from support.http_server import CONTEXT, PEAR, SLASH, TOKEN, Server, rank_body  # noqa: E402
+from support.http_server import TOKEN, Server, rank_body  # noqa: E402
 
 from dien_jax.server.app import Application  # noqa: E402
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
+from support.small_dataset import CONTEXT, SLASH
+from support.untrained_run import TOLERANCE
 
 from dien_jax import Ranker, load_run, score_split
 from dien_jax.inference import export_run, score_requests
@@ -14,10 +16,6 @@ from dien_jax.server.current_model import model_version
 pytestmark = pytest.mark.long
 
 SLOPE, OFFSET = 0.4, -0.7
-SLASH = small_dataset.ITEMS[2]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Some roundings of float32."""
 
 
 @pytest.fixture(scope="module")

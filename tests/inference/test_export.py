@@ -13,7 +13,9 @@ import jax
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
+from support.small_dataset import CONTEXT, ODD, PEAR, SLASH
 from support.tiny_run import refused_by
+from support.untrained_run import TOLERANCE
 
 import dien_jax
 from dien_jax import export
@@ -26,9 +28,6 @@ from dien_jax.runs.trained import load_run
 
 pytestmark = pytest.mark.long
 
-PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 VARIANTS = {"dien": {"attention": "bilinear", "gates": "authors"}, "agru": {"follow_authors": True}}
 
@@ -142,7 +141,7 @@ def test_weights_are_there_once(run, exported) -> None:
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
 
-def test_a_ranker_takes_a_run_folder_or_a_file(tmp_path) -> None:
+def test_a_path_to_neither_a_run_nor_a_file_is_told(tmp_path) -> None:
     with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
         dien_jax.Ranker(tmp_path / "nothing")
 

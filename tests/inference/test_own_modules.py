@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support import tiny_run, untrained_run
 from support.tiny_run import MODEL
+from support.untrained_run import TOLERANCE
 
 from dien_jax import Config, Ranker, RankRequest, TrainConfig, fit, load_run, open_dataset
 from dien_jax.inference import export_run
@@ -20,7 +21,6 @@ from dien_jax.model import ATTENTIONS, EVOLUTIONS
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 
 
 class DotAttention(nn.Module):

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_dataset, untrained_run
+from support import untrained_run
 from support.compilations import COMPILED
+from support.small_dataset import CONTEXT, ODD, PEAR, SLASH
+from support.untrained_run import TOLERANCE
 
 import dien_jax
 from dien_jax.errors import UserError
@@ -22,12 +24,8 @@ from dien_jax.steps.rank import make_programs
 
 pytestmark = pytest.mark.long
 
-PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
 NO_COUNTS = {"statistics": False}
 """They take most of the time of a compilation."""
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Of probabilities: a few roundings of float32 in logits of a few units."""
 
 
 def test_scores_that_are_not_finite_are_refused(run):
@@ -229,7 +227,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
     assert ranker.rank_many([]) == []
 
 
-def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
+def test_a_newer_model_adopts_remembered_users(run) -> None:
     older, newer = Ranker(run, max_users=3), Ranker(run, max_users=2)
     for user, history in (("Ann", [PEAR]), ("Bob", [ODD] * 9), ("Cid", ["?", SLASH])):
         older.remember(user, history)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import small_dataset
+from support.small_dataset import ODD, PEAR, SLASH
 from support.tiny_run import refused_by
 
 from dien_jax import predict, recommend
@@ -18,7 +19,6 @@ from dien_jax.inference.ranker import Ranker
 
 pytestmark = pytest.mark.long
 
-PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 HEADER = ("user", "item", "timestamp", "device", "query", "note")
 ROWS = [
     ("Ann", SLASH, "7", "desk", "q|s", "first"),

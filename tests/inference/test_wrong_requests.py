@@ -1,34 +1,22 @@
-"""Requests from Python that no model should see: each is refused, and the others are ranked.
+"""Requests from Python that no model should see: each is refused, and the others are ranked."""
 
-As a program, the file ranks them where types are not checked. The argument is a run folder of the
-small dataset. Each line of output is a name and, as JSON, an error or a result.
-"""
-
-import json
-import os
-import subprocess
-import sys
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
-from support import small_dataset, untrained_run
-from support.small_dataset import ITEMS
+from support.small_dataset import CONTEXT, PEAR, SLASH
 
-from dien_jax import Ranker, RankRequest, open_dataset
-from dien_jax.data.schema import Feature
-from dien_jax.data.value_text import whole_number
-from dien_jax.data.vocabularies import Vocabularies
+from dien_jax import Ranker, RankRequest
 from dien_jax.errors import UserError
 
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.long
 
-PEAR, SLASH, _ = ITEMS[1:]
 IDS = ["fig", SLASH]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
 GOOD = RankRequest([PEAR], IDS, None, CONTEXT)
 LISTS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
@@ -76,81 +64,34 @@ for none in NO_IDS:
     ]
 
 
-def refused(ranker: Ranker, wrong: Wrong) -> str:
-    """The error of something wrong; good requests before and after a wrong one are ranked."""
-    try:
-        if callable(wrong):
-            return str(wrong(ranker))
-        request = GOOD._replace(**wrong) if isinstance(wrong, dict) else wrong
-        before, error, after = ranker.rank_many([GOOD, request, GOOD])
-    except Exception as raised:
-        return f"{type(raised).__name__}: {raised}"
-    assert before.ids == after.ids
-    return f"{type(error).__name__}: {error}"
+@pytest.fixture(autouse=True)
+def types_are_not_checked(monkeypatch):
+    """As where the package is used: only tests check the types of arguments."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def main(run: str) -> None:
-    """Rank, and print."""
-    ranker = Ranker(run)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(wrong, message) for _, wrong, message in REFUSED],
+    ids=[name for name, *_ in REFUSED],
+)
+def test_wrong_request_is_refused_alone(wrong, message, ranker):
+    """Good requests before and after it are ranked."""
     ranker.remember("Ann", [PEAR])
-    for name, wrong, _ in REFUSED:
-        print(json.dumps([name, refused(ranker, wrong)]))
-    for name, kind in LISTS.items():
-        ranking = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
-        print(json.dumps([f"ranked {name}", [ranking.ids, ranking.scores.tolist()]]))
+    if callable(wrong):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+            wrong(ranker)
+        return
+    request = GOOD._replace(**wrong) if isinstance(wrong, dict) else wrong
+    before, error, after = ranker.rank_many([GOOD, request, GOOD])
+    assert isinstance(error, UserError)
+    assert str(error).startswith(message)
+    assert before.ids == after.ids
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return small_dataset.write(tmp_path_factory.mktemp("wrong") / "data")
-
-
-@pytest.fixture(scope="module")
-def outcomes(dataset):
-    run = untrained_run.write(dataset.parent / "run", dataset, model="base_model", buckets=())
-    ended = subprocess.run(
-        [sys.executable, __file__, str(run)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return dict(map(json.loads, ended.stdout.splitlines()))
-
-
-@pytest.mark.parametrize(("name", "message"), [(name, message) for name, _, message in REFUSED])
-def test_wrong_request_is_refused_alone(name, message, outcomes):
-    assert outcomes[name].startswith(f"UserError: {message}")
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_ids_keep_their_scores_in_any_kind_of_list(name, outcomes):
-    assert outcomes[f"ranked {name}"] == outcomes["ranked list"]
-
-
-def test_separator_must_not_be_empty(dataset):
-    schema = open_dataset(dataset).schema
-    with pytest.raises(UserError, match="the separator must not be empty"):
-        Vocabularies(schema, lambda name: ["", "a"], "")
-
-
-def test_histories_keep_ids_with_spaces_that_training_saw(dataset):
-    vocabularies = Vocabularies(open_dataset(dataset).schema, lambda name: ["", " a", "b"])
-    assert vocabularies.events(" a| b |c |  |") == [" a", "b", "c"]
-    assert vocabularies.events([" a", " b ", None, ""]) == [" a", " b "]
-    assert vocabularies.events(None) == []
-
-
-@pytest.mark.parametrize("text", ["\u0661", "\uff11.5", "1_0"])
-def test_digits_that_no_log_may_have_are_no_numbers(text, dataset):
-    price = Feature("price", "numeric", mean=0.0, deviation=1.0)
-    vocabularies = Vocabularies(open_dataset(dataset).schema, lambda name: ["", "a"])
-    with pytest.raises(UserError, match="is not a number"):
-        vocabularies.encode(price, [text])
-    assert whole_number(text) is None
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+@pytest.mark.parametrize("kind", LISTS.values(), ids=LISTS)
+def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
+    expected = ranker.rank([PEAR, "fig"], IDS, context=CONTEXT)
+    found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
+    assert found.ids == expected.ids
+    assert found.scores.tolist() == expected.scores.tolist()

@@ -1,27 +1,19 @@
 """Taobao UserBehavior and Ali_Display_Ad_Click: which lines count, and features of three files."""
 
 import zipfile
-from pathlib import Path
 
 import pytest
-from support.source_samples import ADS, ALIMAMA, DAY, MAY_6
-from support.source_samples import VIEWS as LOG
-from support.tiny_logs import events_of, opened, values_of, write
+from support.source_samples import ALIMAMA, DAY, MAY_6, TAOBAO, VIEWS
+from support.tiny_logs import events_of, values_of
 
-from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources import alimama, taobao
-from dien_jax.preparation.sources.taobao import END, FIRST_SECOND, TaobaoOptions
+from dien_jax.preparation.sources.taobao import END, FIRST_SECOND, TaobaoOptions, prepare
 
 pytestmark = pytest.mark.long
 
 
-def make_taobao(file: Path, **changes):
-    return opened(taobao.prepare, TaobaoOptions(source=file, out=file.parent / "data", **changes))
-
-
 def test_views_are_events_and_what_is_not_is_counted(tmp_path):
-    dataset, summary = make_taobao(write(tmp_path, LOG))
+    dataset, summary = TAOBAO.make(tmp_path)
     assert len(dataset.event_item) == 4 * 5
     assert "no events, by --behaviours: 4 cart, 4 fav, 4 buy" in summary
     assert dataset.meta["split"]["policy"] == "by-time"
@@ -32,52 +24,31 @@ def test_views_are_events_and_what_is_not_is_counted(tmp_path):
 
 
 def test_chosen_behaviours_are_events(tmp_path):
-    dataset, summary = make_taobao(
-        write(tmp_path, LOG), behaviours=("buy", "fav", "cart"), split="by-user", test_share=0.0
-    )
+    changes = {"behaviours": ("buy", "fav", "cart"), "split": "by-user", "test_share": 0.0}
+    dataset, summary = TAOBAO.make(tmp_path, **changes)
     assert events_of(dataset)["0"][:1] == ["1"]
     assert [len(items) for items in events_of(dataset).values()] == [3] * 4
     assert "no events, by --behaviours: 20 pv" in summary
 
 
-def test_no_behaviour_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--behaviours must name at least one of pv, cart"):
-        TaobaoOptions(source=tmp_path, out=tmp_path, behaviours=())
-
-
 def test_the_first_and_the_last_second_of_the_nine_days_are_inside(tmp_path):
-    lines = f"1,2,0,pv,{FIRST_SECOND}\n1,3,0,pv,{END - 1}\n"
-    dataset, _ = make_taobao(write(tmp_path, LOG + lines), max_bad_share=0.0)
+    lines = [f"1,2,0,pv,{FIRST_SECOND}", f"1,3,0,pv,{END - 1}"]
+    dataset, _ = TAOBAO.make(tmp_path, {"log.csv": lines}, max_bad_share=0.0)
     assert len(dataset.event_item) == 4 * 5 + 2
 
 
 def test_a_zip_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "log.csv.zip", "w") as packed:
-        packed.writestr("UserBehavior.csv", LOG)
+        packed.writestr("UserBehavior.csv", VIEWS)
     with pytest.raises(UserError, match=r"log\.csv\.zip is a zip archive; unpack it"):
-        make_taobao(tmp_path / "log.csv.zip")
+        prepare(TaobaoOptions(source=tmp_path / "log.csv.zip", out=tmp_path / "data"))
 
 
 # Ali_Display_Ad_Click
 
-FILES = ALIMAMA.files
-
-
-def write_alimama(folder: Path, **changes: str | None) -> Path:
-    for name, text in {**FILES, **{f"{key}.csv": text for key, text in changes.items()}}.items():
-        if text is not None:
-            (folder / name).write_text(text)
-    return folder
-
-
-def make_alimama(folder: Path, **changes) -> tuple[Dataset, list[str]]:
-    return opened(
-        alimama.prepare, alimama.AlimamaOptions(source=folder, out=folder / "data", **changes)
-    )
-
 
 def test_impressions_carry_the_features_of_ads_users_and_places(tmp_path):
-    dataset, summary = make_alimama(write_alimama(tmp_path))
+    dataset, summary = ALIMAMA.make(tmp_path)
     assert values_of(dataset, "items", "brand") == {
         "10": "95471",
         "11": "",
@@ -104,7 +75,7 @@ def test_impressions_carry_the_features_of_ads_users_and_places(tmp_path):
 
 
 def test_labels_are_clicks_and_the_last_days_are_held_out(tmp_path):
-    dataset, _ = make_alimama(write_alimama(tmp_path))
+    dataset, _ = ALIMAMA.make(tmp_path)
     sizes = {name: len(examples.label) for name, examples in dataset.splits.items()}
     assert sizes == {"train": 36, "valid": 6, "test": 6}
     assert all(examples.label.mean() == 0.5 for examples in dataset.splits.values())
@@ -112,22 +83,22 @@ def test_labels_are_clicks_and_the_last_days_are_held_out(tmp_path):
     assert (test.history_end - dataset.event_offsets[test.sequence] == 7).all()
     assert dataset.meta["split"]["test_from"] == MAY_6 + 7 * DAY
     assert dataset.meta["source"]["name"] == "alimama"
-    assert sorted(dataset.meta["source"]["files"]) == sorted(FILES)
+    assert sorted(dataset.meta["source"]["files"]) == sorted(ALIMAMA.files)
 
 
 def test_another_split_needs_no_times(tmp_path):
-    dataset, _ = make_alimama(write_alimama(tmp_path), split="last-event")
+    dataset, _ = ALIMAMA.make(tmp_path, split="last-event")
     assert dataset.meta["split"]["policy"] == "last-event"
 
 
 def test_an_ad_that_is_described_twice_is_shown_once(tmp_path):
-    dataset, _ = make_alimama(write_alimama(tmp_path, ad_feature=ADS + "10,9,9,9,9,9.0\n"))
+    dataset, _ = ALIMAMA.make(tmp_path, {"ad_feature.csv": ["10,9,9,9,9,9.0"]})
     assert sum(len(examples.label) for examples in dataset.splits.values()) == 48
     assert values_of(dataset, "items", "cate_id")["10"] == "6406"
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path):
-    write_alimama(tmp_path, ad_feature=None)
-    (tmp_path / "ad_feature.csv.tar.gz").write_bytes(b"")
+    ALIMAMA.write(tmp_path / "log")
+    (tmp_path / "log" / "ad_feature.csv").rename(tmp_path / "log" / "ad_feature.csv.tar.gz")
     with pytest.raises(UserError, match=r"unpack ad_feature\.csv\.tar\.gz first"):
-        make_alimama(tmp_path)
+        ALIMAMA.prepare(ALIMAMA.options(tmp_path / "log", out=tmp_path / "data"))

@@ -121,6 +121,3 @@ def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
     of_whole, of_late = bits(whole), bits(late)
     assert 0 < len(of_late) < len(of_whole)
     assert of_late == {key: of_whole[key] for key in of_late}
-
-
-# Impressions

@@ -35,15 +35,6 @@ def test_users_who_chose_everything_get_no_negatives_and_the_summary_says_so(tmp
     assert any("8 negatives left out" in line for line in summary)
 
 
-def test_order_in_the_file_does_not_matter_but_for_ties(tmp_path):
-    lines = LOG.splitlines()[1:]
-    random.Random(0).shuffle(lines)
-    first, _ = make(write(tmp_path, LOG))
-    (tmp_path / "shuffled").mkdir()
-    second, _ = make(write(tmp_path / "shuffled", HEADER + "\n".join(lines)))
-    assert events_of(first) == {user: events_of(second)[user] for user in events_of(first)}
-
-
 def test_users_with_one_event_are_kept_but_have_no_example(tmp_path):
     dataset, summary = make(write(tmp_path, LOG + "eve,i1,c1,500\n"))
     assert "eve" in dataset.groups()
@@ -141,23 +132,6 @@ def test_parquet_with_typed_columns_and_lists(tmp_path):
     assert sorted(dataset.vocabulary("new")) == ["", "0", "1"]
 
 
-@pytest.mark.parametrize(
-    ("times", "unit", "first"),
-    [
-        (["1393545600", "1393545601.0"], "seconds", 1393545600),
-        (["1393545600000", "1393545600001"], "milliseconds", 1393545600000),
-        (["2014-02-28", "2014-02-28T00:00:01Z"], "milliseconds", 1393545600000),
-        (["2014-02-28 02:00:00+02:00", "2014-02-28 00:00:00.5"], "milliseconds", 1393545600000),
-        (["0", "1"], "seconds", 0),
-    ],
-)
-def test_times_are_whole_numbers_or_iso_dates(tmp_path, times, unit, first):
-    lines = "".join(f"u{k},i,c,{times[0]}\nu{k},j,c,{times[1]}\n" * 2 for k in range(3))
-    dataset, summary = make(write(tmp_path, HEADER + lines))
-    assert dataset.event_timestamp[0] == first
-    assert any(f"({unit})" in line for line in summary)
-
-
 def test_the_summary_says_which_events_are_examples_and_what_their_negatives_are(tmp_path):
     settings = {"split": "by-user", "valid_share": 0.25, "test_share": 0.25}
     _, summary = make(write(tmp_path, LOG), **settings)
@@ -166,12 +140,6 @@ def test_the_summary_says_which_events_are_examples_and_what_their_negatives_are
     assert "negatives of each positive: 1, drawn by popularity" in "".join(summary)
     _, summary = make(write(tmp_path, LOG), out=tmp_path / "latest", max_examples=2, **settings)
     assert "are the latest 2 events of each user with a history" in "".join(summary)
-
-
-def test_the_summary_counts_the_events_that_training_sees(tmp_path):
-    lines = "a,x,c,1\na,y,c,2\na,z,c,3\na,x,c,4\nb,x,c,1\nb,y,c,2\n"
-    _, summary = make(write(tmp_path, HEADER + lines))
-    assert any(line.startswith("training sees 2 events of 1 users;") for line in summary)
 
 
 # Malformed lines, wrong columns and settings

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pyarrow as pa
 import pytest
 from support.small_dataset import assert_equal
@@ -153,7 +154,8 @@ def test_mistakes_name_the_column_and_the_row(message, change, options, frame, t
     assert list(temporary.iterdir()) == []
 
 
-def test_options_take_paths_as_text_and_lists():
+def test_options_take_paths_as_text_and_lists(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # only tests check types
     named = {"file": Path("log.csv"), "out": Path("data"), "extend": Path("old")}
     texts = {name: str(path) for name, path in named.items()}
     for kind in (InteractionsOptions, ImpressionsOptions):

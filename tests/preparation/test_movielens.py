@@ -115,7 +115,7 @@ def test_a_set_is_downloaded_by_name(tmp_path, web, capsys):
     assert dataset.meta["source"]["files"]["ml-1m.zip"] == hashlib.sha256(web.content).hexdigest()
 
 
-def test_nothing_is_downloaded_for_a_folder_that_exists(tmp_path, web, capsys):
+def test_nothing_is_downloaded_for_a_folder_that_exists(tmp_path, web):
     (tmp_path / "data").mkdir()
     assert main(["movielens", "--name", "1m", "--out", str(tmp_path / "data")]) == 2
     assert web.requests == []

@@ -11,26 +11,23 @@ import pytest
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.sources import amazon, authors, interactions, taobao
 from dien_jax.preparation.sources.amazon import AmazonOptions
+from dien_jax.preparation.sources.interactions import InteractionsOptions
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif("DIEN_JAX_DATA" not in os.environ, reason="DIEN_JAX_DATA names no folder"),
 ]
 DATA = Path(os.environ.get("DIEN_JAX_DATA", "."))
+GROCERY = partial(
+    InteractionsOptions,
+    file=DATA / "interactions/grocery.csv.gz",
+    item_features=("category",),
+)
 BOOKS = {kind: DATA / f"amazon_raw/{kind}_Books_sample.json.gz" for kind in ("reviews", "meta")}
 INSTRUMENTS = {kind: DATA / f"amazon_raw/{kind}_Musical_Instruments_top100.json" for kind in BOOKS}
-
-
-def interactions_of(split: str, out: Path) -> Any:
-    file = DATA / "interactions/grocery.csv.gz"
-    return interactions.InteractionsOptions(
-        file=file, out=out, split=split, item_features=("category",)
-    )
-
-
 LOGS: dict[str, tuple[Any, Any, int, int, str]] = {
     **{
-        f"grocery {split}": (interactions, partial(interactions_of, split), 121_892, 14_681, "")
+        f"grocery {split}": (interactions, partial(GROCERY, split=split), 121_892, 14_681, "")
         for split in ("by-user", "last-event", "by-time")
     },
     "books": (amazon, partial(AmazonOptions, **BOOKS, max_bad_share=0.0), 66_991, 37_692, ""),

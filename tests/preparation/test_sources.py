@@ -33,11 +33,8 @@ def clean(tmp_path_factory):
 
     def events_of_sample(source):
         if source not in events:
-            folder = tmp_path_factory.mktemp(source)
             sample = SAMPLES[source]
-            sample.write(folder / "log")
-            sample.prepare(sample.options(folder / "log", out=folder / "data"))
-            dataset = open_dataset(folder / "data")
+            dataset, _ = sample.make(tmp_path_factory.mktemp(source))
             assert dataset.meta["source"]["name"] == source
             assert sorted(dataset.meta["source"]["files"]) == sorted(
                 [sample.archive] if sample.archive else sample.files

@@ -122,7 +122,7 @@ def refused(expected: str, folder: Path, **changes: Any) -> None:
     assert [entry.name for entry in folder.iterdir()] == ["log.csv"]
 
 
-def test_addresses_that_lead_nowhere_are_refused(tmp_path, monkeypatch):
+def test_addresses_that_lead_nowhere_are_refused(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

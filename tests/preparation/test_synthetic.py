@@ -1,6 +1,5 @@
 """Simulated users: what is known about them holds, and order decides."""
 
-import doctest
 import functools
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from support.small_dataset import contents
 
-import dien_jax.preparation
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, logloss
@@ -183,7 +181,3 @@ def test_data_of_other_code_is_not_used(layer, tmp_path):
     (tmp_path / layer / "module.py").write_text("x = 1")
     assert synthetic.code_digest(tmp_path) != digest
     assert synthetic.code_digest() != synthetic.code_digest(tmp_path)
-
-
-def test_the_example_of_the_package_runs():
-    assert doctest.testmod(dien_jax.preparation).failed == 0

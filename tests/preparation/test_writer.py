@@ -11,7 +11,6 @@ from support.small_dataset import SCHEMA, contents, in_pieces, ints, leftovers, 
 
 from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.preparation.writer import DatasetWriter
 
@@ -85,19 +84,6 @@ def test_incomplete_folder_is_never_left_behind(tmp_path: Path) -> None:
     ):
         writer.events(ints(), ints(), ints(0))
     assert leftovers(tmp_path) == []
-
-
-def test_features_that_share_a_file_are_refused() -> None:
-    for context in ("price", "label"):
-        with pytest.raises(ValueError, match=context):
-            Schema(SCHEMA.item, SCHEMA.user, (Feature(context, "categorical", size=1),))
-
-
-def test_leftovers_of_killed_processes_are_removed_and_those_at_work_left(tmp_path: Path) -> None:
-    for name in (".data.partial-7", ".data.partial-work-8", ".data.partial-x"):
-        (tmp_path / name / "inner").mkdir(parents=True)
-    write(tmp_path / "data")
-    assert leftovers(tmp_path) == [".data.partial-x", "data"]
 
 
 def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(

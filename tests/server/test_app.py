@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_dataset import PEAR, SLASH
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.inference.ranker import Ranker
@@ -24,8 +25,6 @@ from support.compilations import COMPILED  # noqa: E402
 from support.http_server import (  # noqa: E402
     LIMITS,
     MAX_BATCH,
-    PEAR,
-    SLASH,
     TOKEN,
     Server,
     bodies,
@@ -87,7 +86,7 @@ def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
     assert len(COMPILED) == before
 
 
-def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
+def test_a_full_queue_answers_429_with_retry_after(run) -> None:
     small = Server(run, capacity=3).warm()
     go = small.hold()
 
@@ -115,8 +114,6 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     ("path", "body", "status", "field", "error"),
     [
         ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
-        ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
-        ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),

@@ -18,19 +18,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from support.small_dataset import PEAR
 
 from dien_jax.inference.ranker import Ranker
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
-from support.http_server import (  # noqa: E402
-    PEAR,
-    check_ranking,
-    expected_ranking,
-    rank_body,
-    save_step,
-)
+from support.http_server import check_ranking, expected_ranking, rank_body, save_step  # noqa: E402
 
 CLIENTS = 4
 CHECKPOINTS = 3
@@ -69,12 +64,6 @@ class ServerProcess:
     def __init__(self, process: subprocess.Popen, port: int, log: Path) -> None:
         self._process, self.port, self.log = process, port, log
         self.status: int | None = None
-
-    @property
-    def memory(self) -> int:
-        """Resident memory in bytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
     @property
     def open_files(self) -> int:

@@ -74,7 +74,7 @@ def make_workspace(folder: Path) -> Path:
 
     ``log.csv``: 20 users of 8 events with a category, a price and a multi-valued column; ``data``:
     the folder that ``prepare`` makes of it; ``run``: a model without recurrence, trained on it;
-    ``model.dien``: its export; ``queries.csv``: a table to score.
+    ``queries.csv``: a table to score. :func:`export` adds ``model.dien``.
     """
     folder.mkdir()
     rows = [
@@ -95,6 +95,13 @@ def make_workspace(folder: Path) -> Path:
     # What a run with other loggers than the default has; those would need packages.
     (folder / "run" / "loggers.json").write_text('{"loggers": ["tensorboard"], "runs": {}}\n')
     return folder
+
+
+def export(workspace: Path) -> None:
+    """Add the exported file of the run."""
+    with contextlib.chdir(workspace):
+        ending = run_in_process("export", "run", "--out", "model.dien")
+    assert ending.status == 0, ending.output
 
 
 PREPARE = (

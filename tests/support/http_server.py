@@ -19,15 +19,12 @@ from dien_jax.server.app import Application
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.run import ServerOptions
 from dien_jax.steps.state import create_state
-from support import small_dataset
+from support.small_dataset import CONTEXT, PEAR, SLASH
+from support.untrained_run import TOLERANCE
 
-PEAR, SLASH = small_dataset.ITEMS[1:3]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOKEN = "0123456789abcdef"
 LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
 MAX_BATCH = 2
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Tolerance on probabilities: a few roundings of float32."""
 
 
 class Server:

@@ -3,10 +3,12 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from dien_jax.data.dataset import Dataset
 from dien_jax.preparation.sources import (
     alimama,
     amazon,
@@ -17,7 +19,7 @@ from dien_jax.preparation.sources import (
     taobao,
 )
 from support import authors_files
-from support.tiny_logs import LOG
+from support.tiny_logs import LOG, opened
 
 FIRST = taobao.FIRST_SECOND
 Bad = dict[str, list[tuple[str, str]]]
@@ -55,6 +57,13 @@ class Sample(NamedTuple):
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode()
             (folder / name).write_bytes(data)
+
+    def make(
+        self, folder: Path, added: Mapping[str, list[str]] = MappingProxyType({}), **changes: Any
+    ) -> tuple[Dataset, list[str]]:
+        """Write the files, some with more lines; return their dataset and the summary."""
+        self.write(folder / "log", **added)
+        return opened(self.prepare, self.options(folder / "log", out=folder / "data", **changes))
 
     def shown(self, folder: Path, name: str) -> str:
         """Return a file as messages name it."""

@@ -77,16 +77,19 @@ def refused(file: Path, match: str, **changes) -> None:
 
 
 def log_of(path: Path) -> Path:
-    """Write a log with ties, users of one event, one long history, lists and missing numbers."""
+    """Write a log with ties, users of one event, one long history, lists and missing numbers.
+
+    Its rows are in no order.
+    """
     random = np.random.default_rng(0)
-    lines = ["user,item,kind,tags,price,slot,mood,timestamp,label"]
+    header, lines = "user,item,kind,tags,price,slot,mood,timestamp,label", list[str]()
     for user in range(30):
         count = 60 if user == 7 else int(random.integers(1, 9))
-        for time in np.sort(random.integers(0, 100, count)):
+        for time in random.integers(0, 100, count):
             item = int(random.zipf(1.5)) % 40
             tags = "|".join(f"t{tag}" for tag in random.integers(0, 9, random.integers(0, 6)))
             price = "" if random.random() < 0.2 else f"{random.normal():.3f}"
             slot = "|".join(f"s{slot}" for slot in random.integers(0, 5, random.integers(0, 4)))
             fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
             lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)))))
-    return write(path, "\n".join(lines) + "\n")
+    return write(path, "\n".join([header, *random.permutation(lines), ""]))

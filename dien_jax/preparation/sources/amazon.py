@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
-from dien_jax.preparation.reading.download import LocalFile, Remote, fetch, given
+from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import as_text, json_object, text_value
 
@@ -111,15 +111,6 @@ class AmazonOptions(ImplicitOptions):
                 raise UserError("--name and --reviews with --meta exclude each other")
             remote_files(self.name, self.year)
 
-    def files(self) -> tuple[LocalFile, LocalFile]:
-        """Return reviews and metadata; download them if they were named."""
-        if self.name is None:
-            assert self.reviews
-            assert self.meta
-            return given(self.reviews), given(self.meta)
-        reviews, meta = remote_files(self.name, self.year)
-        return fetch(reviews), fetch(meta)
-
 
 def prepare(options: AmazonOptions) -> list[str]:
     """Make a dataset folder from raw reviews."""
@@ -132,7 +123,10 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
     say(f"from Amazon reviews of {options.year}, {name}: {options.split} split{core}")
-    files = options.files()
+    if options.reviews and options.meta:
+        files = [given(options.reviews), given(options.meta)]
+    else:
+        files = [fetch(remote) for remote in remote_files(str(options.name), options.year)]
     columns = ["user", "item", "timestamp"]
     reviews = read_records(workspace, files[0].file, review_parser(options.year), columns)
     with warnings.catch_warnings():

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dien_jax.preparation.logs import prepare_columns
-from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
+from dien_jax.preparation.options import ColumnOptions, ImplicitOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionsOptions(ImplicitOptions, ColumnOptions):
     """A log of items that users chose, as CSV or Parquet. Negatives are drawn."""
-
-    split: SplitPolicy = "last-event"
-    """Held out: whole users (by-user), each user's last two events (last-event), or the latest
-    events (by-time)."""
 
 
 def prepare(options: InteractionsOptions, *, table: Any = None) -> list[str]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog, prepare_log
-from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
+from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 
@@ -56,9 +56,6 @@ class MovielensOptions(ImplicitOptions):
     """Local archive ml-NAME.zip as published. It is downloaded by default."""
     min_rating: float | None = None
     """Use only ratings of at least this value, for example 4."""
-    split: SplitPolicy = "last-event"
-    """Held out: whole users (by-user), each user's last two ratings (last-event), or the latest
-    ratings (by-time)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
