@@ -70,12 +70,12 @@ STEP, AUGRU = "train_step.json", "recurrence_native.json"
 FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
-DEFAULTS, WIDE, ALONE = "present_defaults.csv", "wide.csv", "alone.csv"
+EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
 PEERS = ("RecBole", "FuxiCTR")
 WEEKS = "incremental_counts.json"
-CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
-WITHOUT_LOSS = "wide_augru"
+PART_NAMES = {"wide_augru": "no auxiliary loss"}
+QUALITY = ("test_auc", "test_auc_known", "test_gauc")
 COUNTS_ALONE = "counts alone"
 MODELS = (
     ("boosted trees", "boosted trees", "test_auc"),
@@ -118,7 +118,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
             ", ".join(f"{name}'s DIEN {peer(name.lower(), 'toys', '.3f')}" for name in PEERS),
         ),
         (
-            "the same for users with 30 events or more, in ten Amazon domains",
+            "the same for users with 30 events or more, in five Amazon domains",
             f"**{mean(ALONE, 'test_auc', data='long', row='dien'):.3f}**, "
             f"beside counts **{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
             f"DIN {mean(ALONE, 'test_auc', data='long', row='din'):.3f}, "
@@ -230,21 +230,28 @@ TABLES: dict[str, list[Sequence[str]]] = {
             )
         ),
     ],
+    "every": [
+        (label, *(auc(EVERY, column, data=data, row=row) for data in (*SETS, "grocery")))
+        for label, row, column in (
+            ("`dien`", "dien", "test_auc"),
+            (COUNTS_ALONE, "wide_dien", "counts_alone_test_auc"),
+            ("`wide_din`", "wide_din", "test_auc"),
+            ("`wide_dien`", "wide_dien", "test_auc"),
+        )
+    ],
     "family": [
-        (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
+        (f"`{name}`", *(auc(ALONE, column, data="long", row=name) for column in QUALITY))
         for name in FAMILY
-        for sets in [("beauty", "toys", "grocery")]
     ],
     "parts": [
         (
-            "no auxiliary loss" if name == WITHOUT_LOSS else name,
-            auc(DEFAULTS, data="toys", row=name),
-            f"{mean(DEFAULTS, 'test_auc', data='toys', row=name) - whole:+.4f}",
-            f"{mean(DEFAULTS, 'auc_difference_error_dien', data='toys', row=name):.4f}",
+            PART_NAMES.get(name, name),
+            auc(PARTS, row=name),
+            f"{mean(PARTS, 'test_auc', row=name) - whole:+.4f}",
         )
-        for whole in [mean(DEFAULTS, "test_auc", data="toys", row="wide_dien")]
-        for name in CHANGED
-        if name == WITHOUT_LOSS or not name.startswith("wide_")
+        for whole in [mean(PARTS, "test_auc", row="wide_dien")]
+        for name in (row["row"] for row in read(PARTS))
+        if name != "wide_dien"
     ],
     "long": [
         (label, *(auc(name, column, data="long", row=row) for column in shown))
@@ -253,7 +260,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
             (ALONE, "`dien`", "dien", ""),
             *((WIDE, *model) for model in MODELS if model[0] != COUNTS_ALONE),
         )
-        for shown in [("test_auc", "test_auc_known", "test_gauc")]
+        for shown in [QUALITY]
     ],
     "weeks": [
         (
