@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n+\|.*\n\|.*\n)((?:\|.*\n)*)")
 SYSTEMS = ("dien_jax, native", "dien_jax, xla", "deepctr-torch", "fuxictr")
-FAMILY = ["base_model", "wide_deep", "pnn", "din", "gru_att", "aigru", "agru", "augru", "dien"]
 
 
 @functools.cache
@@ -74,7 +73,7 @@ EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
 PEERS = ("RecBole", "FuxiCTR")
 WEEKS = "incremental_counts.json"
-PART_NAMES = {"wide_augru": "no auxiliary loss"}
+PART_NAMES = {"wide_augru": "no auxiliary loss", "dien": "no counts"}
 QUALITY = ("test_auc", "test_auc_known", "test_gauc")
 COUNTS_ALONE = "counts alone"
 MODELS = (
@@ -235,13 +234,8 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for label, row, column in (
             ("`dien`", "dien", "test_auc"),
             (COUNTS_ALONE, "wide_dien", "counts_alone_test_auc"),
-            ("`wide_din`", "wide_din", "test_auc"),
             ("`wide_dien`", "wide_dien", "test_auc"),
         )
-    ],
-    "family": [
-        (f"`{name}`", *(auc(ALONE, column, data="long", row=name) for column in QUALITY))
-        for name in FAMILY
     ],
     "parts": [
         (
