@@ -194,10 +194,10 @@ class TrainConfig:
     buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Lengths that batches are padded to, besides max_history, where many histories are as long."""
     order: Literal["time", "shuffled", "sorted"] = "time"
-    """Order of examples: time (those of a user in the order of time, so that few histories have an
-    event that was the target of an earlier step; otherwise shuffled); shuffled; or sorted (the same
-    batches in every epoch, sorted by length within buffers of the file's order, and only the order
-    of batches is random)."""
+    """Order of examples: time (those of a user in the order of time, so that few targets were in
+    the history of an earlier step; otherwise shuffled); shuffled; or sorted (the same batches in
+    every epoch, sorted by length within buffers of the file's order, and only the order of batches
+    is random)."""
     unknown_users: float = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
     embedding of users outside the training split; 1 removes user ids from the model. Above 0, 2%
