@@ -40,8 +40,8 @@ class Loader:
         shuffled, but for one with filler, which is last. It takes some 30 bytes an example.
       ``time``: up to ``STAGES`` stages, each of which is shuffled so. The examples of a sequence
         are spread over the stages in the order of their histories, the last one in the last stage,
-        so that few targets were in the history of an earlier step, where the auxiliary loss
-        teaches them. Those of different sequences are not compared.
+        so that few targets were in the history of an earlier step. Those of different sequences
+        are not compared.
       ``sorted``: batches cut from the file's order, sorted by length within buffers of
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
