@@ -106,7 +106,7 @@ def factorise(
     for table in range(1 + FOLDS):
         others, frequent = _by_frequency(_where(read, fold != table), len(kept))
         rows = 1 + frequent
-        vectors[table, rows, :components] = _vectors(others, len(frequent), components)
+        (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
         if transitions:
             earlier, later = _transition_vectors(others, len(frequent), components)
             vectors[table, rows, components : 2 * components] = earlier
@@ -146,7 +146,7 @@ def _where(interactions: _Interactions, is_kept: np.ndarray) -> _Interactions:
     return _Interactions(*(column[is_kept] for column in interactions))
 
 
-def _vectors(interactions: _Interactions, values: int, components: int) -> np.ndarray:
+def _vectors(interactions: _Interactions, values: int, components: int) -> list[np.ndarray]:
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
     is_next = np.diff(interactions.sequence, prepend=interactions.sequence[:1]) != 0
     sequence = np.cumsum(is_next, dtype=np.int32)
@@ -155,7 +155,7 @@ def _vectors(interactions: _Interactions, values: int, components: int) -> np.nd
     entries = 1 / np.sqrt(degree[sequence] * users[interactions.value])
     shape = (len(degree), values)
     matrix = sparse.csr_array((entries, (sequence, interactions.value)), shape=shape)
-    return _unit_vectors(matrix, components, with_left=False)[-1]
+    return _unit_vectors(matrix, components, sides=("right",))
 
 
 def _transition_vectors(
@@ -179,19 +179,18 @@ def _transition_vectors(
 
 
 def _unit_vectors(
-    matrix: sparse.csr_array, components: int, *, with_left: bool = True
+    matrix: sparse.csr_array, components: int, sides: tuple[str, ...] = ("left", "right")
 ) -> list[np.ndarray]:
-    """Return the unit vectors of the rows (left) and columns of a matrix, ``[., D]`` each."""
-    sizes = matrix.shape if with_left else matrix.shape[1:]
-    units = [np.zeros((size, components), np.float32) for size in sizes]
+    """Return the unit vectors of the rows (left) and columns (right) of a matrix, ``[., D]``."""
+    sizes = dict(zip(("left", "right"), matrix.shape, strict=True))
+    units = {side: np.zeros((sizes[side], components), np.float32) for side in sides}
     if matrix.nnz:
-        left, singular, right = singular_vectors(matrix, components, with_left=with_left)
+        vectors = singular_vectors(matrix, components, with_left="left" in sides)
         trim_memory()  # threads keep what they freed
-        root = np.sqrt(singular)
-        found = [side for side in (left, right) if side is not None]
-        for unit, vectors in zip(units, found, strict=True):
-            np.multiply(vectors, root, out=unit[:, : len(root)])
+        root = np.sqrt(vectors.singular)
+        for side, unit in units.items():
+            np.multiply(getattr(vectors, side), root, out=unit[:, : len(root)])
             norm = np.sqrt(np.einsum("vd,vd->v", unit, unit))
             # One that no component reaches has a vector of rounding errors alone.
             unit *= np.where(norm > 1e-5, 1 / np.maximum(norm, 1e-5), 0)[:, None]
-    return units
+    return list(units.values())
