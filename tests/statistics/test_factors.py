@@ -174,8 +174,9 @@ def test_no_training_events_give_no_vectors() -> None:
         [list(range(1, 11))] * 3000,
         [[2 * pair + 1, 2 * pair + 2] for pair in range(299)] * 5,
         [*[list(range(1, 11))] * 3000, *([item] for item in range(11, 600))],
+        [list(range(1 + user, 21 + user)) for user in range(25)],
     ],
-    ids=["one event", "the same events", "pairs", "the same events and rare ones"],
+    ids=["one event", "the same events", "pairs", "the same events and rare ones", "few users"],
 )
 def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     histories: list[list[int]],
