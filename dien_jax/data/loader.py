@@ -112,14 +112,15 @@ class Loader:
             lengths = examples.history_end[rows] - dataset.event_offsets[examples.sequence[rows]]
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
             self._lengths[rows] = np.minimum(lengths, self._max_history)
-        self._stages = 1
-        if self._order == "time":
-            self._stages = min(STAGES, max(1, self.steps_per_epoch // STAGE_BATCHES))
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, self._lengths.max(initial=0)) + 1]
         if self._order != "sorted":
             self._edges = _worth_compiling(self._edges, self._lengths)
+        self._stages = 1
+        if self._order == "time":  # 16 bits hold a stage and a length
+            most = min(STAGES, (1 << 16) // len(self._edges))
+            self._stages = max(1, min(most, self.steps_per_epoch // STAGE_BATCHES))
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
