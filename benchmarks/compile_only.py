@@ -110,7 +110,7 @@ def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     if config.model.statistics:
         statistics, factors = blank_statistics(schema), blank_factors(schema)
     features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics, factors)
-    sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
+    sampler = make_sampler(np.ones(ITEMS))
     batch = example_batch(
         schema, batch_size=config.train.batch_size, steps=config.train.max_history
     )

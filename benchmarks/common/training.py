@@ -47,7 +47,7 @@ def on_made_tables(config: Config, items: int, devices: int = 1) -> Training:
     """Return a training on a table of items and their categories, without counts of events."""
     config, schema = with_settings(config, {"model.statistics": False}), schema_of(items)
     place = Placement(devices, schema) if devices > 1 else OneDevice(schema)
-    sampler = map(place.put_items, make_sampler(np.ones(items, np.int64), "uniform"))
+    sampler = map(place.put_items, make_sampler(np.ones(items, np.int64)))
     category: Any = made_categories(items)
     features = place.put_features(FeatureTables({"category": category}, {}))
     return Training(config, schema, Tables(features, Sampler(*sampler)), place=place)

@@ -110,9 +110,8 @@ class ModelConfig:
     auxiliary_weight: float = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
-    """Sampled items that each interest state learns to distinguish from the next behaviour."""
-    auxiliary_distribution: Literal["popularity", "uniform"] = "popularity"
-    """Distribution of auxiliary negatives: popularity in training; or uniform over items."""
+    """Items, sampled by their popularity in training, that each interest state learns to
+    distinguish from the next behaviour."""
     statistics: bool = False
     """Read counts of training events (how many users chose the candidate, alone and together with
     the history) and similarities of candidate and history, by a factorization of which training

@@ -38,7 +38,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "aigru, auxiliary loss": {"model.evolution": "aigru"},
     "agru, auxiliary loss": {"model.evolution": "agru"},
     "auxiliary weight 1": {"model.auxiliary_weight": 1.0},
-    "auxiliary negatives uniform": {"model.auxiliary_distribution": "uniform"},
     "no statistics": {"model.statistics": False},
     "random embeddings": {"model.initial_embeddings": "random"},
     "no dropout": {"model.dropout": 0.0},

@@ -3,7 +3,7 @@
 Dimensions: I items, B examples, T steps, S = T - 1, N negatives a step.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,24 +27,19 @@ class Sampler(NamedTuple):
     alias: Int[schema.Array, " I"]
 
 
-def make_sampler(
-    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
-) -> Sampler:
-    """Return an alias table on the host that draws known items by their count, or uniformly.
+def make_sampler(popularity: schema.Array) -> Sampler:
+    """Return an alias table on the host that draws known items in proportion to their counts.
 
     >>> import numpy as np
     >>> from dien_jax.steps import make_sampler
-    >>> make_sampler(np.array([0, 3, 1]), "popularity").keep.shape
+    >>> make_sampler(np.array([0, 3, 1])).keep.shape
     (3,)
 
     Args:
-      popularity: ``[I]``, events of each item in training, whole numbers. The unknown item is drawn
-        only where no other item exists.
-      distribution: ``"popularity"`` or ``"uniform"``.
+      popularity: ``[I]``, events of each item in training, whole numbers; ones draw uniformly, and
+        so do zeros. The unknown item is drawn only where no other item exists.
     """
-    mass = np.ones(len(popularity), np.int64)
-    if distribution != "uniform":
-        mass[:] = popularity
+    mass = np.array(popularity, np.int64)
     mass[UNKNOWN] = 0
     if not mass.any():
         mass[UNKNOWN:] = 1
@@ -110,7 +105,7 @@ def auxiliary_negatives(
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.steps import auxiliary_negatives, make_sampler
-    >>> sampler, history = make_sampler(jnp.array([0, 3, 1]), "uniform"), jnp.array([[1, 2, 1]])
+    >>> sampler, history = make_sampler(jnp.array([0, 3, 1])), jnp.array([[1, 2, 1]])
     >>> auxiliary_negatives(sampler, jax.random.key(0), history, 4).shape
     (1, 2, 4)
     """

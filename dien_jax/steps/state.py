@@ -84,7 +84,7 @@ def training_tables(dataset: "Dataset", config: Config, place: OneDevice | None 
     )
     if not config.model.auxiliary_weight:
         return Tables(features, None)
-    sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    sampler = make_sampler(dataset.popularity)
     return Tables(features, Sampler(*map(place.put_items, sampler)))
 
 

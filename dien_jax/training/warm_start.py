@@ -25,7 +25,7 @@ from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
 
 FREE = {"implementation", "initial_embeddings", "recurrence_precision", "dropout",
-        "auxiliary_weight", "auxiliary_negatives", "auxiliary_distribution"}  # fmt: skip
+        "auxiliary_weight", "auxiliary_negatives"}  # fmt: skip
 """Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
 
 NEW = -1

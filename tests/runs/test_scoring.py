@@ -115,7 +115,7 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
 def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
     built = []
     make = state.make_sampler
-    monkeypatch.setattr(state, "make_sampler", lambda *given: built.append(given) or make(*given))
+    monkeypatch.setattr(state, "make_sampler", lambda given: built.append(given) or make(given))
     model = load_run(run)
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")

@@ -22,7 +22,7 @@ def distribution_of(sampler) -> np.ndarray:
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda c: sum(c[1:]) > 0))
 def test_table_holds_the_popularity_exactly(counts: list[int]) -> None:
     known = np.array([0, *counts[1:]], np.float64)
-    found = distribution_of(make_sampler(np.array(counts), "popularity"))
+    found = distribution_of(make_sampler(np.array(counts)))
     np.testing.assert_allclose(found, known / known.sum(), atol=1e-6)
 
 
@@ -31,42 +31,36 @@ def test_table_holds_the_popularity_exactly(counts: list[int]) -> None:
 def test_table_holds_counts_beyond_exact_sums(counts: list[int]) -> None:
     counts = [0, *counts[1:], 2**62 - 1]
     known = np.array(counts, np.float64)
-    found = distribution_of(make_sampler(np.array([0, *counts[1:]]), "popularity"))
+    found = distribution_of(make_sampler(np.array([0, *counts[1:]])))
     np.testing.assert_allclose(found, known / known.sum(), atol=1e-6)
 
 
-def test_uniform_draws_every_known_item_alike() -> None:
-    found = distribution_of(make_sampler(np.array([9, 0, 5, 1]), "uniform"))
-    np.testing.assert_allclose(found, [0, 1 / 3, 1 / 3, 1 / 3], atol=1e-6)
-
-
 def test_draws_follow_the_table() -> None:
-    sampler = make_sampler(np.array([0, 1, 2, 5]), "popularity")
+    sampler = make_sampler(np.array([0, 1, 2, 5]))
     random = random_columns(jax.random.key(0), 4, (100_000,))
     share = np.bincount(drawn(sampler, random), minlength=4) / 100_000
     np.testing.assert_allclose(share, [0, 1 / 8, 2 / 8, 5 / 8], atol=0.006)  # 4 standard errors
 
 
 def test_an_empty_popularity_draws_the_unknown_item_or_any() -> None:
-    assert distribution_of(make_sampler(np.array([0]), "popularity")) == [1]
-    np.testing.assert_allclose(distribution_of(make_sampler(np.zeros(4, int), "popularity")), 0.25)
+    assert distribution_of(make_sampler(np.array([0]))) == [1]
+    np.testing.assert_allclose(distribution_of(make_sampler(np.zeros(4, int))), 0.25)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_negatives_seldom_equal_their_positive(count: int) -> None:
-    sampler = make_sampler(np.array([0, 1, 1]), "popularity")
+    sampler = make_sampler(np.array([0, 1, 1]))
     history = jnp.asarray(np.random.default_rng(0).integers(1, 3, (50, 41)), jnp.int32)
     found = auxiliary_negatives(sampler, jax.random.key(1), history, count)
     assert found.shape == (50, 40, count)
     share = (np.asarray(found) == np.asarray(history)[:, 1:, None]).mean()
     assert 0.2 < share < 0.3  # one half a draw, drawn twice
-    rare = auxiliary_negatives(make_sampler(np.arange(1000), "uniform"), jax.random.key(1),
-                               history, count)  # fmt: skip
+    rare = auxiliary_negatives(make_sampler(np.ones(1000)), jax.random.key(1), history, count)
     assert (np.asarray(rare) == np.asarray(history)[:, 1:, None]).mean() < 1e-3
 
 
 def test_negatives_are_a_function_of_the_key() -> None:
-    sampler = make_sampler(np.arange(50), "popularity")
+    sampler = make_sampler(np.arange(50))
     history = jnp.ones((4, 6), jnp.int32)
     first, again, other = (
         np.asarray(auxiliary_negatives(sampler, jax.random.key(seed), history, 2))

@@ -219,7 +219,7 @@ def compiled_for_many_rows(update: str) -> jax.stages.Compiled:
     tags = MultiValued(
         jax.ShapeDtypeStruct((ROWS, 2), jnp.int32), jax.ShapeDtypeStruct((ROWS,), jnp.int32)
     )
-    sampler = jax.eval_shape(lambda: make_sampler(np.ones(4), "uniform"))
+    sampler = jax.eval_shape(lambda: make_sampler(np.ones(4)))
     sampler = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS,), leaf.dtype), sampler)
     arrays = Tables(FeatureTables({"tags": tags}, {}), sampler)
     step = make_train_step(config, schema, 10)

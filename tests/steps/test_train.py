@@ -99,7 +99,7 @@ def test_negatives_are_drawn_by_popularity() -> None:
     """Popularity draws nothing but item 7."""
     model = dataclasses.replace(MODEL, evolution="none", auxiliary_negatives=2)
     config, batch = dataclasses.replace(CONFIG, model=model), batch_of(5)
-    arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7], "popularity"))
+    arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7]))
     state = create_state(config, SCHEMA, 10, seed=0)
     _, (_, metrics) = jax.jit(make_loss(config, SCHEMA))(
         state.params, state.batch_stats, arrays, batch, jax.random.key(1)

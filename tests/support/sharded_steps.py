@@ -67,7 +67,7 @@ def tables() -> Tables:
         vector_row=(np.arange(ITEMS) % (ITEMS - 5)).astype(np.int32),  # five items without one
         vectors=rng.normal(scale=0.1, size=(TABLES_OF_VECTORS, ITEMS - 5, 3)).astype(np.float16),
     )
-    sampler = make_sampler(np.eye(ITEMS)[NEGATIVE], "popularity")
+    sampler = make_sampler(np.eye(ITEMS)[NEGATIVE])
     return Tables(jax.tree.map(jnp.asarray, features), sampler)
 
 
@@ -143,7 +143,7 @@ def run(
 ) -> Ended:
     """Take the steps; ``one_item`` is the only auxiliary negative there is, if true."""
     popularity = np.eye(ITEMS)[7] if one_item else np.arange(ITEMS) % 7
-    host = tables()._replace(sampler=make_sampler(popularity, "popularity"))
+    host = tables()._replace(sampler=make_sampler(popularity))
     place = place_of(devices)
     sampler = jax.tree.map(place.put_items, host.sampler)
     tables_ = Tables(place.put_features(host.features), sampler)

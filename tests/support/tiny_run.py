@@ -258,9 +258,7 @@ LIGHT_CONFIG = dataclasses.replace(CONFIG, model=member("base_model", MODEL))
 
 def tables() -> Tables:
     category = jnp.arange(ITEMS, dtype=jnp.int32) % 4
-    return Tables(
-        FeatureTables({"category": category}, {}), make_sampler(np.ones(ITEMS), "popularity")
-    )
+    return Tables(FeatureTables({"category": category}, {}), make_sampler(np.ones(ITEMS)))
 
 
 def batch_of(steps: int, size: int = 16, seed: int = 0) -> Batch:
