@@ -5,9 +5,9 @@
 Targets are clicks of the test split on items that are new to their user, ranked among all such
 items. ``popularity`` lists the most popular items. ``co-occurrence`` lists by the cosine of the
 training users who chose the item and the last event, ties by popularity. ``same category`` lists
-the most popular items of the last event's value of the first categorical item feature. ``raw``
-is the model without the correction for how negatives were drawn. RecBole's models have a script of
-their own, ``benchmarks/peers/recbole_lists.py``.
+the most popular items of the last event's value of the first categorical item feature. ``in the
+order of rank`` is the model without the correction for how negatives were drawn. RecBole's models
+have a script of their own, ``benchmarks/peers/recbole_lists.py``.
 
 ``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
@@ -81,13 +81,15 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     raw = np.where(np.isfinite(model.list_offsets), 0, -np.inf).astype(np.float32)
     rows = {
         model.run.preset: measure_lists(model, "test", most),
-        f"{model.run.preset}, raw": measure_lists(model._replace(list_offsets=raw), "test", most),
+        f"{model.run.preset}, in the order of rank": measure_lists(
+            model._replace(list_offsets=raw), "test", most
+        ),
     }
     targets = list_targets(model.dataset, "test", most)
     for name, score in rules(model.dataset).items():
         rows[name] = report_lists(targets, map(score, targets), popularity)
-    machine = {"benchmark": "recommend", **surroundings()}
-    return [machine | {"case": name} | row for name, row in rows.items()]
+    about = {"benchmark": "recommend", "data": model.dataset.path.name, **surroundings()}
+    return [about | {"case": name} | row for name, row in rows.items()]
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:

@@ -7,10 +7,12 @@ A script for an environment of its own, which needs neither JAX nor this package
     .recbole/bin/python benchmarks/peers/recbole_lists.py log.csv --out rows.json
 
 The log has the columns user, item and timestamp. Of each user with three events or more the last is
-the test's, the one before it validation's, which chooses the epoch; all others train. Settings are
-RecBole's own. Metrics are computed here, alike for all models: the rank of the test item among all
-items that the user had not chosen before, ties counted as half. Test items that the user had chosen
-before are left out. RecBole's sequential models would list the history; here no model does.
+the test's, the one before it validation's, which chooses the number of epochs; all others train.
+Sequential models list what follows the event before the last. The others are then trained again, on
+all events but the last, so that they know it too. Settings are RecBole's own. Metrics are computed
+here, alike for all models: the rank of the test item among all items that the user had not chosen
+before, ties counted as half. Test items that the user had chosen before are left out. RecBole's
+sequential models would list the history; here no model does.
 """
 
 import argparse
@@ -33,7 +35,9 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-MODELS = ("Pop", "ItemKNN", "EASE", "BPR", "LightGCN", "GRU4Rec", "SASRec", "BERT4Rec")
+WITHOUT_EPOCHS = ("Pop", "ItemKNN", "EASE")
+SEQUENTIAL = ("GRU4Rec", "SASRec", "BERT4Rec")
+MODELS = (*WITHOUT_EPOCHS, "BPR", "LightGCN", *SEQUENTIAL)
 TOP = 10
 # RecBole 1.2.1 reads its own checkpoints by the default of earlier versions of torch.
 torch.load = functools.partial(torch.load, weights_only=False)
@@ -51,14 +55,14 @@ def write_log(log: Path, folder: Path) -> None:
     events.to_csv(folder / "log" / "log.inter", sep="\t", index=False)
 
 
-def settings(name: str, folder: Path, epochs: int) -> Config:
+def settings(name: str, folder: Path, epochs: int, split: str) -> Config:
     """Return RecBole's settings of a model; all that is not the split is its default."""
     chosen = {
         "data_path": str(folder),
         "checkpoint_dir": str(folder / "checkpoints"),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "eval_args": {
-            "split": {"LS": "valid_and_test"},
+            "split": {"LS": split},
             "order": "TO",
             "group_by": "user",
             "mode": "full",
@@ -66,7 +70,7 @@ def settings(name: str, folder: Path, epochs: int) -> Config:
         "metrics": ["NDCG"],
         "topk": [TOP],
         "valid_metric": f"NDCG@{TOP}",
-        "epochs": 1 if name in ("Pop", "ItemKNN", "EASE") else epochs,
+        "epochs": epochs,
         "show_progress": False,
         "use_gpu": False,
         "state": "ERROR",
@@ -111,29 +115,43 @@ def measured(ranks: np.ndarray) -> dict[str, float]:
     return found
 
 
-def row_of(name: str, folder: Path, epochs: int) -> dict[str, Any]:
-    """Train a model, list for all users, and return what was measured."""
-    config = settings(name, folder, epochs)
+def trained(name: str, folder: Path, epochs: int, split: str) -> tuple[Any, ...]:
+    """Train a model; return it, the epochs of the best validation, all events and test data."""
+    config = settings(name, folder, epochs, split)
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
     events = {key: np.array(dataset.inter_feat[key]) for key in ("user_id", "item_id")}
     train_data, valid_data, test_data = data_preparation(config, dataset)
     model = get_model(name)(config, train_data.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    chosen_on = valid_data if split == "valid_and_test" else None
+    trainer.fit(train_data, chosen_on, saved=True, show_progress=False, verbose=False)
+    if chosen_on is not None:
+        best = torch.load(trainer.saved_model_file)
+        model.load_state_dict(best["state_dict"])
+        model.load_other_parameter(best.get("other_parameter"))
+        epochs = best["epoch"] + 1
+    return model, epochs, events, test_data
+
+
+def row_of(name: str, folder: Path, epochs: int) -> dict[str, Any]:
+    """Train a model, list for all users, and return what was measured."""
     start = time.perf_counter()
-    trainer.fit(train_data, valid_data, saved=True, show_progress=False, verbose=False)
+    if name in WITHOUT_EPOCHS:
+        epochs = 1
+    else:
+        model, epochs, events, test_data = trained(name, folder, epochs, "valid_and_test")
+    if name not in SEQUENTIAL:
+        model, _, events, test_data = trained(name, folder, epochs, "test_only")
     train_seconds = time.perf_counter() - start
-    if Path(trainer.saved_model_file).exists():
-        model.load_state_dict(torch.load(trainer.saved_model_file)["state_dict"])
-        model.load_other_parameter(torch.load(trainer.saved_model_file).get("other_parameter"))
     model.eval()
     start = time.perf_counter()
     with torch.no_grad():
         ranks = ranks_of(model, events, test_data)
     seconds = time.perf_counter() - start
-    about = {"model": f"RecBole {name}", "users": len(ranks), "items": dataset.item_num - 1}
+    about = {"model": f"RecBole {name}", "users": len(ranks), "items": int(events["item_id"].max())}
     times = {"train_seconds": train_seconds, "users_per_second": len(ranks) / seconds}
-    return about | measured(ranks) | times
+    return about | {"epochs": epochs} | measured(ranks) | times
 
 
 def main() -> None:

@@ -214,7 +214,7 @@ class Shortlist:
         names = ("count", "offsets", "other", "together")
         counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
         self._count, self._offsets, self._other, self._together = counts
-        self._root = np.sqrt(self._count + np.float32(1))
+        self._root = np.sqrt(self._count + 1.0).astype(np.float32)
         self._popular = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
         self._vectors: list[np.ndarray] = []
         if f"{FACTORS}/{item}/row" in tables:
@@ -229,6 +229,8 @@ class Shortlist:
     ) -> list[np.ndarray]:
         """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
+        They are the first of each order in turn.
+
         ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
         the items that may be listed.
         """
@@ -239,13 +241,15 @@ class Shortlist:
             for ours, theirs in ((chosen, chosen), (following, before)):
                 sums = np.stack([weights @ theirs[self._row[rows]] for rows, weights in weighted])
                 similar.append((sums.astype(np.float32) @ ours.T)[:, self._row] * self._root)
-        most //= 2 + len(similar)
         found = []
         for of_user, history, *scores in zip(allowed, weighted, *similar, strict=True):
             scores = [np.where(of_user, s, 0) for s in (self._together_with(*history), *scores)]
-            popular = self._popular[of_user[self._popular]][:most]
-            rows = np.concatenate([popular, *(_top(score, most) for score in scores)])
-            found.append(np.unique(rows).astype(np.int32))
+            orders = [self._popular[of_user[self._popular]][:most]]
+            orders += [_top(score, most // 2) for score in scores]
+            place = np.concatenate([np.arange(len(order)) for order in orders])
+            in_turn = np.concatenate(orders)[np.argsort(place, kind="stable")]
+            first = np.sort(np.unique(in_turn, return_index=True)[1])
+            found.append(np.sort(in_turn[first[:most]]).astype(np.int32))
         return found
 
     def _together_with(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
@@ -260,11 +264,11 @@ class Shortlist:
 
 
 def _top(scores: np.ndarray, most: int) -> np.ndarray:
-    """Return the places of the highest scores above 0."""
+    """Return the places of the highest scores above 0, the highest first."""
     places = np.flatnonzero(scores > 0)
-    if len(places) <= most:
-        return places
-    return places[np.argpartition(-scores[places], most)[:most]]
+    if len(places) > most:
+        places = places[np.argpartition(-scores[places], most)[:most]]
+    return places[np.argsort(-scores[places], kind="stable")]
 
 
 def first_places(scores: np.ndarray, n: int) -> np.ndarray:

@@ -59,6 +59,12 @@ def peer(system: str, data: str, form: str = ".4f") -> str:
     return f"{best['test_auc']:{form}}" if best else ""
 
 
+def lists(name: str, columns: Sequence[str], **where: object) -> str:
+    """Columns of one row as text, or none without a row."""
+    found = rows(name, **where)
+    return " / ".join(f"{found[0][column]:.3f}" for column in columns) if found else ""
+
+
 def of(row: dict[str, Any], *columns: str) -> list[str]:
     """Columns of a row as text; ``column:form`` has a form of its own."""
     pairs = (column.partition(":") for column in columns)
@@ -71,6 +77,7 @@ RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
+LOGS = ("grocery", "beauty", "toys")
 PEERS = ("RecBole", "FuxiCTR")
 WEEKS = "incremental_counts.json"
 PART_NAMES = {"wide_augru": "no auxiliary loss", "dien": "no counts"}
@@ -86,19 +93,12 @@ MODELS = (
 
 TABLES: dict[str, list[Sequence[str]]] = {
     "lists": [
-        *(
-            (
-                row["case"],
-                *(f"{row[name]:.3f}" for name in ("hr_10", "ndcg_10", "mrr", "coverage")),
-                f"{row['mean_popularity']:.0f}",
-            )
-            for row in read("recommend.json")
-            if row["targets"]
-        ),
-        *(
-            (row["model"], *(f"{row[name]:.3f}" for name in ("hr@10", "ndcg@10", "mrr")), "", "")
-            for row in read("recbole.json")
-        ),
+        (row, *(lists(name, columns, **{key: row, of_log: log}) for log in LOGS))
+        for name, key, of_log, columns in (
+            ("recommend.json", "case", "data", ("hr_10", "ndcg_10")),
+            ("recbole.json", "model", "log", ("hr@10", "ndcg@10")),
+        )
+        for row in dict.fromkeys(row[key] for row in read(name) if row[columns[0]])
     ],
     "list_times": [
         (
@@ -125,12 +125,11 @@ TABLES: dict[str, list[Sequence[str]]] = {
         ),
         (
             "HR@10 of lists of all 8,687 items of Amazon's Grocery",
-            ms("recommend.json", "**{:.3f}**", "hr_10", case="wide_dien"),
+            ms("recommend.json", "**{:.3f}**", "hr_10", case="wide_dien", data="grocery"),
             ", ".join(
-                ms("recbole.json", name + " {:.3f}", "hr@10", model=f"RecBole {name}")
-                for name in ("EASE", "ItemKNN")
-            )
-            + " of RecBole",
+                ms("recbole.json", form, "hr@10", model=form[:-7], log="grocery")
+                for form in ("RecBole EASE {:.3f}", "RecBole ItemKNN {:.3f}")
+            ),
         ),
         (
             "a whole training step of DIEN: 128 histories of 100 events",
