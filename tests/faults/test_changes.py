@@ -241,6 +241,7 @@ def test_a_forked_process_works_or_says_what_to_do(name, place):
         except BaseException as error:
             os.write(start, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
+    os.close(start)
     with faults._limit(SECONDS):
         try:
             os.waitpid(child, 0)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from support.untrained_run import TOLERANCE
 
 import dien_jax
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, RankRequest
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, RankRequest, history_buckets
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
@@ -43,11 +44,13 @@ def test_a_forked_process_is_refused_at_once(run):
     ranker.rank([PEAR], [PEAR], context=CONTEXT)
     end, start = os.pipe()
     if not (child := os.fork()):
+        signal.alarm(60)  # ends the process
         try:
             ranker.rank([PEAR], [PEAR], context=CONTEXT)
         except BaseException as error:
             os.write(start, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
+    os.close(start)
     os.waitpid(child, 0)
     found = os.read(end, 1000).decode()
     assert re.match(r"UserError: process \d+ was forked from process \d+, without", found)
@@ -247,6 +250,11 @@ def test_a_newer_model_adopts_remembered_users(run) -> None:
     assert newer._users._histories["Cid"].rows.tolist() == [0, 1]
     newer.remember("Dan", [])
     assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
+
+
+def test_lengths_of_histories_are_few_or_all_where_scores_depend_on_the_padding() -> None:
+    for changes, lengths in (({}, (2, 6)), ({"follow_authors": True}, (2, 3, 4, 6))):
+        assert history_buckets(untrained_run.config_of("dien", (2, 3, 4, 9), **changes)) == lengths
 
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:

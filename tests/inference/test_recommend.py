@@ -81,9 +81,11 @@ def test_scores_of_the_best_classifier_are_the_probabilities_of_the_next_item(
 
 def test_the_files_of_the_authors_draw_by_popularity(data) -> None:
     meta = {"source": {"name": "authors"}, "split": {"policy": "by-user"}}
-    dataset = dataclasses.replace(open_dataset(data), popularity=COUNTS, meta=meta)
-    expected = [-np.inf, *np.log(COUNTS[1:5] / COUNTS[1:].sum()), -np.inf]
+    counts = np.array([9, 1, 200, 40, 100, 0])
+    dataset = dataclasses.replace(open_dataset(data), popularity=counts, meta=meta)
+    expected = [-np.inf, *np.log(counts[1:5] / counts[1:].sum()), -np.inf]
     np.testing.assert_allclose(list_offsets(dataset), expected, rtol=1e-6)
+    assert (list_offsets(dataclasses.replace(dataset, popularity=0 * counts)) == -np.inf).all()
 
 
 def test_equal_scores_are_in_the_order_of_items() -> None:

@@ -1,9 +1,11 @@
 """Attention and gates of single examples, and of models that lack them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dien_kernels import Weights
-from support import untrained_run
+from support import small_dataset, untrained_run
 from support.recurrences import numpy_recurrence
 from support.untrained_run import trained
 
@@ -12,6 +14,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import printable
 from dien_jax.inspection.examples import (
     UNKNOWN_NAME,
+    Behaviour,
     Inspector,
     Names,
     available_measures,
@@ -119,6 +122,16 @@ def test_raw_ids_and_categories_are_shown(data):
     for behaviour in example.behaviours:
         matches = behaviour.category == example.candidate.category and behaviour.category in names
         assert behaviour.matches == matches
+
+
+def test_a_multivalued_feature_is_shown_and_compared_where_no_other_is(tmp_path):
+    dataset = open_dataset(small_dataset.write(tmp_path / "data"))
+    item, _, tags, _ = dataset.schema.item
+    names = Names(replace(dataset, schema=replace(dataset.schema, item=(item, tags))))
+    pear = "pear\\u000afig"
+    assert names.behaviour(1, 1) == Behaviour(pear, "a, b, c", matches=True)
+    assert names.behaviour(1, 3) == Behaviour(pear, "a, b, c", matches=False)
+    assert names.behaviour(2, 1) == Behaviour(small_dataset.SLASH, "", matches=False)
 
 
 def test_unknown_items_and_unprintable_characters_are_readable(data):

@@ -135,6 +135,18 @@ def test_what_dead_steps_hold_changes_nothing_in_networks(implementation, few, a
     jax.tree.map(np.testing.assert_array_equal, run(*auxiliary), dirty)
 
 
+@pytest.mark.parametrize("cell", ["aigru", "agru", "augru"])
+def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
+    states, attention, weights = shared_case(cell)
+    dirty = states.at[4:].set(jnp.nan), attention.at[:, 4:].set(jnp.nan), weights
+    run = functools.partial(last_states, cell, "paper", length=jnp.int32(4))
+    runs = [functools.partial(run, implementation=name) for name in ("xla", "native", "reference")]
+    slopes = jax.grad(lambda *arrays: (runs[-1](*arrays) ** 2).sum(), (0, 1, 2))
+    for run in (*runs, slopes):
+        clean = run(states, attention, weights)
+        jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
+
+
 def test_lengths_beyond_the_steps_count_as_all_and_negative_ones_as_none(few):
     x, attention, weights, _, initial = operands("augru")
     odd, even = jnp.array([99, -5, 3], jnp.int32), jnp.array([7, 0, 3], jnp.int32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels import candidate_attention, interpreted, last_states
+from dien_kernels.checks import reverse_mode_only
 from jax import export
 from support.networks import (
     attention_by,
@@ -93,6 +94,11 @@ def test_forward_mode_of_networks_points_to_the_oracle(few, auxiliary):
             jax.jvp(lambda first, r=run, o=others: r(first, *o), (first,), (first,))
     states, *others = auxiliary
     jax.jvp(lambda states: auxiliary_by("reference")(states, *others), (states,), (states,))
+
+
+def test_another_type_error_stays_as_it_is():
+    with pytest.raises(TypeError, match=r"^another$"), reverse_mode_only("native"):
+        raise TypeError("another")
 
 
 def test_second_derivatives_point_to_the_oracle():

@@ -109,6 +109,7 @@ def test_impression_histories_hold_exactly_the_clicks_strictly_before(users, dat
     first_click = np.append(0, np.cumsum(log.label))[log.offsets]
     for sequence, (start, end) in enumerate(pairwise(log.offsets)):
         for row in range(start, end):
+            assert ends[row] >= first_click[sequence]
             seen = clicks[first_click[sequence] : ends[row]].tolist()
             before = log.timestamp < log.timestamp[row]
             assert seen == [c for c in clicks if start <= c < end and before[c]]

@@ -170,6 +170,17 @@ def test_a_client_that_does_not_read_is_closed() -> None:
     at_a_site(9, scene, answer_seconds=SOON, header_seconds=1000.0)
 
 
+def test_a_client_that_reads_late_gets_all_and_may_ask_again() -> None:
+    async def scene(site: Site) -> None:
+        client = await site.connect(LARGE)  # its stream reads no further than a small buffer
+        await client[0].readuntil(b"\r\n\r\n")
+        assert len(await client[0].readexactly(len(LARGE_ANSWER))) == len(LARGE_ANSWER)
+        client[1].write(GET)
+        assert await asyncio.wait_for(answer(client), 10) == b"done"
+
+    at_a_site(9, scene)
+
+
 def test_a_request_that_is_being_answered_is_not_closed() -> None:
     async def scene(site: Site) -> None:
         client = await site.connect(SLOW)
