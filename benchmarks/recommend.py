@@ -88,7 +88,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     targets = list_targets(model.dataset, "test", most)
     for name, score in rules(model.dataset).items():
         rows[name] = report_lists(targets, map(score, targets), popularity)
-    about = {"benchmark": "recommend", "data": model.dataset.path.name, **surroundings()}
+    about = {"benchmark": "recommend", **surroundings()}
     return [about | {"case": name} | row for name, row in rows.items()]
 
 
@@ -132,8 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="clicks to list for")
     options = parse(parser, argv)
     model = load_run(options.run)
-    rows = [*accuracy(model, options.targets), *times(model)]
-    report(options, [dict.fromkeys(COLUMNS, "") | row for row in rows], COLUMNS)
+    about = dict.fromkeys(COLUMNS, "") | {"data": model.dataset.path.name}
+    rows = [about | row for row in (*accuracy(model, options.targets), *times(model))]
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

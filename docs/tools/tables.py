@@ -77,7 +77,7 @@ RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
-LOGS = ("grocery", "beauty", "toys")
+LOGS = ("grocery", *SETS)
 PEERS = ("RecBole", "FuxiCTR")
 WEEKS = "incremental_counts.json"
 PART_NAMES = {"wide_augru": "no auxiliary loss", "dien": "no counts"}
@@ -107,8 +107,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
             f"{row['users_per_second']:.1f}" if row["users_per_second"] else "",
             f"{row['share_found']:.3f}" if row["share_found"] else "",
         )
-        for row in read("recommend.json")
-        if not row["targets"]
+        for row in rows("recommend.json", targets="", data="grocery")
     ],
     "readme": [
         (
