@@ -4,10 +4,9 @@
 
 Targets are clicks of the test split on items that are new to their user, ranked among all such
 items. ``popularity`` lists the most popular items. ``co-occurrence`` lists by the cosine of the
-training users who chose the item and the last event, ties by popularity. ``same category`` lists
-the most popular items of the last event's value of the first categorical item feature. ``in the
-order of rank`` is the model without the correction for how negatives were drawn. RecBole's models
-have a script of their own, ``benchmarks/peers/recbole_lists.py``.
+training users who chose the item and the last event, ties by popularity. ``in the order of rank``
+is the model without the correction for how negatives were drawn. RecBole's models have a script of
+their own, ``benchmarks/peers/recbole_lists.py``.
 
 ``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
@@ -60,17 +59,6 @@ def rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
             return scores
 
         found["co-occurrence with the last event"] = cooccurrence
-    names = [feature.name for feature in dataset.schema.item[1:] if feature.kind == "categorical"]
-    if names:
-        values = np.asarray(dataset.items[names[0]].values)
-
-        def same(target: Target) -> np.ndarray:
-            scores = share.copy()
-            if len(target.history):
-                scores += values == values[target.history[-1]]
-            return scores
-
-        found[f"same {names[0]}, by popularity"] = same
     return found
 
 
@@ -78,13 +66,10 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     """Return a row of metrics for the model, with and without the correction, and each rule."""
     assert model.list_offsets is not None
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
-    raw = np.where(np.isfinite(model.list_offsets), 0, -np.inf).astype(np.float32)
-    rows = {
-        model.run.preset: measure_lists(model, "test", most),
-        f"{model.run.preset}, in the order of rank": measure_lists(
-            model._replace(list_offsets=raw), "test", most
-        ),
-    }
+    whole, none = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
+    raw = model._replace(list_offsets=none.astype(np.float32))
+    rows = {whole: measure_lists(model, "test", most)}
+    rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most)
     targets = list_targets(model.dataset, "test", most)
     for name, score in rules(model.dataset).items():
         rows[name] = report_lists(targets, map(score, targets), popularity)
@@ -94,11 +79,8 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
     """Yield rows of times, and of the share that the stages find."""
-    names = model.dataset.vocabulary("item")
-    histories = [
-        [names[row] for row in target.history]
-        for target in list_targets(model.dataset, "test", USERS)
-    ]
+    names, targets = model.dataset.vocabulary("item"), list_targets(model.dataset, "test", USERS)
+    histories = [[names[row] for row in target.history] for target in targets]
     random, exact = np.random.default_rng(0), Ranker(model, exact_items=len(names))
     staged = Ranker(model)
     context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
