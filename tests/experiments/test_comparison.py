@@ -204,6 +204,7 @@ def test_unfinished_run_is_shown_by_its_evaluations_and_has_no_test_figures(
     shown, said = output([other, runs / "0.02-0"], capfd)
     assert line(shown, "other (unfinished)")[5:] == ["-"] * (2 + 2 * len(METRICS))
     assert "no paired differences: the first run, other, is unfinished" in said
+    assert "difference to" not in shown
 
 
 def test_runs_on_other_data_are_in_the_table_but_not_in_the_pairs(runs, tmp_path, capfd, scored):
