@@ -66,8 +66,8 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     """Return a row of metrics for the model, with and without the correction, and each rule."""
     assert model.list_offsets is not None
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
-    whole, none = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
-    raw = model._replace(list_offsets=none.astype(np.float32))
+    whole, zeros = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
+    raw = model._replace(list_offsets=zeros.astype(np.float32))
     rows = {whole: measure_lists(model, "test", most)}
     rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most)
     targets = list_targets(model.dataset, "test", most)

@@ -107,11 +107,11 @@ def measured(ranks: np.ndarray) -> dict[str, float]:
     """Return the mean of each metric over users, and its standard error."""
     hits = ranks < TOP
     gains = np.where(hits, 1 / np.log2(ranks + 2), 0.0)
-    values = {f"hr@{TOP}": hits, f"ndcg@{TOP}": gains, "mrr": 1 / (ranks + 1)}
+    values = {f"hr_{TOP}": hits, f"ndcg_{TOP}": gains, "mrr": 1 / (ranks + 1)}
     found = {}
     for name, of_users in values.items():
         found[name] = float(of_users.mean())
-        found[f"{name} error"] = float(of_users.std() / math.sqrt(len(ranks)))
+        found[f"{name}_error"] = float(of_users.std() / math.sqrt(len(ranks)))
     return found
 
 
@@ -147,7 +147,7 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         ranks = ranks_of(model, events, test_data)
     seconds = time.perf_counter() - start
-    about = {"model": f"RecBole {name}", "users": len(ranks), "items": int(events["item_id"].max())}
+    about = {"case": f"RecBole {name}", "users": len(ranks), "items": int(events["item_id"].max())}
     times = {"train_seconds": train_seconds, "users_per_second": len(ranks) / seconds}
     return about | {"epochs": epochs} | measured(ranks) | times
 
@@ -164,11 +164,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_log(arguments.log, Path(folder))
             row = row_of(name, Path(folder))
-        row |= {"log": arguments.log.stem, "versions": versions, "cores": os.cpu_count()}
+        row |= {"data": arguments.log.stem, "versions": versions, "cores": os.cpu_count()}
         rows.append(row)
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-        found = ", ".join(f"{key} {row[key]:.4f}" for key in (f"hr@{TOP}", f"ndcg@{TOP}"))
-        print(f"{row['model']}: {found}, trained in {row['train_seconds']:.0f} s", flush=True)
+        found = ", ".join(f"{key} {row[key]:.4f}" for key in (f"hr_{TOP}", f"ndcg_{TOP}"))
+        print(f"{row['case']}: {found}, trained in {row['train_seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ class Shortlist:
     ) -> list[np.ndarray]:
         """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
-        They are the first of each order in turn.
+        They are the first of every order, in turn: of the sources above, by their scores.
 
         ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
         the items that may be listed.

@@ -59,18 +59,6 @@ def peer(system: str, data: str, form: str = ".4f") -> str:
     return f"{best['test_auc']:{form}}" if best else ""
 
 
-def lists(name: str, columns: Sequence[str], **where: object) -> str:
-    """Columns of one row as text, or none without a row."""
-    found = rows(name, **where)
-    return " / ".join(f"{found[0][column]:.3f}" for column in columns) if found else ""
-
-
-def hits(name: str, column: str, **where: object) -> str:
-    """Column of the rows of each log as text."""
-    found = {row.get("data", row.get("log")): row for row in rows(name, **where)}
-    return ", ".join(f"{found[log][column]:.3f}" for log in LOGS)
-
-
 def of(row: dict[str, Any], *columns: str) -> list[str]:
     """Columns of a row as text; ``column:form`` has a form of its own."""
     pairs = (column.partition(":") for column in columns)
@@ -97,14 +85,24 @@ MODELS = (
     ("`wide_dien`", "wide_dien", "test_auc"),
 )
 
+
+def hits(name: str, case: str) -> str:
+    """HR@10 of the lists of each log as text."""
+    return ", ".join(ms(name, "{:.3f}", "hr_10", case=case, data=log) for log in LOGS)
+
+
 TABLES: dict[str, list[Sequence[str]]] = {
     "lists": [
-        (row, *(lists(name, columns, **{key: row, of_log: log}) for log in LOGS))
-        for name, key, of_log, columns in (
-            ("recommend.json", "case", "data", ("hr_10", "ndcg_10")),
-            ("recbole.json", "model", "log", ("hr@10", "ndcg@10")),
+        (
+            case,
+            *(
+                " / ".join(of(row, "hr_10:.3f", "ndcg_10:.3f"))
+                for log in LOGS
+                for row in rows(name, case=case, data=log)
+            ),
         )
-        for row in dict.fromkeys(row[key] for row in read(name) if row[columns[0]])
+        for name in ("recommend.json", "recbole.json")
+        for case in dict.fromkeys(row["case"] for row in read(name) if row["hr_10"])
     ],
     "list_times": [
         (
@@ -130,8 +128,8 @@ TABLES: dict[str, list[Sequence[str]]] = {
         ),
         (
             "HR@10 of lists of all items: Amazon's Grocery, Beauty, Toys, Sports",
-            "**" + hits("recommend.json", "hr_10", case="wide_dien") + "**",
-            "RecBole's EASE " + hits("recbole.json", "hr@10", model="RecBole EASE"),
+            f"**{hits('recommend.json', 'wide_dien')}**",
+            f"RecBole's EASE {hits('recbole.json', 'RecBole EASE')}",
         ),
         (
             "a whole training step of DIEN: 128 histories of 100 events",
