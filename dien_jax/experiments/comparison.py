@@ -63,9 +63,11 @@ def compare_runs(
             )
     yield from seed_tables(runs, split)
     if measured := {run.name: lists for run in runs if (lists := run.lists) is not None}:
-        rows = [["run", "HR@10", "NDCG@10", "MRR", "coverage", "mean popularity", "clicks"]]
+        header = ["HR@10", "of popularity", "NDCG@10", "MRR", "coverage", "mean popularity"]
+        rows = [["run", *header, "clicks"]]
         for name, lists in measured.items():
-            values = lists["hr_10"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
+            rates = lists["hr_10"], lists["hr_10_popularity"], lists["ndcg_10"]
+            values = *rates, lists["mrr"], lists["coverage"]
             popularity = lists["mean_popularity"]
             cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
             cells += [_ABSENT if popularity is None else f"{popularity:,.1f}"]

@@ -41,6 +41,7 @@ class StoredLists(TypedDict):
 
     step: Count
     hr_10: NotNegative | None
+    hr_10_popularity: NotNegative | None
     ndcg_10: NotNegative | None
     mrr: NotNegative | None
     coverage: NotNegative | None

@@ -274,8 +274,9 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     (other / "lists.json").write_text(later)  # of a checkpoint that is no longer the best
     [section] = [text for text in compare_runs([run, other]) if text.startswith("lists over all")]
     _, header, *rows = section.splitlines()
-    assert header.split()[:3] == ["run", "HR@10", "NDCG@10"]
-    assert [row.split()[:2] for row in rows] == [["measured", f"{stored['hr_10']:.4f}"]]
+    assert header.split()[:3] == ["run", "HR@10", "of"]
+    values = [f"{stored[name]:.4f}" for name in ("hr_10", "hr_10_popularity")]
+    assert [row.split()[:3] for row in rows] == [["measured", *values]]
     (run / "lists.json").unlink()
     (run / "lists.json").mkdir()
     assert evaluate.main([str(run), "--ranking"]) == 0
