@@ -1,12 +1,13 @@
 """Lists over all items: accuracy beside simple rules, and time.
 
-    python -m benchmarks.recommend RUN [--targets N] [--json FILE]
+    python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
 
 Targets are clicks of the test split on items that are new to their user, ranked among all such
 items. ``popularity`` lists the most popular items. ``co-occurrence`` lists by the cosine of the
 training users who chose the item and the last event, ties by popularity. ``in the order of rank``
 is the model without the correction for how negatives were drawn. RecBole's models have a script of
-their own, ``benchmarks/peers/recbole_lists.py``.
+their own, ``benchmarks/peers/recbole_lists.py``. With ``--of`` targets are those of another folder
+of the same log, and the one row is of a run that was trained on all earlier events.
 
 ``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
@@ -21,7 +22,7 @@ import numpy as np
 
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import surroundings, timed_row
-from dien_jax import Ranker, load_run
+from dien_jax import Ranker, load_run, open_dataset
 from dien_jax.data.dataset import Dataset
 from dien_jax.inference.list_metrics import (
     MOST_TARGETS,
@@ -77,6 +78,24 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     return [about | {"case": name} | row for name, row in rows.items()]
 
 
+def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, Any]:
+    """Return the row of a run's lists for the targets of another folder."""
+    dataset = open_dataset(folder)
+    names, groups = dataset.vocabulary("item"), dataset.groups()
+    place = {name: row for row, name in enumerate(names)}
+    targets = list_targets(dataset, "test", most)
+    histories = [[names[row] for row in target.history] for target in targets]
+    users = [groups[target.group] for target in targets]
+    lists = Ranker(model, exact_items=len(names)).recommend_many(histories, TOP, users=users)
+    scores = np.zeros((len(targets), len(names)))
+    for own, ranking in zip(scores, lists, strict=True):
+        own[[place[name] for name in ranking.ids]] = np.arange(len(ranking.ids), 0, -1)
+    popularity = np.asarray(dataset.popularity) + scores.any(0)
+    row = report_lists(targets, scores, popularity)
+    case = f"{model.run.preset}, trained on all earlier events"
+    return {"benchmark": "recommend", **surroundings(), "case": case} | row | {"mrr": None}
+
+
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
     """Yield rows of times, and of the share that the stages find."""
     names, targets = model.dataset.vocabulary("item"), list_targets(model.dataset, "test", USERS)
@@ -112,10 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="clicks to list for")
+    parser.add_argument("--of", type=Path, help="dataset folder with other targets")
     options = parse(parser, argv)
     model = load_run(options.run)
-    about = dict.fromkeys(COLUMNS, "") | {"data": model.dataset.path.name}
-    rows = [about | row for row in (*accuracy(model, options.targets), *times(model))]
+    about = dict.fromkeys(COLUMNS, "") | {"data": (options.of or model.dataset.path).name}
+    if options.of is None:
+        rows = [*accuracy(model, options.targets), *times(model)]
+    else:
+        rows = [trained_on_all(model, options.of, options.targets)]
+    rows = [about | row for row in rows]
     report(options, rows, COLUMNS)
 
 

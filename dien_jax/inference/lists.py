@@ -96,7 +96,7 @@ class ItemLists:
         self._listed = listed
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
-            self.shortlist = Shortlist(model.tables, item.name)
+            self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
         self.has_tower = bool(self.shortlist and model.programs.tower)
 
     def options(
@@ -205,17 +205,21 @@ class ItemLists:
 class Shortlist:
     """The first stage: few of many items, by what counts of training events say.
 
-    These are the items that most users chose together with the events of the history, those whose
-    vectors are most similar to them or to what follows them, times the root of the number of their
-    users, and the most popular. Without the root the most similar ones would be rare.
+    These are the items that most users chose together with the events of the history, those that
+    share categories with them, those whose vectors are most similar to them or to what follows
+    them, and the most popular. Categories and similarities count times the root of the number of
+    an item's users: without it the first ones would be rare.
     """
 
-    def __init__(self, tables: Mapping[str, np.ndarray], item: str) -> None:
+    def __init__(
+        self, tables: Mapping[str, np.ndarray], item: str, features: Sequence[str]
+    ) -> None:
         names = ("count", "offsets", "other", "together")
         counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
         self._count, self._offsets, self._other, self._together = counts
         self._root = np.sqrt(self._count + 1.0).astype(np.float32)
         self._popular = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
+        self._categories = [np.asarray(tables[f"tables/item/{name}"]) for name in features]
         self._vectors: list[np.ndarray] = []
         if f"{FACTORS}/{item}/row" in tables:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
@@ -241,6 +245,12 @@ class Shortlist:
             for ours, theirs in ((chosen, chosen), (following, before)):
                 sums = np.stack([weights @ theirs[self._row[rows]] for rows, weights in weighted])
                 similar.append((sums.astype(np.float32) @ ours.T)[:, self._row] * self._root)
+        for category in self._categories:
+            sums = np.zeros((len(weighted), category.max() + 1), np.float32)
+            for of_user, (rows, weights) in zip(sums, weighted, strict=True):
+                np.add.at(of_user, category[rows], weights)
+            sums[:, UNKNOWN] = 0
+            similar.append(sums[:, category] * self._root)
         found = []
         for of_user, history, *scores in zip(allowed, weighted, *similar, strict=True):
             scores = [np.where(of_user, s, 0) for s in (self._together_with(*history), *scores)]
