@@ -45,8 +45,8 @@ SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
 """Settings of every run: two lengths, so that little of the time is compilation."""
 NEVER, WARM, SCRATCH = "never updated", "warm start", "from scratch"
 COLUMNS = (
-    "policy", "day", "auc", "gauc", "logloss", "test_examples", "unknown_items", "item_rows",
-    "user_rows", "train_examples", "epochs", "train_seconds", "wall_seconds",
+    "policy", "day", "auc", "logloss", "test_examples", "unknown_items", "item_rows", "user_rows",
+    "train_examples", "wall_seconds",
 )  # fmt: skip
 PATTERN = "%Y-%m-%d"
 
@@ -103,7 +103,7 @@ def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
     if (run / CONFIG_FILE).exists():
         return resume(run)
     config = with_settings(preset("wide_dien"), SETTINGS)
-    return fit(config, data=data, run_dir=run, preset="dien", warm_start=warm_start)
+    return fit(config, data=data, run_dir=run, warm_start=warm_start)
 
 
 def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
@@ -146,26 +146,20 @@ def row(
     """
     predictions, unknown, known = scores(run, dataset)
     metrics = measure(dataset, "test", predictions)
-    trained_on, seconds = 0, None
+    trained_on = 0
     if result is not None:
         trained_on = len(open_dataset(Path(result.data)).splits["train"].label)
-        speed = result.train_examples_per_second
-        seconds = trained_on * result.epochs / speed if speed else None
     return {
         "benchmark": "incremental",
         "case": f"{period.days} days from {period.before(0)}",
-        "system": "dien_jax",
         "policy": policy,
         "day": period.before(0),
-        "days": period.days,
-        **{name: metrics[name] for name in ("auc", "gauc", "logloss")},
+        **{name: metrics[name] for name in ("auc", "logloss")},
         "test_examples": metrics["examples"],
         "unknown_items": unknown,
         "item_rows": known.schema.num_items,
         "user_rows": known.schema.num_users,
         "train_examples": trained_on,
-        "epochs": 0.0 if result is None else result.epochs,
-        "train_seconds": seconds,
         "wall_seconds": 0.0 if result is None else result.wall_seconds,
         **surroundings(),
     }, predictions
