@@ -14,7 +14,6 @@ from dien_jax import train
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
@@ -130,16 +129,14 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_same(folder, light_whole)
 
 
-def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
-    data = tiny_run.write_data(tmp_path / "data")
+def test_run_that_updates_rows_ends_as_one_never_stopped(large_data, tmp_path, monkeypatch):
     settings = ["--model.evolution=none"]
     settings += ["--optim.embedding-update=lazy_adam", "--train.epochs=1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train.main([*flags(data, whole), *settings]) == 0
+    assert train.main([*flags(large_data, whole), *settings]) == 0
     with monkeypatch.context() as patch:
         signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
-        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
+        assert train.main([*flags(large_data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
     assert_same(folder, whole)
 
