@@ -177,13 +177,11 @@ def test_peers_that_are_not_installed_are_named(tiny, monkeypatch, capsys) -> No
     with pytest.raises(SystemExit, match="--peers needs PyTorch: pip install torch"):
         recurrence.main(["--peers"])
     here = {"dien_jax": "benchmarks.common.timing"}
-    monkeypatch.setattr(peers, "PEERS", {**here, "no-such-package": "no_such_module"})
-    found = peers.installed()
+    found = peers.installed({**here, "no-such-package": "no_such_module"})
     assert {name: module.__name__ for name, module in found.items()} == here
     assert capsys.readouterr().err == "no-such-package is not installed: left out\n"
-    monkeypatch.setattr(peers, "PEERS", {"no-such-package": "", "nor-this": ""})
     with pytest.raises(SystemExit, match="no-such-package, nor-this: none is installed"):
-        peers.installed()
+        peers.installed({"no-such-package": "", "nor-this": ""})
 
 
 def test_peers_get_the_same_real_rows() -> None:
