@@ -12,8 +12,6 @@ from support.small_dataset import ODD, PEAR, SLASH
 from support.tiny_run import refused_by
 
 from dien_jax import predict, recommend
-from dien_jax.data.dataset import open_dataset
-from dien_jax.data.vocabularies import UserEvents
 from dien_jax.inference.ranker import Ranker
 
 pytestmark = pytest.mark.long
@@ -175,15 +173,6 @@ def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None
     file = table(tmp_path / "table" / "a.csv")
     message = refusal(run, file, capfd, "--data", str(data))
     assert "has several histories of one user; give each row its own in a column" in message
-
-
-def test_users_without_an_example_have_a_history(data) -> None:
-    dataset = open_dataset(data)
-    events = UserEvents(dataset)
-    assert events.find("Ann", None) == (0, 3)
-    assert events.find("Bob", 100) == (1, 3)
-    assert events.find("Eve", None) == (0, 0)
-    assert events.find("Cid", 9) == (2, 4)
 
 
 USER_HEADER = ("user", "timestamp", "device", "query")
