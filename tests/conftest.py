@@ -129,3 +129,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support import tiny_run  # not in conftest's first lines: it imports most of the package
 
     return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def large_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with large tables, of more than ``LAZY_ROWS`` rows together."""
+    from support import tiny_run
+
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "large", rows=22_000)

@@ -8,7 +8,7 @@ batch; these are drawn beforehand.
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -62,16 +62,16 @@ def steps_of(
     return [functools.partial(made.step, *made.prepare(batch)) for batch in arrays]
 
 
-def installed() -> Peers:
-    """Return the installed peers; name the others on stderr."""
-    missing = [package for package in PEERS if package not in versions_of(package)]
-    if len(missing) == len(PEERS):
-        raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
+def installed(peers: Mapping[str, str] = PEERS) -> Peers:
+    """Return the installed peers, of packages and their modules; name the others on stderr."""
+    missing = [package for package in peers if package not in versions_of(package)]
+    if len(missing) == len(peers):
+        raise SystemExit(f"--peers needs one of the packages {', '.join(peers)}: none is installed")
     for package in missing:
         print(f"{package} is not installed: left out", file=sys.stderr)
     return {
         package: importlib.import_module(module)
-        for package, module in PEERS.items()
+        for package, module in peers.items()
         if package not in missing
     }
 

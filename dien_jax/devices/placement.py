@@ -29,8 +29,9 @@ from dien_jax.devices.split_rows import SplitGather, split_update
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
+from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update
-from dien_jax.steps.rows import Table, is_large, table_of
+from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
 from dien_jax.steps.state import Tables
 from dien_jax.utils.processes import count, index
 
@@ -55,8 +56,9 @@ class Placement(OneDevice):
 
     Args:
       devices: those of all processes, as many of each, or their number n.
-      schema: features, which decide the tables that are divided: see
-        :func:`~dien_jax.steps.rows.large_tables`.
+      schema: features, which decide the tables that are divided.
+      dense_rows: rows up to which a table is whole on each device, see
+        :func:`~dien_jax.steps.rows.large_tables`; checkpoints depend on it.
 
     Attributes:
       mesh: n devices in one axis, ``AXIS``.
@@ -64,10 +66,12 @@ class Placement(OneDevice):
 
     axis = AXIS
 
-    def __init__(self, devices: int | Sequence[jax.Device], schema: Schema) -> None:
+    def __init__(
+        self, devices: int | Sequence[jax.Device], schema: Schema, dense_rows: int = DENSE_ROWS
+    ) -> None:
         if isinstance(devices, int):
             devices = devices_in_use(MeshConfig(devices), devices)
-        super().__init__(schema, len(devices))
+        super().__init__(schema, len(devices), dense_rows)
         self.processes = count()
         if self.processes > 1:
             self.part = (jax.process_index(), self.processes)
@@ -83,7 +87,9 @@ class Placement(OneDevice):
 
     def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Update:
         """Return the update of a part's parameters by the gradients of all devices."""
-        return split_update(config, self.schema, steps_per_epoch, part)
+        optimizer = make_optimizer(config, steps_per_epoch, part)
+        is_dense = not self.tables_by_row(config.optim.embedding_update)
+        return split_update(optimizer, is_dense=is_dense)
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
         """Return the items of draws from an alias table that is divided as items are."""
@@ -153,7 +159,7 @@ class Placement(OneDevice):
         has the R rows of the table first.
         """
         rows, width = shape
-        if not is_large(rows):
+        if rows <= max(self.dense_rows, 1):  # a number has a single row
             return EMBEDDING_INITIAL(key, shape, dtype)
         layout = Layout(rows, self.devices)
         # In the shape of the order, so that each device draws its part alone.

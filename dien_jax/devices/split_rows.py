@@ -16,14 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dien_jax.config.settings import Config
-from dien_jax.data.schema import Schema
 from dien_jax.devices.exchange import Exchange, Round
 from dien_jax.devices.mesh import AXIS
-from dien_jax.model.tower import Part
-from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import Layout, Update
-from dien_jax.steps.rows import Rows, Table, put_rows, table_of, tables_by_row, take_rows
+from dien_jax.steps.rows import Rows, Table, put_rows, table_of, take_rows
 
 _at_paths = jax.tree_util.tree_map_with_path
 
@@ -61,14 +57,12 @@ class SplitGather:
         return {"further_rounds": sum(rounds, jnp.zeros((), jnp.int32)).astype(jnp.float32)}
 
 
-def split_update(config: Config, schema: Schema, steps_per_epoch: int, part: Part) -> Update:
+def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> Update:
     """Return the update of a part's parameters, from the gradients that each device has.
 
     They are of the device's share of the loss, by parameters whose divided tables are the rows
     fetched.
     """
-    optimizer = make_optimizer(config, steps_per_epoch, part)
-    is_dense = not tables_by_row(config.optim.embedding_update, schema)
 
     def update(whole: Any, compact: Any, gather: SplitGather, gradients: Any) -> Any:
         del compact

@@ -43,7 +43,6 @@ BLOCK = 1 << 12
 """Rows that are float64 at a time: they stay in the processor's cache."""
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
-BATCH = 1024
 GROUPS = ("item", "user", "context")
 UNCOUNTED = ("length", "repeat_share", MATCH)
 """Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
@@ -72,11 +71,11 @@ class RegressionInputs:
       num_attributes: the one-hot columns that are not of an id come first, and are so many.
     """
 
-    def __init__(self, dataset: Dataset, max_history: int) -> None:
+    def __init__(self, dataset: Dataset, max_history: int, batch_size: int = 1024) -> None:
         schema = dataset.schema
         self._dataset = dataset
         # Batches of one padded length, so that one program is compiled for all splits.
-        self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
+        self._train = TrainConfig(batch_size=batch_size, buckets=(), max_history=max_history)
         model = ModelConfig(statistics=True)
         self._tables = feature_tables(dataset, model, folds=True)
         self._host_tables = dataset.feature_tables()
@@ -102,9 +101,9 @@ class RegressionInputs:
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in a random order, or about ``limit`` of them."""
         loader = self._loader(split, "shuffled")
-        steps = min(loader.steps_per_epoch, max(1, limit // BATCH))
+        steps = min(loader.steps_per_epoch, max(1, limit // self._train.batch_size))
         total = len(self._dataset.splits[split].label)
-        rows = total if steps == loader.steps_per_epoch else steps * BATCH
+        rows = total if steps == loader.steps_per_epoch else steps * self._train.batch_size
         dense = np.empty((rows, len(self.names)), np.float32)
         if rows < total:
             say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
@@ -132,7 +131,7 @@ class RegressionInputs:
         return Loader(
             self._dataset,
             split,
-            self._batch_options,
+            self._train,
             seed=SPLITS.index(split),
             statistics=True,
             order=order,
@@ -143,8 +142,9 @@ class RegressionInputs:
         with closing(loader.epoch(0)) as batches:
             for step, batch in zip(range(steps), batches, strict=False):
                 if batch.own is None:  # the counts are complete: nothing is left out
-                    nothing = np.zeros((BATCH, features), np.int8)
-                    batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))
+                    rows = len(batch.label)
+                    nothing = np.zeros((rows, features), np.int8)
+                    batch = batch._replace(own=nothing, fold=np.zeros(rows, np.int32))
                 indices = loader.example_indices(0, step)
                 yield indices, self._inputs(batch, len(indices))
 

@@ -33,9 +33,6 @@ from dien_jax.statistics.training_events import (
 from dien_jax.utils.machine import map_in_order, thread_count
 
 T = TypeVar("T")
-KEPT_EVENTS = 1 << 22
-"""Events whose first occurrences are kept for the second pass; of longer logs they are computed
-again."""
 
 
 class Firsts(NamedTuple):
@@ -78,7 +75,7 @@ def count_values(
         def of_slice(numbered: tuple[int, TrainingEvents]) -> T:
             number, piece = numbered
             firsts = kept.get(number) or first_occurrences(piece, value_of)
-            if len(events.event_item) <= KEPT_EVENTS:
+            if len(events.event_item) <= limits.firsts:
                 kept[number] = firsts
             return function(piece, firsts)
 

@@ -42,7 +42,7 @@ from dien_jax.statistics.training_events import (
 from dien_jax.utils.machine import map_in_order, thread_count, trim_memory
 
 MAX_VALUES = 1 << 16
-"""Values with a vector, those of most users; the vectors of others are zeros."""
+"""Values with a vector, at most."""
 MAX_INTERACTIONS = 1 << 22
 """Interactions that are factorised; of longer logs, those of some users, evenly apart."""
 LAGS = 3
@@ -83,6 +83,7 @@ def factorise(
     *,
     interactions: int,
     transitions: bool = False,
+    most_values: int = MAX_VALUES,
 ) -> ValueFactors:
     """Return the vectors of one feature's values.
 
@@ -92,10 +93,11 @@ def factorise(
       size: V, of which :func:`factor_levels` must give a level.
       interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`.
       transitions: whether values have the vectors of transitions too.
+      most_values: values with a vector, those of most users; the vectors of others are zeros.
     """
     read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1)
     users = np.bincount(read.value, minlength=size)
-    kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
+    kept = np.sort(np.argsort(-users, kind="stable")[:most_values])
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)

@@ -32,6 +32,8 @@ class Limits(NamedTuple):
       kept: pairs that are kept; of longer logs, those that few sequences have are left out.
       chunk: pairs sorted at a time, by all threads.
       slice: events that a thread counts at a time, or one longer sequence.
+      firsts: events of a log whose first occurrences are kept for the second pass; those of a
+        longer one are computed again.
     """
 
     distinct: int = 100
@@ -39,6 +41,7 @@ class Limits(NamedTuple):
     kept: int = 1 << 23
     chunk: int = 1 << 21
     slice: int = SLICE_EVENTS
+    firsts: int = 1 << 22
 
 
 class _Pairs(NamedTuple):

@@ -27,7 +27,15 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler, drawn
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.rows import RowGather, Table, large_tables, put_rows, table_of
+from dien_jax.steps.rows import (
+    DENSE_ROWS,
+    RowGather,
+    Table,
+    automatic_update,
+    large_tables,
+    put_rows,
+    table_of,
+)
 from dien_jax.utils.machine import machine_bytes
 
 STRIPES = 256
@@ -113,7 +121,9 @@ and ``gradients`` those of its parameters."""
 
 
 class OneDevice:
-    """The arrays of a run on the default device; the features decide the large tables.
+    """The arrays of a run on the default device.
+
+    Embedding tables of at most ``dense_rows`` rows are small, the others are large.
 
     Attributes:
       devices: number n of devices.
@@ -125,16 +135,17 @@ class OneDevice:
     axis: Axis = None
     part = (0, 1)
 
-    def __init__(self, schema: Schema, devices: int = 1) -> None:
-        self.schema, self.devices = schema, devices
-        self.layouts: dict[Table, Layout] = {}
-        large = large_tables(schema)
-        for group, features in vars(schema).items():
-            for feature in features:
-                if (group, feature.name) in large:
-                    self.layouts[group, feature.name] = Layout(feature.size, devices)
+    def __init__(self, schema: Schema, devices: int = 1, dense_rows: int = DENSE_ROWS) -> None:
+        self.schema, self.devices, self.dense_rows = schema, devices, dense_rows
+        large = large_tables(schema, dense_rows)
+        self.layouts = {table: Layout(rows, devices) for table, rows in large.items()}
 
     # How a step reads and updates rows.
+
+    def tables_by_row(self, update: str) -> frozenset[Table]:
+        """Return the tables of which a step updates only the rows that its batch looks up."""
+        update = automatic_update(self.schema) if update == "auto" else update
+        return frozenset() if update == "dense" else frozenset(self.layouts)
 
     def gather(self, params: Any, by_row: frozenset[Table] = frozenset()) -> Any:
         """Return what gathers the rows that a batch looks up; see :class:`RowGather`."""

@@ -49,23 +49,20 @@ class Rows(NamedTuple):
     write: Int[Array, " U"]
 
 
-def large_tables(schema: Schema) -> frozenset[Table]:
-    """Return the embedding tables of more than ``DENSE_ROWS`` rows.
+def large_tables(schema: Schema, dense_rows: int) -> dict[Table, int]:
+    """Return the number of rows of each embedding table of more than ``dense_rows``.
 
     Item (user) ids come with the features, whose values are looked up through the ids taken.
     """
-    tables = set()
+    tables = {}
     for group, features in vars(schema).items():
-        large = {(group, f.name) for f in features if f.size is not None and f.size > DENSE_ROWS}
+        sizes = {(group, f.name): f.size or 0 for f in features}
+        large = {table: size for table, size in sizes.items() if size > dense_rows}
         if large and group != "context":
-            large.add((group, features[0].name))
+            ids = (group, features[0].name)
+            tables[ids] = sizes[ids]
         tables |= large
-    return frozenset(tables)
-
-
-def is_large(rows: int) -> bool:
-    """Return whether a table is large by itself; one of a number has a single row."""
-    return rows > max(DENSE_ROWS, 1)
+    return tables
 
 
 def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
@@ -73,12 +70,6 @@ def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
     sizes = [f.size or 0 for features in vars(schema).values() for f in features]
     of_large = sum(size for size in sizes if size > DENSE_ROWS)
     return "lazy_adam" if of_large > LAZY_ROWS else "dense"
-
-
-def tables_by_row(update: str, schema: Schema) -> frozenset[Table]:
-    """Return the tables of which a step updates only the rows that its batch looks up."""
-    update = automatic_update(schema) if update == "auto" else update
-    return frozenset() if update == "dense" else large_tables(schema)
 
 
 def distinct(ids: Int[Array, "..."], size: int) -> Rows:

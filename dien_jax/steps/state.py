@@ -23,7 +23,7 @@ from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.rows import table_of, tables_by_row
+from dien_jax.steps.rows import table_of
 from dien_jax.utils.machine import require_memory
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def require_state_memory(
     devices has of them. What is updated densely also needs room for its gradient, at least for the
     largest one; tables that are updated by row do not.
     """
-    update = config.optim.embedding_update
-    by_row = tables_by_row(update, place.schema)
+    by_row = place.tables_by_row(config.optim.embedding_update)
     named = jax.tree_util.tree_flatten_with_path(shapes)[0]
     parts = [leaf.shape for _, leaf in named]
     if shardings is not None:

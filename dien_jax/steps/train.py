@@ -24,7 +24,7 @@ from dien_jax.model.click_model import ClickModel
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import RandomColumns, Sampler, draws_shape, random_columns, unequal
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.rows import look_up, tables_by_row
+from dien_jax.steps.rows import look_up
 from dien_jax.steps.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
@@ -200,7 +200,7 @@ def make_train_step(
     exchanges of rows beyond the first one of each table.
     """
     place = place or OneDevice(schema)
-    by_row = tables_by_row(config.optim.embedding_update, schema)
+    by_row = place.tables_by_row(config.optim.embedding_update)
     gradient = jax.grad(make_loss(config, schema, place.axis, part), has_aux=True)
     update = place.make_update(config, steps_per_epoch, part)
 

@@ -248,17 +248,22 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterator[Stage]:
+def stage(
+    name: str,
+    share: Callable[[], float | None] | None = None,
+    every: float = SECONDS_BETWEEN_LINES,
+) -> Iterator[Stage]:
     """Show that a block works and, when it ends, how long it took.
 
     ``share`` is called from another thread for the share that is done, None while it is unknown.
+    Where there is no terminal, ``every`` is the time between lines in seconds.
     """
     current = Stage(name)
     done = threading.Event()
     line = ProgressLine(every=0.0)
 
     def watch() -> None:
-        while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
+        while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else every):
             current.share = share() if share else current.share
             passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)

@@ -57,7 +57,6 @@ def rows_of(main: Callable[[list[str]], None], folder: Path, *flags: str) -> lis
 
 def test_the_networks_benchmark_compares_with_the_oracle(tmp_path, monkeypatch) -> None:
     case = Case(batch=6, steps=5, hidden=4, ragged=True)
-    monkeypatch.setattr(networks, "CANDIDATES", 5)
     monkeypatch.setattr(networks, "CASES", {"tiny": case})
     rows = rows_of(networks.main, tmp_path, "--cases", "tiny", "--repeats", "2")
     names = ("attention", "attention", "auxiliary loss", "candidates")
@@ -177,13 +176,11 @@ def test_peers_that_are_not_installed_are_named(tiny, monkeypatch, capsys) -> No
     with pytest.raises(SystemExit, match="--peers needs PyTorch: pip install torch"):
         recurrence.main(["--peers"])
     here = {"dien_jax": "benchmarks.common.timing"}
-    monkeypatch.setattr(peers, "PEERS", {**here, "no-such-package": "no_such_module"})
-    found = peers.installed()
+    found = peers.installed({**here, "no-such-package": "no_such_module"})
     assert {name: module.__name__ for name, module in found.items()} == here
     assert capsys.readouterr().err == "no-such-package is not installed: left out\n"
-    monkeypatch.setattr(peers, "PEERS", {"no-such-package": "", "nor-this": ""})
     with pytest.raises(SystemExit, match="no-such-package, nor-this: none is installed"):
-        peers.installed()
+        peers.installed({"no-such-package": "", "nor-this": ""})
 
 
 def test_peers_get_the_same_real_rows() -> None:
@@ -300,27 +297,26 @@ def test_the_ranking_benchmark_compares_with_rows_of_their_own(run, tmp_path, mo
 
 
 def test_each_table_and_split_is_scored_by_a_command(run, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", 4)
-    dataset, commands = open_dataset(run.parent / "data"), []
-    items = set(dataset.vocabulary("item")[1:])
+    dataset, commands, size = open_dataset(run.parent / "data"), [], scoring.CHUNK + 9
+    items, groups = set(dataset.vocabulary("item")[1:]), set(dataset.groups())
 
     def measured(command, folder, out) -> dict[str, float]:
         commands.append(command[2])
         if "--input" in command:
             _, *lines = Path(command[command.index("--input") + 1]).read_text().split()
-            assert len(lines) == 9
+            assert len(lines) == size
             for user, item, history in (line.replace('"', "").split(",") for line in lines):
                 assert {item, *history.split("|")} <= items
-                assert user in dataset.groups()
+                assert user in groups
         return {"seconds": 2.0, "peak_mb": 3.0, "disk_mb": 0.0, "peak_disk_mb": 0.0}
 
     monkeypatch.setattr(scoring, "measure", measured)
-    rows = rows_of(scoring.main, tmp_path, str(run), "--rows", "9")
-    sizes = [len(examples.label) for examples in dataset.splits.values() if len(examples.label)]
-    assert [row["rows"] for row in rows] == [9, *sizes]
-    assert [row["samples_per_second"] for row in rows] == [size / 2 for size in (9, *sizes)]
-    assert commands == ["dien_jax.predict", *["dien_jax.evaluate"] * len(sizes)]
-    assert capsys.readouterr().out.count("| evaluate |") == len(sizes)
+    rows = rows_of(scoring.main, tmp_path, str(run), "--rows", str(size))
+    splits = [len(examples.label) for examples in dataset.splits.values() if len(examples.label)]
+    assert [row["rows"] for row in rows] == [size, *splits]
+    assert [row["samples_per_second"] for row in rows] == [each / 2 for each in (size, *splits)]
+    assert commands == ["dien_jax.predict", *["dien_jax.evaluate"] * len(splits)]
+    assert capsys.readouterr().out.count("| evaluate |") == len(splits)
 
 
 def test_each_system_that_prepares_has_time_memory_and_disk(tmp_path, monkeypatch) -> None:

@@ -138,16 +138,12 @@ sys.exit(module == "fail")
 """
 
 
-@pytest.fixture
-def python(tmp_path, monkeypatch) -> tuple[str, str]:
-    """A command that runs a script in place of modules, which end as their names say."""
+def test_parts_end_alone_and_only_what_is_left_runs_again(tmp_path, monkeypatch) -> None:
+    """A script runs in place of modules, which end as their names say."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(device, "LEAST", 0.5)
     (tmp_path / "script.py").write_text(ENDS)
-    return sys.executable, str(tmp_path / "script.py")
-
-
-def test_parts_end_alone_and_only_what_is_left_runs_again(tmp_path, python) -> None:
+    python = sys.executable, str(tmp_path / "script.py")
     parts = [Part(name, name, (), 60.0) for name in ("good", "crash", "fail")]
     parts += [Part("hang", "hang", (), 2.0), Part("needs", "good", (), 60.0, "triton")]
     out = tmp_path / "out"

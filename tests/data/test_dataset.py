@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.small_dataset import ITEMS, SCHEMA, contents, ints, write
+from support import tiny_run
+from support.small_dataset import ITEMS, SCHEMA, ints, write
 
 from dien_jax import preparation
 from dien_jax.data import arrays, metadata, tables, value_text
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset, open_dataset, open_folder
 from dien_jax.data.metadata import encoded_lines, escape, unescape
 from dien_jax.data.schema import EXAMPLE_COLUMNS, MultiValued
@@ -117,20 +119,17 @@ def test_context_is_taken_for_the_rows_asked_for(folder: Path) -> None:
     assert np.asarray(query.count).tolist() == [1, 2, 2, 0]
 
 
-def test_small_chunks_give_the_same_folder_and_find_the_same_faults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = write(tmp_path / "a")
-    monkeypatch.setattr(arrays, "CHUNK_ROWS", 2)
-    parts = write(tmp_path / "b")
-    open_dataset(parts)
-    assert contents(whole) == contents(parts)
-    rewrite(parts / "events/timestamp/values.npy", lambda t: t * [1, 1, 0, 1, 1])
-    with pytest.raises(UserError, match="found 7 then 0 at entry 2"):
-        open_dataset(parts)
-    rewrite(parts / "events/timestamp/values.npy", lambda t: ints(1, 2, 3, 2, 1))
-    with pytest.raises(UserError, match="found 2 then 1 at entry 4"):
-        open_dataset(parts)
+def test_more_events_than_are_read_at_a_time(tmp_path: Path) -> None:
+    """All are written and read, and a fault is found where the next ones begin, and after it."""
+    border = arrays.CHUNK_ROWS
+    item, offsets = np.arange(border + 3) % tiny_run.ITEMS, ints(0, *[border + 3] * tiny_run.USERS)
+    splits = {"train": Examples(*map(ints, (0, 5, 1, 0, 1, 1)))}
+    folder = tiny_run.write_events(tmp_path / "data", item, offsets, splits)
+    np.testing.assert_array_equal(open_dataset(folder).event_item, item)
+    for entry in (border + 1, border):
+        rewrite(folder / "events/timestamp/values.npy", lambda t, k=entry: np.where(t == k, 9, t))
+        with pytest.raises(UserError, match=f"found {entry - 1} then 9 at entry {entry}"):
+            open_dataset(folder)
 
 
 @given(st.text(st.characters(codec=None)))

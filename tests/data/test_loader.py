@@ -2,29 +2,90 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.loader_data import (
-    BUCKETS,
-    assert_equal,
-    indices_of,
-    make_dataset,
-    make_loader,
-    random_lengths,
-)
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data import loader as loader_module
-from dien_jax.data.loader import SORT_BUFFER, Loader
-from dien_jax.data.schema import MultiValued
+from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import SORT_BUFFER, Loader, evaluation_loader
+from dien_jax.data.schema import Feature, MultiValued, Schema
 
 pytestmark = pytest.mark.fast
 
 ORDERS = ("time", "shuffled", "sorted", "evaluation")
+BUCKETS = (2, 4, 8)
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", size=1000),),
+    user=(Feature("user", "categorical", size=1000),),
+    context=(
+        Feature("device", "categorical", size=5),
+        Feature("price", "numeric", mean=0.0, deviation=1.0),
+        Feature("tags", "multivalued", size=9, max_values=3),
+    ),
+)
+
+
+def make_dataset(history_lengths):
+    """One sequence an example; event k is of item k + 1, so that items tell positions."""
+    count = len(history_lengths)
+    sequence_lengths = np.array(history_lengths, np.int64) + 1  # one event after the history
+    offsets = np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64)
+    rows = np.arange(count, dtype=np.int32)
+    tags = rows % 5
+    examples = Examples(
+        sequence=rows[::-1].copy(),
+        history_end=(offsets[1:] - 1)[::-1].copy(),
+        user=rows + 1,
+        group=rows,
+        item=rows + 2,
+        label=(rows % 2).astype(np.int8),
+        context={
+            "device": Column(rows % 5, None),
+            "price": Column(rows.astype(np.float32) + 0.5, None),
+            "tags": Column(
+                np.repeat(rows % 9, tags), np.concatenate([[0], np.cumsum(tags)]).astype(np.int64)
+            ),
+        },
+    )
+    return Dataset(
+        path=Path("data"),
+        schema=SCHEMA,
+        meta={},
+        items={},
+        users={},
+        event_item=np.arange(1, offsets[-1] + 1, dtype=np.int32),
+        event_timestamp=np.zeros(offsets[-1], np.int64),
+        event_offsets=offsets,
+        popularity=np.zeros(1000, np.int64),
+        splits={"train": examples},
+    )
+
+
+def make_loader(history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12):
+    dataset = make_dataset(history_lengths)
+    train = TrainConfig(batch_size=batch_size, buckets=BUCKETS, max_history=max_history)
+    if order == "evaluation":
+        return evaluation_loader(dataset, "train", train)
+    train = dataclasses.replace(train, order=order)
+    return Loader(dataset, "train", train, seed=seed)
+
+
+def random_lengths(count):
+    return np.random.default_rng(0).integers(0, 20, count).tolist()
+
+
+def indices_of(loader, epoch):
+    return [loader.example_indices(epoch, step) for step in range(loader.steps_per_epoch)]
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,10 +177,8 @@ def test_shuffled_order_depends_on_seed_and_epoch():
     assert len({tuple(order) for order in orders}) == 9
 
 
-def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(monkeypatch):
-    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 10)
-    history_lengths = random_lengths(400)
-    loader = make_loader(history_lengths, batch_size=8, order="shuffled")
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
+    loader = make_loader(random_lengths(40_000), batch_size=256, order="shuffled")
     mixed = 0
     padded = []
     for batch in loader.epoch(0):
@@ -131,9 +190,8 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(monkeypatch):
     assert padded != sorted(padded)  # long and short batches alternate in training
 
 
-def test_examples_of_a_sequence_come_in_the_order_of_time(monkeypatch):
-    monkeypatch.setattr(loader_module, "STAGE_BATCHES", 2)
-    sequences, events = 40, 8  # every event but the first is an example
+def test_examples_of_a_sequence_come_in_the_order_of_time():
+    sequences, events = 1280, 8  # every event but the first is an example; of 17 stages
     examples, offsets = np.tile(np.arange(1, events), sequences), np.arange(sequences + 1) * events
     sequence = np.repeat(np.arange(sequences, dtype=np.int32), events - 1)
     end = offsets[sequence] + examples
@@ -191,17 +249,18 @@ def test_evaluation_order_pads_least():
     ],
 )
 def test_padded_lengths_are_the_buckets_that_histories_reach(
-    history_lengths, max_history, expected, monkeypatch
+    history_lengths, max_history, expected
 ):
-    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 0)
-    assert make_loader(history_lengths, max_history=max_history).padded_lengths == expected
+    """However few examples need one, in this order."""
+    loader = make_loader(history_lengths, order="sorted", max_history=max_history)
+    assert loader.padded_lengths == expected
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
         ((30, 30, 30, 30), (2, 4, 8, 12)),
-        ((30, 9, 30, 30), (4, 8, 12)),  # 39 examples share a program
+        ((30, 9, 30, 30), (4, 8, 12)),  # 39 parts share a program
         ((30, 30, 30, 9), (2, 4, 12)),
         ((30, 5, 5, 5), (4, 12)),
         ((3, 30, 5, 5), (4, 12)),
@@ -210,10 +269,10 @@ def test_padded_lengths_are_the_buckets_that_histories_reach(
     ],
 )
 @pytest.mark.parametrize("order", ["evaluation", "shuffled"])
-def test_lengths_of_few_examples_join_longer_ones(counts, expected, order, monkeypatch):
-    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 10)
-    history_lengths = np.repeat([1, 4, 7, 12], counts).tolist()
-    loader = make_loader(history_lengths, order=order)
+def test_lengths_of_few_examples_join_longer_ones(counts, expected, order):
+    """Ten parts of 205 examples are worth a program."""
+    history_lengths = np.repeat([1, 4, 7, 12], 205 * np.array(counts)).tolist()
+    loader = make_loader(history_lengths, batch_size=256, order=order)
     assert loader.padded_lengths == expected
     widths = [batch.history.shape[1] for batch in loader.epoch(0)]
     assert set(widths) <= set(expected)

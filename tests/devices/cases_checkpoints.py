@@ -19,11 +19,6 @@ LIGHT = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
 CONFIG = with_update(WITHOUT_DRAWS, "lazy_adam", **LIGHT)
 
 
-@pytest.fixture(autouse=True)
-def every_table_is_large(monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 0)
-
-
 def drawn(devices: int, seed: int) -> TrainState:
     """A state with other numbers in all of its slots."""
     state = create_state(CONFIG, SCHEMA, 10, seed, place_of(devices))
@@ -54,7 +49,7 @@ def test_a_damaged_or_other_table_is_reported(tmp_path: Path) -> None:
     checkpoints.save(1, place.to_save(state), HOST, best=True)
     users = (Feature("user", "categorical", 9000), *SCHEMA.user[1:])
     other = dataclasses.replace(SCHEMA, user=users)
-    fresh = create_state(CONFIG, other, 10, 0, of_other := Placement(8, other))
+    fresh = create_state(CONFIG, other, 10, 0, of_other := Placement(8, other, dense_rows=0))
     with pytest.raises(UserError, match=r"expected params/.*/user as float32 \[9[0-9]{3}"):
         restored(checkpoints, 1, fresh, of_other)
     for file in (tmp_path / "1/state/d").iterdir():

@@ -22,7 +22,7 @@ from support.sharded_steps import (
     with_update,
 )
 
-from dien_jax.devices import Placement, exchange
+from dien_jax.devices import exchange
 from dien_jax.devices.mesh import AXIS
 from dien_jax.steps.state import create_state
 from dien_jax.training.vectors import started
@@ -31,20 +31,6 @@ TOLERANCE = 2e-3
 """Of parameters near 1; the first tests have a bound that is measured."""
 LAZY = with_update(WITHOUT_DRAWS, "lazy_adam")
 TEN = batches(10, (4,))
-
-
-@pytest.fixture
-def every_table_is_large(monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 0)
-
-
-@pytest.fixture
-def tables_of_every_look_up_are_large(monkeypatch) -> None:
-    """Split items, users, tags and words: ids, and several values of items and of the context.
-
-    The more tables are split, the longer the step of eight devices compiles.
-    """
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 24)
 
 
 @functools.cache
@@ -61,7 +47,6 @@ def of_one_and_noise() -> tuple[Ended, float]:
     return one, noise
 
 
-@pytest.mark.usefixtures("tables_of_every_look_up_are_large")
 def test_ten_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
     """Only sums over a batch differ, as they do on one device when rows change places."""
     one, noise = of_one_and_noise()
@@ -70,7 +55,6 @@ def test_ten_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
     assert furthest(one.state, eight.state) < 4 * noise
 
 
-@pytest.mark.usefixtures("tables_of_every_look_up_are_large")
 def test_more_ids_than_a_round_holds_take_further_rounds(monkeypatch) -> None:
     """Nothing is dropped: what differs is of the size of rounding, as in the test before."""
     one, noise = of_one_and_noise()
@@ -80,17 +64,16 @@ def test_more_ids_than_a_round_holds_take_further_rounds(monkeypatch) -> None:
     assert furthest(one.state, little.state) < 4 * noise
 
 
-def test_draws_and_sums_do_not_depend_on_the_devices(monkeypatch) -> None:
+def test_draws_and_sums_do_not_depend_on_the_devices() -> None:
     """A dropped unit, a negative or an unknown user more would change the loss at once.
 
     Items, users and tags are split, the other five tables on every device; the model has what is
     summed over a batch in other ways than the one of the tests above.
     """
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 28)
     other = {"evolution": "agru", "attention": "bilinear", "auxiliary_negatives": 3}
     other |= {"follow_authors": True}
     config, steps = with_update(CONFIG, "dense", **other), batches(6)
-    one, several = run(config, 1, steps), run(config, 4, steps)
+    one, several = (run(config, devices, steps, dense_rows=28) for devices in (1, 4))
     for before, now in zip(one.metrics, several.metrics, strict=True):
         assert now.pop("further_rounds") == 0
         for name, value in before.items():
@@ -98,10 +81,9 @@ def test_draws_and_sums_do_not_depend_on_the_devices(monkeypatch) -> None:
     assert furthest(one.state, several.state) < TOLERANCE
 
 
-@pytest.mark.usefixtures("every_table_is_large")
 @pytest.mark.parametrize("devices", [3, 8])
 def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None:
-    placement = Placement(devices, SCHEMA)
+    placement = place_of(devices)
     one = on_host(create_state(LAZY, SCHEMA, 10, 3), place_of(1))
     state = create_state(LAZY, SCHEMA, 10, 3, placement)
     jax.tree.map(np.testing.assert_array_equal, on_host(state, placement), one)
@@ -116,12 +98,11 @@ def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None
     jax.tree.map(np.testing.assert_array_equal, on_host(again, placement), one)
 
 
-@pytest.mark.usefixtures("every_table_is_large")
 def test_embeddings_that_start_from_vectors_are_those_of_one_device() -> None:
     size = SCHEMA.num_items
     row = np.arange(size, dtype=np.int32) % (size - 1)  # the last item has no vector
     vectors = np.random.default_rng(0).normal(size=(1, size - 1, 3)).astype(np.float16)
-    placement = Placement(8, SCHEMA)
+    placement = place_of(8)
     one, several = (
         on_host(
             started(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, place, row, vectors), place

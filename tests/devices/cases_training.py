@@ -33,9 +33,10 @@ TOLERANCE = 1e-3
 """Of parameters after ``STEPS``, which rounding moved by less than 1e-5."""
 
 
-@pytest.fixture(autouse=True)
-def every_table_is_large(monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 2)
+@pytest.fixture(scope="session")
+def data(large_data: Path) -> Path:
+    """Data whose tables are divided over devices."""
+    return large_data
 
 
 def latest(folder: Path):
@@ -48,11 +49,8 @@ def latest(folder: Path):
 def runs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """Runs by row, on one device and on eight."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dien_jax.steps.rows.DENSE_ROWS", 2)
-        for devices in (1, 8):
-            mesh = MeshConfig(devices)
-            fit(CONFIG, data=data, run_dir=folder / str(devices), mesh=mesh)
+    for devices in (1, 8):
+        fit(CONFIG, data=data, run_dir=folder / str(devices), mesh=MeshConfig(devices))
     return folder
 
 

@@ -6,6 +6,12 @@ import pytest
 from support.several_processes import Whole, flags, run_together, run_two
 
 
+@pytest.fixture(scope="session")
+def data(large_data: Path) -> Path:
+    """Data whose tables are divided over devices."""
+    return large_data
+
+
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("runs")

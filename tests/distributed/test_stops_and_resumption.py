@@ -19,8 +19,8 @@ from support.several_processes import (
     lines_of,
     run_together,
     run_two,
-    saved_states,
 )
+from support.tiny_run import saved_states
 
 from dien_jax.runs.folder import Run
 from dien_jax.training.hosts import LOST, MISTAKE

@@ -94,10 +94,9 @@ def test_each_value_has_a_column_and_ids_come_last(tmp_path):
                     3: [7]}  # fmt: skip
 
 
-def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
+def test_large_split_is_sampled_and_said_to_be(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 20, "test": 20})
-    monkeypatch.setattr(logistic_regression, "BATCH", 64)
-    inputs = RegressionInputs(open_dataset(data), STEPS)
+    inputs = RegressionInputs(open_dataset(data), STEPS, batch_size=64)
     sample = inputs.read("train", 200)
     assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
     assert "reading 192 of 600 train examples, drawn at random" in capfd.readouterr().err
@@ -108,7 +107,6 @@ def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
 
 def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 600, "test": 20})
-    monkeypatch.setattr(logistic_regression, "BATCH", 64)
     drawn: dict[str, set[int]] = {"train": set(), "valid": set()}
 
     batches = RegressionInputs._batches
@@ -119,7 +117,7 @@ def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
             yield indices, inputs
 
     monkeypatch.setattr(RegressionInputs, "_batches", watched)
-    inputs = RegressionInputs(open_dataset(data), STEPS)
+    inputs = RegressionInputs(open_dataset(data), STEPS, batch_size=64)
     for split in drawn:
         inputs.read(split, 200)
     train, valid = drawn.values()

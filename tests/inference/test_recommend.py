@@ -37,15 +37,11 @@ def lists(offsets, exact_items=100, **features) -> ItemLists:
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory):
-    """A folder of 59 items that has factors."""
-    return small_dataset.write_wide(tmp_path_factory.mktemp("wide") / "data")
-
-
-@pytest.fixture(scope="module")
-def wide_run(wide, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return untrained_run.write(folder, wide, model="base_model", buckets=())
+def wide_run(tmp_path_factory):
+    """A run on a folder of 59 items that has factors."""
+    folder = tmp_path_factory.mktemp("wide")
+    data = small_dataset.write_wide(folder / "data")
+    return untrained_run.write(folder / "run", data, model="base_model", buckets=())
 
 
 @pytest.mark.parametrize("drawn", ["popularity", "uniform", "shown", None])

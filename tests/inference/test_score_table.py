@@ -12,9 +12,6 @@ from support.small_dataset import ODD, PEAR, SLASH
 from support.tiny_run import refused_by
 
 from dien_jax import predict, recommend
-from dien_jax.data.dataset import open_dataset
-from dien_jax.data.vocabularies import UserEvents
-from dien_jax.inference import score_table
 from dien_jax.inference.ranker import Ranker
 
 pytestmark = pytest.mark.long
@@ -88,14 +85,11 @@ def test_histories_come_from_the_data_folder(name, times, run, ranker, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.name])
 
 
-@pytest.mark.parametrize("batches", [1, 64])
-def test_a_column_of_histories_comes_first(
-    batches, run, ranker, tmp_path, monkeypatch, capfd
-) -> None:
-    monkeypatch.setattr(score_table, "BATCHES_PER_PIECE", batches)
-    given = [[PEAR, SLASH], [], [SLASH] * 9, ["?", SLASH], [PEAR]]
+def test_a_column_of_histories_comes_first(run, ranker, tmp_path, capfd) -> None:
+    """In every piece: one has 64 batches of 3 rows."""
+    given, times = [[PEAR, SLASH], [], [SLASH] * 9, ["?", SLASH], [PEAR]], 40
     rows = [(*row, ";".join(history)) for row, history in zip(ROWS, given, strict=True)]
-    file = table(tmp_path / "a.csv", rows, (*HEADER, "past"))
+    file = table(tmp_path / "a.csv", rows * times, (*HEADER, "past"))
     out = tmp_path / "out.csv"
     flags = ["--history", "past", "--separator", ";", "--item", "item"]
     assert predict.main([str(run), "--input", str(file), "--out", str(out), *flags]) == 0
@@ -103,9 +97,9 @@ def test_a_column_of_histories_comes_first(
     scores = [float(row[-1]) for row in read(out)[1:]]
     # Another separator than "|" makes one unknown value of "q|s".
     plain[0] = (*ROWS[0][:4], ["q|s"], ROWS[0][5])
-    close(scores, expected_scores(ranker, given, plain))
+    close(scores, expected_scores(ranker, given, plain) * times)
     counts = json.loads(capfd.readouterr().out)
-    assert (counts["unknown_history"], counts["empty_histories"]) == (1, 1)
+    assert (counts["unknown_history"], counts["empty_histories"]) == (times, times)
 
 
 def test_parquet_keeps_its_types(run, ranker, tmp_path) -> None:
@@ -181,15 +175,6 @@ def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None
     assert "has several histories of one user; give each row its own in a column" in message
 
 
-def test_users_without_an_example_have_a_history(data) -> None:
-    dataset = open_dataset(data)
-    events = UserEvents(dataset)
-    assert events.find("Ann", None) == (0, 3)
-    assert events.find("Bob", 100) == (1, 3)
-    assert events.find("Eve", None) == (0, 0)
-    assert events.find("Cid", 9) == (2, 4)
-
-
 USER_HEADER = ("user", "timestamp", "device", "query")
 USER_ROWS = [("Ann", "7", "desk", "q|s"), ("Bob", "100", "phone", ""), ("", "7", "fridge", "?")]
 OF_USERS = [[PEAR], [], []]
@@ -216,27 +201,25 @@ def without_scores(rows) -> list[list[str]]:
     return [row[:-1] for row in rows]
 
 
-@pytest.mark.parametrize("pieces", [1, 512])
-def test_lists_have_histories_from_the_data_folder(
-    pieces, run, ranker, tmp_path, monkeypatch, capfd
-) -> None:
-    monkeypatch.setattr(score_table, "USERS_PER_PIECE", pieces)
+@pytest.mark.parametrize("times", [1, 200])
+def test_lists_have_histories_from_the_data_folder(times, run, ranker, tmp_path, capfd) -> None:
+    """In every piece of 512 rows."""
     out = tmp_path / "lists.tsv.gz"
-    users = table(tmp_path / "users.csv", USER_ROWS, USER_HEADER)
+    users = table(tmp_path / "users.csv", USER_ROWS * times, USER_HEADER)
     assert recommend.main([str(run), "--users", str(users), "--top", "2", "--out", str(out)]) == 0
     header, *rows = read(out)
     assert header == ["user", "rank", "item", "score"]
-    assert without_scores(rows) == without_scores(expected_lists(ranker, 2))
+    assert without_scores(rows) == without_scores(expected_lists(ranker, 2)) * times
     output = capfd.readouterr()
     assert json.loads(output.out) == {
-        "rows": 3,
+        "rows": 3 * times,
         "items": len(rows),
-        "unknown_users": 1,
+        "unknown_users": times,
         "unknown_history": 0,
-        "unknown_context": 2,
-        "empty_histories": 2,
+        "unknown_context": 2 * times,
+        "empty_histories": 2 * times,
     }
-    assert "2 rows with an empty history" in output.err
+    assert f"{2 * times} rows with an empty history" in output.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.tsv.gz", "users.csv"]
 
 

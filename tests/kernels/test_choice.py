@@ -201,7 +201,6 @@ def test_the_check_runs_outside_of_what_is_traced(monkeypatch, tpu_here):
 
 
 def test_the_real_kernel_passes_its_check_interpreted(tpu_here, monkeypatch):
-    monkeypatch.setattr(agreement, "BATCH", 3)
     run = fused.run
 
     def run_interpreted(backend, plan, inputs):

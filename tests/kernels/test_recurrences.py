@@ -61,7 +61,6 @@ RECURRENCES = [
         range(max(len(CASES), len(sizes))), itertools.cycle(CASES), itertools.cycle(sizes)
     )
 ]
-fresh = evaluate.__wrapped__
 
 
 @pytest.mark.parametrize(("cell", "form", "biased"), CASES)
@@ -201,28 +200,26 @@ def test_two_calls_that_hand_over_the_state_equal_one(cell, form, implementation
         np.testing.assert_allclose(end, last, atol=1e-6)
 
 
-@pytest.fixture
-def short_chunks(monkeypatch) -> None:
-    """Seven steps are three chunks of three, the last one padded."""
-    monkeypatch.setattr(xla, "LONGEST_CHUNK", 3)
+THREE_CHUNKS = 47
+"""Steps that are three chunks of 16, the last one padded."""
 
 
 @pytest.mark.parametrize(("cell", "form", "biased"), [CASES[1], CASES[5], CASES[6]])
-def test_short_chunks_up_to_the_longest_history_are_the_oracle(cell, form, biased, short_chunks):
-    x, attention, weights, lengths, initial = operands(cell, batch=5, biased=biased)
-    run = fresh(cell, form, "xla")
-    for longest in (0, 1, 4, 7):
+def test_chunks_up_to_the_longest_history_are_the_oracle(cell, form, biased):
+    given = operands(cell, batch=5, steps=THREE_CHUNKS, biased=biased)
+    x, attention, weights, lengths, initial = given
+    for longest in (0, 1, 17, 47):
         arrays = (x, attention, weights, jnp.minimum(lengths, longest), initial)
-        assert_agree(run(*arrays), evaluate(cell, form, "reference")(*arrays), 1e-5)
+        found, expected = (evaluate(cell, form, name)(*arrays) for name in ("xla", "reference"))
+        assert_agree(found, expected, 1e-5)
 
 
-def test_dead_steps_change_nothing_to_the_bit(monkeypatch, short_chunks):
-    monkeypatch.setattr("support.recurrences.evaluate", fresh)
-    assert_padding_changes_nothing("augru", "xla")
+def test_dead_steps_change_nothing_to_the_bit():
+    assert_padding_changes_nothing("augru", "xla", steps=THREE_CHUNKS)
 
 
-@pytest.mark.parametrize(("longest", "expected"), [(0, 0), (1, 1), (3, 1), (4, 2), (7, 3)])
-def test_only_chunks_with_live_steps_run(longest, expected, short_chunks, monkeypatch):
+@pytest.mark.parametrize(("longest", "expected"), [(0, 0), (1, 1), (16, 1), (17, 2), (47, 3)])
+def test_only_chunks_with_live_steps_run(longest, expected, monkeypatch):
     ran = {"scan_forward": 0, "scan_backward": 0}
 
     def counting(what, scan):
@@ -237,35 +234,35 @@ def test_only_chunks_with_live_steps_run(longest, expected, short_chunks, monkey
 
     for what in ran:
         monkeypatch.setattr(xla, what, counting(what, getattr(xla, what)))
-    x, attention, weights, lengths, initial = operands("augru", batch=5)
+    x, attention, weights, lengths, initial = operands("augru", batch=5, steps=THREE_CHUNKS)
     arrays = x, attention, weights, jnp.minimum(lengths, longest), initial
-    jax.block_until_ready(fresh("augru", "paper", "xla")(*arrays))
+    jax.block_until_ready(evaluate.__wrapped__("augru", "paper", "xla")(*arrays))
     jax.effects_barrier()
     assert ran == dict.fromkeys(ran, expected)
 
 
-def test_vmap_of_whole_batches_is_a_loop(short_chunks):
+def test_vmap_of_whole_batches_is_a_loop():
     """Lengths and weights of their own too."""
-    many = [operands("augru", batch=4, seed=seed) for seed in range(3)]
-    many = [(*one[:3], jnp.minimum(one[3], 2 + number), one[4]) for number, one in enumerate(many)]
-    run = fresh("augru", "paper", "xla")
+    many = [operands("augru", batch=4, steps=THREE_CHUNKS, seed=seed) for seed in range(3)]
+    many = [(*one[:3], jnp.minimum(one[3], 15 + number), one[4]) for number, one in enumerate(many)]
+    run = evaluate("augru", "paper", "xla")
     found = jax.vmap(run)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *many))
     for number, one in enumerate(many):
         of_one = jax.tree.map(lambda leaf, k=number: leaf[k], found)
         assert_agree(of_one, run(*one), 2e-6)
 
 
-def test_chunks_cover_all_steps(short_chunks):
-    for steps in range(1, 50):
+def test_chunks_cover_all_steps():
+    for steps in range(1, 300):
         count, size = xla._cut(steps)
-        assert size <= 3
+        assert size <= xla.LONGEST_CHUNK
         assert (count - 1) * size < steps <= count * size
         assert int(xla._needed(jnp.full(2, steps), count, size)) == count
 
 
-def test_steps_and_rows_may_be_symbolic(short_chunks):
+def test_steps_and_rows_may_be_symbolic():
     """As in an export: one program for any number of rows and of chunks."""
-    x, attention, weights, lengths, _ = operands("augru", batch=5)
+    x, attention, weights, lengths, _ = operands("augru", batch=5, steps=THREE_CHUNKS)
 
     def last(x, attention, lengths):
         return augru(x, attention, weights, lengths=lengths, implementation="xla")[1]
@@ -277,7 +274,7 @@ def test_steps_and_rows_may_be_symbolic(short_chunks):
         jax.ShapeDtypeStruct((rows,), lengths.dtype),
     ]
     exported = export.export(jax.jit(last))(*shapes)
-    for size in (1, 3, 4, 7):
+    for size in (1, 20, 21, 47):
         arrays = (x[:, :size], attention[:, :size])
         shorter = jnp.minimum(lengths, size)
         _, expected = augru(*arrays, weights, lengths=shorter, implementation="reference")

@@ -78,22 +78,21 @@ def test_without_a_position_nothing_weighs(positions: int, follow_authors: bool)
     assert not auxiliary_weights(nowhere, jnp.ones(1), follow_authors).any()
 
 
-B, S, H, D, N = 5, 6, 4, 3, 2
+S, H, D, N = 6, 4, 3, 2
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("implementation", "block", "columns"),
-    [("xla", 7, 1), ("xla", 10, 2), ("xla", 1000, 2), ("native", 1, 1), ("native", 1, 2)],
+    ("implementation", "batch", "columns"),
+    [("xla", 350, 1), ("xla", 640, 2), ("xla", 5, 2), ("native", 5, 1), ("native", 5, 2)],
 )
-def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, implementation, block, columns):
-    """Blocks that divide the thirty positions, that do not, and a single one."""
-    monkeypatch.setattr(xla_networks, "CPU_BLOCK", block)
+def test_value_and_gradients_do_not_depend_on_blocks(implementation, batch, columns):
+    """Blocks of 1280 that do not divide the positions, that do, and a single one."""
     rng = np.random.default_rng(0)
-    states = jnp.asarray(rng.normal(size=(B, S + 1, H)), jnp.float32)
-    history = jnp.asarray(rng.normal(size=(B, S + 1, D)), jnp.float32)
-    sampled = jnp.asarray(rng.normal(size=(N, B, S, D)), jnp.float32)
-    counted, rows = jnp.asarray(rng.random((1 + N, B, S)) < 0.7), jnp.ones(B)
+    states = jnp.asarray(rng.normal(size=(batch, S + 1, H)), jnp.float32)
+    history = jnp.asarray(rng.normal(size=(batch, S + 1, D)), jnp.float32)
+    sampled = jnp.asarray(rng.normal(size=(N, batch, S, D)), jnp.float32)
+    counted, rows = jnp.asarray(rng.random((1 + N, batch, S)) < 0.7), jnp.ones(batch)
     network = AuxiliaryNetwork((8, 5), columns)
     params = network.init(jax.random.key(0), states[:, :-1], sampled)["params"]
 

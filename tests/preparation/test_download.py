@@ -31,10 +31,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def fetch(web: Web) -> LocalFile:
     remote = Remote(f"{web.url}/data.gz", "set", "for research: TERMS", "PAGE", "--from")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "RETRIES", 2)
-        patch.setattr(download, "STALL_SECONDS", 0.3)
-        return download.fetch(remote)
+    return download.fetch(remote, retries=2, stall_seconds=0.3)
 
 
 def names(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from dien_jax.preparation.pipeline.target_negatives import (
     Pool,
     uniform_numbers,
 )
-from dien_jax.preparation.reading import array_files
+from dien_jax.preparation.reading.array_files import BLOCK
 
 pytestmark = pytest.mark.fast
 
@@ -158,14 +158,14 @@ def test_a_draw_is_a_function_of_its_event_and_the_seed_alone():
         assert draw([1], pool, **other).item.tolist() != together[0].tolist()
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 100])
-def test_a_pool_looks_up_times_in_any_order_and_across_blocks(block, monkeypatch):
-    monkeypatch.setattr(array_files, "BLOCK", block)
-    times = np.array([1, 1, 2, 2, 2, 2, 2, 5, 9, 9])
-    pool = pool_of(np.arange(10), times)
+def test_a_pool_looks_up_times_in_any_order_and_across_blocks(tmp_path):
+    """Time 2 is in three blocks, the last of which ends with 5; time 9 has one of its own."""
+    times = np.repeat([1, 2, 5, 9], [BLOCK - 2, 2 * BLOCK + 1, 1, 2])
+    pool, numbers = Pool(tmp_path / "pool", 300, "popularity"), np.arange(len(times))
+    pool.add(numbers, times, numbers)
     asked = np.array([9, 0, 2, 1, 10, 5, 2, 8])
     assert pool.until(asked).tolist() == np.searchsorted(times, asked, side="right").tolist()
-    places = np.array([9, 0, 4, 4, 7])
+    places = np.array([3 * BLOCK, 0, BLOCK, BLOCK, 2 * BLOCK - 1])
     assert pool.item.take(places).tolist() == places.tolist()
 
 

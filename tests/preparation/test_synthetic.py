@@ -1,6 +1,5 @@
 """Simulated users: what is known about them holds, and order decides."""
 
-import functools
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -155,23 +154,6 @@ def test_sizes_that_make_no_world_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         SyntheticOptions(tmp_path / "a", **options)
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """The cache folder, in which little is simulated."""
-    options = functools.partial(SyntheticOptions, users=80)
-    monkeypatch.setattr(synthetic, "SyntheticOptions", options)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "dien_jax"
-
-
-def test_built_in_data_is_simulated_once(cache, monkeypatch):
-    folder = synthetic.built_in_data()
-    assert folder.is_relative_to(cache)
-    assert len(open_dataset(folder).groups()) == 80
-    monkeypatch.setattr(synthetic, "prepare", lambda options: pytest.fail("simulated again"))
-    assert synthetic.built_in_data() == folder
 
 
 @pytest.mark.parametrize("layer", ["data", "metrics", "preparation/pipeline", "statistics"])

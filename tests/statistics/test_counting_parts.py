@@ -3,21 +3,19 @@
 import dataclasses
 import functools
 import hashlib
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_run
 from support.random_log import random_log
 
-from dien_jax.data import arrays
+from dien_jax.data.arrays import CHUNK_ROWS
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import ValueStatistics
-from dien_jax.statistics import counting, factors
+from dien_jax.statistics import factors
 from dien_jax.statistics.counting import count_values, first_occurrences
-from dien_jax.statistics.factors import factorise
+from dien_jax.statistics.factors import MAX_INTERACTIONS, factorise
 from dien_jax.statistics.pairs import Limits
 from dien_jax.statistics.training_events import (
     TrainingEvents,
@@ -32,7 +30,6 @@ ITEMS, USERS = 150, 400
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
 LIMITS = {False: Limits(), True: Limits(distinct=8, pairs=3000, kept=300, chunk=500)}
 """The log exceeds the second ones."""
-MOST_INTERACTIONS = 700
 DIGESTS = {
     ("item", False, False): "63e0c6837f28",
     ("item", False, True): "a356a5ebc4f1",
@@ -60,11 +57,11 @@ def digest(counts: ValueStatistics, own: np.ndarray) -> str:
 def test_factors_are_those_of_the_whole_log(
     feature: str, is_long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if is_long:
-        monkeypatch.setattr(factors, "MAX_INTERACTIONS", MOST_INTERACTIONS)
     value_of = VALUES[feature]
     log, size = random_log(0, USERS, ITEMS), int(value_of.max()) + 1
     interactions = int(count_values(log, value_of, size)[0].count.sum())
+    if is_long:  # says the count, so that every third user is read
+        interactions = 3 * MAX_INTERACTIONS
     given: Any = {"interactions": interactions, "transitions": feature == "item"}
     expected = factorise(log, value_of, size, **given)
     monkeypatch.setattr(factors, "slices", functools.partial(slices, most=100))
@@ -84,11 +81,10 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     threads: int,
     is_kept: bool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not is_kept:
-        monkeypatch.setattr(counting, "KEPT_EVENTS", 0)
     limits = LIMITS[is_long]._replace(slice=100)
+    if not is_kept:
+        limits = limits._replace(firsts=0)
     value_of, log = VALUES[feature], random_log(0, USERS, ITEMS, all_before=all_before)
     pieces = list(slices(log, limits.slice))
     assert len(pieces) > 20
@@ -131,17 +127,20 @@ def test_the_interactions_of_some_users_are_those_that_they_have_among_all(
         np.testing.assert_array_equal(ours, theirs[chosen[of_all.sequence]])
 
 
-def test_events_before_validation_count_where_training_begins_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+def test_events_before_validation_count_where_training_begins_at_a_time(data: Path) -> None:
+    """Of more events than are read at a time."""
+    dataset, random = open_dataset(data), np.random.default_rng(0)
     assert training_events(dataset).counted_end is None
-    split = {"train_from": 1, "valid_from": 60}
-    offsets, times = dataset.event_offsets, dataset.event_timestamp
-    before = [int((times[a:b] < 60).sum()) for a, b in pairwise(offsets.tolist())]
+    lengths = random.integers(1, 9, 300_000)
+    offsets = np.append(0, np.cumsum(lengths))
+    assert offsets[-1] > CHUNK_ROWS
+    first = random.integers(0, 100, len(lengths))
+    times = np.repeat(first - 20 * offsets[:-1], lengths) + 20 * np.arange(offsets[-1])
+    before = np.add.reduceat(times < 60, offsets[:-1], dtype=int)
     assert {0, 1} <= set(before)
-    monkeypatch.setattr(arrays, "CHUNK_ROWS", 7)
-    found = training_events(dataclasses.replace(dataset, meta=dataset.meta | {"split": split}))
+    meta = dataset.meta | {"split": {"train_from": 1, "valid_from": 60}}
+    columns = {"event_offsets": offsets, "event_timestamp": times}
+    found = training_events(dataclasses.replace(dataset, meta=meta, **columns))
     assert found.counted_end is not None
-    expected = [count if count > 1 else 0 for count in before]
-    assert (found.counted_end - offsets[:-1]).tolist() == expected
+    expected = np.where(before > 1, before, 0)
+    np.testing.assert_array_equal(found.counted_end - offsets[:-1], expected)

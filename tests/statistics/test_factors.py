@@ -8,7 +8,7 @@ from support import small_dataset
 
 from dien_jax import UserError, open_dataset
 from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds_of
-from dien_jax.statistics import factors, singular_vectors
+from dien_jax.statistics import factors
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
@@ -19,15 +19,15 @@ VALUES, USERS, LENGTH = 60, 200, 8
 
 def factorise(events: TrainingEvents, value_of: np.ndarray, size: int, **options) -> ValueFactors:
     """Vectors of a log, whose interactions are counted first."""
-    interactions = int(count_values(events, value_of, size)[0].count.sum())
-    return factors.factorise(events, value_of, size, interactions=interactions, **options)
+    options.setdefault("interactions", int(count_values(events, value_of, size)[0].count.sum()))
+    return factors.factorise(events, value_of, size, **options)
 
 
-def log(seed: int = 0) -> TrainingEvents:
+def log(values: int = VALUES) -> TrainingEvents:
     """Return users of two tastes; the last event of each is its target."""
-    generator = np.random.default_rng(seed)
-    low = np.where(generator.random((USERS, 1)) < 0.5, 1, VALUES // 2)
-    items = (low + generator.integers(0, VALUES // 2, (USERS, LENGTH))).astype(np.int32)
+    generator = np.random.default_rng(0)
+    low = np.where(generator.random((USERS, 1)) < 0.5, 1, values // 2)
+    items = (low + generator.integers(0, values // 2, (USERS, LENGTH))).astype(np.int32)
     ends = np.arange(1, USERS + 1) * LENGTH - 1
     starts = np.arange(USERS + 1) * LENGTH
     labels = np.ones(USERS, np.int8)
@@ -78,10 +78,9 @@ def transitions(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
 @pytest.mark.long
 @pytest.mark.parametrize("table", [0, FOLDS])
 def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
-    table: int, monkeypatch: pytest.MonkeyPatch
+    table: int,
 ) -> None:
-    monkeypatch.setattr(singular_vectors, "ROUNDS", 40)
-    events, components = log(), factor_levels(VALUES)[-1]
+    events, components = log(32), factor_levels(VALUES)[-1]  # so few values have no error
     row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components
     matrix = transitions(events, np.flatnonzero(folds_of(np.arange(USERS)) != table))
@@ -132,24 +131,20 @@ def test_unknown_and_unchosen_values_have_no_vector() -> None:
     assert (np.delete(row, [0, 5]) > 0).all()
 
 
-def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(factors, "MAX_VALUES", 20)
+def test_the_most_chosen_values_have_vectors_if_there_are_too_many() -> None:
     events = log()
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES, most_values=20)
     users = (normalised(events, np.arange(USERS)) > 0).sum(0)
     assert vectors.shape[1] == 21
     assert users[row > 0].min() >= users[row == 0].max()
 
 
-def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "MAX_INTERACTIONS", 800)
-    events = log()
-    _, limited, _ = factorise(events, np.arange(VALUES), VALUES)
+def test_only_some_users_of_a_long_log_are_read() -> None:
+    events, given = log(), {"interactions": 2 * factors.MAX_INTERACTIONS}
+    _, limited, _ = factorise(events, np.arange(VALUES), VALUES, **given)
     other = events.event_item.copy()
     other[LENGTH : 2 * LENGTH] = 1  # the second user, whom a step of two leaves out
-    _, same, _ = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
+    _, same, _ = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES, **given)
     np.testing.assert_array_equal(limited, same)
 
 

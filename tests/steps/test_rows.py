@@ -1,6 +1,7 @@
 """Rows that a batch looks up learn as in dense Adam; the others do not change a bit."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import distinct, large_tables, places, table_of
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
@@ -36,12 +37,11 @@ CONFIG = Config(
     optim=OptimConfig(learning_rate=0.05),
     train=TrainConfig(unknown_users=0.0),
 )
-step_of = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))
 
 
-@pytest.fixture(autouse=True)
-def every_table_is_large(monkeypatch) -> None:
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
+@functools.cache
+def step_of(config: Config, dense_rows: int = 0) -> Any:
+    return make_train_step(config, SCHEMA, 10, OneDevice(SCHEMA, dense_rows=dense_rows))
 
 
 first_state = functools.cache(lambda: create_state(CONFIG, SCHEMA, 10, seed=0))
@@ -91,9 +91,9 @@ def leaves(state) -> dict[tuple, np.ndarray]:
     return {path: np.array(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def after(config: Config, batches: list[Batch]):
+def after(config: Config, batches: list[Batch], dense_rows: int = 0):
     """Leaves before the last step, leaves after it, and its metrics."""
-    step, state = step_of(config), fresh(config)
+    step, state = step_of(config, dense_rows), fresh(config)
     for batch in batches:
         before = leaves(state)
         state, metrics = step(state, tables(), batch)
@@ -110,14 +110,13 @@ def test_distinct_rows_are_found_once_and_filler_is_dropped() -> None:
     np.testing.assert_array_equal(few.write, [0, 1, 5])
 
 
-def test_tables_are_large_by_their_rows(monkeypatch) -> None:
-    assert large_tables(SCHEMA) == TABLES
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 39)
-    assert large_tables(SCHEMA) == {("item", "item"), ("user", "user")}
+def test_tables_are_large_by_their_rows() -> None:
+    assert large_tables(SCHEMA, 0).keys() == TABLES
+    assert large_tables(SCHEMA, 39) == {("item", "item"): ITEMS, ("user", "user"): USERS}
     tags = Feature("tags", "multivalued", 50, max_values=3)
     item, user = Feature("item", "categorical", 20), Feature("user", "categorical", 9)
     few = Schema(item=(item, tags), user=(user,))
-    assert large_tables(few) == {("item", "item"), ("item", "tags")}
+    assert large_tables(few, 39) == {("item", "item"): 20, ("item", "tags"): 50}
 
 
 def test_rows_that_nothing_looks_up_keep_every_bit() -> None:
@@ -185,11 +184,9 @@ def test_a_step_that_looks_up_every_row_is_dense_adams() -> None:
         np.testing.assert_allclose(leaf, dense[path], rtol=1e-6, atol=1e-7, err_msg=str(path))
 
 
-def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None:
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 50)  # item ids alone are more
+def test_small_tables_keep_the_optimiser_of_everything_else() -> None:
     batches = [batch_of(0), batch_of(1)]
-    config = with_update("lazy_adam", optim__schedule="halving")  # no other test has a step of it
-    before, now, _ = after(config, batches)
+    before, now, _ = after(with_update("lazy_adam"), batches, dense_rows=50)  # less than item ids
     slots = [path for path in now if table_of(path) == ("user", "user")]
     assert len(slots) == 3
     other = sorted(set(batches[0].user) - set(batches[1].user) - {0})
@@ -238,8 +235,8 @@ def test_a_step_makes_nothing_of_the_size_of_a_table(update) -> None:
 
 
 def test_one_compilation_whatever_is_looked_up() -> None:
-    config = with_update("lazy_adam")
-    step, state = make_train_step(config, SCHEMA, 10), fresh(config)
+    config, place = with_update("lazy_adam"), OneDevice(SCHEMA, dense_rows=0)
+    step, state = make_train_step(config, SCHEMA, 10, place), fresh(config)
     same = jax.tree.map(np.zeros_like, batch_of(0))._replace(weight=np.ones(SIZE, np.float32))
     for batch in (batch_of(0), same, batch_of(1)):
         state, metrics = step(state, tables(), batch)

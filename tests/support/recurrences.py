@@ -166,10 +166,10 @@ def assert_agree(found, expected, tolerance):
         np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
 
 
-def assert_padding_changes_nothing(cell, implementation, precision="highest"):
+def assert_padding_changes_nothing(cell, implementation, precision="highest", steps=7):
     """Whatever dead steps hold, values and gradients are those of live steps alone, to the bit."""
-    x, attention, weights, lengths, initial = operands(cell)
-    dead = jnp.arange(7)[None] >= lengths[:, None]
+    x, attention, weights, lengths, initial = operands(cell, steps=steps)
+    dead = jnp.arange(steps)[None] >= lengths[:, None]
     rubbish = jnp.where(dead[..., None], jnp.nan, x), jnp.where(dead, jnp.inf, attention)
 
     everything = evaluate(cell, "paper", implementation, precision)
@@ -181,4 +181,5 @@ def assert_padding_changes_nothing(cell, implementation, precision="highest"):
     np.testing.assert_array_equal(last[1], initial[1])  # length 0
     for row, length in enumerate(lengths.tolist()):
         live = states[row, max(length - 1, 0)] if length else initial[row]
-        np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))
+        repeated = np.broadcast_to(live, (steps - length, 8))
+        np.testing.assert_array_equal(states[row, length:], repeated)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import hosts, loop
 from support import tiny_run
 from support.forks import Ended, Forks, Job
@@ -82,11 +81,10 @@ def run_together(
 
 
 def be_one_of_several(number: int, at: int) -> None:
-    """Make a process one of a run: tables of more than two rows are split, a loss is soon seen.
+    """Make a process one of a run: a loss of another is soon seen.
 
     Unless ``number`` is 0, the process sends itself that signal before step ``at``.
     """
-    embedding_rows.DENSE_ROWS = 2
     hosts.HEARTBEAT_SECONDS = 5
     take = loop.Trainer._step
 
@@ -120,12 +118,9 @@ def flags(data: Path, folder: Path) -> list[str]:
     return [*tiny_run.light_flags(data, folder), "--optim.embedding-update=lazy_adam"]
 
 
-saved_states = functools.partial(tiny_run.saved_states, dense_rows=2)
-
-
 def assert_same(folder: Path, other: Path) -> None:
     """Two runs ended alike, to the last bit."""
-    tiny_run.assert_same(folder, other, "versions", dense_rows=2)
+    tiny_run.assert_same(folder, other, "versions")
 
 
 def lines_of(text: str) -> list[str]:

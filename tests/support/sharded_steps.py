@@ -140,14 +140,19 @@ def run(
     *,
     one_item: bool = False,
     change: Callable[[Batch], Batch] = lambda batch: batch,
+    dense_rows: int = 24,
 ) -> Ended:
-    """Take the steps; ``one_item`` is the only auxiliary negative there is, if true."""
+    """Take the steps; ``one_item`` is the only auxiliary negative there is, if true.
+
+    Items, users, tags and words are split: ids, and several values of items and of the context. The
+    more tables are split, the longer the step of eight devices compiles.
+    """
     popularity = np.eye(ITEMS)[7] if one_item else np.arange(ITEMS) % 7
     host = tables()._replace(sampler=make_sampler(popularity))
-    place = place_of(devices)
+    place = place_of(devices, dense_rows)
     sampler = jax.tree.map(place.put_items, host.sampler)
     tables_ = Tables(place.put_features(host.features), sampler)
-    step, state = _step(config, place), _start(config, place)
+    step, state = _begun(config, place)
     metrics = []
     for batch in map(change, steps):
         state, found = step(state, tables_, place.put_batch(batch))
@@ -155,25 +160,28 @@ def run(
     return Ended(on_host(state, place), metrics)
 
 
-def place_of(devices: int) -> OneDevice:
-    """The place of a run on some of the devices."""
-    return OneDevice(SCHEMA) if devices == 1 else Placement(devices, SCHEMA)
+def place_of(devices: int, dense_rows: int = 0) -> OneDevice:
+    """The place of a run on some of the devices, where every table is large by default."""
+    if devices == 1:
+        return OneDevice(SCHEMA, dense_rows=dense_rows)
+    return Placement(devices, SCHEMA, dense_rows)
 
 
-def _step(config: Config, place: OneDevice) -> Any:
-    return _of_one(config)[0] if place.devices == 1 else make_train_step(config, SCHEMA, 10, place)
-
-
-def _start(config: Config, place: OneDevice) -> TrainState:
+def _begun(config: Config, place: OneDevice) -> tuple[Any, TrainState]:
+    """The step and the state before the first."""
     if place.devices > 1:
-        return create_state(config, SCHEMA, 10, 0, place)
-    return jax.tree.map(jnp.copy, _of_one(config)[1])  # a step takes the arrays of its state
+        step = make_train_step(config, SCHEMA, 10, place)
+        return step, create_state(config, SCHEMA, 10, 0, place)
+    step, state = _of_one(config, place.dense_rows)
+    return step, jax.tree.map(jnp.copy, state)  # a step takes the arrays of its state
 
 
 @functools.cache
-def _of_one(config: Config) -> tuple[Any, TrainState]:
-    """The step of one device and the state before the first, which take seconds to trace."""
-    return make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, 0, place_of(1))
+def _of_one(config: Config, dense_rows: int) -> tuple[Any, TrainState]:
+    """Those of one device, which take seconds to trace."""
+    place = place_of(1, dense_rows)
+    step = make_train_step(config, SCHEMA, 10, place)
+    return step, create_state(config, SCHEMA, 10, 0, place)
 
 
 def on_host(state: TrainState, place: OneDevice) -> TrainState:

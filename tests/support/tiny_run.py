@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from dien_jax.preparation.sources import impressions
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import RESULT_FILE, Run
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.steps import train as train_step
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice
@@ -64,9 +62,17 @@ LIGHT = (
 
 
 def write_data(
-    path: Path, *, sizes: dict[str, int] | None = None, longest: int = 8, **labels: int
+    path: Path,
+    *,
+    sizes: dict[str, int] | None = None,
+    longest: int = 8,
+    rows: int = 0,
+    **labels: int,
 ) -> Path:
-    """Users who click items of one category; ``valid=1`` gives a split that label alone."""
+    """Users who click items of one category; ``valid=1`` gives a split that label alone.
+
+    Vocabularies have at least so many ``rows``, by values that occur nowhere.
+    """
     random = np.random.default_rng(0)
     lengths = random.integers(1, longest + 1, USERS)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -91,26 +97,37 @@ def write_data(
             item=item,
             label=label.astype(np.int64),
         )
-    return write_events(path, events, offsets, splits)
+    return write_events(path, events, offsets, splits, rows)
 
 
 def write_events(
-    path: Path, item: np.ndarray, offsets: np.ndarray, splits: dict[str, Examples]
+    path: Path, item: np.ndarray, offsets: np.ndarray, splits: dict[str, Examples], rows: int = 0
 ) -> Path:
     """Some events of the first users, and examples of them."""
     users = [f"u{k}" for k in range(USERS)]
     items = ["", 'a "quoted", item', *(f"i{k}" for k in range(2, ITEMS))]
-    times = np.arange(len(item))
+    vocabularies = {"item": items, "category": ["", "x", "y", "z"], "user": ["", *users]}
+    for values in vocabularies.values():
+        values += [f"unused {k}" for k in range(len(values), rows)]
     return write_folder(
         path,
-        SCHEMA,
-        {"item": items, "category": ["", "x", "y", "z"], "user": ["", *users]},
-        items={"category": (np.arange(ITEMS) % 4,)},
+        schema_of(vocabularies),
+        vocabularies,
+        items={"category": (np.arange(len(items)) % 4,)},
         groups=users,
-        events={"item": item, "timestamp": times, "offsets": offsets},
-        popularity=np.bincount(item, minlength=ITEMS),
+        events={"item": item, "timestamp": np.arange(len(item)), "offsets": offsets},
+        popularity=np.bincount(item, minlength=len(items)),
         splits=splits,
     )
+
+
+def schema_of(vocabularies: dict[str, list[str]]) -> Schema:
+    """Ids and categories of items, and ids of users."""
+    item, category, user = (
+        Feature(name, "categorical", size=len(vocabularies[name]))
+        for name in ("item", "category", "user")
+    )
+    return Schema((item, category), (user,))
 
 
 def flags(data: Path, folder: Path) -> list[str]:
@@ -129,19 +146,15 @@ def light_config(*more: str) -> Config:
     return Config(arguments.model, arguments.optim, arguments.train)
 
 
-def saved_states(
-    folder: Path, dense_rows: int | None = None
-) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
+def saved_states(folder: Path) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
     """The latest and the best checkpoint of a run folder: step, state and progress."""
     run = Run.load(folder)
     schema = open_dataset(run.data).schema
-    with mock.patch.object(embedding_rows, "DENSE_ROWS", dense_rows or embedding_rows.DENSE_ROWS):
-        place = OneDevice(schema)
     like: Any = jax.eval_shape(lambda: create_state(run.config, schema, STEPS_PER_EPOCH, run.seed))
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
     return {
-        name: (step, *restored(checkpoints, step, like, place))
+        name: (step, *restored(checkpoints, step, like, OneDevice(schema)))
         for name, step in steps.items()
         if step is not None
     }
@@ -153,12 +166,12 @@ def bits(state: TrainState) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
-def assert_same(folder: Path, other: Path, *apart_from: str, dense_rows: int | None = None) -> None:
+def assert_same(folder: Path, other: Path, *apart_from: str) -> None:
     """Checkpoints, progress, evaluations, calibration and result agree to the last bit.
 
     How long things took, and the fields ``apart_from`` of the result, may differ.
     """
-    ours, theirs = saved_states(folder, dense_rows), saved_states(other, dense_rows)
+    ours, theirs = saved_states(folder), saved_states(other)
     assert ours.keys() == theirs.keys() == {"latest", "best"}
     for name, (step, state, progress) in theirs.items():
         assert ours[name][0] == step
@@ -217,21 +230,14 @@ def write_grown(path: Path, before: Dataset) -> Path:
         vocabularies[name] = ["", *rng.permutation([*kept, *added]).tolist()]
         places = {value: row for row, value in enumerate(vocabularies[name])}
         rows[name] = np.array([places.get(value, 0) for value in known])
-    features = {
-        name: Feature(name, "categorical", size=len(values))
-        for name, values in vocabularies.items()
-    }
-    schema = Schema((features["item"], features["category"]), (features["user"],))
-    of_item = dict(zip(before.vocabulary("item"), before.items["category"].values, strict=True))
-    categories = {
-        item: before.vocabulary("category")[value] for item, value in of_item.items()
-    } | NEW_ITEMS
+    names = np.array(before.vocabulary("category"))[before.items["category"].values].tolist()
+    categories = dict(zip(before.vocabulary("item"), names, strict=True)) | NEW_ITEMS
     places = {value: row for row, value in enumerate(vocabularies["category"])}
     popularity = np.zeros(len(vocabularies["item"]), np.int64)
     np.add.at(popularity, rows["item"], before.popularity)
     return write_folder(
         path,
-        schema,
+        schema_of(vocabularies),
         vocabularies,
         items={"category": ([places[categories[item]] for item in vocabularies["item"]],)},
         groups=before.groups(),

@@ -12,9 +12,7 @@ from support.tiny_run import assert_same, flags, light_flags
 
 from dien_jax import train
 from dien_jax.runs.calibration import OFFSETS_FILE
-from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
-from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
@@ -63,7 +61,7 @@ def test_run_killed_between_an_evaluation_and_its_save_ends_as_one_never_stopped
 ):
     """Kills before changes of files are in ``tests/faults/test_stops.py``."""
     folder = tmp_path / "run"
-    # the sixth save, that of the second evaluation; steps 4 and 8 are saved before
+    # reports save steps 2, 4, 6 and 8 too; the sixth save is that of the second evaluation
     killed = ended(forks, "before_save", 6, light_flags(data, folder))
     assert killed.status == -signal.SIGKILL, killed.said
     assert steps_saved(folder) == ["4-1", "8"]
@@ -130,16 +128,14 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_same(folder, light_whole)
 
 
-def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
-    data = tiny_run.write_data(tmp_path / "data")
+def test_run_that_updates_rows_ends_as_one_never_stopped(large_data, tmp_path, monkeypatch):
     settings = ["--model.evolution=none"]
     settings += ["--optim.embedding-update=lazy_adam", "--train.epochs=1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train.main([*flags(data, whole), *settings]) == 0
+    assert train.main([*flags(large_data, whole), *settings]) == 0
     with monkeypatch.context() as patch:
         signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
-        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
+        assert train.main([*flags(large_data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
     assert_same(folder, whole)
 
@@ -179,16 +175,3 @@ def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, cap
     output = capfd.readouterr()
     assert "is finished" in output.err
     assert f"{read_json(light_whole / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out
-
-
-def test_checkpoint_saves_often_where_an_epoch_is_long(data, tmp_path, monkeypatch):
-    saved = []
-    save = Checkpoints.save
-    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(
-        Checkpoints,
-        "save",
-        lambda self, step, *args, **kwargs: (saved.append(step), save(self, step, *args, **kwargs)),
-    )
-    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
-    assert saved == [2, 4, 4]  # every log_every steps, and after the evaluation

@@ -19,6 +19,7 @@ from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.tower import of_part
 from dien_jax.runs.trained import load_run, score_batches, trained_scores
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
+from dien_jax.steps.placement import OneDevice
 from dien_jax.training.loop import COUNTS_ALONE
 
 MODEL = member("din", untrained_run.SMALL)
@@ -27,18 +28,15 @@ CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=8, buc
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", ["tower", "network"])
-def test_a_step_trains_one_part_whether_it_updates_tables_or_their_rows(
-    part, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
-    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
-    losses = []
+def test_a_step_trains_one_part_whether_it_updates_tables_or_their_rows(part, data):
+    dataset, losses = open_dataset(data), []
+    place = OneDevice(dataset.schema, dense_rows=3)
     for update in ("dense", "lazy_adam"):
         config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_update=update))
         state = untrained_run.random_state(config, dataset.schema)
         before = jax.device_get((state.params, state.batch_stats, state.optimizer_state))
         loader = Loader(dataset, "train", config.train, statistics=True)
-        step = make_train_step(config, dataset.schema, loader.steps_per_epoch, part=part)
+        step = make_train_step(config, dataset.schema, loader.steps_per_epoch, place, part)
         tables = training_tables(dataset, config)
         for batch in itertools.islice(loader.epoch(0), 2):
             state, metrics = step(state, tables, batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dien_jax.errors import UserError
-from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
+from dien_jax.utils.text_files import EXAMPLES, LONGEST_LINE, BadLines, read_lines
 
 TEXT = "one\ntwo\r\n\nf\u00fcnf"
 
@@ -57,10 +57,9 @@ def test_truncated_and_damaged_gzip_are_refused(tmp_path: Path) -> None:
             list(read_lines(file, BadLines()))
 
 
-def test_file_without_line_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dien_jax.utils.text_files.LONGEST_LINE", 1000)
+def test_file_without_line_ends_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rubbish"
-    file.write_bytes(b"x" * 5000)
+    file.write_bytes(b"x" * LONGEST_LINE)
     with pytest.raises(UserError, match=r"rubbish:1: not a text file"):
         list(read_lines(file, BadLines()))
 

@@ -16,10 +16,6 @@ from dien_jax.utils.console import Stage, say, stage
 from dien_jax.utils.files import locked, user_cache, write_text
 from dien_jax.utils.text_files import sha256
 
-RETRIES = 3
-"""Attempts after the first one, after pauses of 1, 2 and 3 seconds."""
-STALL_SECONDS = 60.0
-"""Time without a single byte after which an attempt fails."""
 CHUNK = 1 << 18
 TRANSIENT = {408, 425, 429}
 """Statuses below 500 after which another attempt may succeed."""
@@ -53,8 +49,11 @@ def given(file: Path) -> LocalFile:
         return LocalFile(file, sha256(file))
 
 
-def fetch(remote: Remote) -> LocalFile:
+def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> LocalFile:
     """Return a file from the cache folder; download it there first if necessary.
+
+    Pauses of 1, 2 and so on seconds precede ``retries``. An attempt fails after ``stall_seconds``
+    without a single byte.
 
     Raises:
       UserError: when the server does not have the file or repeatedly cannot be reached, the cache
@@ -70,7 +69,7 @@ def fetch(remote: Remote) -> LocalFile:
                 say(f"{file} was downloaded before")
             else:
                 say(f"{remote.name}: {remote.terms}")
-                _download(remote, file)
+                _download(remote, file, retries, stall_seconds)
             digest = given(file).sha256
             if seen is None:
                 write_text(record, f"{digest}  {remote.name}\n")
@@ -83,7 +82,7 @@ def fetch(remote: Remote) -> LocalFile:
     return LocalFile(file, digest)
 
 
-def _download(remote: Remote, file: Path) -> None:
+def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) -> None:
     import pooch  # of the extra data
     import requests
 
@@ -93,14 +92,14 @@ def _download(remote: Remote, file: Path) -> None:
     headers = {"User-Agent": f"dien_jax/{__version__}", "Accept-Encoding": "identity"}
     answers: list[requests.Response] = []  # pooch leaves one that breaks off open
     hooks: list[Any] = [lambda answer, **_: answers.append(answer), _check_answer]
-    request: dict[str, Any] = {"timeout": STALL_SECONDS, "headers": headers}
+    request: dict[str, Any] = {"timeout": stall_seconds, "headers": headers}
     request["hooks"] = {"response": hooks}
     registry = pooch.create(
         file.parent,
         base_url="",
         registry={file.name: None},
         urls={file.name: remote.url},
-        retry_if_failed=RETRIES,
+        retry_if_failed=retries,
     )
     try:
         with stage(f"downloading {remote.url}") as current:
