@@ -82,15 +82,16 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     """Return the row of a run's lists for the targets of another folder."""
     dataset = open_dataset(folder)
     names, groups = dataset.vocabulary("item"), dataset.groups()
-    place = {name: row for row, name in enumerate(names)}
+    both = dict.fromkeys([*names, *model.dataset.vocabulary("item")])
+    place = {name: row for row, name in enumerate(both)}
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
-    lists = Ranker(model, exact_items=len(names)).recommend_many(histories, TOP, users=users)
-    scores = np.zeros((len(targets), len(names)))
+    lists = Ranker(model, exact_items=len(both)).recommend_many(histories, TOP, users=users)
+    scores = np.zeros((len(targets), len(both)))
     for own, ranking in zip(scores, lists, strict=True):
         own[[place[name] for name in ranking.ids]] = np.arange(len(ranking.ids), 0, -1)
-    popularity = np.asarray(dataset.popularity) + scores.any(0)
+    popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names))) + scores.any(0)
     row = report_lists(targets, scores, popularity)
     case = f"{model.run.preset}, trained on all earlier events"
     return {"benchmark": "recommend", **surroundings(), "case": case} | row | {"mrr": None}
