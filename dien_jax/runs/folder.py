@@ -239,6 +239,7 @@ class Run:
                     f"training, so its ids mean something else"
                 )
         digests = table_digests(dataset, statistics=self.config.model.statistics)
+        dataset.check_files()
         for name in sorted(self.tables | digests):
             if self.tables.get(name) != digests.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")
