@@ -182,6 +182,9 @@ class Run:
                 return
         file = folder / CONFIG_FILE
         say(f"{file} was removed or changed during training; it is written again")
+        if file.exists() and not file.is_file():  # a folder or a pipe, which no file replaces
+            with writing(file):
+                file.rename(f"{file}.{os.getpid()}")
         write_json(file, self.to_json())
 
     def to_json(self) -> dict[str, Any]:

@@ -284,6 +284,9 @@ class CurrentModel:
                     f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
                     f"to replace the model all the same"
                 )
+            before, now = (model.ranker.vocabularies.items for model in (self.served, newer))
+            changes = f"; context features {new or 'none'}, before {old or 'none'}" * (old != new)
+            changes += f"; {len(now) - 1:,} items, before {len(before) - 1:,}" * (before != now)
             self._warm_up(newer)
 
             def replace() -> None:
@@ -304,7 +307,7 @@ class CurrentModel:
             return False
         self._failed_version, self.reload_error = "", None
         self._metrics.reloads.labels("ok").inc()
-        LOG.info("reloaded: checkpoint %s is in use", newer.ranker.step)
+        LOG.info("reloaded: checkpoint %s is in use%s", newer.ranker.step, changes)
         return True
 
     def _load(self, version: str) -> ServedModel:

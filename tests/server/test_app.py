@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -321,7 +322,11 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     assert not server.current.update(server.batcher, force=True)
     error = server.get("/readyz").json()["reload_error"]
     assert error.startswith("requests have the context features none; the new model expects device")
-    server.current.served.ranker.schema = schema
+    server.current._options = dataclasses.replace(server.options, accept_other_features=True)
+    with caplog.at_level(logging.INFO, "dien_jax.server"):
+        assert server.current.update(server.batcher, force=True)
+    assert re.search("is in use; context features device .*, before none$", caplog.text, re.M)
+    assert server.current.served.ranker.schema == schema
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
