@@ -295,7 +295,9 @@ class CurrentModel:
                 )
             before, now = (model.ranker.vocabularies.items for model in (self.served, newer))
             changes = f"; context features {new or 'none'}, before {old or 'none'}" * (old != new)
-            changes += f"; {len(now) - 1:,} items, before {len(before) - 1:,}" * (before != now)
+            changes += f"; no category {', '.join(sorted(lost))}" * bool(lost)
+            others = f"; other items: {len(now) - 1:,}, before {len(before) - 1:,}"
+            changes += others * (before != now)
             self._warm_up(newer)
 
             def replace() -> None:
