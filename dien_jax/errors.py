@@ -3,6 +3,9 @@
 import contextlib
 import difflib
 import importlib
+import os
+import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -144,3 +147,28 @@ def require(extra: str, work: str) -> None:
                 f"{work} needs the extra {extra!r} ({module} is not installed): "
                 f"pip install 'dien_jax[{extra}]'"
             ) from error
+
+
+_forked_from: list[int] = []
+"""The process that this one was forked from after JAX had started there."""
+
+
+def _note_fork() -> None:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if bridge is not None and bridge.backends_are_initialized():
+        _forked_from[:] = [os.getppid()]
+
+
+# This module is imported with the package: a fork may come before any other one is.
+os.register_at_fork(after_in_child=_note_fork)
+with contextlib.suppress(OSError):  # without /proc
+    # Where JAX has started there are threads that are none of Python's, unless this is the fork.
+    if len(os.listdir("/proc/self/task")) <= threading.active_count():  # noqa: PTH208
+        _note_fork()
+
+
+def require_unforked() -> None:
+    """Refuse a process that was forked after JAX had started: a call would wait for ever."""
+    if _forked_from:
+        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
+        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")

@@ -58,6 +58,7 @@ def evaluate(arguments: Arguments) -> None:
             users, items = model.dataset.groups(), model.dataset.vocabulary("item")
             examples = model.dataset.splits[split]
             raw = ([users[k] for k in examples.group], [items[k] for k in examples.item])
+            model.dataset.check_files()
             write([*raw, scored.labels], scored.scores)
     if file is not None:
         say(f"predictions: {file}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 from dien_jax.errors import UserError, suggestion
+from dien_jax.utils.files import MAPPED
 
 CHUNK_ROWS = 1 << 20  # rows checked or written at a time
 LARGE_BYTES = 1 << 20  # size of files whose pages are given back
@@ -75,6 +76,7 @@ def chunks(rows: int) -> Iterator[slice]:
 
 def open_array(file: Path) -> np.memmap:
     """Map the array of a ``.npy`` file; NumPy raises every kind of exception for a damaged one."""
+    MAPPED[str(file)] = file.stat().st_size
     try:
         return np.lib.format.open_memmap(file, mode="r")
     except SystemError:
@@ -135,7 +137,8 @@ def read_ids(file: Path, dtype: type[np.generic], rows: int | None, end: int) ->
 
 
 def read_probabilities(file: Path, rows: int) -> np.ndarray:
-    return read_array(file, np.float32, rows, (lambda p: (p >= 0) & (p <= 1), "a probability"))
+    is_probability: Check = (lambda p: (p >= 0) & (p <= 1), "a probability")
+    return np.array(read_array(file, np.float32, rows, is_probability))
 
 
 def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:

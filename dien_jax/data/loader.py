@@ -8,6 +8,7 @@ Dimensions: n examples of the split, B rows of a batch, T padded steps, R real r
 L padded lengths.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Generator
@@ -19,6 +20,7 @@ from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import Batch, folds_of, is_live
+from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
@@ -171,10 +173,11 @@ class Loader:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
 
         An exception in the thread is raised here. The thread ends with the iterator, whether that
-        is read to its end or dropped.
+        is read to its end or dropped. A process that is forked meanwhile begins an epoch of its
+        own: it lacks the thread of this one, and gets a ``UserError``.
         """
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
-        dropped = threading.Event()
+        dropped, process = threading.Event(), os.getpid()
 
         def prepare() -> None:
             try:
@@ -193,12 +196,16 @@ class Loader:
                 if isinstance(batch, BaseException):
                     raise batch
                 yield batch
+                if os.getpid() != process:
+                    problem = f"the batches of this epoch are prepared by process {process}"
+                    raise UserError(f"{problem}; begin an epoch in the forked one")
         finally:
             # One place in the queue is enough: the thread looks at `dropped` after each batch.
-            dropped.set()
-            while not ready.empty():
-                ready.get_nowait()
-            thread.join()
+            if os.getpid() == process:  # or the queue may be locked for ever
+                dropped.set()
+                while not ready.empty():
+                    ready.get_nowait()
+                thread.join()
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """Add rows of zeros to ``[R, ...]`` up to the rows of this loader's part."""

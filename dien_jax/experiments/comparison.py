@@ -196,6 +196,7 @@ def _pair_table(
                 exact = delong(*counted) if metric.interval == "delong" else None
                 cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
             rows.append([run.name, metric.label, *cells])
+    dataset.check_files()
     return (
         f"{aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
         f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"

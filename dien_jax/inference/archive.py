@@ -29,7 +29,7 @@ from jax import export
 
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError, failing, require
+from dien_jax.errors import UserError, failing, require, require_unforked
 from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.model_card import CARD_FILE
@@ -95,6 +95,7 @@ def is_archive(file: Path) -> bool:
 
 def read_archive(file: Path) -> ExportedModel:
     """Read an exported file and run nothing; refuse a damaged, an edited or another version."""
+    require_unforked()  # also parsing a program is shared by threads
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")

@@ -16,16 +16,14 @@ import numpy as np
 from dien_jax.config.settings import Config
 from dien_jax.data.arrays import Examples, padded_columns
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
-from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
-from dien_jax.utils.machine import require_unforked
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
@@ -51,27 +49,23 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, dataset, item = trained.run.config, trained.dataset, trained.dataset.schema.item
-        columns = {feature.name: dataset.items[feature.name] for feature in item[1:]}
-        categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
-        tables = FeatureTables(categories, {})  # not copied
-        if config.model.statistics:
-            counts = {item[0].name: dataset.statistics.values[item[0].name]}
-            tables = FeatureTables(categories, {}, counts, dataset.factors)
+        config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
         return cls(
             dataset.schema,
             trained.step,
             config.train.max_history,
             history_buckets(config),
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            (jax.device_put(trained.variables()), trained.feature_tables()),
+            (jax.device_put(trained.variables()), tables),
             make_programs(config, dataset.schema),
             trained.list_offsets,
-            named_leaves({"tables": tables}),
+            # Not those of the folder, whose files may change. On a CPU they are not copied.
+            {name: np.asarray(leaf) for name, leaf in named_leaves({"tables": tables}).items()},
         )
 
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
+        require_unforked()
         manifest = exported.manifest
         return cls(
             exported.schema,

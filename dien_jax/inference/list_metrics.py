@@ -96,6 +96,7 @@ def measure_lists(
     popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
         metrics = report_lists(targets, _scores(model, split, targets, current), popularity)
+    dataset.check_files()
     simple = (popularity.astype(np.float64) for _ in targets)
     return metrics | {"hr_10_popularity": report_lists(targets, simple, popularity)["hr_10"]}
 

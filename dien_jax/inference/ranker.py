@@ -15,7 +15,7 @@ import numpy as np
 from dien_jax.data.arrays import padded_columns
 from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import SEPARATOR
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
     BucketedPrograms,
@@ -367,6 +367,7 @@ class RememberedUsers:
         self, user: Any, change: Callable[[History], History] = lambda history: history
     ) -> History:
         """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
+        require_unforked()  # a thread that is not here may hold the lock
         if user is None:
             raise NotRememberedError(
                 "expected a history, or a user that is remembered, found neither"

@@ -218,7 +218,7 @@ class _Reader:
         dataset: Dataset | None,
     ) -> None:
         self.table, self._columns, self._vocabularies = table, columns, vocabularies
-        self._dataset, self._item = dataset, getattr(columns, "item", None)
+        self.dataset, self._item = dataset, getattr(columns, "item", None)
         for feature in vocabularies.context:
             tables.find_column(table, feature.name, "a context feature of the run", feature.kind)
         say(f"histories: {described(columns, dataset)}")
@@ -261,15 +261,15 @@ class _Reader:
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
             self.counts["unknown_history"] += int(np.count_nonzero(rows == UNKNOWN))
             return rows, offsets, np.arange(len(cells), dtype=np.int32), offsets[1:]
-        assert self._dataset is not None
+        assert self.dataset is not None
         times: Sequence[int | None] = [None] * len(users)
         if (column := self._columns.timestamp) is not None:
             read, use = self.events.time, tables.USES["timestamp"]
             times = self._convert(piece, column, use, lambda cells: list(map(read, cells)))
         found = [self.events.find(*pair) for pair in zip(users, times, strict=True)]
         sequence, end = np.array(found).T
-        offsets = np.asarray(self._dataset.event_offsets)
-        return self._dataset.event_item, offsets, sequence.astype(np.int32), end.astype(np.int64)
+        offsets = np.asarray(self.dataset.event_offsets)
+        return self.dataset.event_item, offsets, sequence.astype(np.int32), end.astype(np.int64)
 
     def _item_rows(self, cells: list[Any]) -> np.ndarray:
         items = _texts(cells)
@@ -312,7 +312,10 @@ def _answer(
     progress = stage(work, table.share)
     with writing(out, "--out"), progress as current, tables.writing_scores(out, *form) as write:
         for piece in table.pieces(size):
-            write(*answer(piece))
+            answers = answer(piece)
+            if reader.dataset is not None:
+                reader.dataset.check_files()
+            write(*answers)
             current.note = f"{counts['rows']:,}{of_all} rows"
         if not counts["rows"]:
             raise UserError(f"{table.file} has no rows")

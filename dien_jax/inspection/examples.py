@@ -295,6 +295,7 @@ class Inspector:
                         older=int(end - dataset.event_offsets[sequence]) - length,
                         measures={n: measures[n][:length] for n in MEASURES if n in measures},
                     )
+        dataset.check_files()
         return [examples[number] for number in numbers]
 
 

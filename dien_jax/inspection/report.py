@@ -93,6 +93,7 @@ def write_report(
         ("Settings", _settings_section(trained.run)),
     ]
     subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
+    dataset.check_files()
     with writing(file), atomic_file(file) as stream:
         stream.write(page(f"Report on {summary.name}", subtitle, sections))
     return file

@@ -135,9 +135,9 @@ def save_list_offsets(folder: Path, dataset: Dataset) -> None:
 
 
 def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
-    """Read ``list_offsets.npy``; None for a run without it."""
+    """Return a copy of ``list_offsets.npy``; None for a run without it."""
     file, allowed = folder / OFFSETS_FILE, (lambda part: part < np.inf, "below infinity")
-    return read_array(file, np.float32, items, allowed) if file.exists() else None
+    return np.array(read_array(file, np.float32, items, allowed)) if file.exists() else None
 
 
 def uncalibrated(step: int) -> Calibration:

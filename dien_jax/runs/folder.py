@@ -182,6 +182,9 @@ class Run:
                 return
         file = folder / CONFIG_FILE
         say(f"{file} was removed or changed during training; it is written again")
+        if file.exists() and not file.is_file():  # a folder or a pipe, which no file replaces
+            with writing(file):
+                file.rename(f"{file}.{os.getpid()}")
         write_json(file, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
@@ -239,6 +242,7 @@ class Run:
                     f"training, so its ids mean something else"
                 )
         digests = table_digests(dataset, statistics=self.config.model.statistics)
+        dataset.check_files()
         for name in sorted(self.tables | digests):
             if self.tables.get(name) != digests.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")

@@ -224,10 +224,11 @@ def score_split(
 
 def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
     """Return the scores ``[n]`` of a split with its labels, users and known candidates."""
-    dataset.check_files()
     examples = dataset.splits[split]
     known = np.asarray(examples.item) != UNKNOWN
-    return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group), known)
+    scored = SplitScores(np.array(examples.label), scores, np.array(examples.group), known)
+    dataset.check_files()
+    return scored
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:

@@ -284,6 +284,20 @@ class CurrentModel:
                     f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
                     f"to replace the model all the same"
                 )
+            limited, limits = (
+                {f.name for f in model.ranker.schema.item[1:] if f.kind == "categorical"}
+                for model in (self.served, newer)
+            )
+            if (lost := limited - limits) and not self._options.accept_other_features:
+                raise UserError(
+                    f"at_most of requests may name {', '.join(sorted(lost))}, which is no category "
+                    f"of the new model. Start a new server for it, or give --accept-other-features"
+                )
+            before, now = (model.ranker.vocabularies.items for model in (self.served, newer))
+            changes = f"; context features {new or 'none'}, before {old or 'none'}" * (old != new)
+            changes += f"; no category {', '.join(sorted(lost))}" * bool(lost)
+            others = f"; other items: {len(now) - 1:,}, before {len(before) - 1:,}"
+            changes += others * (before != now)
             self._warm_up(newer)
 
             def replace() -> None:
@@ -304,7 +318,7 @@ class CurrentModel:
             return False
         self._failed_version, self.reload_error = "", None
         self._metrics.reloads.labels("ok").inc()
-        LOG.info("reloaded: checkpoint %s is in use", newer.ranker.step)
+        LOG.info("reloaded: checkpoint %s is in use%s", newer.ranker.step, changes)
         return True
 
     def _load(self, version: str) -> ServedModel:

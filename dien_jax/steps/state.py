@@ -16,7 +16,7 @@ from dien_jax.data.tables import (
     blank_values,
     example_batch,
 )
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require_unforked
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.model.tower import Part, of_part
@@ -63,6 +63,7 @@ def feature_tables(dataset: "Dataset", model: ModelConfig, *, folds: bool = Fals
     >>> sorted(feature_tables(open_dataset("data"), preset("dien").model).item)
     ['category']
     """
+    require_unforked()
     return jax.tree.map(
         jnp.asarray, dataset.feature_tables(statistics=model.statistics, folds=folds)
     )
@@ -78,6 +79,7 @@ def training_tables(dataset: "Dataset", config: Config, place: OneDevice | None 
     >>> training_tables(open_dataset("data"), preset("din")).sampler is None  # no auxiliary loss
     True
     """
+    require_unforked()
     place = place or OneDevice(dataset.schema)
     features = place.put_features(
         dataset.feature_tables(statistics=config.model.statistics, folds=True)
@@ -105,6 +107,7 @@ def create_state(
       UserError: where the configured implementation of the recurrences cannot run here, a
         configured attention or evolution does not exist, or the state exceeds the memory.
     """
+    require_unforked()
     place = place or OneDevice(schema)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = ClickModel(config.model, schema, initial=place.initial)

@@ -39,6 +39,7 @@ def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
     test = dataset.splits["test"]
     labels = np.asarray(test.label)
     baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
+    dataset.check_files()
     best = dataset.meta.get("best_possible", {}).get("test", {})
     if "auc" in best:
         baselines[BEST_POSSIBLE] = best["auc"]

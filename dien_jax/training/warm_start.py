@@ -130,6 +130,7 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
                 new = new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
                 lost_rows[feature.name] = len(before) - (len(now) - new)
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
+    source.dataset.check_files()
     params = _grown_tables(params, rows, rarity)
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)

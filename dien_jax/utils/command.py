@@ -1,6 +1,7 @@
 """The one way to start a command: flags and help, memory, errors and signals as exit status."""
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import os
@@ -22,7 +23,7 @@ from typing_extensions import Doc
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
 from dien_jax.utils import console
 from dien_jax.utils.console import say, say_error
-from dien_jax.utils.files import remove_unfinished
+from dien_jax.utils.files import MAPPED, remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
@@ -47,7 +48,7 @@ def run_command(
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _clean_sigterm(when_interrupted), _ctrl_c_is_not_lost():
+        with _clean_sigterm(when_interrupted), _ctrl_c_is_not_lost(), _cut_files_are_named():
             return _status(parse, run, compiles)
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:
@@ -246,6 +247,37 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = report
+
+
+@contextlib.contextmanager
+def _cut_files_are_named() -> Iterator[None]:
+    """End the process with a line, and not by SIGBUS, where a mapped file is cut while it is read.
+
+    No check before reading can exclude that. A handler of Python would run after the instruction
+    that fails, which is repeated for ever: this one is called by the system.
+    """
+
+    def end(number: int) -> None:
+        sizes = {file: Path(file).stat().st_size for file in MAPPED if Path(file).exists()}
+        cut = [file for file, size in sizes.items() if size < MAPPED[file]]
+        found = f"{sizes[cut[0]]:,} bytes now, {MAPPED[cut[0]]:,} before" if cut else "unreadable"
+        file = cut[0] if cut else "a mapped file"
+        remove_unfinished()
+        os.write(2, f"\nerror: {file} changed while it was in use: {found}\n".encode())
+        os._exit(2)
+
+    try:
+        set_handler = ctypes.CDLL(None).signal
+    except (AttributeError, OSError, TypeError):  # a system without dlopen
+        yield
+        return
+    set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    before = set_handler(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        set_handler(signal.SIGBUS, before)
 
 
 @contextlib.contextmanager

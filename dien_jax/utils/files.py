@@ -35,6 +35,8 @@ _TYPES: dict[type, tuple[type, str]] = {
 }
 """Types that a field of options takes, and their names in messages."""
 
+MAPPED: dict[str, int] = {}
+"""Files that this process maps, and their sizes in bytes when it did."""
 _unfinished: list[Path] = []
 """Partial files and folders of this process, each after the folders that were made for it."""
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 import re
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_info
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, require_unforked
 
 _OPTIONS = "ARENA_MAX MMAP_MAX_ MMAP_THRESHOLD_ TOP_PAD_ TRIM_THRESHOLD_"
 GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.split()))
@@ -119,26 +118,6 @@ def _replace_damaged(folder: Path) -> None:
                 file.unlink()
 
     warnings.showwarning = remove
-
-
-_forked_from: list[int] = []
-"""The process that this one was forked from after JAX had started there."""
-
-
-def _note_fork() -> None:
-    bridge = sys.modules.get("jax._src.xla_bridge")
-    if bridge is not None and bridge.backends_are_initialized():
-        _forked_from[:] = [os.getppid()]
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-def require_unforked() -> None:
-    """Refuse a process that was forked after JAX had started: a call would wait for ever."""
-    if _forked_from:
-        problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
-        raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")
 
 
 def require_usable_jax() -> None:

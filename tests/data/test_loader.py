@@ -1,6 +1,9 @@
 """The batch loader: every example once, right histories, few shapes, repeatable, no leaks."""
 
+import contextlib
 import dataclasses
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from dien_jax.data.arrays import Column, Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import SORT_BUFFER, Loader, evaluation_loader
 from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -109,6 +113,23 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
         real = np.arange(batch_size) < len(rows)
         np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
         np.testing.assert_array_equal(batch.user[real], rows + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_begins_an_epoch_of_its_own():
+    """It lacks the thread that prepares batches, and would wait for it for ever."""
+    loader = make_loader(random_lengths(50), 5, "time")
+    batches = loader.epoch(0)
+    next(batches)
+    if not (child := os.fork()):
+        signal.alarm(60)  # ends the process
+        with contextlib.suppress(BaseException):
+            assert len([*loader.epoch(0)]) == 10
+            with pytest.raises(UserError, match=f"by process {os.getppid()}; begin an epoch"):
+                next(batches)
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("order", ORDERS)

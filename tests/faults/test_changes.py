@@ -194,6 +194,25 @@ def test_what_changes_meanwhile_changes_no_result(name, events, place):
         Run.load(file.parent)
 
 
+@pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"serve"})))
+def test_mapped_arrays_that_are_rewritten_meanwhile_change_no_result(name, place, monkeypatch):
+    """Those of a large folder are not in memory. A server has copies of all that it reads."""
+    expected = whole(name, place)
+    monkeypatch.setattr(datasets, "open_folder", partial(datasets.open_folder, in_memory=0))
+
+    def rewrite() -> None:
+        for file in (*place.glob("data/**/*.npy"), *place.glob("run/*.npy")):
+            rewritten(file)
+
+    with counted(1, rewrite):
+        ending = run(name, place)
+    if ending.status == 0:
+        assert results(name, ending, place) == expected.results
+    assert ending.status in (0, 2), ending.output
+    refused = "changed while it was in use|error: data/.*: expected"  # if it is opened again
+    assert not ending.status or re.search(refused, ending.output), ending.output
+
+
 @contextlib.contextmanager
 def without_jit() -> Iterator[None]:
     """Compile nothing in a block, in any thread; arrays of NumPy then reach the inner functions."""

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from support import untrained_run
 from support.compilations import COMPILED
+from support.programs import printed
 from support.small_dataset import CONTEXT, ODD, PEAR, SLASH
 from support.untrained_run import TOLERANCE
 
@@ -37,23 +39,60 @@ def test_scores_that_are_not_finite_are_refused(run):
         overflowing.rank([PEAR], [PEAR], context=CONTEXT)
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")
-def test_a_forked_process_is_refused_at_once(run):
+IN_A_FORK = {
+    "rank": lambda ranker, run, file: ranker.rank([PEAR], [PEAR], context=CONTEXT),
+    "remembered": lambda ranker, run, file: ranker.rank(None, [PEAR], "Ann", CONTEXT),
+    "a run": lambda ranker, run, file: dien_jax.Ranker(run),
+    "a file": lambda ranker, run, file: dien_jax.Ranker(file),
+    "a loaded run": lambda ranker, run, file: dien_jax.score_split(run, "train"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("name", IN_A_FORK)
+def test_a_forked_process_is_refused_at_once(name, ranker, run, exported):
     """JAX's threads do not survive a fork: a call would wait for ever."""
-    ranker = dien_jax.Ranker(run)
+    trained = load_run(run) if name == "a loaded run" else run
+    ranker.remember("Ann", [PEAR])
     ranker.rank([PEAR], [PEAR], context=CONTEXT)
     end, start = os.pipe()
+    ranker._users._lock.acquire()  # as another thread of this process may
     if not (child := os.fork()):
         signal.alarm(60)  # ends the process
         try:
-            ranker.rank([PEAR], [PEAR], context=CONTEXT)
+            IN_A_FORK[name](ranker, trained, exported)
         except BaseException as error:
             os.write(start, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
+    ranker._users._lock.release()
     os.close(start)
     os.waitpid(child, 0)
     found = os.read(end, 1000).decode()
     assert re.match(r"UserError: process \d+ was forked from process \d+, without", found)
+
+
+IMPORTED_LATE = """
+import os, signal, sys, warnings, jax
+warnings.simplefilter("ignore")
+exec(sys.argv[1])
+jax.block_until_ready(jax.numpy.ones(300) + 1)
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    import dien_jax
+    try:
+        dien_jax.Ranker(sys.argv[2])
+    except dien_jax.UserError as error:
+        os._exit(7 * ("was forked from" in str(error)))
+    os._exit(1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are seen in /proc")
+@pytest.mark.parametrize("before", ["import dien_jax", ""])
+def test_a_fork_is_noticed_before_the_package_is_used(before, run):
+    assert printed(IMPORTED_LATE, before, str(run)).split() == ["7"]
 
 
 def test_checkpoint_with_a_parameter_that_is_not_finite_is_refused(run, tmp_path):

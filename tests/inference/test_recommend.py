@@ -3,12 +3,16 @@
 import dataclasses
 import inspect
 import re
+import shutil
+from functools import partial
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
 
+from dien_jax.data import dataset as datasets
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedPrograms, LoadedModel
@@ -42,6 +46,19 @@ def wide_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
     data = small_dataset.write_wide(folder / "data")
     return untrained_run.write(folder / "run", data, model="base_model", buckets=())
+
+
+def test_a_ranker_reads_no_file_once_it_is_made(wide, wide_run, tmp_path, monkeypatch) -> None:
+    data, folder = shutil.copytree(wide, tmp_path / "d"), shutil.copytree(wide_run, tmp_path / "r")
+    monkeypatch.setattr(datasets, "open_folder", partial(datasets.open_folder, in_memory=0))
+    ranker = Ranker(folder, data, exact_items=10)
+    limits = dict.fromkeys((f.name for f in ranker.schema.item if f.kind == "categorical"), 2)
+    del limits["item"]
+    before = ranker.recommend([], 5, at_most=limits)
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
+        file.write_bytes(b"?" * file.stat().st_size)
+    after = ranker.recommend([], 5, at_most=limits)
+    assert (after.ids, after.scores.tolist()) == (before.ids, before.scores.tolist())
 
 
 @pytest.mark.parametrize("drawn", ["popularity", "uniform", "shown", None])

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -321,7 +322,19 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     assert not server.current.update(server.batcher, force=True)
     error = server.get("/readyz").json()["reload_error"]
     assert error.startswith("requests have the context features none; the new model expects device")
-    server.current.served.ranker.schema = schema
+    served = server.current.served.ranker
+    served.schema = dataclasses.replace(
+        schema, item=(*schema.item, Feature("aisle", "categorical", size=2))
+    )
+    assert not server.current.update(server.batcher, force=True)
+    error = server.get("/readyz").json()["reload_error"]
+    assert error.startswith("at_most of requests may name aisle, which is no category")
+    served.schema = dataclasses.replace(schema, context=())
+    server.current._options = dataclasses.replace(server.options, accept_other_features=True)
+    with caplog.at_level(logging.INFO, "dien_jax.server"):
+        assert server.current.update(server.batcher, force=True)
+    assert re.search("is in use; context features device .*, before none$", caplog.text, re.M)
+    assert server.current.served.ranker.schema == schema
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
@@ -330,7 +343,7 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
-    assert server.metric("dien_reloads_total", result="failed") == 3
+    assert server.metric("dien_reloads_total", result="failed") == 4
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
     for file, content in kept.items():
         file.write_bytes(content)

@@ -103,7 +103,9 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
         save = loop.Trainer._save
 
         def after_a_loss(trainer, **given):
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            if (folder / CONFIG_FILE).is_file():
+                (folder / CONFIG_FILE).unlink()
+                os.mkfifo(folder / CONFIG_FILE)  # whoever writes into it waits for a reader
             save(trainer, **given)
 
         patch.setattr(loop.Trainer, "_save", after_a_loss)

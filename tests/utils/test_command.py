@@ -6,6 +6,8 @@ import gc
 import itertools
 import logging
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,27 @@ from dien_jax import export, predict, prepare, reproduce, train
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils.command import check_words, description, join_help_lines, run_command
 from dien_jax.utils.console import listed
+
+CUT = """
+import os, pathlib, sys, numpy
+from dien_jax.data.arrays import open_array
+from dien_jax.utils.command import run_command
+
+def run(_):
+    numpy.save("array.npy", numpy.ones(10_000))
+    array = open_array(pathlib.Path("array.npy"))
+    os.truncate("array.npy", 100)
+    print(array.sum())
+
+sys.exit(run_command(lambda: None, run, compiles=False))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mappings of Linux")
+def test_a_mapped_file_that_is_cut_ends_a_command_with_its_name(tmp_path) -> None:
+    found = subprocess.run([sys.executable, "-c", CUT], cwd=tmp_path, capture_output=True)
+    assert (found.returncode, found.stdout) == (2, b"")
+    assert b"\nerror: array.npy changed while it was in use: 100 bytes now, 80,128 " in found.stderr
 
 
 def fail(error: BaseException):
