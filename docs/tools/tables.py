@@ -73,7 +73,7 @@ EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
 SETS = ("beauty", "toys", "sports")
 LOGS = ("grocery", *SETS)
 PEERS = ("RecBole", "FuxiCTR")
-WEEKS = "incremental_counts.json"
+WEEKS = "incremental.json"
 PART_NAMES = {"wide_augru": "no auxiliary loss", "dien": "no counts"}
 QUALITY = ("test_auc", "test_auc_known", "test_gauc")
 COUNTS_ALONE = "counts alone"
@@ -260,6 +260,9 @@ TABLES: dict[str, list[Sequence[str]]] = {
             warm["day"],
             ms(WEEKS, "{:.3f}", "auc", day=warm["day"], policy="never updated"),
             f"{warm['auc']:.3f}",
+            "".join(
+                of(row, "auc:.3f")[0] for row in rows(WEEKS, day=warm["day"], policy="from scratch")
+            ),
             f"{warm['item_rows'] + warm['user_rows']:,}",
         )
         for warm in rows(WEEKS, policy="warm start")
