@@ -238,10 +238,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--days", type=int, default=7, help="days of a period and of a test")
     parser.add_argument("--periods", type=int, default=8, help="updates")
-    parser.add_argument(
-        "--scratch-every", type=int, default=1,
-        help="periods between trainings from scratch; 0 for none",
-    )  # fmt: skip
+    often = "periods between trainings from scratch; 0 for none"
+    parser.add_argument("--scratch-every", type=int, default=1, help=often)
     options = parse(parser, arguments, days=1, periods=1, scratch_every=0)
     try:
         options.day = datetime.strptime(options.day, PATTERN).replace(tzinfo=UTC)

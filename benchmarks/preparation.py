@@ -1,7 +1,6 @@
 """Time, memory and disk of preparing made logs, beside plain queries for the same grouping.
 
-    python -m benchmarks.preparation [--events N ...] [--logs NAME ...] [--memory SIZE]
-                                     [--folder DIR] [--json FILE]
+    python -m benchmarks.preparation [--events N ...] [--memory SIZE] [--folder DIR] [--json FILE]
 
 A log is a Parquet file of users of uneven activity, ten events each in the mean, and items by
 Zipf's law. Each row has a process of its own. ``peak_mb`` is the greatest resident size of the
@@ -10,7 +9,6 @@ that its folder held. ``duckdb`` and ``polars``, where they are installed, only 
 write each user's items in the order of time. Linux only.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -21,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ import pyarrow.parquet as pq
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import timed_row
 
-EVENTS, LOGS = (10**6, 10**7, 10**8), ("interactions", "impressions")
+EVENTS = (10**6, 10**7, 10**8)
 EVENTS_OF_A_USER, EVENTS_OF_AN_ITEM = 10, 10
 MOST_ITEMS, CATEGORIES = 3_000_000, 5_000
-SHOWN = 5  # rows of one request of impressions
 CHUNK = 1 << 20
 START, SECONDS = 1_700_000_000, 60 * 86_400
 SETTLING = 0.1  # seconds between looks at the disk and the memory
@@ -62,7 +60,7 @@ ordered.group_by("user").agg("item", "timestamp").sink_parquet(out)
 """Programs that group a log by user: arguments are the log, the file to write, a memory limit."""
 
 
-def chunks(log: str, events: int, seed: int = 0) -> Iterator[pa.Table]:
+def chunks(events: int, seed: int = 0) -> Iterator[pa.Table]:
     """Yield a made log, in the order of time."""
     random = np.random.default_rng(seed)
     num_users = max(events // EVENTS_OF_A_USER, 1)
@@ -71,33 +69,24 @@ def chunks(log: str, events: int, seed: int = 0) -> Iterator[pa.Table]:
     of_users = np.cumsum(random.lognormal(0.0, 1.0, num_users))
     names = random.permutation(num_items)  # ids say nothing of how popular an item is
     category = random.integers(0, CATEGORIES, num_items)
-    shown = SHOWN if log == "impressions" else 1
     for start in range(0, events, CHUNK):
         rows = min(CHUNK, events - start)
-        requests = -(-rows // shown)
-        places = np.sort(random.random(requests)) * CHUNK + start
+        places = np.sort(random.random(rows)) * CHUNK + start
         times = START + (places * (SECONDS / events)).astype(np.int64)
-        users = np.searchsorted(of_users, of_users[-1] * random.random(requests))
+        users = np.searchsorted(of_users, of_users[-1] * random.random(rows))
         item = names[np.searchsorted(of_items, of_items[-1] * random.random(rows))]
-        columns = {
-            "user": np.repeat(users, shown)[:rows],
-            "item": item,
-            "category": category[item],
-            "timestamp": np.repeat(times, shown)[:rows],
-        }
-        if log == "impressions":
-            columns["label"] = (random.random(rows) < 0.2).astype(np.int8)
-        yield pa.table(columns)
+        yield pa.table(
+            {"user": users, "item": item, "category": category[item], "timestamp": times}
+        )
 
 
-def write_log(file: Path, log: str, events: int) -> None:
+def write_log(file: Path, events: int) -> None:
     """Write a made log."""
-    writer = None
-    for table in chunks(log, events):
-        writer = writer or pq.ParquetWriter(file, table.schema)
-        writer.write_table(table)
-    assert writer is not None
-    writer.close()
+    tables = chunks(events)
+    first = next(tables)
+    with pq.ParquetWriter(file, first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
 
 
 def size_of(path: Path) -> int:
@@ -153,12 +142,12 @@ def measure(command: Sequence[str], folder: Path, out: Path) -> dict[str, float]
     }
 
 
-def rows_of(log: str, events: int, memory: str, folder: Path) -> list[dict[str, Any]]:
+def rows_of(events: int, memory: str, folder: Path) -> list[dict[str, Any]]:
     """Return a row for each system."""
     file = folder / "log.parquet"
-    write_log(file, log, events)
+    write_log(file, events)
     data, query = folder / "data", folder / "query.parquet"
-    prepare = ["-m", "dien_jax.prepare", log, str(file), "--out", str(data)]
+    prepare = ["-m", "dien_jax.prepare", "interactions", str(file), "--out", str(data)]
     prepare += ["--item-features", "category", "--memory", memory]
     commands = {"dien_jax": (prepare, data)}
     for system, program in QUERIES.items():
@@ -172,12 +161,11 @@ def rows_of(log: str, events: int, memory: str, folder: Path) -> list[dict[str, 
         else:
             out.unlink()
         columns = {
-            "case": f"{events:,} {log}",
+            "case": f"{events:,} interactions",
             "system": system,
             "policy": f"{memory} of memory" if system != "polars" else "",
             "events": events,
             "events_per_second": events / found["seconds"],
-            "samples_per_second": events / found["seconds"],
             **found,
         }
         rows.append(timed_row("preparation", [1e3 * found["seconds"]], **columns))
@@ -186,19 +174,17 @@ def rows_of(log: str, events: int, memory: str, folder: Path) -> list[dict[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every log and size; print and write the rows."""
+    """Measure every size; print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=EVENTS, help="sizes of a log")
-    parser.add_argument("--logs", nargs="+", default=LOGS[:1], choices=LOGS)
     parser.add_argument("--memory", default="4GB", help="flag of prepare")
     parser.add_argument("--folder", type=Path, help="folder for the logs; a temporary one if none")
-    options: argparse.Namespace = parse(parser, argv, events=10)
+    options = parse(parser, argv, events=10)
     rows: list[dict[str, Any]] = []
-    for log in options.logs:
-        for events in options.events:
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                rows += rows_of(log, events, options.memory, Path(folder))
-                print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
+    for events in options.events:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            rows += rows_of(events, options.memory, Path(folder))
+            print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
     report(options, rows, COLUMNS)
 
 

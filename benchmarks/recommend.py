@@ -140,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [*accuracy(model, options.targets), *times(model)]
     else:
         rows = [trained_on_all(model, options.of, options.targets)]
-    rows = [about | row for row in rows]
-    report(options, rows, COLUMNS)
+    report(options, [about | row for row in rows], COLUMNS)
 
 
 if __name__ == "__main__":
