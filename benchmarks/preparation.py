@@ -30,7 +30,6 @@ import pyarrow.parquet as pq
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import timed_row
 
-EVENTS = (10**6, 10**7, 10**8)
 EVENTS_OF_A_USER, EVENTS_OF_AN_ITEM = 10, 10
 MOST_ITEMS, CATEGORIES = 3_000_000, 5_000
 CHUNK = 1 << 20
@@ -75,9 +74,8 @@ def chunks(events: int, seed: int = 0) -> Iterator[pa.Table]:
         times = START + (places * (SECONDS / events)).astype(np.int64)
         users = np.searchsorted(of_users, of_users[-1] * random.random(rows))
         item = names[np.searchsorted(of_items, of_items[-1] * random.random(rows))]
-        yield pa.table(
-            {"user": users, "item": item, "category": category[item], "timestamp": times}
-        )
+        columns = {"user": users, "item": item, "category": category[item], "timestamp": times}
+        yield pa.table(columns)
 
 
 def write_log(file: Path, events: int) -> None:
@@ -176,7 +174,7 @@ def rows_of(events: int, memory: str, folder: Path) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every size; print and write the rows."""
     parser = make_parser(__doc__)
-    parser.add_argument("--events", type=int, nargs="+", default=EVENTS, help="sizes of a log")
+    parser.add_argument("--events", type=int, nargs="+", default=(10**6, 10**7), help="sizes")
     parser.add_argument("--memory", default="4GB", help="flag of prepare")
     parser.add_argument("--folder", type=Path, help="folder for the logs; a temporary one if none")
     options = parse(parser, argv, events=10)

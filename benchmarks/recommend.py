@@ -82,8 +82,8 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     """Return the row of a run's lists for the targets of another folder."""
     dataset = open_dataset(folder)
     names, groups = dataset.vocabulary("item"), dataset.groups()
-    both = dict.fromkeys([*names, *model.dataset.vocabulary("item")])
-    place = {name: row for row, name in enumerate(both)}
+    both = dict.fromkeys((*names, *model.dataset.vocabulary("item")))
+    place = dict(zip(both, range(len(both)), strict=True))
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
@@ -93,8 +93,8 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
         own[[place[name] for name in ranking.ids]] = np.arange(len(ranking.ids), 0, -1)
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names))) + scores.any(0)
     row = report_lists(targets, scores, popularity)
-    case = f"{model.run.preset}, trained on all earlier events"
-    return {"benchmark": "recommend", **surroundings(), "case": case} | row | {"mrr": None}
+    row |= {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
+    return {"benchmark": "recommend", **surroundings(), **row}
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
