@@ -48,8 +48,9 @@ def wide_run(tmp_path_factory):
     return untrained_run.write(folder / "run", data, model="base_model", buckets=())
 
 
-def test_a_ranker_reads_no_file_once_it_is_made(wide, wide_run, tmp_path, monkeypatch) -> None:
-    data, folder = shutil.copytree(wide, tmp_path / "d"), shutil.copytree(wide_run, tmp_path / "r")
+def test_a_ranker_reads_no_file_once_it_is_made(wide_run, tmp_path, monkeypatch) -> None:
+    folder = shutil.copytree(wide_run, tmp_path / "run")
+    data = shutil.copytree(wide_run.parent / "data", tmp_path / "data")
     monkeypatch.setattr(datasets, "open_folder", partial(datasets.open_folder, in_memory=0))
     ranker = Ranker(folder, data, exact_items=10)
     limits = dict.fromkeys((f.name for f in ranker.schema.item if f.kind == "categorical"), 2)
