@@ -2,6 +2,9 @@
 
 import sys
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.small_dataset import assert_equal
 
@@ -64,7 +67,10 @@ def test_a_limit_below_the_program_is_refused() -> None:
 def test_a_small_limit_holds_and_gives_the_same_folder(log: str, tmp_path) -> None:
     events, folders = 300_000, {}
     file = tmp_path / "log.parquet"
-    preparation.write_log(file, log, events)
+    preparation.write_log(file, events)
+    if log == "impressions":
+        labels = np.random.default_rng(0).integers(0, 2, events, np.int8)
+        pq.write_table(pq.read_table(file).append_column("label", pa.array(labels)), file)
     for memory in ("1400MB", "4GB"):
         out = tmp_path / memory
         command = ["-m", "dien_jax.prepare", log, str(file), "--out", str(out)]
