@@ -30,6 +30,7 @@ from dien_jax.inference.list_metrics import (
     list_targets,
     measure_lists,
     report_lists,
+    sorted_items,
 )
 from dien_jax.runs.trained import TrainedModel
 
@@ -73,7 +74,8 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most)
     targets = list_targets(model.dataset, "test", most)
     for name, score in rules(model.dataset).items():
-        rows[name] = report_lists(targets, map(score, targets), popularity)
+        lists = (sorted_items(target, score(target), popularity) for target in targets)
+        rows[name] = report_lists(targets, lists, popularity)
     about = {"benchmark": "recommend", **surroundings()}
     return [about | {"case": name} | row for name, row in rows.items()]
 
@@ -87,12 +89,11 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
-    lists = Ranker(model, exact_items=len(both)).recommend_many(histories, TOP, users=users)
-    scores = np.zeros((len(targets), len(both)))
-    for own, ranking in zip(scores, lists, strict=True):
-        own[[place[name] for name in ranking.ids]] = np.arange(len(ranking.ids), 0, -1)
-    popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names))) + scores.any(0)
-    row = report_lists(targets, scores, popularity)
+    rankings = Ranker(model, exact_items=len(both)).recommend_many(histories, TOP, users=users)
+    lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
+    popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
+    popularity[np.unique(np.concatenate(lists))] += 1  # also where the folder has no event of it
+    row = report_lists(targets, lists, popularity)
     row |= {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
     return {"benchmark": "recommend", **surroundings(), **row}
 

@@ -176,6 +176,7 @@ def _table(result: "RunResult") -> str:
 
 def _remarks(result: "RunResult") -> Iterator[str]:
     """Yield lines that say what the network adds to counts, and what else stands out."""
+    from dien_jax.runs.model_card import lists_line
     from dien_jax.training.loop import COUNTS_ALONE
 
     area = result.test.get("auc")
@@ -193,6 +194,8 @@ def _remarks(result: "RunResult") -> Iterator[str]:
         margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
         side, end = ("below", "") if margin < 0 else ("above", little)
         yield f"The test AUC is {abs(margin):.4f} {side} that of popularity{end}."
+    if result.lists is not None:
+        yield lists_line(result.lists)
     if result.best_step >= result.steps:
         yield "The last evaluation was the best one: more epochs (--train.epochs) may be better."
 

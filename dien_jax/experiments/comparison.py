@@ -42,8 +42,8 @@ def compare_runs(
 
     Yields:
       The sections as text, each a table: the runs; means over runs that differ by seed only;
-      differences over seeds; lists, of runs for which ``evaluate --ranking`` measured them; the
-      settings that differ; differences to the first run. A section without rows is left out.
+      differences over seeds; lists, of runs for which they were measured; the settings that
+      differ; differences to the first run. A section without rows is left out.
 
     Raises:
       UserError: if a run or the data is at fault.

@@ -1,12 +1,13 @@
 """Metrics of the lists that a model makes for the users of a split.
 
 A target is a click on an item that its user had not chosen before. Its list is over all items that
-the user had not chosen before and that have a training event, without a shortlist.
+the user had not chosen before and that have a training event.
 
 Dimensions: I items.
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +16,19 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
-from dien_jax.inference.lists import first_places, log_odds
-from dien_jax.metrics.lists import CUT, list_metrics, target_rank
-from dien_jax.runs.trained import TrainedModel
+from dien_jax.inference.lists import ItemLists, first_places
+from dien_jax.metrics.lists import CUT, list_metrics
+from dien_jax.runs.calibration import negative_distribution
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.console import Stage, stage
 
 MOST_TARGETS = 2000
 """Targets that are drawn from a split with more."""
 TARGETS_AT_ONCE = 64
+TARGETS_OF_RUN, LEAST_TARGETS = 1000, 100
+"""Targets that are measured at the end of a run; of fewer than the second a rate is uncertain."""
+MOST_SCORES, MOST_ITEMS = 2_000_000, 100_000
+"""Scores of a network without a tower, some ten seconds, and items, that a run's end may take."""
 
 
 class Target(NamedTuple):
@@ -50,22 +56,28 @@ def list_targets(dataset: Dataset, split: str, most: int = MOST_TARGETS) -> list
 
 
 def report_lists(
-    targets: list[Target], scores: Iterable[np.ndarray], popularity: np.ndarray
+    targets: list[Target], lists: Iterable[np.ndarray], popularity: np.ndarray
 ) -> dict[str, Any]:
-    """Return :func:`dien_jax.metrics.list_metrics` of targets, given the scores ``[I]`` of each.
+    """Return :func:`dien_jax.metrics.list_metrics` of targets.
 
-    Scores are changed here. Items without a training event, by ``popularity`` ``[I]``, are on no
-    list.
+    ``lists`` are rows of items, the best first, for each target; ``popularity`` ``[I]`` the
+    training events of each item, 0 for one that is on no list.
     """
-    ranks, lists = [], []
-    for target, own in zip(targets, scores, strict=True):
-        own[popularity == 0] = own[UNKNOWN] = -np.inf
-        own[target.history] = -np.inf
-        ranks.append(target_rank(own, target.item))
-        first = first_places(own, CUT)
-        lists.append(first[own[first] > -np.inf])
+    ranks, first = [], []
+    for target, rows in zip(targets, lists, strict=True):
+        place = np.flatnonzero(rows == target.item)
+        ranks.append(1.0 + place[0] if len(place) else np.inf)
+        first.append(rows[:CUT])
     groups = np.array([target.group for target in targets], np.int64)
-    return list_metrics(np.array(ranks), groups, lists, popularity)
+    return list_metrics(np.array(ranks), groups, first, popularity)
+
+
+def sorted_items(target: Target, scores: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """Return the rows of the list of all items by scores ``[I]``, the best first."""
+    allowed = popularity > 0
+    allowed[UNKNOWN] = allowed[target.history] = False
+    rows = np.flatnonzero(allowed)
+    return rows[first_places(scores[rows], len(rows))]
 
 
 def measure_lists(
@@ -73,7 +85,8 @@ def measure_lists(
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
-    ``hr_10_popularity`` is HR@10 of the most popular items for every user, to compare with.
+    The whole model scores all items. ``hr_10_popularity`` is HR@10 of the most popular items for
+    every user, to compare with.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
@@ -91,32 +104,59 @@ def measure_lists(
     """
     if model.list_offsets is None:
         raise UserError("the run has no list_offsets.npy, which lists need: train it again")
-    dataset = model.dataset
-    targets = list_targets(dataset, split, most)
+    loaded = LoadedModel.from_run(model)
+    lists = ItemLists(loaded, BucketedPrograms(loaded))
+    targets = list_targets(model.dataset, split, most)
+    return _measured(model, split, loaded, lists, targets, len(model.list_offsets))
+
+
+def measure_finished(
+    run_dir: Path, dataset: Dataset, least: int = LEAST_TARGETS
+) -> dict[str, Any] | None:
+    """Return metrics of a run's lists as ``recommend`` makes them, for some clicks of test.
+
+    None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
+    items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
+    """
+    items = int(np.count_nonzero(dataset.popularity))
+    if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
+        return None
+    if len(list_targets(dataset, "test", least)) < least:
+        return None
+    model = load_run(run_dir, dataset)
+    loaded = LoadedModel.from_run(model)
+    lists = ItemLists(loaded, BucketedPrograms(loaded))
+    most = TARGETS_OF_RUN if lists.has_tower else min(TARGETS_OF_RUN, MOST_SCORES // items)
+    if most < least:
+        return None
+    targets, unknown = list_targets(dataset, "test", most), {"mrr": None, "mrr_interval": None}
+    return _measured(model, "test", loaded, lists, targets, CUT) | unknown
+
+
+def _measured(
+    model: TrainedModel,
+    split: str,
+    loaded: LoadedModel,
+    lists: ItemLists,
+    targets: list[Target],
+    n: int,
+) -> dict[str, Any]:
+    """Return the metrics of lists of ``n`` items."""
+    dataset, options = model.dataset, lists.options(n)
     popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
+
+    def made(current: Stage) -> Iterator[np.ndarray]:
+        for start in range(0, len(targets), TARGETS_AT_ONCE):
+            current.share = start / len(targets)
+            some = targets[start : start + TARGETS_AT_ONCE]
+            examples = dataset.splits[split].take(np.array([target.example for target in some]))
+            histories = [target.history for target in some]
+            requests = encoded_requests(loaded, examples, histories)
+            for rows, _ in lists.rows_of_requests(requests, histories, options):
+                yield rows
+
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
-        metrics = report_lists(targets, _scores(model, split, targets, current), popularity)
+        metrics = report_lists(targets, made(current), popularity)
     dataset.check_files()
-    simple = (popularity.astype(np.float64) for _ in targets)
-    return metrics | {"hr_10_popularity": report_lists(targets, simple, popularity)["hr_10"]}
-
-
-def _scores(
-    model: TrainedModel, split: str, targets: list[Target], current: Stage
-) -> Iterator[np.ndarray]:
-    """Yield the corrected log odds of all items for each target, float64 ``[I]``."""
-    dataset, loaded = model.dataset, LoadedModel.from_run(model)
-    programs, offsets = BucketedPrograms(loaded), model.list_offsets
-    assert offsets is not None
-    listed = np.flatnonzero(np.isfinite(offsets)).astype(np.int32)
-    for start in range(0, len(targets), TARGETS_AT_ONCE):
-        current.share = start / len(targets)
-        some = targets[start : start + TARGETS_AT_ONCE]
-        examples = dataset.splits[split].take(np.array([target.example for target in some]))
-        requests = encoded_requests(loaded, examples, [target.history for target in some])
-        for request in requests:
-            request.candidates = listed
-        for probabilities in programs.score(requests):
-            scores = np.full(len(offsets), -np.inf)
-            scores[listed] = log_odds(probabilities) + offsets[listed]
-            yield scores
+    popular = (sorted_items(target, popularity, popularity) for target in targets)
+    return metrics | {"hr_10_popularity": report_lists(targets, popular, popularity)["hr_10"]}

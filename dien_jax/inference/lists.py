@@ -134,6 +134,15 @@ class ItemLists:
         """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
         ids, allowed = self._vocabularies.items, options.candidates
         unknown = 0 if allowed is None else int(np.count_nonzero(~self._listed[allowed]))
+        lists = self.rows_of_requests(requests, chosen, options)
+        for request, (rows, scores) in zip(requests, lists, strict=True):
+            counts = count_unknown(request.history.rows), unknown, request.unknown_context
+            yield Ranking([ids[row] for row in rows], scores, *counts)
+
+    def rows_of_requests(
+        self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the rows of each list, the best first, and their scores, float32."""
         for start in range(0, len(requests), USERS_AT_ONCE):
             some = requests[start : start + USERS_AT_ONCE]
             kept = [request.history.rows for request in some]
@@ -145,11 +154,10 @@ class ItemLists:
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
                     request.candidates = self.kept(request.candidates, logits, options)
             for request, scores in zip(some, self._programs.score(some), strict=True):
-                if error := not_finite([ids[row] for row in request.candidates], scores):
-                    raise error
-                rows, best = self.best(request.candidates, scores, options)
-                counts = count_unknown(request.history.rows), unknown, request.unknown_context
-                yield Ranking([ids[row] for row in rows], best, *counts)
+                ids = self._vocabularies.items
+                if not np.isfinite(scores).all():
+                    raise not_finite([ids[row] for row in request.candidates], scores)
+                yield self.best(request.candidates, scores, options)
 
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
@@ -295,18 +303,16 @@ def first_places(scores: np.ndarray, n: int) -> np.ndarray:
 
 def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     """Return a request's candidates by score, or the error of a score that is not finite."""
-    if error := not_finite(request.raw.candidates, scores):
-        return error
+    if not np.isfinite(scores).all():
+        return not_finite(request.raw.candidates, scores)
     order = np.argsort(-scores, kind="stable")
     ids = [str(request.raw.candidates[place]) for place in order]
     unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
     return Ranking(ids, scores[order], *unknown, request.unknown_context)
 
 
-def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
-    """Return the error of the first score that is not finite, if there is one."""
-    if np.isfinite(scores).all():
-        return None
+def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError:
+    """Return the error of the first score that is not finite."""
     place = int(np.flatnonzero(~np.isfinite(scores))[0])
     return UserError(
         f"the model's score of candidate {ids[place]!r} is {scores[place]}: "

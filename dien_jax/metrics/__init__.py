@@ -16,7 +16,7 @@ from dien_jax.metrics.intervals import (
     mean_over_users,
     paired_seeds,
 )
-from dien_jax.metrics.lists import hit_rate, list_metrics, ndcg, reciprocal_rank, target_rank
+from dien_jax.metrics.lists import hit_rate, list_metrics, ndcg, reciprocal_rank
 from dien_jax.metrics.scores import (
     METRICS,
     Gauc,
@@ -33,5 +33,5 @@ __all__ = [
     "METRICS", "CalibrationBin", "Difference", "Gauc", "Metric", "PartAuc", "auc",
     "auc_by_size", "auc_interval", "bootstrap", "calibration", "calibration_error", "delong",
     "evaluate_scores", "gauc", "hit_rate", "list_metrics", "logloss", "mean_over_users", "ndcg",
-    "normalised_entropy", "paired_seeds", "reciprocal_rank", "target_rank",
+    "normalised_entropy", "paired_seeds", "reciprocal_rank",
 ]  # fmt: skip

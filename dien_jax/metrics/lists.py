@@ -45,21 +45,6 @@ def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
     return 1 / np.asarray(ranks, np.float64)
 
 
-def target_rank(scores: np.ndarray, target: int) -> float:
-    """Return the rank of a target among items, from 1; infinity if it cannot be listed.
-
-    ``scores`` ``[I]`` are minus infinity for items that cannot be listed. Equal scores are in the
-    order of items.
-
-    >>> target_rank(np.array([-np.inf, 0.5, 0.9, 0.5]), 3), target_rank(np.array([-np.inf]), 0)
-    (3.0, inf)
-    """
-    own = scores[target]
-    if own == -np.inf:
-        return np.inf
-    return float(1 + np.count_nonzero(scores > own) + np.count_nonzero(scores[:target] == own))
-
-
 def list_metrics(
     ranks: np.ndarray, users: np.ndarray, lists: list[np.ndarray], popularity: np.ndarray
 ) -> dict[str, Any]:

@@ -264,6 +264,19 @@ def decided_config(config: Config, dataset: Dataset) -> Config:
     return with_settings(config, {"optim.embedding_update": automatic_update(dataset.schema)})
 
 
+class ListMetrics(TypedDict):
+    """Metrics of lists over all items, of :func:`dien_jax.metrics.list_metrics`."""
+
+    hr_10: NotNegative | None
+    hr_10_interval: NotRequired[tuple[NotNegative, NotNegative] | None]
+    hr_10_popularity: NotNegative | None
+    ndcg_10: NotNegative | None
+    mrr: NotNegative | None
+    coverage: NotNegative | None
+    mean_popularity: NotNegative | None
+    targets: Count
+
+
 class StoredResult(TypedDict):
     """Content of ``result.json`` that is shown of runs and of baselines."""
 
@@ -274,6 +287,7 @@ class StoredResult(TypedDict):
     device: NotRequired[str]
     wall_seconds: NotRequired[NotNegative]
     baselines: NotRequired[dict[str, NotNegative | None]]
+    lists: NotRequired[ListMetrics | None]
 
 
 Result = TypeVar("Result")

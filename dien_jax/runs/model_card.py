@@ -13,7 +13,7 @@ from typing import Any
 from dien_jax.errors import failing, printable
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
-from dien_jax.runs.folder import Run
+from dien_jax.runs.folder import ListMetrics, Run
 from dien_jax.utils.files import read_bytes
 
 CARD_FILE = "model_card.md"
@@ -118,7 +118,19 @@ def _results(result: Mapping[str, Any], intervals: _Intervals) -> str:
     simple = [
         f"{name} {value:.4f}" for name, value in result["baselines"].items() if value is not None
     ]
-    return f"{text} Test AUC of simple models: {', '.join(simple)}." if simple else text
+    text += f" Test AUC of simple models: {', '.join(simple)}." if simple else ""
+    return text if result["lists"] is None else f"{text}\n\n{lists_line(result['lists'])}"
+
+
+def lists_line(lists: ListMetrics) -> str:
+    """Return a sentence about lists over all items, of clicks of the test split."""
+    interval = lists.get("hr_10_interval")
+    between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return (
+        f"Lists of all items: HR@10 {lists['hr_10']:.3f}{between}, NDCG@10 {lists['ndcg_10']:.3f}; "
+        f"of the most popular items HR@10 {lists['hr_10_popularity']:.3f}; "
+        f"{lists['targets']:,} clicks of test."
+    )
 
 
 def _calibration(calibration: Calibration | None) -> str:

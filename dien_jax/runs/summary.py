@@ -7,7 +7,8 @@ run:
     FOLDER/result.json          metrics, in the form of a run's
     FOLDER/baseline.json        name, data and settings; written last: without it, no baseline
 
-``lists.json`` of a run has the metrics of its lists for the test split, once they are measured.
+``lists.json`` of a run has the metrics of its lists for the test split, if ``evaluate`` measured
+them; they stand for those of ``result.json``, of fewer clicks.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -24,29 +25,23 @@ from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.folder import (
     CONFIG_FILE,
     RESULT_FILE,
+    ListMetrics,
     Run,
     StoredResult,
     read_evaluations,
     read_result,
 )
 from dien_jax.utils.files import read_json, write_array, write_json
-from dien_jax.utils.json_values import Count, LargeCount, NotNegative
+from dien_jax.utils.json_values import Count, LargeCount
 
 BASELINE_FILE, SCORES_FILE = "baseline.json", "scores-{}.npy"
 LISTS_FILE = "lists.json"
 
 
-class StoredLists(TypedDict):
-    """Content of ``lists.json``: a checkpoint's step, and its :func:`list_metrics`."""
+class StoredLists(ListMetrics):
+    """Content of ``lists.json``: a checkpoint's step, and the metrics of its lists."""
 
     step: Count
-    hr_10: NotNegative | None
-    hr_10_popularity: NotNegative | None
-    ndcg_10: NotNegative | None
-    mrr: NotNegative | None
-    coverage: NotNegative | None
-    mean_popularity: NotNegative | None
-    targets: Count
 
 
 @dataclass(frozen=True)
@@ -110,11 +105,13 @@ class RunSummary:
         return None if self.result is None else self.result["train_examples_per_second"]
 
     @property
-    def lists(self) -> StoredLists | None:
+    def lists(self) -> ListMetrics | None:
         """Metrics of lists of the best checkpoint for the test split; None if not measured."""
         file = self.folder / LISTS_FILE
         stored = read_json(file, StoredLists) if file.exists() else None
-        return stored if stored is not None and stored["step"] == self.best_step else None
+        if stored is not None and stored["step"] == self.best_step:
+            return stored
+        return None if self.result is None else self.result.get("lists")
 
     def metrics(self, split: str) -> dict[str, Any] | None:
         """Return the metrics of ``valid`` or ``test`` by name; None before they exist."""

@@ -4,15 +4,21 @@ A run that resumes from a checkpoint takes back the reports of later steps.
 """
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import append_evaluation, cut_back
 from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
+
+REPORTS = 32
+"""Reports between evaluations whose times say what is left."""
 
 
 class Reporter:
@@ -34,7 +40,7 @@ class Reporter:
     ) -> None:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
-        self._first: tuple[int, float] | None = None
+        self._reports: deque[tuple[int, float]] = deque(maxlen=REPORTS)
         self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
@@ -46,13 +52,12 @@ class Reporter:
         if report.examples_per_second is not None:
             scalars["examples_per_second"] = report.examples_per_second
         self._loggers.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (step, now)
-        first_step, first_time = self._first
+        self._reports.append((step, time.monotonic()))
         line = str(report)
-        if step > first_step:  # includes evaluations, but not the first compilation
-            pace = (now - first_time) / (step - first_step)
+        if len(self._reports) > 1:
+            steps, times = np.array(self._reports).T
+            # The median leaves out compilations and evaluations.
+            pace = float(np.median(np.diff(times) / np.maximum(np.diff(steps), 1)))
             left = round(pace * (report.total_steps - step))
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         self._line.update(line, step / report.total_steps)

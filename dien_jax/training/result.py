@@ -11,6 +11,7 @@ from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import (
     RESULT_FILE,
+    ListMetrics,
     Metrics,
     Run,
     Seed,
@@ -48,6 +49,8 @@ class RunResult:
       versions: of Python and the packages that decide the outcome.
       baselines: test AUC of popularity, of the tower alone (``"counts alone"``) if the model has
         one and, where the data has true probabilities, of these (``"best possible"``).
+      lists: metrics of lists over all items for clicks of the test split, see
+        :func:`dien_jax.inference.measure_finished`; None where not measured.
     """
 
     run_dir: Path = Path()
@@ -65,6 +68,7 @@ class RunResult:
     device: str
     versions: dict[str, str]
     baselines: dict[str, NotNegative | None]
+    lists: ListMetrics | None = None
 
     def __repr__(self) -> str:
         """Return the folder, the preset and the test AUC, with those of simple models."""

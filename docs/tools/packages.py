@@ -39,7 +39,7 @@ MORE = {
     "metrics": {
         "comparison": "Difference PartAuc auc_by_size auc_interval bootstrap delong "
         "mean_over_users paired_seeds",
-        "lists": "hit_rate list_metrics ndcg reciprocal_rank target_rank",
+        "lists": "hit_rate list_metrics ndcg reciprocal_rank",
     },
     "model": {
         "attention": "ATTENTIONS AUXILIARIES AuxiliaryNetwork BilinearAttention "

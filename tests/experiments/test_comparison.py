@@ -272,11 +272,17 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     assert {"step": read_json(run / "result.json", dict)["best_step"], **printed["lists"]} == stored
     later = json.dumps(stored | {"step": stored["step"] + 1})
     (other / "lists.json").write_text(later)  # of a checkpoint that is no longer the best
+    result = read_json(other / "result.json", dict)
+    of_training = {**printed["lists"], "hr_10": 0.25, "mrr": None}
+    (other / "result.json").write_text(json.dumps(result | {"lists": of_training}))
     [section] = [text for text in compare_runs([run, other]) if text.startswith("lists over all")]
     _, header, *rows = section.splitlines()
     assert header.split()[:3] == ["run", "HR@10", "of"]
     values = [f"{stored[name]:.4f}" for name in ("hr_10", "hr_10_popularity")]
-    assert [row.split()[:3] for row in rows] == [["measured", *values]]
+    assert [row.split()[:3] for row in rows] == [
+        ["measured", *values],
+        ["other", "0.2500", values[1]],
+    ]
     (run / "lists.json").unlink()
     (run / "lists.json").mkdir()
     assert evaluate.main([str(run), "--ranking"]) == 0

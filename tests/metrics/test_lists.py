@@ -1,6 +1,7 @@
 """Metrics of lists against direct computations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ from support.small_dataset import write_wide
 
 from dien_jax import evaluate
 from dien_jax.data.dataset import open_dataset
-from dien_jax.inference.list_metrics import list_targets, report_lists
+from dien_jax.inference.list_metrics import (
+    list_targets,
+    measure_finished,
+    report_lists,
+    sorted_items,
+)
 from dien_jax.inference.ranker import Ranker
 from dien_jax.metrics import list_metrics, mean_over_users
 
@@ -44,8 +50,8 @@ def test_ranks_leave_out_what_was_chosen_before_and_items_without_a_training_eve
     assert len(list_targets(dataset, "test", most=3)) == 3
     popularity = np.asarray(dataset.popularity).copy()
     popularity[5] = 0
-    scores = [np.arange(60.0) for _ in targets]
-    found = report_lists(targets, scores, popularity)
+    lists = [sorted_items(target, np.arange(60.0), popularity) for target in targets]
+    found = report_lists(targets, lists, popularity)
     listed_items = {*np.flatnonzero(popularity).tolist()} - {0}
     allowed = [listed_items - {*target.history} for target in targets]
     ranks = [
@@ -58,8 +64,11 @@ def test_ranks_leave_out_what_was_chosen_before_and_items_without_a_training_eve
 
 
 @pytest.mark.long
-def test_evaluate_measures_the_lists_of_recommend(tmp_path, capsys) -> None:
+def test_evaluate_and_the_end_of_a_run_measure_the_lists_of_recommend(tmp_path, capsys) -> None:
     data = write_wide(tmp_path / "data")
+    meta = json.loads((data / "meta.json").read_text())
+    meta["split"]["negative_distribution"] = "popularity"
+    (data / "meta.json").write_text(json.dumps(meta))
     run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
     assert evaluate.main([str(run), "--ranking"]) == 0
     found = json.loads(capsys.readouterr().out)["lists"]
@@ -72,6 +81,10 @@ def test_evaluate_measures_the_lists_of_recommend(tmp_path, capsys) -> None:
         hits.append(names[target.item] in ranker.recommend(history, user=user).ids)
     assert found["targets"] == len(targets)
     assert found["hr_10"] == np.mean(hits)
+    at_the_end = measure_finished(run, dataset, least=len(targets))
+    assert at_the_end == found | {"mrr": None, "mrr_interval": None}
+    assert measure_finished(run, dataset, least=len(targets) + 1) is None
+    assert measure_finished(run, replace(dataset, meta={})) is None  # negatives that were shown
     order = np.argsort(-np.asarray(dataset.popularity[1:]), kind="stable") + 1
     popular = [[*order[~np.isin(order, target.history)][:10]] for target in targets]
     expected = [target.item in ten for target, ten in zip(targets, popular, strict=True)]

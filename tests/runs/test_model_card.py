@@ -21,6 +21,8 @@ RESULT = {
     "model": "dien", "parameters": 12345, "steps": 300, "best_step": 200, "device": "cpu",
     "baselines": {"popularity": 0.55, "counts alone": None},
     "valid": METRICS, "test": METRICS,
+    "lists": {"hr_10": 0.12, "hr_10_interval": (0.1, 0.14), "hr_10_popularity": 0.02,
+              "ndcg_10": 0.06, "targets": 1000},
 }  # fmt: skip
 INTERVALS = {"valid": (0.78, 0.82), "test": None}
 
@@ -49,6 +51,7 @@ def test_a_card_has_data_metrics_and_versions(run: Run) -> None:
     ):
         assert line in text.splitlines()
     assert "Test AUC of simple models: popularity 0.5500." in text
+    assert "HR@10 0.120 (0.100 to 0.140), NDCG@10 0.060; of the most popular items" in text
     assert run.versions["jax"] in text
     assert "Negatives were drawn" not in text
     assert "started from" not in text

@@ -91,6 +91,9 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
         assert line["train"]["click_loss"] > 0.68  # log 2 is .693
 
 
+LISTS = {"hr_10": 0.12, "hr_10_popularity": 0.02, "ndcg_10": 0.06, "targets": 1000}
+
+
 @pytest.mark.parametrize(
     ("simple", "changes", "expected"),
     [
@@ -102,10 +105,16 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
         ({COUNTS_ALONE: 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
         ({COUNTS_ALONE: 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
         ({COUNTS_ALONE: 0.80001}, {}, ["history adds nothing"]),
+        (
+            {},
+            {"lists": LISTS},
+            ["HR@10 0.120, NDCG@10 0.060; of the most popular items HR@10 0.020"],
+        ),
     ],
 )
 def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
     about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
+    about["lists"] = None
     result = types.SimpleNamespace(**about | changes)
     lines = list(train._remarks(result))
     assert len(lines) == len(expected)
