@@ -142,8 +142,9 @@ def _measured(
     n: int,
 ) -> dict[str, Any]:
     """Return the metrics of lists of ``n`` items."""
-    dataset, options = model.dataset, lists.options(n)
-    popularity = np.isfinite(model.list_offsets) * np.asarray(dataset.popularity)
+    dataset, options, offsets = model.dataset, lists.options(n), model.list_offsets
+    assert offsets is not None  # or lists has no options
+    popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
 
     def made(current: Stage) -> Iterator[np.ndarray]:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
