@@ -5,6 +5,7 @@ or 8 L of the item id.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -131,8 +132,13 @@ def _products(
     """Return the products of candidates with events, and with sums of events, at each level."""
     if theirs.vectors.shape[0] == 1:  # one history for all candidates, so its side is the smaller
         products = functools.partial(jnp.einsum, precision="highest")
-        events = theirs.vectors * theirs.scale[0].T[:, :, None] * is_used[:, None, :]  # [L, T, D]
-        cosine = products("bd,ltd->blt", ours.vectors, events) * ours.scale[:, :, None]
+        borders = itertools.pairwise((0, *LEVELS[: len(is_used)]))  # a level has those before it
+        parts = (
+            products("bd,td->bt", ours.vectors[:, start:end], theirs.vectors[0, :, start:end])
+            for start, end in borders
+        )
+        cosine = jnp.stack([*itertools.accumulate(parts)], axis=1)
+        cosine *= ours.scale[:, :, None] * theirs.scale[0].T[None]
         return cosine, products("bd,lwd->blw", ours.vectors, sums[0]) * ours.scale[:, :, None]
     units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
     cosine = jnp.einsum("btd,bld->btl", theirs.vectors, units, precision="highest") * theirs.scale

@@ -1,5 +1,6 @@
 """The state that a train step carries, the tables it reads, and the least memory of both."""
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,7 +111,10 @@ def create_state(
     require_unforked()
     place = place or OneDevice(schema)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = ClickModel(config.model, schema, initial=place.initial)
+    settings = config.model
+    if settings.implementation == "auto":  # to choose one takes seconds; parameters are the same
+        settings = dataclasses.replace(settings, implementation="xla")
+    model = ClickModel(settings, schema, initial=place.initial)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
