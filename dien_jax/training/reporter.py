@@ -17,8 +17,8 @@ from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
-REPORTS = 32
-"""Reports between evaluations whose times say what is left."""
+LEAST_REPORTS, REPORTS = 5, 32
+"""Reports between evaluations whose times say what is left: the first ones are of compilations."""
 
 
 class Reporter:
@@ -54,7 +54,7 @@ class Reporter:
         self._loggers.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
         self._reports.append((step, time.monotonic()))
         line = str(report)
-        if len(self._reports) > 1:
+        if len(self._reports) >= LEAST_REPORTS:
             steps, times = np.array(self._reports).T
             # The median leaves out compilations and evaluations.
             pace = float(np.median(np.diff(times) / np.maximum(np.diff(steps), 1)))

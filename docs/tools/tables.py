@@ -117,19 +117,19 @@ TABLES: dict[str, list[Sequence[str]]] = {
     ],
     "readme": [
         (
-            "test AUC of DIEN alone, without counts, on Amazon's Toys",
+            "test AUC of DIEN alone on Amazon's Toys",
             f"**{mean(ALONE, 'test_auc', data='toys', row='dien'):.3f}**",
             ", ".join(f"{name}'s DIEN {peer(name.lower(), 'toys', '.3f')}" for name in PEERS),
         ),
         (
             "the same for users with 30 events or more, in five Amazon domains",
             f"**{mean(ALONE, 'test_auc', data='long', row='dien'):.3f}**, "
-            f"beside counts **{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
+            f"`wide_dien` **{mean(WIDE, 'test_auc', data='long', row='wide_dien'):.3f}**",
             f"DIN {mean(ALONE, 'test_auc', data='long', row='din'):.3f}, "
             f"boosted trees {mean(WIDE, 'test_auc', data='long', row='boosted trees'):.3f}",
         ),
         (
-            "HR@10 of lists of all items: Amazon's Grocery, Beauty, Toys, Sports",
+            "HR@10 of lists, trained on all earlier events: Amazon's Grocery, Beauty, Toys, Sports",
             f"**{hits('recommend.json', ON_ALL)}**",
             f"RecBole's EASE {hits('recbole.json', 'RecBole EASE')}",
         ),

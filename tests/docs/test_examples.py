@@ -88,7 +88,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     lines = [f"u{n % 18},{foods[place]},{n},{place % 2}" for n, place in enumerate(places)]
     Path("log.csv").write_text("\n".join(["user,item,timestamp,category", *lines]))
     page = (Path(__file__).parents[2] / "README.md").read_text()
-    recurrence, block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    block, recurrence = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert block in (Path(__file__).parents[2] / "docs/index.md").read_text()
     values: dict[str, Any] = {}
     exec(compile(recurrence, "README.md", "exec"), values)
