@@ -21,7 +21,9 @@ from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.model_card import CARD_FILE
+from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
+from dien_jax.steps.state import parts
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
 from dien_jax.training.loop import Trainer
@@ -285,9 +287,12 @@ def _train(
     trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
     progress = trainer.progress
     device = devices[0].device_kind
+    epochs = " and ".join(
+        f"{epochs_of(run.config, part)} of the {part}" for part in parts(run.config.model)
+    )
     say(
-        f"{trainer.parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs "
-        f"of {trainer.steps_per_epoch:,} steps; run folder {folder}"
+        f"{trainer.parameters:,} parameters on {device}; epochs of {trainer.steps_per_epoch:,} "
+        f"steps, at most {epochs}; run folder {folder}"
     )
     for line in trainer.notes():
         say(line)

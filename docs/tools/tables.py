@@ -234,6 +234,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
     "every": [
         (label, *(auc(EVERY, column, data=data, row=row) for data in (*SETS, "grocery")))
         for label, row, column in (
+            ("`din`", "din", "test_auc"),
             ("`dien`", "dien", "test_auc"),
             *(model for model in MODELS if model[1] != "wide_din"),
         )
