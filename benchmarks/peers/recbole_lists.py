@@ -38,7 +38,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 WITHOUT_EPOCHS = ("Pop", "ItemKNN", "EASE")
 SEQUENTIAL = ("GRU4Rec", "SASRec", "BERT4Rec")
 MODELS = (*WITHOUT_EPOCHS, "BPR", "LightGCN", *SEQUENTIAL)
-TOP, EPOCHS = 10, 300
+TOP = 10
 # RecBole 1.2.1 reads its own checkpoints by the default of earlier versions of torch.
 torch.load = functools.partial(torch.load, weights_only=False)
 
@@ -134,11 +134,11 @@ def trained(name: str, folder: Path, epochs: int, split: str) -> tuple[Any, ...]
     return model, epochs, events, test_data
 
 
-def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Train a model, list for all users, and return what was measured."""
+def row_of(name: str, folder: Path, most: int) -> dict[str, Any]:
+    """Train a model for at most so many epochs, list for all users; return what was measured."""
     start, epochs = time.perf_counter(), 1
     if name not in WITHOUT_EPOCHS:
-        model, epochs, events, test_data = trained(name, folder, EPOCHS, "valid_and_test")
+        model, epochs, events, test_data = trained(name, folder, most, "valid_and_test")
     if name not in SEQUENTIAL:
         model, _, events, test_data = trained(name, folder, epochs, "test_only")
     train_seconds = time.perf_counter() - start
@@ -157,13 +157,14 @@ def main() -> None:
     parser.add_argument("log", type=Path, help="CSV with the columns user, item, timestamp")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of rows to write")
     parser.add_argument("--models", nargs="+", default=MODELS, help="models of RecBole")
+    parser.add_argument("--epochs", type=int, default=300, help="most epochs (default: 300)")
     arguments = parser.parse_args()
     versions = {"recbole": recbole.__version__, "torch": torch.__version__}
     rows = []
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             write_log(arguments.log, Path(folder))
-            row = row_of(name, Path(folder))
+            row = row_of(name, Path(folder), arguments.epochs)
         row |= {"data": arguments.log.stem, "versions": versions, "cores": os.cpu_count()}
         rows.append(row)
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
