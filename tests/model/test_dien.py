@@ -1,5 +1,6 @@
 """DIEN on embeddings: parameters, refusals, auxiliary losses and the relatives."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables, example_batch
+from dien_jax.errors import UserError
 from dien_jax.model import (
     AUGRU,
     DIEN,
@@ -23,6 +25,7 @@ from dien_jax.model import (
     ClickModel,
     MLPAttention,
     SoftmaxAuxiliaryLoss,
+    make_network,
 )
 from dien_jax.model.click_model import check_batch
 from dien_jax.model.shapes import check_inputs, check_parts
@@ -292,3 +295,12 @@ def test_the_click_model_checks_its_inputs() -> None:
     whole = FeatureTables({"category": jnp.zeros(9, int)}, {})
     with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
         jax.eval_shape(model.init, jax.random.key(0), batch, whole)
+
+
+@pytest.mark.parametrize("part", ["attention", "evolution", "auxiliary"])
+def test_a_setting_without_a_module_is_told_where_programs_add_theirs(part: str) -> None:
+    config = dataclasses.replace(ModelConfig(), **{part: "own"})
+    table = {"attention": "ATTENTIONS", "evolution": "EVOLUTIONS", "auxiliary": "AUXILIARIES"}[part]
+    message = rf"model\.{part} must be one of .*, got 'own' \(.* to dien_jax\.model\.{table} before"
+    with pytest.raises(UserError, match=message):
+        make_network(config)
