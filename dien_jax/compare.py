@@ -21,8 +21,8 @@ class Arguments:
     """Compare runs: metrics, settings that differ, and differences to the first with intervals."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Folders of runs, and of models that dien_jax.baselines wrote below its --out. The first is
-    compared with each of the others."""
+    """Folders of runs, and of models that dien_jax.baselines wrote below its --out. Each is
+    compared with the first, or with that of equal seed and the first's settings."""
     split: Literal["test", "valid"] = "test"
     """Split whose examples the differences are computed on."""
     data: Path | None = None

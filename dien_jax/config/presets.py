@@ -109,10 +109,23 @@ def preset(name: str) -> Config:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset that settings equal, else that of the network's name, else the default."""
+    """Return the preset that settings equal, else that of the network's name, else the nearest.
+
+    That is the default for a network beside counts, else the one from which the fewest settings of
+    the network differ, the later in :data:`PRESETS` of several: ``dien`` with a cell of one's own.
+    """
     equal = [name for name, values in PRESETS.items() if values == config]
     name = equal[0] if equal else member_name(config.model)
-    return name if name in PRESETS else DEFAULT_PRESET
+    if name in PRESETS:
+        return name
+    if config.model.statistics:
+        return DEFAULT_PRESET
+    settings = dataclasses.asdict(config.model).items()
+
+    def differing(name: str) -> int:
+        return sum(getattr(PRESETS[name].model, setting) != value for setting, value in settings)
+
+    return min(reversed(PRESETS), key=differing)
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

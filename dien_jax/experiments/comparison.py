@@ -33,7 +33,7 @@ _ABSENT = "-"
 def compare_runs(
     folders: Sequence[str | Path], split: str = "test", data: str | Path | None = None
 ) -> Iterator[str]:
-    """Compare runs with the first of them.
+    """Compare runs with the first of them, or with that of equal seed and the first's settings.
 
     Args:
       folders: folders of runs and of baselines, see :func:`run_baselines`.
@@ -43,7 +43,8 @@ def compare_runs(
     Yields:
       The sections as text, each a table: the runs; means over runs that differ by seed only;
       differences over seeds; lists, of runs for which they were measured; the settings that
-      differ; differences to the first run. A section without rows is left out.
+      differ; differences of scores between runs of equal seed. A section without rows is left
+      out.
 
     Raises:
       UserError: if a run or the data is at fault.
@@ -86,9 +87,11 @@ def compare_runs(
                 f"no paired difference of {run.name} to {first.name}: it was trained on other "
                 f"data, {run.run.data}, so there are no scores of the same examples"
             )
-    if finished := [run for run in same if run.result is not None]:
+    finished = [run for run in same if run.result is not None]
+    group = seed_groups(runs)[0]
+    if pairs := _pairs(group, finished):
         dataset = dataset or _data_of(first, Path(first.run.data))
-        yield _pair_table(first, finished, split, dataset)
+        yield _pair_table(group, pairs, split, dataset)
 
 
 def seed_tables(runs: Sequence[RunSummary], split: str = "test") -> Iterator[str]:
@@ -176,30 +179,54 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
     return aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
 
 
+def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummary, RunSummary]]:
+    """Pair each run with that of the first group which has its seed, or else with its first run.
+
+    A baseline is a model of no seed. Runs of that group which differ by seed alone are left out.
+    """
+    others = {seed: run for seed, run in first.finished.items() if isinstance(run.run, Run)}
+    pairs = []
+    for run in runs:
+        baseline = others.get(run.run.seed) if isinstance(run.run, Run) else None
+        if run is not baseline:
+            pairs.append((run, baseline or first.members[0]))
+    return pairs
+
+
 def _pair_table(
-    first: RunSummary, others: Sequence[RunSummary], split: str, dataset: Dataset
+    first: SeedGroup,
+    pairs: Sequence[tuple[RunSummary, RunSummary]],
+    split: str,
+    dataset: Dataset,
 ) -> str:
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN
-    baseline = _scores(first, dataset, split)
-    title = f"{split}, difference to {first.name}"
-    rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
-    for run in others:
-        scores = _scores(run, dataset, split)
+    of_baseline = {run.name: _scores(run, dataset, split) for _, run in pairs}
+    to = first.members[0].name
+    if len(of_baseline) > 1:
+        to = f"the run of {first.name} with equal seed"
+    rows = [[f"{split}, difference to {to}", "", "difference", "95% (users)", "95% (DeLong)", "p"]]
+    notes = []
+    for run, baseline in pairs:
+        scores, others = _scores(run, dataset, split), of_baseline[baseline.name]
         with stage(f"resampling users for {run.name}"):
-            over_users = bootstrap(labels, scores, baseline, users, known=known)
+            over_users = bootstrap(labels, scores, others, users, known=known)
         for name, metric in METRICS.items():
             cells = ["undefined", "", "", ""]
             if (difference := over_users[name]) is not None:
-                counted = metric.counted(known, labels, scores, baseline)
+                counted = metric.counted(known, labels, scores, others)
                 exact = delong(*counted) if metric.interval == "delong" else None
                 cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
             rows.append([run.name, metric.label, *cells])
+        seeds = [each.run.seed for each in (run, baseline) if isinstance(each.run, Run)]
+        if len({*seeds}) > 1:
+            notes.append(f"\n{run.name} differs from {baseline.name} by its seed too")
     dataset.check_files()
     return (
         f"{aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
         f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
+        f"{''.join(notes)}"
     )
 
 

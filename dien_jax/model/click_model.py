@@ -23,7 +23,6 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables, is_live
 from dien_jax.model import devices
 from dien_jax.model.devices import Axis
-from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.embeddings import (
     EMBEDDING_INITIAL,
     FeatureEmbeddings,
@@ -32,6 +31,8 @@ from dien_jax.model.embeddings import (
 )
 from dien_jax.model.family import make_network
 from dien_jax.model.layers import MLP, as_logit
+from dien_jax.model.shapes import check_axes
+from dien_jax.model.shared_history import EncodedHistory
 from dien_jax.model.statistics import statistics_inputs
 from dien_jax.model.tower import Tower
 
@@ -318,10 +319,7 @@ def check_batch(
     rows, steps = batch.history.shape
     names = ("lengths", "item", "user", "label", "weight")
     check_shapes({f"batch.{name}": (getattr(batch, name), (rows,)) for name in names})
-    if negatives is not None:
-        if negatives.ndim != 3:
-            refuse("negatives", "shape [B, T - 1, K]", negatives.shape)
-        check_shapes({"negatives": (negatives, (rows, steps - 1, negatives.shape[2]))})
+    check_axes("negatives", negatives, {"B": rows, "T - 1": steps - 1, "K": None})
     groups = {
         "tables.item": (schema.item[1:], tables.item),
         "tables.user": (schema.user[1:], tables.user),

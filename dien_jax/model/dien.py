@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dien_jax.data.tables import is_live
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.interest import AUGRU, GRU, MLPAttention
-from dien_jax.model.shapes import check_inputs
-from dien_jax.model.shared_history import attention_weights, last_states
+from dien_jax.model.shapes import check_attention, check_inputs, check_parts, checked_states
+from dien_jax.model.shared_history import EncodedHistory, attention_weights, last_states
 
 
 class DIENOutput(NamedTuple):
@@ -39,18 +40,6 @@ class DIENOutput(NamedTuple):
     final_state: Float[Array, "B H"] | None
     auxiliary_loss: Float[Array, ""]
     auxiliary_score: Float[Array, " B"] | None
-
-
-class EncodedHistory(NamedTuple):
-    """Encoding of a history, independent of candidates.
-
-    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
-    has the last state of each such recurrence; a later call continues from them.
-    """
-
-    interests: Float[Array, "B T H"]
-    states: Float[Array, "B T H"]
-    last: tuple[Float[Array, "B H"], ...]
 
 
 class DIEN(nn.Module):
@@ -123,8 +112,9 @@ class DIEN(nn.Module):
           train: the auxiliary network normalises by the batch, and keeps running statistics.
 
         Raises:
-          ValueError: a shape that does not fit, by the argument's name.
+          ValueError: what does not fit, an argument or the result of a part, by name.
         """
+        check_parts(self)
         check_inputs(history, lengths, candidate, negatives, is_negative, log_q, weights)
         lengths = jnp.asarray(lengths)  # without the 64 bits of NumPy's integers
         encoded = self.encode(history, lengths)
@@ -153,7 +143,8 @@ class DIEN(nn.Module):
         """
         interests, last, earlier = history, [], initial or (None,)
         if self.extractor is not None:
-            interests, final = self.extractor(history, lengths, earlier[0])
+            result = self.extractor(history, lengths, earlier[0])
+            interests, final = checked_states("extractor", self.extractor, result, history)
             last.append(final)
         states = interests
         if isinstance(self.evolution, GRU):
@@ -171,9 +162,12 @@ class DIEN(nn.Module):
         if self.attention is None:
             return None, None
         attention = self.attention(candidate, states, lengths)
+        check_attention(self.attention, attention, states)
         if self.evolution is None or isinstance(self.evolution, GRU):
+            attention = jnp.where(is_live(lengths, states.shape[1]), attention, 0)
             return (attention.astype(states.dtype)[..., None] * states).sum(1), attention
-        return self.evolution(states, attention, lengths)[1], attention
+        result = self.evolution(states, attention, lengths)
+        return checked_states("evolution", self.evolution, result, states)[1], attention
 
     def evolve_candidates(
         self, states: Float[Array, "T H"], length: Int[Array, ""], candidates: Float[Array, "N D"]
@@ -183,6 +177,7 @@ class DIEN(nn.Module):
             return None
         attention = attention_weights(self.attention, candidates, states, length)
         if self.evolution is None or isinstance(self.evolution, GRU):
+            attention = jnp.where(is_live(length[None], states.shape[0]), attention, 0)
             return attention.astype(states.dtype) @ states
         return last_states(self.evolution, states, attention, length)
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.errors import require_choice
+from dien_jax.errors import UserError, require_choice
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import DIEN
@@ -50,9 +50,16 @@ def check_modules(config: ModelConfig) -> None:
     Names are those of :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
     users add modules.
     """
-    require_choice("model.attention", config.attention, ATTENTIONS)
-    require_choice("model.evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
-    require_choice("model.auxiliary", config.auxiliary, AUXILIARIES)
+    for setting, table, choices in (
+        ("attention", "ATTENTIONS", ATTENTIONS),
+        ("evolution", "EVOLUTIONS", ("none", "attention", *EVOLUTIONS)),
+        ("auxiliary", "AUXILIARIES", AUXILIARIES),
+    ):
+        try:
+            require_choice(f"model.{setting}", getattr(config, setting), choices)
+        except UserError as error:
+            yours = f"a program adds a name of its own to dien_jax.model.{table} before"
+            raise UserError(f"{error} ({yours})") from None
 
 
 def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:

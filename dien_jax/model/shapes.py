@@ -1,7 +1,25 @@
-"""Refusal of arrays for :class:`dien_jax.model.DIEN` whose shapes do not fit together."""
+"""Refusal of what does not fit in :class:`dien_jax.model.DIEN`: arrays, parts and their results."""
+
+from typing import Any
 
 import jax
-from dien_kernels.checks import check_shapes, refuse
+import jax.numpy as jnp
+from dien_kernels.checks import refuse
+
+
+def check_axes(name: str, array: Any, axes: dict[str, int | None]) -> None:
+    """Refuse an array whose axes have other sizes; None is any size, and no array always fits."""
+    if array is None:
+        return
+    if not hasattr(array, "shape"):
+        refuse(name, "an array", f"{type(array).__name__} {array!r:.60}")
+    sizes = list(axes.values())
+    if len(array.shape) != len(sizes) or any(
+        size not in (None, found) for size, found in zip(sizes, array.shape, strict=True)
+    ):
+        known = [f"{axis} = {size}" for axis, size in axes.items() if size is not None]
+        shape = f"shape [{', '.join(axes)}]" + (f" with {', '.join(known)}" if known else "")
+        refuse(name, shape, array.shape)
 
 
 def check_inputs(
@@ -13,16 +31,46 @@ def check_inputs(
     log_q: jax.Array | None,
     weights: jax.Array | None,
 ) -> None:
-    """Refuse arrays whose shapes do not fit together, by a ValueError that names the argument."""
-    if history.ndim != 3:
-        refuse("history", "shape [B, T, D]", history.shape)
+    """Refuse arrays that do not fit together, by a ValueError that names the argument."""
+    check_axes("history", history, {"B": None, "T": None, "D": None})
     rows, steps, size = history.shape
-    check_shapes({"lengths": (lengths, (rows,)), "weights": (weights, (rows,))})
-    check_shapes({"candidate": (candidate, (rows, size))})
+    for name, array in {"lengths": lengths, "weights": weights}.items():
+        check_axes(name, array, {"B": rows})
+    check_axes("candidate", candidate, {"B": rows, "D": size})
     if negatives is not None:
-        if negatives.ndim != 4:
-            refuse("negatives", "shape [K, B, T - 1, D]", negatives.shape)
-        count, position = negatives.shape[0], (rows, steps - 1)
-        check_shapes({"negatives": (negatives, (count, *position, size))})
-        check_shapes({"is_negative": (is_negative, (count, *position))})
-        check_shapes({"log_q": (log_q, (1 + count, *position))})
+        position = {"B": rows, "T - 1": steps - 1}
+        check_axes("negatives", negatives, {"K": None, **position, "D": size})
+        count = negatives.shape[0]
+        check_axes("is_negative", is_negative, {"K": count, **position})
+        check_axes("log_q", log_q, {"1 + K": 1 + count, **position})
+        if is_negative is not None and is_negative.dtype != bool:
+            refuse("is_negative", "booleans", is_negative.dtype)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        refuse("lengths", "integers", lengths.dtype)
+
+
+def check_parts(network: Any) -> None:
+    """Refuse a part of a network that is no module, by a ValueError that names it."""
+    examples = {"extractor": "GRU(36)", "attention": "MLPAttention()", "evolution": "AUGRU(36)"}
+    for name, example in {**examples, "auxiliary": "BinaryAuxiliaryLoss()"}.items():
+        part = getattr(network, name)
+        if part is not None and (isinstance(part, type) or not callable(part)):
+            refuse(name, f"a module such as {example}, or None", repr(part))
+
+
+def check_attention(attention: Any, weights: Any, states: jax.Array) -> None:
+    """Refuse a result of an attention that is not a weight for each state."""
+    rows, steps = states.shape[:2]
+    name = f"weights of the attention {type(attention).__name__}"
+    check_axes(name, weights, {"B": rows, "T": steps})
+
+
+def checked_states(part: str, module: Any, result: Any, inputs: jax.Array) -> tuple[Any, Any]:
+    """Return the result of a recurrence, which has to be its states and the last ones."""
+    rows, steps = inputs.shape[:2]
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    if is_pair and jnp.shape(result[1])[:-1] == (rows,):
+        return result[0], result[1]
+    expected = f"a pair of states [{rows}, {steps}, H] and the last ones [{rows}, H]"
+    shapes = jax.tree.map(jnp.shape, result)
+    refuse(f"{part} {type(module).__name__}", f"{expected} as its result", f"shapes {shapes}")

@@ -9,7 +9,7 @@ Dimensions: N candidates, T steps, H state, Q candidate embedding.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,18 @@ WEIGHTS = "weights_for_candidates"
 """Method of an attention: ``(candidates [N, Q], states [T, H], length) -> [N, T]``."""
 LAST_STATES = "last_states"
 """Method of an evolution: ``(states [T, H], attention [N, T], length) -> [N, H]``."""
+
+
+class EncodedHistory(NamedTuple):
+    """Encoding of a history, independent of candidates.
+
+    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
+    has the last state of each such recurrence; a later call continues from them.
+    """
+
+    interests: Float[Array, "B T H"]
+    states: Float[Array, "B T H"]
+    last: tuple[Float[Array, "B H"], ...]
 
 
 def attention_weights(

@@ -14,8 +14,8 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.layers import CALIBRATION, click_probability
+from dien_jax.model.shared_history import EncodedHistory
 
 
 class Interests(NamedTuple):

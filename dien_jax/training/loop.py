@@ -139,13 +139,12 @@ class Trainer:
                 f"than train.max_history {longest} behaviours; only the latest {longest} are read"
             )
         lengths = ", ".join(map(str, loader.padded_lengths))
-        compiling = f"compiling the train step for histories padded to {lengths} takes a while"
         if devices > 1:
             names = ", ".join(name for _, name in self._place.layouts)
             tables = f"rows of {names} are split over them" if names else "no table is split"
             share = self._config.train.batch_size // devices
             lines.append(f"{share:,} examples of a batch on each of {devices} devices; {tables}")
-        return [*lines, compiling]
+        return [*lines, f"compiling the train step for histories padded to {lengths} takes a while"]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
@@ -180,6 +179,8 @@ class Trainer:
         self._report_scoring = reporter.scoring
         for record in self.evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
+            if record["part"] != self.progress.part:  # the network is compiled from here on
+                reporter.note(self.notes()[-1])
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = restored(self._checkpoints, progress.best_step, self.state, self._place)
@@ -382,8 +383,7 @@ class Trainer:
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
         host = dataclasses.asdict(progress)
-        state = self._place.to_save(self.state)
-        self._checkpoints.save(progress.step, state, host, best=best)
+        self._checkpoints.save(progress.step, self._place.to_save(self.state), host, best=best)
         self._saved_step, self._saved_at = progress.step, time.perf_counter()
         self._timed_from = None
 

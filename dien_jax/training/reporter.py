@@ -67,9 +67,9 @@ class Reporter:
         """Report the share of a split that is scored, 0 first, where scoring takes seconds."""
         if share == 0:
             self._scoring = Stage(f"scoring {examples:,} {split} examples")
+        self._scoring.share = share
         passed = self._scoring.seconds()
         if passed >= SECONDS_BETWEEN_LINES:
-            self._scoring.share = share
             left = self._scoring.left(passed)
             self._line.update(f"{self._scoring}, {passed:.0f} s{left}", share)
 
@@ -94,6 +94,10 @@ class Reporter:
         self._line.say(f"{where}: {', '.join(parts)}")
         self._say_problems()
 
+    def note(self, line: str) -> None:
+        """Say a line."""
+        self._line.say(line)
+
     def finish(self, step: int, metrics: Mapping[str, float | None], files: Sequence[Path]) -> None:
         """Report the metrics of the best checkpoint, and files of the run, to the loggers."""
         defined = {name: value for name, value in metrics.items() if value is not None}
@@ -115,4 +119,4 @@ class NoReports:
     def nothing(self, *arguments: Any) -> None:
         """Report nothing."""
 
-    progress = scoring = evaluation = finish = close = nothing
+    progress = scoring = evaluation = note = finish = close = nothing

@@ -16,7 +16,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +219,27 @@ class ProgressLine:
             say(line)
 
 
-@dataclass
 class Stage:
     """Work in progress: a note and the share that is done (0 to 1) may change at any time."""
 
-    name: str
-    note: str = ""
-    share: float | None = None
-    _start: float = field(default_factory=lambda: time.monotonic())  # as seconds() does
+    def __init__(self, name: str) -> None:
+        self.name, self.note = name, ""
+        self._start = time.monotonic()  # as seconds() does
+        self._share: float | None = None
+        self._first: tuple[float, float] | None = None  # seconds and share at the first progress
+
+    @property
+    def share(self) -> float | None:
+        """The share that is done; None while it is unknown."""
+        return self._share
+
+    @share.setter
+    def share(self, share: float | None) -> None:
+        if not share:
+            self._first = None
+        elif self._first is None:
+            self._first = self.seconds(), share
+        self._share = share
 
     def now(self, note: str) -> None:
         """Show what is worked at now; the share of that which is done is not known."""
@@ -238,10 +250,17 @@ class Stage:
         return time.monotonic() - self._start
 
     def left(self, seconds: float) -> str:
-        """Return the time that is left after some seconds, in words; empty where it is unknown."""
-        if not self.share or seconds < SECONDS_BETWEEN_LINES:
+        """Return the time that is left after some seconds, in words; empty where it is unknown.
+
+        The pace is that since the first progress, which has waited for compilation.
+        """
+        if self._share is None or self._first is None or seconds < SECONDS_BETWEEN_LINES:
             return ""
-        return f", about {seconds * (1 - self.share) / self.share:.0f} s left"
+        start, share = self._first
+        if self._share <= share:
+            return ""
+        left = (seconds - start) * (1 - self._share) / (self._share - share)
+        return f", about {left:.0f} s left"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name

@@ -144,6 +144,26 @@ def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds
     assert words[4:7] == [f"{expected.low:+.4f}", "to", f"{expected.high:+.4f}"]
 
 
+def test_scores_are_compared_between_runs_of_equal_seed(runs, capfd, scored):
+    folders = [runs / f"{rate}-{seed}" for rate in ("0.02", "0.005") for seed in (0, 1)]
+    shown, _ = output(folders, capfd)
+    table = shown[shown.index("test, difference to the run of 0.02-* with equal seed") :]
+    examples = (dataset := open_dataset(runs / "tiny")).splits["test"]
+    for seed in (0, 1):
+        first, second = (
+            comparison.score_split(runs / f"{rate}-{seed}", "test", dataset).scores
+            for rate in ("0.02", "0.005")
+        )
+        exact = delong(examples.label, second, first)
+        rows = [each.split() for each in table.splitlines() if each.startswith(f"0.005-{seed} ")]
+        assert rows[0][1:3] == ["AUC", f"{exact.value:+.4f}"]
+    assert "\n0.02-1" not in table  # another seed of the first model
+    assert "by its seed too" not in table
+    assert "difference to" not in output(folders[:2], capfd)[0]
+    shown, _ = output([folders[0], folders[3]], capfd)
+    assert shown.endswith("\n0.005-1 differs from 0.02-0 by its seed too\n")
+
+
 def test_settings_that_differ_are_listed_and_no_others(runs, capfd, scored):
     shown, _ = output([runs / "0.02-0", runs / "0.005-0"], capfd)
     start = shown.index("settings that differ")

@@ -1,6 +1,10 @@
 """DIEN on embeddings: parameters, refusals, auxiliary losses and the relatives."""
 
+import dataclasses
 import functools
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +16,7 @@ import pytest
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables, example_batch
+from dien_jax.errors import UserError
 from dien_jax.model import (
     AUGRU,
     DIEN,
@@ -20,9 +25,10 @@ from dien_jax.model import (
     ClickModel,
     MLPAttention,
     SoftmaxAuxiliaryLoss,
+    make_network,
 )
 from dien_jax.model.click_model import check_batch
-from dien_jax.model.dien import check_inputs
+from dien_jax.model.shapes import check_inputs, check_parts
 
 B, T, D, H, K = 4, 6, 3, 5, 2
 
@@ -40,6 +46,16 @@ def arrays() -> dict[str, jax.Array]:
         "log_q": draw(1 + K, B, T - 1),
         "weights": jnp.array([1.0, 1.0, 1.0, 0.0]),
     }
+
+
+class Returns(nn.Module):
+    """A part of one's own, which is a function of its arguments."""
+
+    function: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
 
 
 def small(**parts: object) -> DIEN:
@@ -163,19 +179,87 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
     ("changes", "message"),
     [
         ({"history": jnp.ones((B, T))}, r"history: expected shape \[B, T, D\], got \(4, 6\)"),
-        ({"lengths": jnp.ones(3, int)}, r"lengths: expected shape \(4,\), got \(3,\)"),
-        ({"candidate": jnp.ones((B, 2))}, r"candidate: expected shape \(4, 3\), got \(4, 2\)"),
+        ({"history": [[1.0]]}, r"history: expected an array, got list \[\[1.0\]\]"),
+        ({"lengths": jnp.ones(3, int)}, r"lengths: expected shape \[B\] with B = 4, got \(3,\)"),
+        ({"lengths": 6}, r"lengths: expected an array, got int 6"),
+        ({"lengths": jnp.ones(B)}, r"lengths: expected integers, got float32"),
+        ({"candidate": jnp.ones((B, 2))}, r"candidate: .* \[B, D\] with B = 4, D = 3, got \(4, 2"),
+        (
+            {"negatives": jnp.ones((B, T - 1, K, D))},
+            r"negatives: expected shape \[K, B, T - 1, D\] with B = 4, T - 1 = 5, D = 3, got \(4, ",
+        ),
         ({"negatives": jnp.ones((B, T - 1, D))}, r"negatives: expected shape \[K, B, T - 1, D\]"),
-        ({"negatives": jnp.ones((K, B, T, D))}, r"negatives: expected shape \(2, 4, 5, 3\)"),
-        ({"is_negative": jnp.ones((B, T - 1), bool)}, r"is_negative: expected shape \(2, 4, 5\)"),
-        ({"log_q": jnp.ones((K, B, T - 1))}, r"log_q: expected shape \(3, 4, 5\), got \(2, 4, 5\)"),
-        ({"weights": jnp.ones(1)}, r"weights: expected shape \(4,\), got \(1,\)"),
+        (
+            {"is_negative": jnp.ones((B, T - 1), bool)},
+            r"is_negative: .* \[K, B, T - 1\] with K = 2",
+        ),
+        ({"is_negative": jnp.ones((K, B, T - 1))}, r"is_negative: expected booleans, got float32"),
+        ({"log_q": jnp.ones((K, B, T - 1))}, r"log_q: expected shape \[1 \+ K, .* 1 \+ K = 3, B"),
+        ({"weights": jnp.ones(1)}, r"weights: expected shape \[B\] with B = 4, got \(1,\)"),
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(changes: dict, message: str) -> None:
-    # Called directly: the checks of annotations under pytest would come first.
+    # Without the checks of annotations under pytest, which would come first.
     with pytest.raises(ValueError, match=message):
-        check_inputs(**{**arrays(), **changes})
+        inspect.unwrap(check_inputs)(**{**arrays(), **changes})
+
+
+def test_a_part_that_is_no_module_is_refused_by_name() -> None:
+    refused = {"evolution": "agru", "attention": MLPAttention}
+    for name, part in refused.items():
+        network = SimpleNamespace(**{**vars(small()), name: part})
+        expected = rf"{name}: expected a module such as .*\(.*\), or None, got "
+        with pytest.raises(ValueError, match=expected):
+            check_parts(network)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"attention": Returns(lambda candidate, states, lengths: states)},
+            r"weights of the attention Returns: .* \[B, T\] with B = 4, T = 6, got \(4, 6, 5\)",
+        ),
+        (
+            {"evolution": Returns(lambda states, attention, lengths: (states[:, -1], states))},
+            r"evolution Returns: expected a pair of states \[4, 6, H\] and the last ones \[4, H\] "
+            r"as its result, got shapes \(\(4, 5\), \(4, 6, 5\)\)",
+        ),
+        (
+            {"evolution": Returns(lambda states, attention, lengths: states[:, -1])},
+            r"evolution Returns: .*, got shapes \(4, 5\)",
+        ),
+        (
+            {"extractor": Returns(lambda history, lengths, initial: history)},
+            r"extractor Returns: .*, got shapes \(4, 6, 3\)",
+        ),
+    ],
+)
+def test_a_part_with_a_wrong_result_is_refused_by_name(parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(small(**parts))
+
+
+@pytest.mark.parametrize("evolution", [None, GRU(H)])
+def test_weights_past_the_length_do_not_count(evolution: nn.Module | None) -> None:
+    def even(candidate: jax.Array, states: jax.Array, lengths: jax.Array) -> jax.Array:
+        return jnp.ones(states.shape[:2])
+
+    network, length = small(attention=Returns(even), evolution=evolution), jnp.int32(3)
+    variables = made(network)
+    output = applied(network, variables, **arrays())
+    live = np.arange(T)[None] < np.asarray(arrays()["lengths"])[:, None]
+    np.testing.assert_array_equal(output.attention, live)
+
+    def both(network: DIEN) -> tuple:
+        encoded = network.encode(arrays()["history"], arrays()["lengths"])
+        alone = network.evolve_candidates(encoded.states[1], length, arrays()["candidate"][:1])
+        return encoded.states, alone
+
+    states, alone = jax.jit(nn.apply(both, network))(variables)
+    expected = jnp.where(live[..., None], states, 0).sum(1)
+    np.testing.assert_allclose(output.final_state, expected, rtol=1e-5)
+    np.testing.assert_allclose(alone[0], expected[1], rtol=1e-5)
 
 
 SCHEMA = Schema(
@@ -190,7 +274,11 @@ SCHEMA = Schema(
     [
         ({}, None, r"tables\.item: expected the features category of the schema, got none"),
         ({"category": jnp.zeros(9, int)}, (1, 1), r"negatives: expected shape \[B, T - 1, K\]"),
-        ({"category": jnp.zeros(9, int)}, (2, 1, 1), r"negatives: expected shape \(1, 1, 1\)"),
+        (
+            {"category": jnp.zeros(9, int)},
+            (2, 1, 1),
+            r"negatives: .* \[B, T - 1, K\] with B = 1, T - 1 = 1, got \(2, 1",
+        ),
     ],
 )
 def test_the_click_model_refuses_missing_features_and_wrong_shapes(
@@ -207,3 +295,12 @@ def test_the_click_model_checks_its_inputs() -> None:
     whole = FeatureTables({"category": jnp.zeros(9, int)}, {})
     with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
         jax.eval_shape(model.init, jax.random.key(0), batch, whole)
+
+
+@pytest.mark.parametrize("part", ["attention", "evolution", "auxiliary"])
+def test_a_setting_without_a_module_is_told_where_programs_add_theirs(part: str) -> None:
+    config = dataclasses.replace(ModelConfig(), **{part: "own"})
+    table = {"attention": "ATTENTIONS", "evolution": "EVOLUTIONS", "auxiliary": "AUXILIARIES"}[part]
+    message = rf"model\.{part} must be one of .*, got 'own' \(.* to dien_jax\.model\.{table} before"
+    with pytest.raises(UserError, match=message):
+        make_network(config)

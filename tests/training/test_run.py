@@ -1,5 +1,6 @@
 """Training from Python: fit, resume and their result."""
 
+import dataclasses
 import datetime
 import inspect
 import re
@@ -175,7 +176,10 @@ def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
     beside_counts = dien_jax.ModelConfig(dropout=0.1, statistics=True)
     assert nearest_preset(dien_jax.Config(beside_counts)) == "wide_dien"
     own = dien_jax.ModelConfig(auxiliary_weight=0.0, wide=True)
-    assert nearest_preset(dien_jax.Config(own)) == "wide_dien"
+    assert nearest_preset(dien_jax.Config(own)) == "augru"
+    for name in ("wide_dien", "dien", "augru", "authors"):  # with a cell of one's own
+        model = dataclasses.replace(dien_jax.preset(name).model, evolution="own")
+        assert nearest_preset(dien_jax.Config(model)) == name
 
 
 def test_name_of_a_preset_is_no_config(data, tmp_path):

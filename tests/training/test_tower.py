@@ -69,7 +69,8 @@ def test_a_run_trains_both_parts_and_is_never_below_the_tower_on_validation(tmp_
     alone = score_batches(predict, evaluation_loader(dataset, "test", config.train))
     np.testing.assert_allclose(alone, scores, rtol=1e-6)
     area = auc(np.asarray(dataset.splits["test"].label), scores)
-    printed = capfd.readouterr().out
+    printed, said = capfd.readouterr()
+    assert said.count("compiling the train step") == 2  # of the tower, and of the network
     assert re.search(rf"^test, {COUNTS_ALONE} +{area:.4f}$", printed, re.MULTILINE)
     assert "Reading the history adds nothing to counts alone." in printed
 

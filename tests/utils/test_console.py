@@ -130,11 +130,17 @@ def test_nothing_else_in_the_package_prints():
         assert "print" not in names or file == Path(console.__file__), file
 
 
-def test_a_stage_tells_the_time_left_once_it_can_be_known():
+def test_a_stage_tells_the_time_left_by_the_pace_since_its_first_progress(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     current = console.Stage("writing")
     assert current.left(60.0) == ""
+    now[0] += 40.0  # of compilation
     current.share = 0.25
+    assert current.left(current.seconds()) == ""
+    now[0] += 1.0
+    current.share = 0.5
     assert current.left(1.0) == ""
-    assert current.left(20.0) == ", about 60 s left"
+    assert current.left(current.seconds()) == ", about 2 s left"
     current.now("counting")
     assert (current.left(60.0), str(current)) == ("", "writing: counting")
