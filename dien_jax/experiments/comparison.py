@@ -14,7 +14,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.folder import Run
+from dien_jax.runs.folder import ListMetrics, Run
 from dien_jax.runs.summary import (
     SCORES_FILE,
     BaselineRun,
@@ -63,17 +63,10 @@ def compare_runs(
                 f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
             )
     yield from seed_tables(runs, split)
-    if measured := {run.name: lists for run in runs if (lists := run.lists) is not None}:
-        header = ["HR@10", "of popularity", "NDCG@10", "MRR", "coverage", "mean popularity"]
-        rows = [["run", *header, "clicks"]]
-        for name, lists in measured.items():
-            rates = lists["hr_10"], lists["hr_10_popularity"], lists["ndcg_10"]
-            values = *rates, lists["mrr"], lists["coverage"]
-            popularity = lists["mean_popularity"]
-            cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
-            cells += [_ABSENT if popularity is None else f"{popularity:,.1f}"]
-            rows.append([name, *cells, f"{lists['targets']:,}"])
-        yield f"lists over all items, test split\n{aligned(rows, left=1)}"
+    if rows := [_of_lists(run, run.lists) for run in runs if run.lists is not None]:
+        rates = ["HR@10", "95% (users)", "of popularity", "NDCG@10", "MRR"]
+        header = ["run", "data", *rates, "coverage", "mean popularity", "clicks"]
+        yield f"lists over all items, test split\n{aligned([header, *rows], left=2)}"
     if settings := _settings_table(seed_groups(runs)):
         yield settings
     first, *others = runs
@@ -92,6 +85,15 @@ def compare_runs(
     if pairs := _pairs(group, finished):
         dataset = dataset or _data_of(first, Path(first.run.data))
         yield _pair_table(group, pairs, split, dataset)
+
+
+def _of_lists(run: RunSummary, lists: ListMetrics) -> list[str]:
+    rates = lists["hr_10_popularity"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
+    cells = [_ABSENT if value is None else f"{value:.4f}" for value in (lists["hr_10"], *rates)]
+    ends, popularity = lists.get("hr_10_interval"), lists["mean_popularity"]
+    cells.insert(1, _ABSENT if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}")
+    cells.append(_ABSENT if popularity is None else f"{popularity:,.1f}")
+    return [run.name, Path(run.run.data).name, *cells, f"{lists['targets']:,}"]
 
 
 def seed_tables(runs: Sequence[RunSummary], split: str = "test") -> Iterator[str]:

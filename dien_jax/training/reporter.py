@@ -41,6 +41,7 @@ class Reporter:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
         self._reports: deque[tuple[int, float]] = deque(maxlen=REPORTS)
+        self._total_steps = 0
         self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
@@ -52,6 +53,9 @@ class Reporter:
         if report.examples_per_second is not None:
             scalars["examples_per_second"] = report.examples_per_second
         self._loggers.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
+        if report.total_steps != self._total_steps:  # another part of the model, of another pace
+            self._total_steps = report.total_steps
+            self._reports.clear()
         self._reports.append((step, time.monotonic()))
         line = str(report)
         if len(self._reports) >= LEAST_REPORTS:

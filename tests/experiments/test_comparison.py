@@ -297,11 +297,16 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     (other / "result.json").write_text(json.dumps(result | {"lists": of_training}))
     [section] = [text for text in compare_runs([run, other]) if text.startswith("lists over all")]
     _, header, *rows = section.splitlines()
-    assert header.split()[:3] == ["run", "HR@10", "of"]
-    values = [f"{stored[name]:.4f}" for name in ("hr_10", "hr_10_popularity")]
-    assert [row.split()[:3] for row in rows] == [
-        ["measured", *values],
-        ["other", "0.2500", values[1]],
+    assert header.split()[:3] == ["run", "data", "HR@10"]
+    interval = [f"{end:.4f}" for end in stored["hr_10_interval"]]
+    data, others = (
+        Path(read_json(run / "config.json", dict)["data"]).name,
+        stored["hr_10_popularity"],
+    )
+    values = [interval[0], "to", interval[1], f"{others:.4f}"]
+    assert [row.split()[:7] for row in rows] == [
+        ["measured", data, f"{stored['hr_10']:.4f}", *values],
+        ["other", data, "0.2500", *values],
     ]
     (run / "lists.json").unlink()
     (run / "lists.json").mkdir()
