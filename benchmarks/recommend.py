@@ -3,11 +3,10 @@
     python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
 
 Targets are clicks of the test split on items that are new to their user, ranked among all such
-items. ``popularity`` lists the most popular items. ``co-occurrence`` lists by the cosine of the
-training users who chose the item and the last event, ties by popularity. ``in the order of rank``
-is the model without the correction for how negatives were drawn. RecBole's models have a script of
-their own, ``benchmarks/peers/recbole_lists.py``. With ``--of`` targets are those of another folder
-of the same log, and the one row is of a run that was trained on all earlier events.
+items. ``co-occurrence`` lists by the cosine of the training users who chose the item and the last
+event, ties by popularity. ``in the order of rank`` is the model without the correction for how
+negatives were drawn. RecBole's models have a script, ``benchmarks/peers/recbole_lists.py``. With
+``--of`` the one row is for targets of another folder of the log, of a run that knows all before.
 
 ``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
@@ -93,8 +92,8 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
     popularity[np.unique(np.concatenate(lists))] += 1  # also where the folder has no event of it
-    row = report_lists(targets, lists, popularity)
-    row |= {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
+    about = {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
+    row = report_lists(targets, lists, popularity) | about
     return {"benchmark": "recommend", **surroundings(), **row}
 
 

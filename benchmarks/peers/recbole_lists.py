@@ -9,10 +9,9 @@ A script for an environment of its own, which needs neither JAX nor this package
 The log has the columns user, item and timestamp. Of each user with three events or more the last is
 the test's, the one before it validation's, which chooses the number of epochs; all others train.
 Sequential models list what follows the event before the last. The others are then trained again, on
-all events but the last, so that they know it too. Settings are RecBole's own. Metrics are computed
-here, alike for all models: the rank of the test item among all items that the user had not chosen
-before, ties counted as half. Test items that the user had chosen before are left out. RecBole's
-sequential models would list the history; here no model does.
+all events but the last, so that they know it too. Settings are RecBole's own. Metrics are of the
+rank of the test item among all items that the user had not chosen before, ties counted as half, of
+all models alike. Test items that the user had chosen before are left out.
 """
 
 import argparse
