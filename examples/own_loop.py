@@ -30,7 +30,7 @@ def make_batch(key: jax.Array) -> dict[str, jax.Array]:
     negatives = jax.random.randint(keys[5], (3, ROWS, STEPS - 1), 0, ITEMS)
     return {
         "history": items[:, :-1],
-        "lengths": jnp.full(ROWS, STEPS),  # live steps; entries past them are never read
+        "lengths": jnp.full(ROWS, STEPS),  # live steps; entries past them do not count
         "candidate": candidate,
         "label": label,
         "negatives": negatives,

@@ -221,8 +221,8 @@ def _pair_table(
                 exact = delong(*counted) if metric.interval == "delong" else None
                 cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
             rows.append([run.name, metric.label, *cells])
-        seeds = [each.run.seed for each in (run, baseline) if isinstance(each.run, Run)]
-        if len({*seeds}) > 1:
+        seeds = {one.run.seed for one in (run, baseline) if isinstance(one.run, Run)}
+        if len(seeds) > 1:
             notes.append(f"\n{run.name} differs from {baseline.name} by its seed too")
     dataset.check_files()
     return (

@@ -4,16 +4,17 @@ Modules own parameters; the recurrences themselves are computed by :mod:`dien_ke
 here knows optimizers, datasets on disk or run folders.
 
 Add attentions, recurrences and auxiliary losses of your own to ``ATTENTIONS``, ``EVOLUTIONS`` and
-``AUXILIARIES``. :mod:`dien_jax.model.authors` reads the weights of the authors' program.
+``AUXILIARIES``. :func:`from_authors` reads the weights of the authors' program.
 """
 
+from dien_jax.model.authors import from_authors
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
     BinaryAuxiliaryLoss,
     SoftmaxAuxiliaryLoss,
     auxiliary_positions,
 )
-from dien_jax.model.click_model import ClickModel
+from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.dien import DIEN, DIENOutput
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.factors import factor_names
@@ -42,11 +43,13 @@ __all__ = [
     "Dice",
     "FeatureEmbeddings",
     "MLPAttention",
+    "ModelOutput",
     "PReLU",
     "SoftmaxAuxiliaryLoss",
     "Tower",
     "auxiliary_positions",
     "factor_names",
+    "from_authors",
     "make_network",
     "statistics_names",
 ]

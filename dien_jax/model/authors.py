@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.config.presets import FAMILY
 from dien_jax.errors import UserError, suggestion
 
 _PRELU = {
@@ -17,6 +16,18 @@ _PRELU = {
     "wide_deep": ("p1/prelu_p1", "p2/prelu_p2"),
 }
 _DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
+
+
+def _check(variables: object, name: str) -> None:
+    """Refuse arguments of :func:`from_authors`, a path for example."""
+    from dien_jax.config.presets import FAMILY  # which reads files, as the model does not
+
+    if not isinstance(variables, Mapping):
+        expected = "variables must be arrays by name, read as help(from_authors) shows"
+        raise UserError(f"{expected}, got {variables!r:.60}")
+    if name not in FAMILY:
+        near = suggestion(name, FAMILY)
+        raise UserError(f"unknown model {name!r}{near} (models: {', '.join(FAMILY)})")
 
 
 def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
@@ -29,6 +40,15 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
         reader = tf.train.load_checkpoint("dnn_best_model/ckpt_noshuffDIEN3")
         names = reader.get_variable_to_shape_map()
         params = from_authors({name: reader.get_tensor(name) for name in names}, "dien")
+
+    >>> import numpy as np
+    >>> from dien_jax.model import from_authors
+    >>> embeddings = ["mid_embedding_var", "cat_embedding_var", "uid_embedding_var"]
+    >>> dense = [f"f{layer}/{part}" for layer in (1, 2, 3) for part in ("kernel", "bias")]
+    >>> others = ["bn1/gamma", "bn1/beta", "prelu1/prelu_prelu1", "prelu2/prelu_prelu2"]
+    >>> variables = dict.fromkeys([*embeddings, *dense, *others], np.zeros((2, 2)))
+    >>> sorted(from_authors(variables, "base_model"))
+    ['item_embeddings', 'mlp', 'user_embeddings']
 
     Args:
       variables: arrays by variable name, without ``:0``; optimiser slots may be among them.
@@ -71,8 +91,7 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
             "score": dense(f"f3_att{ending}"),
         }
 
-    if name not in FAMILY:
-        raise UserError(f"unknown model {name!r}{suggestion(name, FAMILY)}")
+    _check(variables, name)
     first, second = _PRELU.get(name, _DICE)
     params: dict[str, Any] = {
         "item_embeddings": {"item": get("mid_embedding_var"), "category": get("cat_embedding_var")},

@@ -58,7 +58,7 @@ def check_modules(config: ModelConfig) -> None:
         try:
             require_choice(f"model.{setting}", getattr(config, setting), choices)
         except UserError as error:
-            yours = f"a program adds a name of its own to dien_jax.model.{table} before"
+            yours = f"or a name that your program adds to dien_jax.model.{table} before"
             raise UserError(f"{error} ({yours})") from None
 
 

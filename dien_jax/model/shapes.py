@@ -7,15 +7,18 @@ import jax.numpy as jnp
 from dien_kernels.checks import refuse
 
 
-def check_axes(name: str, array: Any, axes: dict[str, int | None]) -> None:
-    """Refuse an array whose axes have other sizes; None is any size, and no array always fits."""
+def check_axes(name: str, array: Any, axes: dict[str, Any]) -> None:
+    """Refuse an array whose axes have other sizes; None is any size, and no array always fits.
+
+    Sizes may be symbolic, as in an export.
+    """
     if array is None:
         return
     if not hasattr(array, "shape"):
         refuse(name, "an array", f"{type(array).__name__} {array!r:.60}")
     sizes = list(axes.values())
     if len(array.shape) != len(sizes) or any(
-        size not in (None, found) for size, found in zip(sizes, array.shape, strict=True)
+        size is not None and size != found for size, found in zip(sizes, array.shape, strict=True)
     ):
         known = [f"{axis} = {size}" for axis, size in axes.items() if size is not None]
         shape = f"shape [{', '.join(axes)}]" + (f" with {', '.join(known)}" if known else "")

@@ -44,7 +44,7 @@ MORE = {
     "model": {
         "attention": "ATTENTIONS AUXILIARIES AuxiliaryNetwork BilinearAttention "
         "BinaryAuxiliaryLoss MLPAttention SoftmaxAuxiliaryLoss auxiliary_positions",
-        "click-model": "BatchNorm ClickModel Dice MLP PReLU",
+        "click-model": "BatchNorm ClickModel Dice MLP ModelOutput PReLU from_authors",
         "tower": "FeatureEmbeddings Tower factor_names statistics_names",
     },
 }

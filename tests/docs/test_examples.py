@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import tiny_run
 
@@ -79,6 +80,18 @@ def test_public_names_have_an_example_that_runs(
             failed += report
     assert lacking == []
     assert failed == [], "\n".join(failed)
+
+
+def test_the_python_of_the_page_on_looking_inside_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    page, values = (Path(__file__).parents[2] / "docs/inside.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/inside.md", "exec"), values)
+    batch, steps = values["batch"], values["batch"].history.shape[1]
+    assert values["output"].attention.shape == (len(batch.label), steps)
+    np.testing.assert_allclose(values["last"], values["output"].final_state, atol=1e-6)
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

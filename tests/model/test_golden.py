@@ -5,6 +5,7 @@ probabilities, 1e-5 relative on losses, 1e-4 of the largest entry on every gradi
 """
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import jax
@@ -176,3 +177,15 @@ def test_a_missing_variable_is_named() -> None:
     del variables["gru2/gates/bias"]
     with pytest.raises(UserError, match="'gru2/gates/bias' is missing"):
         from_authors(variables, "augru")
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "message"),
+    [
+        (Path("ckpt"), "dien", r"variables must be arrays by name, .*, got PosixPath\('ckpt'\)"),
+        ({}, "DIEN", r"unknown model 'DIEN' \(models: base_model, .*, dien\)"),
+    ],
+)
+def test_what_is_no_model_of_the_authors_is_refused(variables, name, message) -> None:
+    with pytest.raises(UserError, match=message):
+        inspect.unwrap(from_authors)(variables, name)
