@@ -169,8 +169,9 @@ def serve(options: ServerOptions) -> int:
                 loop.call_soon_threadsafe(stop, 0)
 
             def ready() -> None:
-                say(f"checkpoint {current.served.ranker.step} of {options.run} at {url}")
+                say(f"ready: {current.served}, at {url}")
 
+            say(f"{url}: compiling first, for minutes without a cache; see /readyz")
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
             thread.join(5.0)  # one that still loads or compiles is then abandoned
