@@ -117,7 +117,8 @@ def serve(options: ServerOptions) -> int:
     """
     options.check()
     token = read_token()
-    require("serve", "serving")
+    extras, what = ("serve,export", " an exported file") if options.run.is_file() else ("serve", "")
+    require(extras, f"serving{what}")
     import uvicorn
     from prometheus_client import disable_created_metrics
 
@@ -171,7 +172,7 @@ def serve(options: ServerOptions) -> int:
             def ready() -> None:
                 say(f"ready: {current.served}, at {url}")
 
-            say(f"{url}: compiling first, for minutes without a cache; see /readyz")
+            say(f"compiling first, for minutes without a cache; then {url} is ready: see /readyz")
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
             thread.join(5.0)  # one that still loads or compiles is then abandoned

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("starlette")
 from dien_jax import serve as command
 from dien_jax.errors import UserError
 from dien_jax.server.messages import request_decoders
-from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind
+from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,19 @@ def test_mistakes_give_one_line(token, expected, tmp_path, monkeypatch, capsys):
     assert expected in message
     assert message.startswith("error: ")
     assert message.count("\n") == 1
+
+
+def test_an_exported_file_needs_two_extras(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    (tmp_path / "model.dien").touch()
+    needs = (
+        "serving an exported file needs the extras 'serve,export' (flatbuffers is not installed)"
+    )
+    with pytest.raises(
+        UserError, match=re.escape(f"{needs}: pip install 'dien_jax[serve,export]'")
+    ):
+        serve(ServerOptions(tmp_path / "model.dien", port=0))
 
 
 def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:

@@ -146,7 +146,9 @@ def test_sigterm_stops_after_all_requests_are_answered(run, tmp_path) -> None:
     log = (tmp_path / "log").read_text()
     assert (tmp_path / "log.out").read_text() == ""
     url = f"http://127.0.0.1:{server.port}"
-    assert re.search(rf"\n{url}: compiling first, .*\n(.*\n)*ready: checkpoint 1 of run, ", log)
+    assert re.search(
+        rf"\ncompiling first, .* {url} is ready: .*\n(.*\n)*ready: checkpoint 1 of run, ", log
+    )
     assert f"Z, at {url}\n" in log
     assert log.endswith("all requests were answered\n")
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
