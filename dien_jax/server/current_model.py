@@ -236,7 +236,7 @@ class CurrentModel:
 
     @property
     def state(self) -> str:
-        """Whether new requests should be sent to this server: "ready" says yes."""
+        """State in a word: new requests should be sent to a server that is "ready"."""
         return "stopping" if self._stopped else "ready" if self.warm else "compiling"
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:

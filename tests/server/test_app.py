@@ -272,24 +272,12 @@ def test_metrics(server) -> None:
 
 @pytest.mark.repository
 def test_alerts_and_panels_name_metrics_of_the_server(server) -> None:
-    yaml = pytest.importorskip("yaml")
     assert server.get("/healthz").status_code == 200
     text = server.get("/metrics").text
     for file in ("prometheus-alerts.yml", "grafana.json"):
         names = re.findall(r"dien_\w+", (ROOT / "deploy" / file).read_text())
         assert len(names) > 5
         assert not [name for name in names if f"\n{name}" not in text and name != "dien_jax"]
-    alerts = yaml.safe_load((ROOT / "deploy/prometheus-alerts.yml").read_text())["groups"][0]
-    rules = {rule["alert"]: rule["expr"] for rule in alerts["rules"]}
-    assert 'path=~"/v1/.*",status="500"' in rules["DienErrors"]  # no probe, and no cold start
-    deployment, _ = yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
-    pod = deployment["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    *_, drain = container["args"]
-    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert pod["terminationGracePeriodSeconds"] > int(pause) + int(drain)
-    for probe, path in (("liveness", "healthz"), ("readiness", "readyz"), ("startup", "healthz")):
-        assert container[f"{probe}Probe"]["httpGet"]["path"] == f"/{path}"
 
 
 def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:

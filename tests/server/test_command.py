@@ -1,4 +1,4 @@
-"""The server's command line: one-line errors, its address, and the flags of its page."""
+"""The server's command line: errors, its address, the flags of its page, and files of deploy/."""
 
 import asyncio
 import re
@@ -94,3 +94,19 @@ def test_flags_and_requests_of_the_serving_page() -> None:
     assert len(blocks) >= 3
     for path, block in zip(paths, blocks, strict=False):
         decoders[path].decode(block.encode())
+
+
+@pytest.mark.repository
+def test_alerts_count_no_probe_and_pods_outlive_their_last_requests() -> None:
+    yaml = pytest.importorskip("yaml")
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus-alerts.yml").read_text())["groups"][0]
+    rules = {rule["alert"]: rule["expr"] for rule in alerts["rules"]}
+    assert 'path=~"/v1/.*",status="500"' in rules["DienErrors"]
+    deployment, _ = yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    *_, drain = container["args"]
+    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > int(pause) + int(drain)
+    for probe, path in (("liveness", "healthz"), ("readiness", "readyz"), ("startup", "healthz")):
+        assert container[f"{probe}Probe"]["httpGet"]["path"] == f"/{path}"
