@@ -73,7 +73,7 @@ class ServerOptions:
     drain_seconds: int = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False
-    """Log each request as a line of JSON."""
+    """Write each request to standard error as a line of JSON."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

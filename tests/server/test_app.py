@@ -55,8 +55,7 @@ def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None
 
 def test_a_list_is_the_rankers(server, ranker) -> None:
     body = {"context": {"device": "desk", "query": ["q"]}, "history": [PEAR], "user": "Ann"}
-    excluded = [SLASH] * (LIMITS["max_candidates"] + 1)
-    filters = {"n": 2, "exclude_history": False, "exclude": excluded, "at_most": {"category": 1}}
+    filters = {"n": 2, "exclude_history": False, "exclude": [SLASH] * 9, "at_most": {"category": 1}}
     in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
     wrong = ({"n": 0}, {"n": 1.5}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
     bodies = (body, body | filters, *({**body, **change} for change in (in_floats, *wrong)))
@@ -385,6 +384,10 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
         time.sleep(0.02)
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 3
+    link.unlink()
+    link.symlink_to(run)
+    assert server.current.update(server.batcher)
+    assert server.get("/readyz").json()["model"] == run.name
     server.end()
 
 
