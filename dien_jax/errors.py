@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import itertools
 import os
 import sys
 import threading
@@ -138,14 +139,14 @@ EXTRAS = {
 
 
 def require(extra: str, work: str) -> None:
-    """Check that an extra is installed; ``work`` is the subject of its error."""
-    for module in EXTRAS[extra]:
+    """Check that extras, separated by commas, are installed; ``work`` is the error's subject."""
+    for module in itertools.chain.from_iterable(EXTRAS[name] for name in extra.split(",")):
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(
-                f"{work} needs the extra {extra!r} ({module} is not installed): "
-                f"pip install 'dien_jax[{extra}]'"
+                f"{work} needs the extra{'s' * (',' in extra)} {extra!r} "
+                f"({module} is not installed): pip install 'dien_jax[{extra}]'"
             ) from error
 
 

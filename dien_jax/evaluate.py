@@ -38,7 +38,8 @@ class Arguments:
     Those of the run's own test split go to RUN/lists.json, which compare and report show in place
     of those that train measured, of 1,000 clicks."""
     predictions: Path | None = None
-    """CSV file to write, with user, item, label and score of every example; ids are raw."""
+    """CSV file to write, with user, item, label and score of every example; ids are raw, and an
+    item that training did not see is empty."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace --predictions even if this command did not write it."""
 

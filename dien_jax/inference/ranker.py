@@ -369,16 +369,14 @@ class RememberedUsers:
         """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
         require_unforked()  # a thread that is not here may hold the lock
         if user is None:
-            raise NotRememberedError(
-                "expected a history, or a user that is remembered, found neither"
-            )
+            raise UserError("expected a history, or a user that is remembered, found neither")
         with self._lock:
             history = self._histories.get(str(user))
             if history is None:
                 raise NotRememberedError(
                     f"user {str(user)[:100]!r} is not remembered; give the history, or call "
-                    f"remember (/v1/remember of the server) first; max_users limits how many users "
-                    f"are kept"
+                    f"remember (/v1/remember of the server) first; max_users (--max-users of the "
+                    f"server) limits how many users are kept"
                 )
             self._histories[str(user)] = history = change(history)
             self._histories.move_to_end(str(user))

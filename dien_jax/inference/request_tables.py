@@ -88,7 +88,7 @@ Write = Callable[[Sequence[Any], np.ndarray], None]
 class TextTable:
     """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs."""
 
-    schema = None
+    schema: Any = None
     """Types of the columns in Parquet."""
     file: Path
     rows: int | None  # None if it is not known before they are read

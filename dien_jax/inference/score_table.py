@@ -138,7 +138,7 @@ def list_for_users(
       model: run folder, or an exported file.
       table: CSV or TSV with a header, or Parquet; a row for each list.
       out: table to write with the columns user, rank, item and score: Parquet if its name ends in
-        ``.parquet``, else CSV or TSV.
+        ``.parquet``, else CSV or TSV. Users have the type that they have in a Parquet ``table``.
       data: dataset folder; None for the one of the run, or none for an exported file, which then
         needs a column of histories.
       columns: names of the table's columns.
@@ -182,9 +182,12 @@ def list_for_users(
             histories = [rows_of_events[history] for history in histories]
         requests = encoded_requests(loaded, examples, histories)
         lists = list(item_lists.of_requests(requests, histories, options))
+        users = reader.users(piece)
+        if keeps_type:
+            users = piece.columns[asked.names.index(columns.user)].to_pylist()
         rows = [
             (user, place, encodable(item))
-            for user, listed in zip(reader.users(piece), lists, strict=True)
+            for user, listed in zip(users, lists, strict=True)
             for place, item in enumerate(listed.ids, start=1)
         ]
         reader.counts["items"] += len(rows)
@@ -194,11 +197,13 @@ def list_for_users(
         return list(zip(*rows, strict=True)) or [()] * 3, np.concatenate(scores)
 
     schema = None
+    keeps_type = out.suffix == ".parquet" and asked.schema is not None
     if out.suffix == ".parquet":
         require("data", "writing Parquet")
         import pyarrow as pa
 
-        types = (pa.string(), pa.int32(), pa.string())
+        user = asked.schema.field(columns.user).type if keeps_type else pa.string()
+        types = (user, pa.int32(), pa.string())
         schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
     written = (out, LIST_COLUMNS, schema, "without .parquet at its end it is written as text; ")
     return _answer(reader, f"listing items for {table}", USERS_PER_PIECE, answer, *written)

@@ -200,8 +200,10 @@ class Run:
         """Read ``config.json``."""
         file = folder / CONFIG_FILE
         if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist"
-            raise UserError(f"run folder {folder} {problem}")
+            if folder.exists():
+                taken = "recommend, serve and Ranker alone take exported files"
+                raise UserError(f"{folder} is a file; expected a run folder ({taken})")
+            raise UserError(f"run folder {folder} does not exist")
         check_utf8(folder, "run folder")
         if not file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")

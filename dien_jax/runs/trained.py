@@ -87,6 +87,9 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     folder = Path(run_dir)
     run = Run.load(folder)
     if data is None:
+        if not Path(run.data).exists():
+            problem = f"dataset folder {run.data} of {folder} does not exist"
+            raise UserError(f"{problem}; if it was moved, name it with --data (in Python data=)")
         data = open_dataset(Path(run.data))
         run.check_same_data(data)
     else:

@@ -24,13 +24,14 @@ from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.messages import (
     Failure,
-    Status,
     arguments,
     document,
     page,
+    utc_text,
     validation_failure,
 )
 from dien_jax.server.run import ServerOptions
+from dien_jax.utils.console import say
 
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0
@@ -75,12 +76,15 @@ class Application:
         """Check the token, route the request, record and log it."""
         if scope["type"] != "http":
             return
-        start, status = time.perf_counter(), 0
+        start, status, error = time.perf_counter(), 0, ""
 
         async def send_and_record(message: Message) -> None:
-            nonlocal status
+            nonlocal status, error
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif status >= 400 and self._options.log_requests and message.get("body"):
+                content = json.loads(message["body"])
+                error = content.get("error") or content["status"]
             await send(message)
 
         path = scope["path"] if scope["path"] in self._paths else "other"
@@ -99,8 +103,9 @@ class Application:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.request_seconds.labels(path).observe(seconds)
             if self._options.log_requests:
-                line = {"method": scope["method"], "path": scope["path"], "status": status}
-                LOG.info(json.dumps(line | {"ms": round(1e3 * seconds, 2)}))
+                line = {"time": utc_text(time.time()), "method": scope["method"]}
+                line |= {"path": scope["path"], "status": status, "ms": round(1e3 * seconds, 2)}
+                say(json.dumps(line | ({"error": error} if error else {})))
 
     def _authorized(self, scope: Scope, path: str) -> bool:
         if self._token is None or not (path.startswith("/v1/") or path == "/metrics"):
@@ -113,7 +118,7 @@ class Application:
     async def _post(self, name: str, call: Callable | None, request: Request) -> Response:
         """Decode a request; have it ranked, or passed to a function, by the batcher's thread."""
         if not self._current.warm:
-            raise HTTPException(503, "not ready", {"Retry-After": "1"})
+            raise HTTPException(503, f"not ready: {self._current.state}", {"Retry-After": "1"})
         try:
             body = await self._body(request)
             message = self._current.served.decoders[name].decode(body)
@@ -136,6 +141,8 @@ class Application:
         if kind != "application/json":
             raise HTTPException(415, f"expected application/json, got {kind[:60] or 'no type'}")
         too_large = HTTPException(413, f"the body exceeds {self._options.max_body:,} bytes")
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise HTTPException(415, "compressed bodies are not accepted")
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self._options.max_body:
             raise too_large
@@ -151,12 +158,12 @@ class Application:
         return bytes(body)
 
     async def _status(self, request: Request) -> Response:
-        current, error = self._current, None
+        current, state, error = self._current, self._current.state, None
         if request.url.path == "/healthz":
             good, words = self._batcher.alive, ("the ranking thread has stopped", "ok")
         else:
-            good, words, error = current.ready, ("not ready", "ready"), current.reload_error
-        content = Status(words[good], current.served.ranker.step, error)
+            good, words, error = state == "ready", (state, state), current.reload_error
+        content = current.served.status(words[good], error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
 
     async def _describe(
@@ -187,7 +194,9 @@ _TWO_LENGTHS = _error(
     400, "expected Content-Length or Transfer-Encoding, found both", headers={"Connection": "close"}
 )
 """A proxy may read another body than this server, and take its rest for a request (smuggling)."""
-_UNAUTHORIZED = _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+_UNAUTHORIZED = _error(
+    401, "the bearer token is missing or wrong", headers={"WWW-Authenticate": "Bearer"}
+)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

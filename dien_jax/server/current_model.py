@@ -4,6 +4,7 @@ All requests that arrived while a batch was computed form the next one, so no re
 others, and batches grow with the load. A newer checkpoint replaces the model between two batches.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -28,7 +29,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.messages import Ranked, Remembered, request_decoders
+from dien_jax.server.messages import Ranked, Remembered, Status, request_decoders, utc_text
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
 
@@ -62,6 +63,9 @@ class Metrics:
         self.remembered = gauge("dien_remembered_users", "Remembered users.")
         self.reloads = counter("dien_reloads", "Reloads of the model.", ("result",))
         self.step = gauge("dien_checkpoint_step", "Training step of the checkpoint in use.")
+        self.written = gauge(
+            "dien_model_written_seconds", "Unix time at which the model in use was written."
+        )
         self.ready = gauge("dien_ready", "1 if the server is ready to rank, else 0.")
         for kind in ("history", "candidate", "context"):
             self.unknown.labels(kind)
@@ -158,16 +162,43 @@ class Batcher:
             return [error]
 
 
+class ModelVersion(NamedTuple):
+    """The files of a model, by which another one is noticed.
+
+    ``model`` is the name of its folder or file, not of a link to it; ``times`` are those of its
+    checkpoint or file, ``name``, and of what belongs to it, in nanoseconds.
+    """
+
+    model: str
+    name: str
+    times: tuple[int, ...]
+
+    @property
+    def written(self) -> float:
+        """Unix time at which the checkpoint or file was written."""
+        return self.times[0] / 1e9
+
+
 class ServedModel(NamedTuple):
     """A ranker, the version of its files, and the decoders of its requests."""
 
     ranker: Ranker
-    version: str
+    version: ModelVersion
     decoders: dict[str, msgspec.json.Decoder]
 
+    def __str__(self) -> str:
+        version = self.version
+        where = f"checkpoint {self.ranker.step} of {version.model}"
+        return f"{where}, written {utc_text(version.written)}"
 
-def model_version(path: Path) -> str:
-    """Return a string that changes with the model at a path, from names and times of files."""
+    def status(self, word: str, reload_error: str | None = None) -> Status:
+        """Return the status of a server of this model."""
+        written = utc_text(self.version.written)
+        return Status(word, self.version.model, written, self.ranker.step, reload_error)
+
+
+def model_version(path: Path) -> ModelVersion:
+    """Return what changes with the model at a path: names and times of files."""
     files = [path]
     if not path.is_file():
         Run.load(path)
@@ -177,7 +208,8 @@ def model_version(path: Path) -> str:
         calibration = path / CALIBRATION_FILE
         files = [best, path / CONFIG_FILE, *[calibration] * calibration.exists()]
     with reading(path):
-        return f"{files[0].name} {[file.stat().st_mtime_ns for file in files]}"
+        times = tuple(file.stat().st_mtime_ns for file in files)
+        return ModelVersion(encodable(path.resolve().name), files[0].name, times)
 
 
 class CurrentModel:
@@ -191,17 +223,21 @@ class CurrentModel:
         self._options, self._metrics = options, metrics
         self._wake = threading.Event()
         self._stopped = False
-        self._failed_version = ""
+        self._failed_version: ModelVersion | str | None = None
         self.reload_error: str | None = None
         self.warm = False
-        self.served = self._load(model_version(options.run))
+        self._use(self._load(model_version(options.run)))
         metrics.remembered.set_function(lambda: self.served.ranker.remembered_users)
-        metrics.step.set(self.served.ranker.step)
+
+    def _use(self, model: ServedModel) -> None:
+        self.served = model
+        self._metrics.step.set(model.ranker.step)
+        self._metrics.written.set(model.version.written)
 
     @property
-    def ready(self) -> bool:
-        """True if new requests should be sent to this server."""
-        return self.warm and not self._stopped
+    def state(self) -> str:
+        """State in a word: new requests should be sent to a server that is "ready"."""
+        return "stopping" if self._stopped else "ready" if self.warm else "compiling"
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
         """Rank a batch; return a response or an error for each request."""
@@ -267,13 +303,13 @@ class CurrentModel:
 
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
         """Replace the model by a newer one, or by ``force``; log once why one cannot be used."""
-        version = ""
+        version = None
         try:
             version = model_version(self._options.run)
             if not force and version == self.served.version:
-                self._failed_version, self.reload_error = "", None
+                self._failed_version = self.reload_error = None
                 return False
-            newer = self._load(version)
+            newer = self._load(version, again=not force and version == self._failed_version)
             old, new = (
                 ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
                 for model in (self.served, newer)
@@ -302,8 +338,7 @@ class CurrentModel:
 
             def replace() -> None:
                 newer.ranker.adopt(self.served.ranker)
-                self.served = newer
-                self._metrics.step.set(newer.ranker.step)
+                self._use(newer)
 
             batcher.submit(replace, bounded=False).result()
         except CancelledError:
@@ -316,14 +351,15 @@ class CurrentModel:
                 LOG.error("reload failed, model kept: %s", error, exc_info=traceback)
             self._failed_version, self.reload_error = failed_version, str(error)
             return False
-        self._failed_version, self.reload_error = "", None
+        self._failed_version = self.reload_error = None
         self._metrics.reloads.labels("ok").inc()
-        LOG.info("reloaded: checkpoint %s is in use%s", newer.ranker.step, changes)
+        LOG.info("reloaded: %s, is in use%s", newer, changes)
         return True
 
-    def _load(self, version: str) -> ServedModel:
+    def _load(self, version: ModelVersion, *, again: bool = False) -> ServedModel:
+        """Load the model; say so unless it is tried ``again`` after a failure, every poll."""
         options = self._options
-        with stage(f"loading {options.run}"):
+        with contextlib.nullcontext() if again else stage(f"loading {options.run}"):
             ranker = Ranker(
                 options.run, options.data, max_users=options.max_users, separator=options.separator
             )

@@ -4,6 +4,7 @@ Request types depend on the model: its context features are fields. The descript
 document, and an HTML page that shows it.
 """
 
+import datetime
 import html
 import json
 import re
@@ -67,11 +68,25 @@ class Failure(msgspec.Struct):
 
 
 class Status(msgspec.Struct, omit_defaults=True):
-    """Status of the server; ``reload_error`` is there after a reload that failed."""
+    """Status of the server, the name of its run folder or file, and the time of its checkpoint.
+
+    ``reload_error`` is there after a reload that failed.
+    """
 
     status: str
+    model: str
+    written: str
     checkpoint_step: int | None
     reload_error: str | None = None
+
+
+def utc_text(seconds: float) -> str:
+    """Return a Unix time as an ISO date.
+
+    >>> utc_text(0.5)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,7 +131,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
             ("n", length, 10),
             ("exclude_history", bool, True),
             ("candidates", candidates | None, None),
-            ("exclude", Annotated[list[Id], msgspec.Meta(max_length=options.max_candidates)], []),
+            ("exclude", list[Id], []),
             ("at_most", at_most | None, None),
         ],
         "Remember": [("user", Id), ("history", history)],
@@ -159,7 +174,7 @@ _ERRORS = {
     404: "The user is not remembered: send the history.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The content type is not application/json.",
+    415: "The content type is not application/json, or the body is compressed.",
     422: "The body is not valid; `field` names the field.",
     429: "The queue is full.",
     500: "Internal server error; its cause is in the log of the server.",
@@ -209,6 +224,10 @@ def document(
         types, ref_template="#/components/schemas/{name}"
     )
     schema_of = dict(zip(types, schemas, strict=True))
+    given = {"not": {"type": "null"}}
+    either = [{"required": [name], "properties": {name: given}} for name in ("history", "user")]
+    for name in ("Rank", "Recommend"):
+        components[name]["anyOf"] = either
 
     def response(description: str, type_: type, status: int = 200) -> dict[str, Any]:
         media_type = "text/plain" if type_ is str else "application/json"

@@ -73,7 +73,7 @@ class ServerOptions:
     drain_seconds: int = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False
-    """Log each request as a line of JSON."""
+    """Write each request to standard error as a line of JSON."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -117,7 +117,8 @@ def serve(options: ServerOptions) -> int:
     """
     options.check()
     token = read_token()
-    require("serve", "serving")
+    extras, what = ("serve,export", " an exported file") if options.run.is_file() else ("serve", "")
+    require(extras, f"serving{what}")
     import uvicorn
     from prometheus_client import disable_created_metrics
 
@@ -169,8 +170,9 @@ def serve(options: ServerOptions) -> int:
                 loop.call_soon_threadsafe(stop, 0)
 
             def ready() -> None:
-                say(f"checkpoint {current.served.ranker.step} of {options.run} at {url}")
+                say(f"ready: {current.served}, at {url}")
 
+            say(f"compiling first, for minutes without a cache; then {url} is ready: see /readyz")
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
             thread.join(5.0)  # one that still loads or compiles is then abandoned

@@ -1,6 +1,7 @@
 """The file of an exported model: scores of its run, with this package and without, and damage."""
 
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -212,11 +213,17 @@ def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch
     assert prepare_command.main(["impressions", str(log), "--out", str(data), *flags]) == 0
     run = untrained_run.write(tmp_path / "run", data, buckets=(), statistics=False)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace = {"__name__": "page", "run": run, "folder": folder}
     for number, block in enumerate(blocks[:2]):
         exec(compile(block, f"{PAGE.name}[{number}]", "exec"), namespace)
 
+    if importlib.util.find_spec("jax2onnx"):
+        more = ["--out", str(folder / "other.dien"), "--onnx", str(folder / "model.onnx")]
+        assert export.main([str(run), *more]) == 0
+        blocks[4] += "\nnp.testing.assert_allclose(onnx_scores, scores, 1e-5)\n"
+    else:
+        del blocks[4]
     tell = "\nprint(json.dumps([scores.tolist(), ranked.tolist()]))\n"
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE + "\n".join(blocks[2:]) + tell],

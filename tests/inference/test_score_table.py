@@ -163,7 +163,7 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
         expected = "is text and is written as text; expected the name of a .csv"
         assert expected in refusal(run, file, capfd, *wrong)
     assert predict.main([str(file), "--input", str(file), "--out", "x.csv"]) == 2
-    assert "is not a folder" in capfd.readouterr().err
+    assert f"{file} is a file; expected a run folder (recommend, serve" in capfd.readouterr().err
 
 
 def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None:
@@ -243,6 +243,16 @@ def test_an_exported_file_lists_for_a_column_of_histories_with_filters(
     found = pq.read_table(out).to_pylist()
     listed = expected_lists(ranker, 10, histories, exclude=[SLASH], at_most={"category": 1})
     assert [[row["user"], str(row["rank"])] for row in found] == [row[:2] for row in listed]
+    import pyarrow as pa
+
+    for kind in (pa.int64(), pa.dictionary(pa.int32(), pa.string())):
+        numbered = {name: ["?", None] for name in (*USER_HEADER, "past")}
+        texts = pa.table(numbered).drop_columns("timestamp")
+        typed = texts.set_column(0, "user", pa.array([17, None]).cast(pa.string()).cast(kind))
+        pq.write_table(typed, tmp_path / "users.parquet")
+        flags[1] = str(tmp_path / "users.parquet")
+        assert recommend.main([str(exported), *flags, "--top", "1"]) == 0
+        assert pq.read_table(out)["user"].combine_chunks().equals(typed["user"].combine_chunks())
     plain = [
         "--users",
         str(table(tmp_path / "plain.csv", USER_ROWS, USER_HEADER)),

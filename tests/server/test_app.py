@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import datetime
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from support.small_dataset import PEAR, SLASH
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -54,7 +55,7 @@ def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None
 
 def test_a_list_is_the_rankers(server, ranker) -> None:
     body = {"context": {"device": "desk", "query": ["q"]}, "history": [PEAR], "user": "Ann"}
-    filters = {"n": 2, "exclude_history": False, "exclude": [SLASH], "at_most": {"category": 1}}
+    filters = {"n": 2, "exclude_history": False, "exclude": [SLASH] * 9, "at_most": {"category": 1}}
     in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
     wrong = ({"n": 0}, {"n": 1.5}, {"at_most": {"kind": 1}}, {"history": None, "user": "Zoe"})
     bodies = (body, body | filters, *({**body, **change} for change in (in_floats, *wrong)))
@@ -117,7 +118,8 @@ def test_a_full_queue_answers_429_with_retry_after(run) -> None:
         ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
-        ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),
+        ("rank", rank_body(history=...), 404, "user", "--max-users of the server"),
+        ("rank", rank_body(history=None, user=None), 422, None, "expected a history, or a user"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
     ],
 )
@@ -131,7 +133,7 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     def posted(content: Any, kind: str = "application/json", **more: str) -> tuple[int, str]:
         headers = {"Content-Type": kind, **more}
         (answer,) = server.run_calls(lambda c: c.post("/v1/rank", content=content, headers=headers))
-        return answer.status_code, answer.json()["error"]
+        return answer.status_code, answer.json().get("error", "")
 
     async def chunks(count: int, pause: float = 0.0) -> Any:
         for _ in range(count):
@@ -146,6 +148,9 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     )
     assert answer.status_code == 200
     assert posted(chunks(21))[0] == 413
+    compressed = posted(b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+    assert compressed == (415, "compressed bodies are not accepted")
+    assert posted(whole, **{"Content-Encoding": "Identity"}) == (200, "")
     monkeypatch.setattr(serve_app, "BODY_SECONDS", 0.05)
     assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
@@ -201,6 +206,7 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
     good = {"Authorization": f"Bearer {TOKEN}"}
     answer = server.post("/v1/rank", rank_body())
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert answer.json()["error"] == "the bearer token is missing or wrong"
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
     for path in ("/healthz", "/readyz", "/docs"):
@@ -215,16 +221,34 @@ def test_readiness_before_warm_up_and_after_stop(run) -> None:
     server = Server(run)
     for answer in (server.get("/readyz"), server.post("/v1/rank", rank_body())):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert "compiling" in answer.text
     assert server.get("/healthz").status_code == 200
     server.warm()
-    assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 1}
+    status = server.get("/readyz").json()
+    written = (run / CHECKPOINTS_FOLDER / "1").stat().st_mtime
+    assert abs(datetime.datetime.fromisoformat(status.pop("written")).timestamp() - written) < 1
+    assert status == {"status": "ready", "model": run.name, "checkpoint_step": 1}
+    assert abs(server.metric("dien_model_written_seconds") - written) < 1
     assert server.metric("dien_ready") == 1
     server.current.stop()
-    assert server.get("/readyz").status_code == 503
+    answer = server.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
     assert server.metric("dien_ready") == 0
     assert server.post("/v1/rank", rank_body()).status_code == 200  # already accepted
     server.end()
     assert server.get("/healthz").status_code == 503
+
+
+def test_requests_are_logged_as_json(server, monkeypatch, capsys) -> None:
+    options = dataclasses.replace(server.options, log_requests=True)
+    monkeypatch.setattr(server.application, "_options", options)
+    for body in (rank_body(), rank_body(candidates=[])):
+        server.post("/v1/rank", body)
+    good, bad = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (good.keys() ^ bad.keys()) == {"error"}
+    assert bad["error"].startswith("Expected 'array' of length >= 1")
+    assert datetime.datetime.fromisoformat(bad["time"]).utcoffset() == datetime.timedelta(0)
+    assert (bad["method"], bad["path"], bad["status"]) == ("POST", "/v1/rank", 422)
 
 
 def test_metrics(server) -> None:
@@ -300,11 +324,12 @@ def test_request_types_of_all_feature_kinds() -> None:
 
 
 @pytest.mark.long
-def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog) -> None:
+def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog, capsys) -> None:
     """`test_under_load.py` has requests at the time of the replacement."""
-    copy = tmp_path / "run"
+    copy, link = tmp_path / "next2", tmp_path / "current"
     shutil.copytree(run, copy)
-    server = Server(copy).warm()
+    link.symlink_to(copy)
+    server = Server(link).warm()
     server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
     remembered = rank_body(history=...)
     assert not server.current.update(server.batcher)
@@ -314,7 +339,8 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     answer = server.post("/v1/rank", remembered)
     assert len(COMPILED) == before  # programs of the old model are reused
     check_ranking(answer, expected_ranking(Ranker(copy), rank_body(history=[PEAR, "?"])))
-    assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
+    status = server.get("/readyz").json()
+    assert (status["status"], status["model"], status["checkpoint_step"]) == ("ready", "next2", 2)
     assert server.metric("dien_reloads_total", result="ok") == 1
 
     schema = server.current.served.ranker.schema
@@ -330,10 +356,16 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     error = server.get("/readyz").json()["reload_error"]
     assert error.startswith("at_most of requests may name aisle, which is no category")
     served.schema = dataclasses.replace(schema, context=())
+    os.utime(copy / CONFIG_FILE)  # another version, which is refused once it is loaded
+    capsys.readouterr()
+    for _ in range(2):
+        assert not server.current.update(server.batcher)
+    assert capsys.readouterr().err.count("loading") == 1
     server.current._options = dataclasses.replace(server.options, accept_other_features=True)
     with caplog.at_level(logging.INFO, "dien_jax.server"):
         assert server.current.update(server.batcher, force=True)
-    assert re.search("is in use; context features device .*, before none$", caplog.text, re.M)
+    line = "reloaded: checkpoint 2 of next2, written .*Z, is in use; context features .* none$"
+    assert re.search(line, caplog.text, re.M)
     assert server.current.served.ranker.schema == schema
 
     save_step(copy, 3)
@@ -343,7 +375,7 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
-    assert server.metric("dien_reloads_total", result="failed") == 4
+    assert server.metric("dien_reloads_total", result="failed") == 6
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
     for file, content in kept.items():
         file.write_bytes(content)
@@ -352,6 +384,10 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
         time.sleep(0.02)
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 3
+    link.unlink()
+    link.symlink_to(run)
+    assert server.current.update(server.batcher)
+    assert server.get("/readyz").json()["model"] == run.name
     server.end()
 
 

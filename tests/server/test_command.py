@@ -1,8 +1,9 @@
-"""The server's command line: one-line errors, its address, and the flags of its page."""
+"""The server's command line: errors, its address, the flags of its page, and files of deploy/."""
 
 import asyncio
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("starlette")
 from dien_jax import serve as command
 from dien_jax.errors import UserError
 from dien_jax.server.messages import request_decoders
-from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind
+from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,19 @@ def test_mistakes_give_one_line(token, expected, tmp_path, monkeypatch, capsys):
     assert expected in message
     assert message.startswith("error: ")
     assert message.count("\n") == 1
+
+
+def test_an_exported_file_needs_two_extras(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    (tmp_path / "model.dien").touch()
+    needs = (
+        "serving an exported file needs the extras 'serve,export' (flatbuffers is not installed)"
+    )
+    with pytest.raises(
+        UserError, match=re.escape(f"{needs}: pip install 'dien_jax[serve,export]'")
+    ):
+        serve(ServerOptions(tmp_path / "model.dien", port=0))
 
 
 def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:
@@ -80,3 +94,19 @@ def test_flags_and_requests_of_the_serving_page() -> None:
     assert len(blocks) >= 3
     for path, block in zip(paths, blocks, strict=False):
         decoders[path].decode(block.encode())
+
+
+@pytest.mark.repository
+def test_alerts_count_no_probe_and_pods_outlive_their_last_requests() -> None:
+    yaml = pytest.importorskip("yaml")
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus-alerts.yml").read_text())["groups"][0]
+    rules = {rule["alert"]: rule["expr"] for rule in alerts["rules"]}
+    assert 'path=~"/v1/.*",status="500"' in rules["DienErrors"]
+    deployment, _ = yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    *_, drain = container["args"]
+    (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > int(pause) + int(drain)
+    for probe, path in (("liveness", "healthz"), ("readiness", "readyz"), ("startup", "healthz")):
+        assert container[f"{probe}Probe"]["httpGet"]["path"] == f"/{path}"

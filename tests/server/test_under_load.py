@@ -145,9 +145,13 @@ def test_sigterm_stops_after_all_requests_are_answered(run, tmp_path) -> None:
         assert server.status == 0
     log = (tmp_path / "log").read_text()
     assert (tmp_path / "log.out").read_text() == ""
-    assert f"\ncheckpoint 1 of {run} at http://127.0.0.1:{server.port}\n" in log
+    url = f"http://127.0.0.1:{server.port}"
+    assert re.search(
+        rf"\ncompiling first, .* {url} is ready: .*\n(.*\n)*ready: checkpoint 1 of run, ", log
+    )
+    assert f"Z, at {url}\n" in log
     assert log.endswith("all requests were answered\n")
-    lines = [json.loads(line.partition("INFO ")[2]) for line in log.splitlines() if "INFO" in line]
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     assert [(line["path"], line["status"]) for line in lines] == [("/v1/rank", 200)] * 2
 
 
