@@ -94,6 +94,8 @@ class ItemLists:
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
         listed = np.zeros(0, bool) if self._offsets is None else np.isfinite(self._offsets)
         self._listed = listed
+        offsets = np.zeros(0) if self._offsets is None else self._offsets[listed]
+        self._has_counts = len(np.unique(offsets)) > 1  # as log shares of training events
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
@@ -151,13 +153,25 @@ class ItemLists:
                 request.candidates = rows
             if self.has_tower:
                 many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
+                many = [one for one in many if self._is_read(one)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
                     request.candidates = self.kept(request.candidates, logits, options)
-            for request, scores in zip(some, self._programs.score(some), strict=True):
+            scored = iter(self._programs.score([one for one in some if self._is_read(one)]))
+            for request in some:
+                even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
+                scores = next(scored) if self._is_read(request) else even
                 ids = self._vocabularies.items
                 if not np.isfinite(scores).all():
                     raise not_finite([ids[row] for row in request.candidates], scores)
                 yield self.best(request.candidates, scores, options)
+
+    def _is_read(self, request: EncodedRequest) -> bool:
+        """Return whether the model ranks for a request: not for an empty history where none was.
+
+        Where negatives are drawn every example of training has a history, and of none the model
+        knows nothing. The offsets alone then sort items by popularity.
+        """
+        return len(request.history.rows) > 0 or not self._has_counts
 
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
