@@ -65,11 +65,12 @@ class Ranking(NamedTuple):
     unknown_context: int
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
+        """Return the columns ``rank``, from 1, ``item`` and ``score``; needs pandas."""
         import pandas as pd
 
         items = pd.Series(self.ids, dtype=object)  # ids of any log, which need not be Unicode
-        return pd.DataFrame({"item": items, "score": self.scores})
+        ranks = range(1, len(items) + 1)
+        return pd.DataFrame({"rank": ranks, "item": items, "score": self.scores})
 
 
 class ListOptions(NamedTuple):
@@ -114,12 +115,16 @@ class ItemLists:
         allowed = None
         if candidates is not None:
             allowed = item_rows(self._vocabularies, "candidates", candidates)
-        excluded, limits = item_rows(self._vocabularies, "exclude", exclude), at_most or {}
+        excluded = item_rows(self._vocabularies, "exclude", exclude)
+        limits = {} if at_most is None else at_most
         if self._offsets is None:
             raise UserError(
                 "the model has no list_offsets.npy, which lists over all items need: train it again"
             )
         check_count("n", n)
+        if not isinstance(limits, Mapping):
+            example = "a limit by feature, such as {'category': 2}"
+            raise UserError(f"at_most: expected {example}, got {limits!r:.40}")
         for name, most in limits.items():
             if name not in self._features:
                 near = suggestion(str(name), self._features)
@@ -373,5 +378,6 @@ def as_list(name: str, ids: Any) -> list[Any]:
     unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
     if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
         kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
-        raise UserError(f"{name} must be a list of ids, got {kind}")
+        hint = "; give the user's items, from the oldest on" if name == "history" else ""
+        raise UserError(f"{name} must be a list of ids, got {kind}{hint}")
     return list(ids)

@@ -226,7 +226,7 @@ def test_a_run_without_offsets_ranks_and_says_what_lists_need(wide_run) -> None:
         ({"at_most": {"category": 0}}, "at_most of 'category': expected a whole number"),
         ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
         ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
-        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'"),
+        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'; give the"),
         ({"context": {}}, "context: expected a value of 'device'"),
     ],
 )
