@@ -32,7 +32,7 @@ def recommend(run_dir: Path, log: pd.DataFrame, users: int) -> pd.DataFrame:
     ranker = dien_jax.Ranker(run_dir)
     rankings = ranker.recommend_many(histories.tolist(), 5, users=histories.index.tolist())
     tables = [ranking.to_pandas() for ranking in rankings]
-    return pd.concat(tables, keys=histories.index, names=["user", "place"]).reset_index()
+    return pd.concat(tables, keys=histories.index, names=["user"]).reset_index("user")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -159,7 +159,8 @@ class OptimConfig:
     """The optimizer, Adam through optax."""
 
     learning_rate: float = 1e-3
-    """Learning rate, before the schedule."""
+    """Learning rate of the network, before the schedule. That of the tower of counts is no setting:
+    it falls from 0.003 to 0."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
     """Learning rate schedule: halving after each epoch; cosine to 0 over train.epochs."""
     embedding_update: Literal["auto", "dense", "lazy_adam"] = "auto"
@@ -181,7 +182,7 @@ class TrainConfig:
     """Examples in a batch."""
     epochs: int = 20
     """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
-    these are epochs of the network; the tower has at most as many before."""
+    these are epochs of the network; the tower has as many before, but at most 8."""
     patience: int = 3
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: int = 0

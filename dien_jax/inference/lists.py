@@ -65,11 +65,12 @@ class Ranking(NamedTuple):
     unknown_context: int
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
+        """Return the columns ``rank``, from 1, ``item`` and ``score``; needs pandas."""
         import pandas as pd
 
         items = pd.Series(self.ids, dtype=object)  # ids of any log, which need not be Unicode
-        return pd.DataFrame({"item": items, "score": self.scores})
+        ranks = range(1, len(items) + 1)
+        return pd.DataFrame({"rank": ranks, "item": items, "score": self.scores})
 
 
 class ListOptions(NamedTuple):
@@ -94,6 +95,8 @@ class ItemLists:
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
         listed = np.zeros(0, bool) if self._offsets is None else np.isfinite(self._offsets)
         self._listed = listed
+        offsets = np.zeros(0) if self._offsets is None else self._offsets[listed]
+        self._has_counts = len(np.unique(offsets)) > 1  # as log shares of training events
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
@@ -112,12 +115,16 @@ class ItemLists:
         allowed = None
         if candidates is not None:
             allowed = item_rows(self._vocabularies, "candidates", candidates)
-        excluded, limits = item_rows(self._vocabularies, "exclude", exclude), at_most or {}
+        excluded = item_rows(self._vocabularies, "exclude", exclude)
+        limits = {} if at_most is None else at_most
         if self._offsets is None:
             raise UserError(
                 "the model has no list_offsets.npy, which lists over all items need: train it again"
             )
         check_count("n", n)
+        if not isinstance(limits, Mapping):
+            example = "a limit by feature, such as {'category': 2}"
+            raise UserError(f"at_most: expected {example}, got {limits!r:.40}")
         for name, most in limits.items():
             if name not in self._features:
                 near = suggestion(str(name), self._features)
@@ -151,13 +158,25 @@ class ItemLists:
                 request.candidates = rows
             if self.has_tower:
                 many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
+                many = [one for one in many if self._is_read(one)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
                     request.candidates = self.kept(request.candidates, logits, options)
-            for request, scores in zip(some, self._programs.score(some), strict=True):
+            scored = iter(self._programs.score([one for one in some if self._is_read(one)]))
+            for request in some:
+                even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
+                scores = next(scored) if self._is_read(request) else even
                 ids = self._vocabularies.items
                 if not np.isfinite(scores).all():
                     raise not_finite([ids[row] for row in request.candidates], scores)
                 yield self.best(request.candidates, scores, options)
+
+    def _is_read(self, request: EncodedRequest) -> bool:
+        """Return whether the model ranks for a request: not for an empty history where none was.
+
+        Where negatives are drawn every example of training has a history, and of none the model
+        knows nothing. The offsets alone then sort items by popularity.
+        """
+        return len(request.history.rows) > 0 or not self._has_counts
 
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
@@ -359,5 +378,6 @@ def as_list(name: str, ids: Any) -> list[Any]:
     unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
     if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
         kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
-        raise UserError(f"{name} must be a list of ids, got {kind}")
+        hint = "; give the user's items, from the oldest on" if name == "history" else ""
+        raise UserError(f"{name} must be a list of ids, got {kind}{hint}")
     return list(ids)

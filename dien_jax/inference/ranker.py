@@ -25,14 +25,7 @@ from dien_jax.inference.bucketed_programs import (
     RankRequest,
     load_model,
 )
-from dien_jax.inference.lists import (
-    EXACT_ITEMS,
-    ItemLists,
-    Ranking,
-    as_list,
-    item_rows,
-    ranked,
-)
+from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, Ranking, as_list, item_rows, ranked
 from dien_jax.runs.trained import TrainedModel
 
 
@@ -137,7 +130,7 @@ class Ranker:
 
     def recommend(
         self,
-        history: Sequence[str | int] | None,
+        history: Sequence[str | int] | None = None,
         n: int = 10,
         *,
         user: str | int | None = None,
@@ -152,9 +145,11 @@ class Ranker:
         Scores are log odds of a click plus the log of the probability that the item was drawn as a
         negative in training (:func:`dien_jax.runs.calibration.list_offsets`): they compare items of
         one list. Equal ones are in the order of the item vocabulary. Items without a training event
-        are left out. Of more than ``exact_items`` items, at most 1,280 that users chose together
-        with the history, that are similar to it or popular are scored by the model's tower, and the
-        whole model scores the best 128 of them, if the model has a tower.
+        are left out. Without a history, the most popular items are listed where negatives were
+        drawn by popularity, as no training example lacks one. Of more than ``exact_items`` items,
+        at most 1,280 that users chose together with the history, that are similar to it or popular
+        are scored by the model's tower, and the whole model scores the best 128 of them, if the
+        model has a tower.
 
         Args:
           history: see :meth:`rank`.
@@ -369,14 +364,17 @@ class RememberedUsers:
         """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
         require_unforked()  # a thread that is not here may hold the lock
         if user is None:
-            raise UserError("expected a history, or a user that is remembered, found neither")
+            raise UserError(
+                "expected a history, items from the oldest on, or a user that is remembered, found "
+                "neither"
+            )
         with self._lock:
             history = self._histories.get(str(user))
             if history is None:
                 raise NotRememberedError(
-                    f"user {str(user)[:100]!r} is not remembered; give the history, or call "
-                    f"remember (/v1/remember of the server) first; max_users (--max-users of the "
-                    f"server) limits how many users are kept"
+                    f"user {str(user)[:100]!r} is not remembered; give the history, the user's "
+                    f"items from the oldest on, or first call remember with it (/v1/remember of "
+                    f"the server); max_users (--max-users there) limits how many users are kept"
                 )
             self._histories[str(user)] = history = change(history)
             self._histories.move_to_end(str(user))

@@ -27,7 +27,9 @@ from dien_jax.inspection.examples import (
 )
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
+from dien_jax.runs.calibration import negative_distribution
 from dien_jax.runs.folder import Run
+from dien_jax.runs.model_card import lists_line
 from dien_jax.runs.summary import RunSummary, load_summaries, setting_text
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 from dien_jax.training.result import curves_figure
@@ -119,9 +121,6 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
         simple = result.get("baselines", {}).items()
         known = [f"{name} {value:.4f}" for name, value in simple if value is not None]
         facts["test AUC of simple models and parts"] = ", ".join(known) or _ABSENT
-    if (lists := summary.lists) is not None:
-        rates = f"HR@10 {_number(lists['hr_10'])}, NDCG@10 {_number(lists['ndcg_10'])}"
-        facts["lists over all items, test split"] = f"{rates}, of {lists['targets']:,} clicks"
     rows = []
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:
@@ -130,7 +129,15 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     labels = [metric.label for metric in METRICS.values()]
     note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
     measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
-    return note + measured + table(["", ""], list(map(list, facts.items())), "The run", left=2)
+    lists = summary.lists
+    notes = [lists_line(lists)] if lists is not None and lists["targets"] else []
+    if negative_distribution(dataset) == "popularity":
+        notes.append(
+            "Popularity alone may have an AUC below .5: negatives were drawn by popularity, and "
+            "are as popular as what users chose, or more."
+        )
+    described = table(["", ""], list(map(list, facts.items())), "The run", left=2)
+    return note + measured + described + "".join(map(paragraph, notes))
 
 
 def _curves_section(summary: RunSummary) -> str:

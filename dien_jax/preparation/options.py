@@ -106,6 +106,7 @@ class LogForm(NamedTuple):
     columns: Sequence[str] = ()  # names of all columns of CSV without a header
     separator: str = "|"  # joins the values of a Parquet list
     hint: str = ""  # end of the message about CSV that lacks a column
+    found: set[str] | None = None  # readers add the names of all columns
 
 
 class Features(NamedTuple):

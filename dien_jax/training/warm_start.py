@@ -83,7 +83,10 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
     for name, expected in dataclasses.asdict(before).items():
         value = getattr(now, name)
         if name not in FREE and value != expected:
-            raise UserError(f"model.{name} must be {expected!r}, as in the run, got {value!r}")
+            raise UserError(
+                f"model.{name} must be {expected!r}, as in the run, got {value!r}; train without a "
+                f"preset has the settings of the run, in Python fit(load_run(RUN).run.config, ...)"
+            )
     if bool(before.auxiliary_weight) != bool(now.auxiliary_weight):
         weight, old = "above 0" if before.auxiliary_weight else "0", before.auxiliary_weight
         expected = f"model.auxiliary_weight must be {weight}, as in the run ({old:g})"

@@ -60,7 +60,7 @@ def test_a_log_becomes_lists_of_next_items(run, tmp_path: Path) -> None:
     assert found is not None
     assert float(found[1]) > float(found[2])
     next_items = re.findall(r"^ *(user \d+) +(\d) +(item \d+) +(-?[\d.]+)$", output, re.MULTILINE)
-    assert [place for _, place, *_ in next_items] == [*"01234"] * 3
+    assert [place for _, place, *_ in next_items] == [*"12345"] * 3
     assert len({user for user, *_ in next_items}) == 3
     scores = [float(score) for *_, score in next_items]
     assert [scores[k : k + 5] for k in (0, 5, 10)] == [
@@ -134,4 +134,4 @@ def test_the_notebook_runs_in_jupyter(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(figures) == 2
     (shown,) = (output["data"] for output in code[-1].outputs if "data" in output)
     places = re.findall(r"^\d+ +user \d+ +(\d) +item \d+", shown["text/plain"], re.MULTILINE)
-    assert places == [*"01234"] * 3
+    assert places == [*"12345"] * 3

@@ -138,7 +138,8 @@ def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
     np.testing.assert_allclose(ranking.scores, [alone[one] for one in ranking.ids], **TOLERANCE)
     assert ranker.rank([PEAR], [], "Ann", CONTEXT).ids == []
     table = ranking.to_pandas()
-    assert list(table.columns) == ["item", "score"]
+    assert list(table.columns) == ["rank", "item", "score"]
+    assert table["rank"].tolist() == [1, 2, 3, 4, 5]
     assert table["item"].tolist() == ranking.ids
     assert table["score"].tolist() == ranking.scores.tolist()
 
@@ -228,7 +229,9 @@ def test_least_recently_used_users_are_forgotten(run) -> None:
     ranker.observe("Ann", ODD)
     ranker.remember("Dan", [PEAR])
     assert [user in ranker for user in ("Ann", "Cid", "Dan")] == [True, False, True]
-    with pytest.raises(UserError, match="'Cid' is not remembered"):
+    with pytest.raises(
+        UserError, match="'Cid' is not remembered; give the history, the user's items"
+    ):
         ranker.observe("Cid", PEAR)
     with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
         Ranker(run, max_users=0)

@@ -15,7 +15,13 @@ from support import small_dataset, untrained_run
 from dien_jax.data import dataset as datasets
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedPrograms, LoadedModel
+from dien_jax.inference.bucketed_programs import (
+    CANDIDATE_BUCKETS,
+    BucketedPrograms,
+    EncodedRequest,
+    History,
+    LoadedModel,
+)
 from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_odds
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
@@ -91,6 +97,14 @@ def test_scores_of_the_best_classifier_are_the_probabilities_of_the_next_item(
     assert listed.tolist() == [1, 2, 3, 4]
     odds = np.exp(corrected) / np.exp(corrected).sum()
     np.testing.assert_allclose(odds, of_positives[1:5], rtol=0.03)  # four deviations of counts
+    made._programs.score = lambda requests: [np.float32(scores)[r.candidates] for r in requests]
+    requests = [EncodedRequest(History(np.zeros(n, np.int32)), NO_ROWS, {}) for n in (0, 1, 0)]
+    made_lists = list(made.rows_of_requests(requests, [NO_ROWS] * 3, options(2)))
+    assert made_lists[1][0].tolist() == [1, 2]
+    for first, score in made_lists[::2]:  # of no history: most popular, where negatives were drawn
+        assert first.tolist() == ([2, 4] if drawn == "popularity" else [1, 2])
+        share = np.log(np.array([200, 100]) / 350)
+        assert drawn != "popularity" or np.allclose(score, share)
 
 
 def test_the_files_of_the_authors_draw_by_popularity(data) -> None:
@@ -212,7 +226,7 @@ def test_a_run_without_offsets_ranks_and_says_what_lists_need(wide_run) -> None:
         ({"at_most": {"category": 0}}, "at_most of 'category': expected a whole number"),
         ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
         ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
-        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'"),
+        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'; give the"),
         ({"context": {}}, "context: expected a value of 'device'"),
     ],
 )

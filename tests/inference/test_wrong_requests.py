@@ -56,6 +56,8 @@ for user in (*NO_IDS, "", *NO_USERS):
     no_id = "a user to remember must have an id"
     message = "ids and categories must be" if user in NO_USERS else no_id
     REFUSED.append((f"remember {user}", lambda ranker, u=user: ranker.remember(u, [PEAR]), message))
+REFUSED.append(("at most 2", lambda r: r.recommend([], at_most=2), "at_most: expected a limit by"))
+REFUSED.append(("a user alone", lambda r: r.recommend(5), "history must be a list of ids"))
 for none in NO_IDS:
     message = f"id 1 of 1 is {none!r}"
     REFUSED += [

@@ -61,6 +61,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = (data / "vocab" / "item.txt").read_text().split("\n")
     items[2], items[5] = SCRIPT, f"{SCRIPT} 2"  # a vocabulary has a value once
     (data / "vocab" / "item.txt").write_text("\n".join(items))
+    meta = json.loads((data / "meta.json").read_text())
+    write_json(data / "meta.json", meta | {"split": {"negative_distribution": "popularity"}})
     run = untrained_run.write(folder / "run", data, model="din", buckets=())
     metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
     records = [
@@ -76,6 +78,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
     result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
     result["baselines"] = {"counts alone": 0.7312, "popularity": None}
+    result["lists"] = {"targets": 900, "hr_10": 0.2, "ndcg_10": 0.1, "hr_10_interval": [0.1, 0.3]}
+    result["lists"] |= dict.fromkeys(("mrr", "coverage", "mean_popularity"))
+    result["lists"] |= {"hr_10_popularity": 0.05}
     write_json(run / RESULT_FILE, result)
     return run
 
@@ -137,6 +142,10 @@ def test_numbers_are_those_of_the_run(run, content):
     assert f"--split valid --example {worst}" in first
     assert "train.epochs" in text
     assert "counts alone 0.7312" in text
+    assert (
+        "HR@10 0.200 (0.100 to 0.300), NDCG@10 0.100; of the most popular items HR@10 0.05" in text
+    )
+    assert "Popularity alone may have an AUC below .5: negatives were drawn by popularity" in text
 
 
 def test_unfinished_run_without_attention(tmp_path, capfd):

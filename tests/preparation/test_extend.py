@@ -52,6 +52,7 @@ def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(
     assert "3 items and 3 users keep their rows of" in " ".join(said)
     assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
     assert "1 items and 1 users are new in training" in " ".join(said)
+    assert f"warning: the log begins after the last event of {old.path}" in " ".join(said)
     extends = new.meta["source"]["extends"]
     assert extends["folder"] == str(old.path)
     assert len(extends["meta"]) == 64
@@ -104,7 +105,8 @@ def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
     borders["item_features"] = ("category",)
     interactions.prepare(options(log, tmp_path / "all", **borders))
     late = {"train_from": "2", "extend": tmp_path / "all"}
-    interactions.prepare(options(log, tmp_path / "late", **borders, **late))
+    said = interactions.prepare(options(log, tmp_path / "late", **borders, **late))
+    assert "begins after" not in " ".join(said)
     whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
     for name, counts in whole.statistics.values.items():
         found = dataclasses.asdict(late.statistics.values[name])

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from support.tiny_logs import (
@@ -176,11 +177,30 @@ def test_numbers_that_are_none_are_malformed(tmp_path, number, problem):
     assert f":26: category '{number}' {problem}" in summary[1]
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_label_that_is_not_read_and_a_single_time_are_named(tmp_path, form):
+    table = pa.table(
+        {"user": np.arange(16) // 4, "item": np.arange(16) % 4, "timestamp": [7] * 16}
+        | {"label": np.arange(16) % 2}
+    )
+    file = tmp_path / f"log.{form}"
+    {"csv": pacsv.write_csv, "parquet": pq.write_table}[form](table, file)
+    plain = {"item_features": (), "out": tmp_path / "plain"}
+    _, summary = make(file, **plain)
+    warnings = [line for line in summary if line.startswith("warning: ")]
+    assert warnings[0].startswith("warning: the column 'label' is not read, and every row is a")
+    assert warnings[1].startswith("warning: all rows have one time")
+    _, summary = make(file, item_features=("label",))
+    assert "'label' is not read" not in " ".join(summary)
+
+
 def test_wrong_columns_are_named_with_what_was_found(tmp_path):
     file = write(tmp_path, LOG.replace("user,", "usr,"))
     refused(file, r"no column 'user' \(--user\); did you mean 'usr'\?; its columns are usr, item")
     refused(write(tmp_path, LOG), "no column 'price'.*--item-features", item_features=("price",))
     refused(write(tmp_path, "user,user,item,category,timestamp\n"), "two columns 'user'")
+    tabs = write(tmp_path, HEADER.replace(",", "\t"), "log.inter")
+    refused(tabs, r"no column 'user'.*; the first line looks tab-separated: name the file .tsv")
     file = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user": [1], "item": [1]}), file)
     refused(file, r"no column 'timestamp' \(--timestamp\); its columns are user")

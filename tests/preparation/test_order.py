@@ -34,3 +34,17 @@ def test_events_that_are_sorted_by_item(tmp_path, at_a_time, is_sorted, users, e
     found = [line for line in report if "sorted by item" in line]
     assert len(found) == (expected is not None)
     assert all(expected in line and ", 0 did in both orders" in line for line in found)
+    assert all("log.sample(frac=1" in line for line in found if at_a_time > 1)
+
+
+@pytest.mark.parametrize(("copied", "warned"), [(60, True), (40, False)])
+def test_events_that_are_there_twice(tmp_path, copied, warned) -> None:
+    """A copy may follow other events of its time; the same item at other times is no copy."""
+    rows = [f"u{event // 50},i{event % 7},{event % 50 // 4}" for event in range(1000)]
+    rows = sorted({*rows})
+    report = tiny_logs.make(
+        tiny_logs.write(tmp_path, "\n".join(["user,item,timestamp", *rows, *rows[:copied]]) + "\n"),
+        item_features=(),
+    )[1]
+    found = [line for line in report if line.startswith(f"warning: {copied} of {1000 + copied:,}")]
+    assert len(found) == warned

@@ -295,7 +295,7 @@ def test_a_state_of_other_shapes_is_never_trained(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"embedding_size": 5}, "model.embedding_size must be 18, as in the run, got 5"),
+        ({"embedding_size": 5}, "must be 18, as in the run, got 5; train without a preset has"),
         ({"gates": "authors"}, "model.gates must be 'paper', as in the run, got 'authors'"),
         ({"layers": (8, 4)}, r"model.layers must be \(200, 80\), as in the run, got \(8, 4\)"),
         ({"auxiliary_weight": 0.0}, r"model.auxiliary_weight must be above 0, as in the run \(8\)"),

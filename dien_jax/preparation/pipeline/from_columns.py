@@ -31,7 +31,8 @@ def read_own_log(
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = _open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
-    form = LogForm(options.log_columns(), options.columns, options.separator, hint)
+    wanted, found = options.log_columns(), set[str]()
+    form = LogForm(wanted, options.columns, options.separator, hint, found)
     if table is None:
         log = workspace.read_columns(options.file, form)
         files = _files(options, log)
@@ -41,7 +42,12 @@ def read_own_log(
     about = {"name": name, "files": files, SETTINGS: _matched(options)}
     if extended is not None:
         about["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
-    return SourceLog(log, options.features(), about, [], extended=extended)
+    report = []
+    if name == "interactions" and "label" in found - {column.name for column in wanted.values()}:
+        where = "use prepare impressions, or make_dataset(..., label='label')"
+        problem = "the column 'label' is not read, and every row is a choice"
+        report = [f"warning: {problem}; if rows of label 0 are none, {where}"]
+    return SourceLog(log, options.features(), about, report, extended=extended)
 
 
 def _open_extended(options: ColumnOptions, source: str) -> Dataset | None:

@@ -1,8 +1,9 @@
-"""A check of the order of events: a log that is sorted by item has none.
+"""Checks of the order of events: a log that is sorted by item, or has rows twice, has none.
 
 In a log of choices some users choose a before b, and others b before a. Where one of two items
 always comes first, the log was sorted by item, by accident or because its times are too coarse. A
-model learns such an order, and metrics praise it for guessing what the user never decided.
+model learns such an order, and metrics praise it for guessing what the user never decided. The same
+holds for a log whose rows are there twice: the next item then is the last one.
 """
 
 import numpy as np
@@ -15,13 +16,17 @@ LEAST_PAIRS = 100
 """Pairs of items that must have followed each other for several users."""
 MIXED = 0.01
 """Smallest share of these in both orders. Logs of choices have .3 and more."""
+SHUFFLE = "shuffle the rows, in pandas by log.sample(frac=1, random_state=0),"
+"""What to do about events at one time; their order is then that of the rows."""
+MOST_COPIES = 0.05
+"""Largest share of events with the user, item and time of another that passes silently."""
 
 
 class OrderCheck:
-    """Counts the orders of neighbouring events, at one time and at different times."""
+    """Counts the orders of neighbouring events, at one time and at different times, and copies."""
 
     def __init__(self) -> None:
-        self._events = 0
+        self._events = self._copies = 0
         self._neighbours = [np.zeros((3, 0), np.int64)]  # item, next item, same time
 
     def add(self, part: EventPart) -> None:
@@ -32,11 +37,18 @@ class OrderCheck:
             of_pair = item[pair], item[pair + 1], time[pair] == time[pair + 1]
             self._neighbours.append(np.stack(of_pair).astype(np.int64))
             self._events += len(item)
+            self._copies += _copies(part)
 
     def warnings(self) -> list[str]:
-        """Return a line for each kind of neighbours that are sorted by item."""
+        """Return lines about copies, and about each kind of neighbours that are sorted by item."""
         item, following, is_tie = np.concatenate(self._neighbours, axis=1)
         lines = []
+        if self._copies > MOST_COPIES * self._events:
+            lines.append(
+                f"warning: {self._copies:,} of {self._events:,} events repeat the user, item and "
+                "time of another; if users did not choose twice, leave such rows out, in pandas by "
+                "log.drop_duplicates()"
+            )
         for kind, where in ((" at one time", is_tie == 1), ("", is_tie == 0)):
             pairs, mixed = _orders(item[where], following[where])
             if pairs >= LEAST_PAIRS and mixed < MIXED * pairs:
@@ -44,9 +56,19 @@ class OrderCheck:
                     f"warning: the events of a user{kind} seem sorted by item: of {pairs:,} pairs "
                     f"of items that followed each other for several users, {mixed:,} did in both "
                     "orders. Models learn such an order, and metrics reward it; if users did not "
-                    f"choose it, {'shuffle the rows' if kind else 'get times of the events'} first"
+                    f"choose it, {SHUFFLE if kind else 'get times of the events'} first"
                 )
         return lines
+
+
+def _copies(part: EventPart) -> int:
+    """Return how many events have the user, item and time of an earlier one."""
+    is_first = np.diff(part.timestamp, prepend=-1) != 0
+    moment = np.cumsum(is_first | (np.diff(part.sequence, prepend=-1) != 0))
+    of_several = np.bincount(moment)[moment] > 1
+    moment = moment[of_several]
+    item = part.item[of_several].astype(np.int64)
+    return len(item) - len(np.unique(moment * (item.max(initial=0) + 1) + item))
 
 
 def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:

@@ -194,6 +194,8 @@ def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {first} to {last} ({events.clock.unit}), {date(first)} to {date(last)} UTC"
     ]
+    if first == last:
+        lines.append("warning: all rows have one time: histories are in the order of the rows")
     if "valid_from" in about:
         valid, test = date(about["valid_from"]), date(about["test_from"])
         lines.append(f"valid from {valid}, test from {test} UTC")
@@ -203,10 +205,18 @@ def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
         which = f"{new[0]} items and {new[1]} users occur {training}"
         return [*lines, f"{which} and have a row of their own", *encoder.notes]
     absent = [np.count_nonzero(ids.values < 0) for ids in (items, users)]
+    old = encoder.extended
+    is_of_unit = old.meta["source"].get(TIME_UNIT) == events.clock.unit
+    if is_of_unit and first > np.max(old.event_timestamp, initial=0):
+        lines.append(
+            f"warning: the log begins after the last event of {old.path}, and no history has an "
+            "event of that folder: give old and new events together, as far back as histories "
+            "should reach"
+        )
     return [
         *lines,
         f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
-        f"{encoder.extended.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
+        f"{old.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
         f"{new[0]} items and {new[1]} users are new {training} and get rows after those",
         *encoder.notes,
     ]

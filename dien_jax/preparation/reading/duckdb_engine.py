@@ -191,7 +191,7 @@ def _read(
         return _read_parquet(workspace, file, form), int
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = form.columns or csv_header(file, delimiter)
-    places = log.column_places(file, form.wanted, header, form.hint)
+    places = log.column_places(file, form, header, form.hint)
     read = partial(_records, file, delimiter, len(header), not form.columns)
     rows = _read_csv(workspace, file, delimiter, len(header), places, not form.columns)
     if rows is not None:
@@ -245,7 +245,7 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Tabl
         raise UserError(f"{file} is Parquet within gzip; unpack it first")
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            log.check_columns(file, form.wanted, parquet.schema_arrow)
+            log.check_columns(file, form, parquet.schema_arrow)
             names = sorted({column.name for column in form.wanted.values()})
             batches = parquet.iter_batches(log.ROWS, columns=names)
             texts = log.text_batches(file, batches, form, first=1)

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +35,6 @@ LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
 LOCAL_SCHEMES = ("dbfs", "file")
 """Schemes of addresses that name no host."""
-Wanted = Mapping[str, LogColumn]
-"""Columns of a log by their name in the engine."""
 
 
 class FileStart(NamedTuple):
@@ -199,10 +197,14 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
 
 
 def column_places(
-    file: Path, wanted: Wanted, header: Sequence[str], hint: str = ""
+    file: Path, form: LogForm, header: Sequence[str], hint: str = ""
 ) -> dict[str, int]:
     """Return the position of every wanted column in the header."""
-    for column in wanted.values():
+    if form.found is not None:
+        form.found.update(header)
+    if any("\t" in name for name in header):
+        hint = "; the first line looks tab-separated: name the file .tsv (in pandas sep='\\t')"
+    for column in form.wanted.values():
         named = f"{column.name!r} ({column.flag})"
         if column.name not in header:
             names = ", ".join(printable(name[:40]) for name in header)
@@ -210,13 +212,13 @@ def column_places(
             raise UserError(f"{file} has no column {named}{near}; its columns are {names}{hint}")
         if header.count(column.name) > 1:
             raise UserError(f"{file} has two columns {named}")
-    return {alias: header.index(column.name) for alias, column in wanted.items()}
+    return {alias: header.index(column.name) for alias, column in form.wanted.items()}
 
 
-def check_columns(file: Path, wanted: Wanted, schema: pa.Schema) -> None:
+def check_columns(file: Path, form: LogForm, schema: pa.Schema) -> None:
     """Refuse a schema without the wanted columns, or whose types cannot be read."""
-    column_places(file, wanted, schema.names)
-    for column in wanted.values():
+    column_places(file, form, schema.names)
+    for column in form.wanted.values():
         check_type(column.where(file), schema.field(column.name).type, column.kind)
 
 
@@ -248,7 +250,7 @@ def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> t
       The log, and a digest of the columns that does not depend on the library.
     """
     digests = [hashlib.sha256() for _ in form.wanted]
-    slices = _slices(name, table, form.wanted)
+    slices = _slices(name, table, form)
 
     def texts() -> Iterator[pa.RecordBatch]:
         for batch in text_batches(name, slices, form, first=0):
@@ -270,13 +272,13 @@ def _lines(texts: pa.StringArray) -> pa.Buffer:
     return pc.binary_join(whole, pa.scalar("\n", pa.large_string()))[0].as_buffer()
 
 
-def _slices(name: Path, table: Any, wanted: Wanted) -> Iterator[pa.RecordBatch]:
+def _slices(name: Path, table: Any, form: LogForm) -> Iterator[pa.RecordBatch]:
     """Yield the wanted columns of a table in memory, ``ROWS`` rows at a time."""
-    pandas = sys.modules.get("pandas")
+    wanted, pandas = form.wanted, sys.modules.get("pandas")
     if pandas is not None and isinstance(table, pandas.DataFrame):
         is_indexed = not {*table.index.names}.isdisjoint(column.name for column in wanted.values())
         hint = "; reset_index() makes columns of its index" if is_indexed else ""
-        places = column_places(name, wanted, list(map(str, table.columns)), hint)
+        places = column_places(name, form, list(map(str, table.columns)), hint)
         columns = {alias: table.iloc[:, place] for alias, place in places.items()}
         chosen = {c.name: _of_pandas(name, c, columns[alias]) for alias, c in wanted.items()}
         reader = pa.table(chosen).to_reader()
@@ -286,7 +288,7 @@ def _slices(name: Path, table: Any, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         except (pa.ArrowException, TypeError, ValueError) as error:
             expected = "a DataFrame of pandas or Polars, an Arrow table or the path of a log"
             raise UserError(f"{name} must be {expected}, got {type(table).__name__}") from error
-    check_columns(name, wanted, reader.schema)
+    check_columns(name, form, reader.schema)
     for batch in reader:
         for start in range(0, batch.num_rows, ROWS):
             yield batch.slice(start, ROWS)

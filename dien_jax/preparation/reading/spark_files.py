@@ -84,7 +84,7 @@ def _read_text(
     text = text.endswith("\r").ifelse(text.substr(0, text.length() - 1), text)
     lines = lines.mutate(text.name(TEXT))
     header = form.columns or _header(workspace, lines, starts, delimiter)
-    places = log.column_places(file, form.wanted, header, form.hint)
+    places = log.column_places(file, form, header, form.hint)
     records = lines.filter(lines[TEXT] != "")
     if not form.columns:
         records = records.filter(records.number > 1)
@@ -149,7 +149,7 @@ def _read_parquet(
 
     frame = reader.parquet(*paths)
     schema = to_arrow_schema(frame.schema)
-    log.check_columns(file, form.wanted, schema)
+    log.check_columns(file, form, schema)
     kinds = {column: schema.field(column.name).type for column in form.wanted.values()}
     columns = [_column_text(column, kinds[column]).alias(a) for a, column in form.wanted.items()]
     placed = _placed(frame, columns)
