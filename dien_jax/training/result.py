@@ -68,7 +68,7 @@ class RunResult:
     device: str
     versions: dict[str, str]
     baselines: dict[str, NotNegative | None]
-    lists: ListMetrics | None = None
+    lists: ListMetrics | None
 
     def __repr__(self) -> str:
         """Return the folder, the preset and the test AUC, with those of simple models."""

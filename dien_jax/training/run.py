@@ -324,10 +324,9 @@ def _train(
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
     card = (trainer.parameters, outcome.pop("intervals"), calibration)
-    if count() == 1:
-        from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
+    from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
 
-        about["lists"] = measure_finished(folder, dataset)
+    about["lists"] = measure_finished(folder, dataset) if count() == 1 else None
     result = RunResult(run_dir=folder, **about, **outcome)
     on_first(lambda: write_card(run, dataset.meta, result, *card))
     files = [folder / CONFIG_FILE, folder / CARD_FILE]

@@ -181,7 +181,7 @@ CHANGED = [
 EXPORTED = [
     Case(command, "an exported file and a data folder",
          (*("model.dien" if word == "run" else word for word in words), "--data", "data"),
-         message="needs no data" if command == "serve" else r"model\.dien is not a folder")
+         message="needs no data" if command == "serve" else r"model\.dien is a file; expected")
     for command, words in (READERS | {"serve": ("run", "--port=0")}).items()
     if command != "train"
 ]  # fmt: skip

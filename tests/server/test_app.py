@@ -118,8 +118,8 @@ def test_a_full_queue_answers_429_with_retry_after(run) -> None:
         ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
-        ("rank", rank_body(history=...), 404, "user", "--max-users of the server"),
-        ("rank", rank_body(history=None, user=None), 422, None, "expected a history, or a user"),
+        ("rank", rank_body(history=...), 404, "user", "--max-users there"),
+        ("rank", rank_body(history=None, user=None), 422, None, "expected a history, items"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
     ],
 )
