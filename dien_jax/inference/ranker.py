@@ -80,6 +80,9 @@ class Ranker:
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
         self._lists = ItemLists(model, self._programs, exact_items)
 
+    def __repr__(self) -> str:
+        return f"Ranker(checkpoint {self.step}, {self.schema.num_items - 1:,} items)"
+
     def rank(
         self,
         history: Sequence[str | int] | None,

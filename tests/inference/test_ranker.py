@@ -274,6 +274,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
 
 def test_a_newer_model_adopts_remembered_users(run) -> None:
     older, newer = Ranker(run, max_users=3), Ranker(run, max_users=2)
+    assert repr(older) == f"Ranker(checkpoint {older.step}, {older.schema.num_items - 1} items)"
     for user, history in (("Ann", [PEAR]), ("Bob", [ODD] * 9), ("Cid", ["?", SLASH])):
         older.remember(user, history)
     older.rank(None, [PEAR], "Bob", CONTEXT)
