@@ -320,6 +320,9 @@ def check_batch(
     names = ("lengths", "item", "user", "label", "weight")
     check_shapes({f"batch.{name}": (getattr(batch, name), (rows,)) for name in names})
     check_axes("negatives", negatives, {"B": rows, "T - 1": steps - 1, "K": None})
+    for name in ("history", "lengths", "item"):
+        if not jnp.issubdtype((dtype := getattr(batch, name).dtype), jnp.integer):
+            refuse(f"batch.{name}", "integers", dtype)
     groups = {
         "tables.item": (schema.item[1:], tables.item),
         "tables.user": (schema.user[1:], tables.user),

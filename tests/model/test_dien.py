@@ -295,6 +295,9 @@ def test_the_click_model_checks_its_inputs() -> None:
     whole = FeatureTables({"category": jnp.zeros(9, int)}, {})
     with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
         jax.eval_shape(model.init, jax.random.key(0), batch, whole)
+    batch = example_batch(SCHEMA)._replace(history=np.ones((1, 2), np.float32))
+    with pytest.raises(ValueError, match=r"batch\.history: expected integers, got float32"):
+        check_batch(SCHEMA, batch, whole, None)
 
 
 @pytest.mark.parametrize("part", ["attention", "evolution", "auxiliary"])
