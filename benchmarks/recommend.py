@@ -69,8 +69,8 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
     whole, zeros = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
     raw = model._replace(list_offsets=zeros.astype(np.float32))
-    rows = {whole: measure_lists(model, "test", most)}
-    rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most)
+    rows = {whole: measure_lists(model, "test", most, exact=False)}
+    rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most, exact=False)
     targets = list_targets(model.dataset, "test", most)
     for name, score in rules(model.dataset).items():
         lists = (sorted_items(target, score(target), popularity) for target in targets)
@@ -88,7 +88,7 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
-    rankings = Ranker(model, exact_items=len(both)).recommend_many(histories, TOP, users=users)
+    rankings = Ranker(model).recommend_many(histories, TOP, users=users)
     lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
     popularity[np.unique(np.concatenate(lists))] += 1  # also where the folder has no event of it

@@ -81,12 +81,11 @@ def sorted_items(target: Target, scores: np.ndarray, popularity: np.ndarray) -> 
 
 
 def measure_lists(
-    model: TrainedModel, split: str = "test", most: int = MOST_TARGETS
+    model: TrainedModel, split: str = "test", most: int = MOST_TARGETS, *, exact: bool = True
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
-    The whole model scores all items. ``hr_10_popularity`` is HR@10 of the most popular items for
-    every user, to compare with.
+    ``hr_10_popularity`` is HR@10 of the most popular items for every user, to compare with.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
@@ -98,6 +97,8 @@ def measure_lists(
       model: of :func:`dien_jax.load_run`.
       split: ``"train"``, ``"valid"`` or ``"test"``.
       most: maximum number of targets; more are drawn at random.
+      exact: let the whole model score all items; else measure lists as ``recommend`` makes them,
+        of which only the first places are known, so that ``mrr`` is None.
 
     Raises:
       UserError: for a model without list offsets.
@@ -107,7 +108,7 @@ def measure_lists(
     loaded = LoadedModel.from_run(model)
     lists = ItemLists(loaded, BucketedPrograms(loaded))
     targets = list_targets(model.dataset, split, most)
-    return _measured(model, split, loaded, lists, targets, len(model.list_offsets))
+    return _measured(model, split, loaded, lists, targets, exact)
 
 
 def measure_finished(
@@ -129,8 +130,7 @@ def measure_finished(
     most = TARGETS_OF_RUN if lists.has_tower else min(TARGETS_OF_RUN, MOST_SCORES // items)
     if most < least:
         return None
-    targets, unknown = list_targets(dataset, "test", most), {"mrr": None, "mrr_interval": None}
-    return _measured(model, "test", loaded, lists, targets, CUT) | unknown
+    return _measured(model, "test", loaded, lists, list_targets(dataset, "test", most), False)
 
 
 def _measured(
@@ -139,11 +139,12 @@ def _measured(
     loaded: LoadedModel,
     lists: ItemLists,
     targets: list[Target],
-    n: int,
+    exact: bool,
 ) -> dict[str, Any]:
-    """Return the metrics of lists of ``n`` items."""
-    dataset, options, offsets = model.dataset, lists.options(n), model.list_offsets
-    assert offsets is not None  # or lists has no options
+    """Return the metrics of lists of all items or, if not exact, of those of ``recommend``."""
+    dataset, offsets = model.dataset, model.list_offsets
+    assert offsets is not None
+    options = lists.options(len(offsets) if exact else CUT)
     popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
 
     def made(current: Stage) -> Iterator[np.ndarray]:
@@ -159,5 +160,6 @@ def _measured(
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
         metrics = report_lists(targets, made(current), popularity)
     dataset.check_files()
+    metrics |= {} if exact else {"mrr": None, "mrr_interval": None}
     popular = (sorted_items(target, popularity, popularity) for target in targets)
     return metrics | {"hr_10_popularity": report_lists(targets, popular, popularity)["hr_10"]}
