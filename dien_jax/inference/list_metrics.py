@@ -14,7 +14,6 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
 from dien_jax.inference.lists import ItemLists, first_places
 from dien_jax.metrics.lists import CUT, list_metrics
@@ -103,48 +102,11 @@ def measure_lists(
     Raises:
       UserError: for a model without list offsets.
     """
-    if model.list_offsets is None:
-        raise UserError("the run has no list_offsets.npy, which lists need: train it again")
-    loaded = LoadedModel.from_run(model)
-    lists = ItemLists(loaded, BucketedPrograms(loaded))
-    targets = list_targets(model.dataset, split, most)
-    return _measured(model, split, loaded, lists, targets, exact)
-
-
-def measure_finished(
-    run_dir: Path, dataset: Dataset, least: int = LEAST_TARGETS
-) -> dict[str, Any] | None:
-    """Return metrics of a run's lists as ``recommend`` makes them, for some clicks of test.
-
-    None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
-    items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
-    """
-    items = int(np.count_nonzero(dataset.popularity))
-    if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
-        return None
-    if len(list_targets(dataset, "test", least)) < least:
-        return None
-    model = load_run(run_dir, dataset)
-    loaded = LoadedModel.from_run(model)
-    lists = ItemLists(loaded, BucketedPrograms(loaded))
-    most = TARGETS_OF_RUN if lists.has_tower else min(TARGETS_OF_RUN, MOST_SCORES // items)
-    if most < least:
-        return None
-    return _measured(model, "test", loaded, lists, list_targets(dataset, "test", most), False)
-
-
-def _measured(
-    model: TrainedModel,
-    split: str,
-    loaded: LoadedModel,
-    lists: ItemLists,
-    targets: list[Target],
-    exact: bool,
-) -> dict[str, Any]:
-    """Return the metrics of lists of all items or, if not exact, of those of ``recommend``."""
-    dataset, offsets = model.dataset, model.list_offsets
-    assert offsets is not None
-    options = lists.options(len(offsets) if exact else CUT)
+    dataset, loaded = model.dataset, LoadedModel.from_run(model)
+    lists, targets = ItemLists(loaded, BucketedPrograms(loaded)), list_targets(dataset, split, most)
+    options = lists.options(dataset.schema.num_items if exact else CUT)
+    offsets = model.list_offsets
+    assert offsets is not None  # or lists has no options
     popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
 
     def made(current: Stage) -> Iterator[np.ndarray]:
@@ -163,3 +125,23 @@ def _measured(
     metrics |= {} if exact else {"mrr": None, "mrr_interval": None}
     popular = (sorted_items(target, popularity, popularity) for target in targets)
     return metrics | {"hr_10_popularity": report_lists(targets, popular, popularity)["hr_10"]}
+
+
+def measure_finished(
+    run_dir: Path, dataset: Dataset, least: int = LEAST_TARGETS
+) -> dict[str, Any] | None:
+    """Return metrics of a run's lists as ``recommend`` makes them, for some clicks of test.
+
+    None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
+    items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
+    """
+    items = int(np.count_nonzero(dataset.popularity))
+    if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
+        return None
+    if len(list_targets(dataset, "test", least)) < least:
+        return None
+    model = load_run(run_dir, dataset)
+    most = TARGETS_OF_RUN
+    if not model.run.config.model.statistics:  # without counts there are no stages
+        most = min(most, MOST_SCORES // max(items, 1))
+    return None if most < least else measure_lists(model, "test", most, exact=False)

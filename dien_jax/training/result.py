@@ -50,7 +50,7 @@ class RunResult:
       baselines: test AUC of popularity, of the tower alone (``"counts alone"``) if the model has
         one and, where the data has true probabilities, of these (``"best possible"``).
       lists: metrics of lists over all items for clicks of the test split, see
-        :func:`dien_jax.inference.measure_finished`; None where not measured.
+        ``measure_finished`` of :mod:`dien_jax.inference.list_metrics`; None where not measured.
     """
 
     run_dir: Path = Path()
