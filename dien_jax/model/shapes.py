@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from dien_kernels.checks import refuse
 
 
@@ -72,8 +73,9 @@ def checked_states(part: str, module: Any, result: Any, inputs: jax.Array) -> tu
     """Return the result of a recurrence, which has to be its states and the last ones."""
     rows, steps = inputs.shape[:2]
     is_pair = isinstance(result, tuple | list) and len(result) == 2
-    if is_pair and jnp.shape(result[1])[:-1] == (rows,):
+    # NumPy's `shape`, because a conversion to ONNX makes a traced array of what `jnp.shape` returns.
+    if is_pair and np.shape(result[1])[:-1] == (rows,):
         return result[0], result[1]
     expected = f"a pair of states [{rows}, {steps}, H] and the last ones [{rows}, H]"
-    shapes = jax.tree.map(jnp.shape, result)
+    shapes = jax.tree.map(np.shape, result)
     refuse(f"{part} {type(module).__name__}", f"{expected} as its result", f"shapes {shapes}")
