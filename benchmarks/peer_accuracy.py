@@ -4,10 +4,9 @@
 
 DIEN of the installed packages (:mod:`benchmarks.peers`) trains on the batches of our loader, with
 embeddings of the same size, from random numbers, and Adam at 1e-3. After each epoch the validation
-split is scored; training ends after two epochs without a better AUC, or as many as a peer has as
-``PATIENCE``, and the test split is scored with the best epoch's model. Dropout and weight of the
-auxiliary loss are the packages' defaults or ours, whichever has the better validation AUC; both
-rows are written.
+split is scored; training ends after two epochs without a better AUC, and the test split is scored
+with the best epoch's model. Dropout and weight of the auxiliary loss are the packages' defaults or
+ours, whichever has the better validation AUC; both rows are written.
 """
 
 import sys
@@ -72,7 +71,7 @@ def train(
             # One look at the test split of an epoch that may be the last: none chooses by it.
             test = score(peer, dataset, "test", config)
             best = {"epoch": epoch, "valid_auc": valid, "test_auc": test}
-        elif epoch - best["epoch"] >= getattr(module, "PATIENCE", PATIENCE):
+        elif epoch - best["epoch"] >= PATIENCE:
             break
     return best | {"seconds": time.perf_counter() - start}
 
