@@ -130,7 +130,6 @@ def _validation(*names: str) -> dict[str, tuple[str, str]]:
 
 _CURVES = {
     "loss": {
-        "training loss": ("train", "loss"),
         "training click loss": ("train", "click_loss"),
         "training auxiliary loss": ("train", "auxiliary_loss"),
         **_validation("logloss"),
