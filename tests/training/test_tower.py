@@ -82,13 +82,13 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
     The step of each part is compiled once, also where embeddings start from vectors.
     """
     flags = ["--train.max-history=8", "--train.buckets=8", "--train.epochs=2", "--model.layers=8"]
-    # 12,000 examples for validation: the error of an AUC is .005
-    log = {"rows": 20_000, "users": 400, "items": 200, "rates": [0.5] * 20, "valid_share": 0.6}
+    # 48,000 examples for validation: the error of an AUC is .0026
+    log = {"rows": 60_000, "users": 400, "items": 200, "rates": [0.5] * 20, "valid_share": 0.8}
     with jax.log_compiles():
         run = tiny_run.train_on_impressions(tmp_path, *flags, **log)
     assert sum("Compiling jit(train_step)" in line for line in caplog.messages) == 2
     for line in tiny_run.evaluations(run):
-        assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.02)
+        assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.01)
         assert line["train"]["click_loss"] > 0.68  # log 2 is .693
 
 
