@@ -7,7 +7,6 @@
 import dataclasses
 import functools
 import math
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from typing import Any, Literal
 
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
-from dien_jax.errors import UserError, require_choice, suggestion
+from dien_jax.errors import UserError, suggestion
+from dien_jax.utils.json_values import converted
 
 LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
@@ -52,7 +52,7 @@ def _check(
 def _check_values(settings: object, group: str) -> None:
     """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
     for name, hint in typing.get_type_hints(type(settings)).items():
-        value = _convert(hint, getattr(settings, name), f"{group}.{name}")
+        value = converted(hint, getattr(settings, name), f"{group}.{name}")
         object.__setattr__(settings, name, value)  # a list becomes a tuple
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
@@ -294,26 +294,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown setting {prefix + name!r}{suggestion(name, hints)}")
-        arguments[name] = _convert(hints[name], value, prefix + name)
+        is_group = dataclasses.is_dataclass(hints[name])
+        arguments[name] = (
+            _build(hints[name], value, f"{name}.")
+            if is_group
+            else converted(hints[name], value, prefix + name)
+        )
     return cls(**arguments)
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, name + ".")
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        require_choice(name, value, typing.get_args(hint))
-        return value
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), name, "a list", value)
-        return tuple(_convert(typing.get_args(hint)[0], entry, name) for entry in value)
-    if origin in (typing.Union, types.UnionType):
-        if str in typing.get_args(hint):  # one of an open set of names
-            return _convert(str, value, name)
-        return None if value is None else _convert(typing.get_args(hint)[0], value, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _require(isinstance(value, hint) and (hint is bool) == isinstance(value, bool), name,
-             f"of type {hint.__name__}", value)  # fmt: skip
-    return value

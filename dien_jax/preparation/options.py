@@ -9,7 +9,7 @@ from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import convert_fields
 
 LARGEST_INTEGER = 2**63 - 1
 EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")

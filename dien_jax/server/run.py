@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dien_jax.errors import UserError, require
 from dien_jax.utils.console import say
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import convert_fields
 
 MODEL_THREAD = "current model"
 """Name of the thread that compiles and reloads models."""

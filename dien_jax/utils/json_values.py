@@ -1,17 +1,21 @@
-"""JSON as values of declared types, read by msgspec.
+"""Values of declared types: JSON, read by msgspec, and the fields of settings and options.
 
 A file of another shape is refused with its name, and with what msgspec expected, found and where.
 Unknown keys are ignored; a reader that cannot ignore them asks :func:`refuse_unknown`.
 """
 
+import dataclasses
 import json
+import types
+import typing
 from collections.abc import Callable, Collection, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, require_choice, suggestion
 
 T = TypeVar("T")
 Source = Path | str
@@ -26,6 +30,14 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 """A number, 0 or more."""
 
 _LONGEST_SHOWN = 60
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    Path: (str | Path, "a path"),
+}
+"""Types that a field has, what is converted to each, and its name in messages."""
 
 
 def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
@@ -91,3 +103,49 @@ def shown(value: Any) -> str:
     """Return a value as JSON, cut to 60 characters, without control characters."""
     text = json.dumps(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def converted(kind: Any, value: Any, name: str) -> Any:
+    """Return a value as the annotation of a field declares it, for callers in Python and JSON.
+
+    What a command line refuses is a ``UserError`` about ``name`` here too: a text that is none of
+    the choices, a value of another type. A list becomes a tuple, and so does a text alone.
+
+    >>> converted(tuple[int, ...], [3, 4], "layers"), converted(float | None, 2, "rate")
+    ((3, 4), 2.0)
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        require_choice(name, value, parts)
+        return value
+    if origin is tuple:
+        entries = [value] if isinstance(value, str) else value
+        if not isinstance(entries, list | tuple):
+            raise UserError(f"{name} must be a list, got {value!r}")
+        return tuple(converted(parts[0], entry, name) for entry in entries)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and types.NoneType in parts:
+            return None
+        return converted(str if str in parts else parts[0], value, name)  # any name may be text
+    accepted, expected = _PLAIN[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} must be {expected}, got {value!r}")
+    return kind(value)
+
+
+def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of the fields of a dataclass of options, see :func:`converted`."""
+    kinds = typing.get_type_hints(kind)
+    return {
+        field.name: converted(
+            kinds[field.name], values[field.name], f"--{field.name.replace('_', '-')}"
+        )
+        for field in dataclasses.fields(kind)
+        if field.name in values
+    }
+
+
+def convert_fields(options: Any) -> None:
+    """Convert the fields of new options, see :func:`converted`."""
+    for name, value in as_declared(type(options), vars(options)).items():
+        object.__setattr__(options, name, value)

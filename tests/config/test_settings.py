@@ -21,8 +21,8 @@ pytestmark = pytest.mark.fast
             {"model": {"activation": "dise"}},
             r"model.activation must be one of .*did you mean 'dice",
         ),
-        ({"model": {"hidden_size": "36"}}, r"model.hidden_size must be of type int, got '36'"),
-        ({"model": {"hidden_size": True}}, r"model.hidden_size must be of type int, got True"),
+        ({"model": {"hidden_size": "36"}}, r"model.hidden_size must be a whole number, got '36'"),
+        ({"model": {"hidden_size": True}}, r"model.hidden_size must be a whole number, got True"),
         ({"model": {"layers": 3}}, r"model.layers must be a list, got 3"),
         ({"model": []}, r"model must be an object, got \[\]"),
         ({"optim": {"learning_rate": 0.0}}, r"optim.learning_rate must be above 0, got 0.0"),
@@ -82,8 +82,8 @@ def test_an_impossible_value_is_refused(make, message: str) -> None:
             "train.order must be one of time, shuffled, sorted, got 'ran",
         ),
         (OptimConfig, {"schedule": "cosin"}, "optim.schedule must .*; did you mean 'cosine'"),
-        (ModelConfig, {"hidden_size": "36"}, "model.hidden_size must be of type int, got '36'"),
-        (TrainConfig, {"epochs": 1.5}, "train.epochs must be of type int, got 1.5"),
+        (ModelConfig, {"hidden_size": "36"}, "model.hidden_size must be a whole number, got '36'"),
+        (TrainConfig, {"epochs": 1.5}, "train.epochs must be a whole number, got 1.5"),
     ],
 )
 def test_python_is_told_what_a_command_line_refuses(kind, values, message: str) -> None:

@@ -29,7 +29,7 @@ from dien_jax.preparation.options import check_bad_share, check_shares, require_
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"

@@ -36,7 +36,8 @@ from dien_jax.preparation.options import require_at_least
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.console import say
-from dien_jax.utils.files import convert_fields, locked, user_cache
+from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.json_values import convert_fields
 
 KINDS = ("bicycle", "camera", "guitar", "kayak", "lamp", "tent")
 FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")
