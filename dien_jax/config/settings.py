@@ -279,7 +279,7 @@ class Config:
         An unknown name or a wrong value is a :class:`UserError` that names it, and so is one that
         is left out if the settings have to be ``complete``.
         """
-        config = _build(cls, values, "")
+        config = _build(cls, values)
         for group, settings in dataclasses.asdict(config).items() if complete else ():
             for name in settings:
                 if name not in values.get(group, {}):
@@ -287,17 +287,15 @@ class Config:
         return config
 
 
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    _require(isinstance(values, dict), prefix.rstrip(".") or "the settings", "an object", values)
+def _build(cls: type, values: Any, group: str = "") -> Any:
+    _require(isinstance(values, dict), group or "the settings", "an object", values)
+    prefix = f"{group}." if group else ""
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown setting {prefix + name!r}{suggestion(name, hints)}")
         is_group = dataclasses.is_dataclass(hints[name])
-        arguments[name] = (
-            _build(hints[name], value, f"{name}.")
-            if is_group
-            else converted(hints[name], value, prefix + name)
-        )
+        convert = _build if is_group else converted
+        arguments[name] = convert(hints[name], value, prefix + name)
     return cls(**arguments)

@@ -136,13 +136,9 @@ def converted(kind: Any, value: Any, name: str) -> Any:
 def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of the fields of a dataclass of options, see :func:`converted`."""
     kinds = typing.get_type_hints(kind)
-    return {
-        field.name: converted(
-            kinds[field.name], values[field.name], f"--{field.name.replace('_', '-')}"
-        )
-        for field in dataclasses.fields(kind)
-        if field.name in values
-    }
+    names = [field.name for field in dataclasses.fields(kind) if field.name in values]
+    flags = {name: f"--{name.replace('_', '-')}" for name in names}
+    return {name: converted(kinds[name], values[name], flags[name]) for name in names}
 
 
 def convert_fields(options: Any) -> None:
