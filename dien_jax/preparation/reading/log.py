@@ -6,7 +6,6 @@ converted some rows at a time. Neither library is imported.
 """
 
 import bisect
-import csv
 import hashlib
 import itertools
 import re
@@ -113,15 +112,6 @@ def files_of(file: Path) -> list[Path]:
     if not found:
         raise UserError(f"{file}: expected a folder with CSV or Parquet files, found none")
     return sorted(found, key=Path.as_posix)
-
-
-def header_names(file: Path, line: str, delimiter: str) -> list[str]:
-    """Return the names in a header, the first line of a CSV file."""
-    try:
-        names = next(csv.reader([line], delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
-    return [name.strip() for name in names]
 
 
 def load_records(
