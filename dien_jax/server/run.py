@@ -36,6 +36,8 @@ RANGES = {
 class ServerOptions:
     """Options of :func:`serve`; each is a flag of ``python -m dien_jax.serve``.
 
+    A value out of its range is a :class:`UserError`.
+
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions
     >>> ServerOptions(Path("runs/first"), port=0).max_batch
@@ -74,9 +76,6 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-
-    def check(self) -> None:
-        """Raise a :class:`UserError` that names the flag of a value out of range."""
         for name, (lowest, highest) in RANGES.items():
             value = getattr(self, name)
             if not lowest <= value <= highest:  # NaN is in no range
@@ -104,7 +103,7 @@ def serve(options: ServerOptions) -> int:
       0 after SIGTERM, 130 after Ctrl-C, 1 if requests were cut off or the server failed.
 
     Raises:
-      UserError: if an option, the token, the address or the run cannot be used.
+      UserError: if the token, the address or the run cannot be used.
 
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions, serve
@@ -112,7 +111,6 @@ def serve(options: ServerOptions) -> int:
     Traceback (most recent call last):
     dien_jax.errors.UserError: run folder nowhere does not exist
     """
-    options.check()
     token = read_token()
     extras, what = ("serve,export", " an exported file") if options.run.is_file() else ("serve", "")
     require(extras, f"serving{what}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.types as of
 from ibis.expr.types import Table
 
-from dien_jax.data.value_text import Use
+from dien_jax.data.value_text import INTEGERS_OF_FLOATS, Use
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading import log
@@ -27,7 +27,6 @@ FILE, BLOCK, PLACE = "_file", "_block", "_line_place"
 """Columns: the file of a row, the block of it that one task read, and its place there."""
 INSIDE = "\x1f"
 """Separator of the values of a list until it is known that none holds the one that is asked for."""
-LARGEST_WHOLE = 2.0**63
 
 
 def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
@@ -105,7 +104,8 @@ def _text(values: Any, kind: pa.DataType, use: Use) -> Any:
         values = functions.when(~functions.isnan(values), values)
         if use == "time":
             number = values.cast("double")
-            fits = (number == functions.floor(number)) & (functions.abs(number) < LARGEST_WHOLE)
+            is_whole = number == functions.floor(number)
+            fits = is_whole & (functions.abs(number) < INTEGERS_OF_FLOATS)
             whole = functions.when(fits, number).cast("long").cast("string")
             return functions.coalesce(whole, number.cast("string"))
     return values.cast("string")
