@@ -68,7 +68,7 @@ def as_type(value: Any, kind: Callable[..., T], source: Source) -> T:
         raise UserError(f"{source}: {in_words(error)}") from error
 
 
-def in_words(error: msgspec.ValidationError) -> str:
+def in_words(error: BaseException) -> str:
     """Return the message of msgspec, with the one type in words that JSON has no name for."""
     text = str(error).replace("`", "'")
     return text.replace("'float' that's a multiple of 1.0", "a whole number")

@@ -25,6 +25,7 @@ from dien_jax.errors import UserError, printable, reading, reason, suggestion
 from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
+from dien_jax.utils.json_values import in_words
 from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
@@ -144,9 +145,8 @@ def read_records(
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
     ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one; ``json_object`` and ``text_value`` of :mod:`dien_jax.utils.text_files` do so for
-    lines of JSON. The table, named after its columns, also has ``line``, from 1; empty values are
-    NULL. ``header`` is the expected first line, if there is one.
+    malformed one, as msgspec does. The table, named after its columns, also has ``line``, from 1;
+    empty values are NULL. ``header`` is the expected first line, if there is one.
     """
     bad, shown = BadLines(), file / member
 
@@ -164,7 +164,7 @@ def read_records(
                 record = parse(line)
                 "".join(record).encode()
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-                bad.add(shown, number, str(error)[:LONGEST_REASON])
+                bad.add(shown, number, in_words(error)[:LONGEST_REASON])
             else:
                 yield number, record
 
