@@ -15,7 +15,7 @@ from typing import Any, Literal
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.utils.json_values import converted
+from dien_jax.utils.json_values import LargeCount, NotNegative, Positive, Share, converted
 
 LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
@@ -42,16 +42,15 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
 
 
 def _check(
-    settings: object, group: str, names: str, holds: Callable[[Any], object], expected: str
+    settings: object, group: str, name: str, holds: Callable[[Any], object], expected: str
 ) -> None:
-    for name in names.split():
-        value = getattr(settings, name)
-        _require(bool(holds(value)), f"{group}.{name}", expected, value)
+    value = getattr(settings, name)
+    _require(bool(holds(value)), f"{group}.{name}", expected, value)
 
 
 def _check_values(settings: object, group: str) -> None:
     """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
-    for name, hint in typing.get_type_hints(type(settings)).items():
+    for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         value = converted(hint, getattr(settings, name), f"{group}.{name}")
         object.__setattr__(settings, name, value)  # a list becomes a tuple
         for number in value if isinstance(value, tuple) else (value,):
@@ -71,15 +70,15 @@ def network_implementation(implementation: Implementation) -> NetworkImplementat
 class ModelConfig:
     """The interest model."""
 
-    embedding_size: int = 18
+    embedding_size: Positive = 18
     """Size of embeddings. The GRU's input is the item's and its category's, concatenated."""
-    item_embedding_size: int | None = None
+    item_embedding_size: Positive | None = None
     """Size of the embedding of an item's id; None is that of the others."""
     initial_embeddings: Literal["vectors", "random"] = "vectors"
     """Embeddings of items: those that start from vectors of the items that the same users chose, by
     a factorization of the training events, and are kept near them; or from random numbers. Other
     embeddings start at random."""
-    hidden_size: int = 36
+    hidden_size: Positive = 36
     """Size of the interest states, in the interest extractor and in interest evolution."""
     extractor: Literal["none", "gru"] = "gru"
     """Interest extractor: the states of a GRU over the history, or none (the embeddings)."""
@@ -107,9 +106,9 @@ class ModelConfig:
     auxiliary: Literal["binary", "softmax"] | str = "binary"
     """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and those
     sampled."""
-    auxiliary_weight: float = 8.0
+    auxiliary_weight: NotNegative = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
-    auxiliary_negatives: int = 1
+    auxiliary_negatives: Positive = 1
     """Items, sampled by their popularity in training, that each interest state learns to
     distinguish from the next behaviour."""
     statistics: bool = False
@@ -133,10 +132,7 @@ class ModelConfig:
         check = functools.partial(_check, self, "model")
         _check_values(self, "model")
         sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
-        check("item_embedding_size", lambda n: n is None or n >= 1, "at least 1, or None")
-        check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
         check("layers", _are_layers, sizes)
-        check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
         without_gru = "0 unless model.extractor is 'gru'"
         check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
         check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
@@ -178,18 +174,18 @@ class OptimConfig:
 class TrainConfig:
     """Batches, order of examples, stopping and reporting."""
 
-    batch_size: int = 128
+    batch_size: Positive = 128
     """Examples in a batch."""
-    epochs: int = 20
+    epochs: Positive = 20
     """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
     these are epochs of the network; the tower has as many before, but at most 8."""
-    patience: int = 3
+    patience: LargeCount = 3
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
-    evaluate_every: int = 0
+    evaluate_every: LargeCount = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
-    log_every: int = 100
+    log_every: Positive = 100
     """Steps between reports of the training metrics."""
-    max_history: int = 100
+    max_history: Positive = 100
     """Maximum length of a history; only the latest behaviours are kept."""
     buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Lengths that batches are padded to, besides max_history, where many histories are as long."""
@@ -198,7 +194,7 @@ class TrainConfig:
     the history of an earlier step; otherwise shuffled); shuffled; or sorted (the same batches in
     every epoch, sorted by length within buffers of the file's order, and only the order of batches
     is random)."""
-    unknown_users: float = 0.5
+    unknown_users: Share = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
     embedding of users outside the training split; 1 removes user ids from the model. Above 0, 2%
     of candidates and of behaviours are replaced by the unknown item too."""
@@ -214,9 +210,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "train")
         _check_values(self, "train")
-        check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
-        check("patience evaluate_every", lambda n: n >= 0, "0 or more")
-        check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")
         rate = "above 0 and below 1"
         check("click_rate", lambda share: share is None or 0 < share < 1, rate)
         needs = "none without train.calibrate"
@@ -248,14 +241,13 @@ class MeshConfig:
     2
     """
 
-    data: int | None = None
+    data: Positive | None = None
     """Number of devices that share each batch and the rows of large tables, of all processes
     together; it must divide train.batch_size. Default: all that there are, or as many as divide
     it."""
 
     def __post_init__(self) -> None:
         _check_values(self, "mesh")
-        _check(self, "mesh", "data", lambda n: n is None or n >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -290,7 +282,7 @@ class Config:
 def _build(cls: type, values: Any, group: str = "") -> Any:
     _require(isinstance(values, dict), group or "the settings", "an object", values)
     prefix = f"{group}." if group else ""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     arguments = {}
     for name, value in values.items():
         if name not in hints:

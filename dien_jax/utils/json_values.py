@@ -6,6 +6,7 @@ Unknown keys are ignored; a reader that cannot ignore them asks :func:`refuse_un
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -28,7 +29,12 @@ LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 """A number, 0 or more."""
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+"""A whole number, 1 or more, such as how many values are kept."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""A number from 0 to 1."""
 
+_LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60
 _PLAIN: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
@@ -108,13 +114,20 @@ def shown(value: Any) -> str:
 def converted(kind: Any, value: Any, name: str) -> Any:
     """Return a value as the annotation of a field declares it, for callers in Python and JSON.
 
-    What a command line refuses is a ``UserError`` about ``name`` here too: a text that is none of
-    the choices, a value of another type. A list becomes a tuple, and so does a text alone.
+    A text that is none of the choices, a value of another type and a number beyond the bounds of
+    its annotation are a ``UserError`` about ``name``. A list becomes a tuple, and so does a text
+    alone.
 
     >>> converted(tuple[int, ...], [3, 4], "layers"), converted(float | None, 2, "rate")
     ((3, 4), 2.0)
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        value = converted(parts[0], value, name)
+        for bounds in parts[1:]:
+            if isinstance(bounds, msgspec.Meta):
+                _check_bounds(value, bounds.ge, bounds.le, name)
+        return value
     if origin is Literal:
         require_choice(name, value, parts)
         return value
@@ -130,12 +143,20 @@ def converted(kind: Any, value: Any, name: str) -> Any:
     accepted, expected = _PLAIN[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} must be {expected}, got {value!r}")
+    if kind is int and value > _LARGEST_INTEGER:
+        raise UserError(f"{name} must be at most {_LARGEST_INTEGER}, got {value!s:.40}")
     return kind(value)
+
+
+def _check_bounds(value: Any, low: Any, high: Any, name: str) -> None:
+    if not low <= value <= (math.inf if high is None else high):  # NaN is in no range
+        expected = f"at least {low}" if high is None else f"from {low:,} to {high:,}"
+        raise UserError(f"{name} must be {expected}, got {value!s:.40}")
 
 
 def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of the fields of a dataclass of options, see :func:`converted`."""
-    kinds = typing.get_type_hints(kind)
+    kinds = typing.get_type_hints(kind, include_extras=True)
     names = [field.name for field in dataclasses.fields(kind) if field.name in values]
     flags = {name: f"--{name.replace('_', '-')}" for name in names}
     return {name: converted(kinds[name], values[name], flags[name]) for name in names}
