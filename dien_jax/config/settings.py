@@ -5,19 +5,16 @@
 """
 
 import dataclasses
-import functools
-import math
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.utils.json_values import LargeCount, NotNegative, Positive, Share, converted
+from dien_jax.utils.json_values import LargeCount, NotNegative, Part, Positive, Share, converted
 
-LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
@@ -32,23 +29,12 @@ MOST_LAYERS = 100
 """Layers of a network; compilation takes longer with each."""
 
 
-def _are_layers(sizes: LAYER_SIZES) -> bool:
-    return 1 <= len(sizes) <= MOST_LAYERS and min(sizes) >= 1
-
-
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
         raise UserError(f"{name} must be {expected}, got {value!r}")
 
 
-def _check(
-    settings: object, group: str, name: str, holds: Callable[[Any], object], expected: str
-) -> None:
-    value = getattr(settings, name)
-    _require(bool(holds(value)), f"{group}.{name}", expected, value)
-
-
-def _check_values(settings: object, group: str) -> None:
+def check_values(settings: object, group: str) -> None:
     """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
     for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         value = converted(hint, getattr(settings, name), f"{group}.{name}")
@@ -116,11 +102,11 @@ class ModelConfig:
     the history) and similarities of candidate and history, by a factorization of which training
     users chose what. A tower of these and of a weight for each value is trained first; its logit
     is added to that of the network, which learns what the tower leaves."""
-    layers: LAYER_SIZES = (200, 80)
+    layers: tuple[Positive, ...] = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
     """Activation of the click network."""
-    dropout: float = 0.5
+    dropout: Part = 0.5
     """Share of the click network's hidden units that are dropped in training."""
     follow_authors: bool = False
     """Compute as the program of the paper's authors does: the history's sum instead of its mean,
@@ -129,13 +115,12 @@ class ModelConfig:
     loss averaged over both."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "model")
-        _check_values(self, "model")
-        sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
-        check("layers", _are_layers, sizes)
-        without_gru = "0 unless model.extractor is 'gru'"
-        check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
-        check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
+        check_values(self, "model")
+        sizes, weight = self.layers, self.auxiliary_weight
+        expected = f"one or more layer sizes (at most {MOST_LAYERS})"
+        _require(1 <= len(sizes) <= MOST_LAYERS, "model.layers", expected, sizes)
+        expected = "0 unless model.extractor is 'gru'"
+        _require(self.extractor == "gru" or not weight, "model.auxiliary_weight", expected, weight)
 
     @property
     def network_implementation(self) -> NetworkImplementation:
@@ -154,7 +139,7 @@ class ModelConfig:
 class OptimConfig:
     """The optimizer, Adam through optax."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     """Learning rate of the network, before the schedule. That of the tower of counts is no setting:
     it falls from 0.003 to 0."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
@@ -165,9 +150,7 @@ class OptimConfig:
     these tables have more than 65,536 rows together)."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "optim")
-        _check_values(self, "optim")
-        check("learning_rate", lambda rate: 0 < rate < math.inf, "above 0")
+        check_values(self, "optim")
 
 
 @dataclass(frozen=True)
@@ -187,7 +170,7 @@ class TrainConfig:
     """Steps between reports of the training metrics."""
     max_history: Positive = 100
     """Maximum length of a history; only the latest behaviours are kept."""
-    buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
+    buckets: tuple[Positive, ...] = (4, 8, 16, 32, 64)
     """Lengths that batches are padded to, besides max_history, where many histories are as long."""
     order: Literal["time", "shuffled", "sorted"] = "time"
     """Order of examples: time (those of a user in the order of time, so that few targets were in
@@ -201,21 +184,18 @@ class TrainConfig:
     calibrate: bool = True
     """Fit a calibration to the validation scores at the end, and apply it to all scores of the run;
     the order of scores stays."""
-    click_rate: float | None = None
+    click_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     """True share of clicks among the candidates in use, where negatives were drawn: scores of
     predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
     deterministic: bool = False
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "train")
-        _check_values(self, "train")
-        rate = "above 0 and below 1"
-        check("click_rate", lambda share: share is None or 0 < share < 1, rate)
-        needs = "none without train.calibrate"
-        check("click_rate", lambda share: share is None or self.calibrate, needs)
-        rising = "rising lengths, each at least 1"
-        check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
+        check_values(self, "train")
+        rate, buckets = self.click_rate, self.buckets
+        expected = "none without train.calibrate"
+        _require(rate is None or self.calibrate, "train.click_rate", expected, rate)
+        _require([*buckets] == sorted({*buckets}), "train.buckets", "rising lengths", buckets)
 
     @property
     def unknown_items(self) -> float:
@@ -247,7 +227,7 @@ class MeshConfig:
     it."""
 
     def __post_init__(self) -> None:
-        _check_values(self, "mesh")
+        check_values(self, "mesh")
 
 
 @dataclass(frozen=True)

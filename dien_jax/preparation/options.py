@@ -9,7 +9,7 @@ from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
-from dien_jax.utils.json_values import LargeCount, Positive, Share, convert_fields
+from dien_jax.utils.json_values import LargeCount, Part, Positive, Share, convert_fields
 
 EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
 """Options of :class:`ImplicitOptions`."""
@@ -27,9 +27,9 @@ class LogOptions:
     split: SplitPolicy
     """Split of the examples into training, validation and test. Histories never contain later
     events."""
-    valid_share: float = 0.1
+    valid_share: Part = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
-    test_share: float = 0.1
+    test_share: Part = 0.1
     """Share held out for the test: of the users (by-user) or of the rows (by-time)."""
     valid_from: str | None = None
     """by-time: start of validation, as a time of the log or an ISO date. Replaces the shares and
@@ -61,7 +61,9 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        check_shares(self.valid_share, self.test_share)
+        if (shares := self.valid_share + self.test_share) >= 1:
+            problem = f"must leave something to train on, but are {shares:g} together"
+            raise UserError(f"--valid-share and --test-share {problem}")
         if self.split == "last-event" and (self.valid_share, self.test_share) != (0.1, 0.1):
             raise UserError("--valid-share and --test-share have no effect with --split last-event")
         if (self.valid_from is None) != (self.test_from is None):
@@ -228,13 +230,3 @@ class ImplicitOptions(LogOptions):
     among the items that had one by then."""
     allow_own_negatives: bool = False
     """Allow negatives that the same user chose before the positive."""
-
-
-def check_shares(valid_share: float, test_share: float) -> None:
-    """Refuse shares that are negative, not numbers, or leave nothing to train on."""
-    for flag, share in (("--valid-share", valid_share), ("--test-share", test_share)):
-        if not 0 <= share < 1:
-            raise UserError(f"{flag} must be at least 0 and below 1, got {share}")
-    if valid_share + test_share >= 1:
-        problem = f"leave something to train on, but {valid_share} + {test_share} is not below 1"
-        raise UserError(f"--valid-share and --test-share must {problem}")

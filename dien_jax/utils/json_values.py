@@ -6,7 +6,7 @@ Unknown keys are ignored; a reader that cannot ignore them asks :func:`refuse_un
 
 import dataclasses
 import json
-import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -33,6 +33,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 """A whole number, 1 or more, such as how many values are kept."""
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A number from 0 to 1."""
+Part = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+"""A share that leaves something."""
 
 _LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60
@@ -126,7 +128,7 @@ def converted(kind: Any, value: Any, name: str) -> Any:
         value = converted(parts[0], value, name)
         for bounds in parts[1:]:
             if isinstance(bounds, msgspec.Meta):
-                _check_bounds(value, bounds.ge, bounds.le, name)
+                _check_bounds(value, bounds, name)
         return value
     if origin is Literal:
         require_choice(name, value, parts)
@@ -148,9 +150,16 @@ def converted(kind: Any, value: Any, name: str) -> Any:
     return kind(value)
 
 
-def _check_bounds(value: Any, low: Any, high: Any, name: str) -> None:
-    if not low <= value <= (math.inf if high is None else high):  # NaN is in no range
-        expected = f"at least {low}" if high is None else f"from {low:,} to {high:,}"
+def _check_bounds(value: Any, bounds: msgspec.Meta, name: str) -> None:
+    limits = {
+        "at least": (operator.ge, bounds.ge),
+        "above": (operator.gt, bounds.gt),
+        "at most": (operator.le, bounds.le),
+        "below": (operator.lt, bounds.lt),
+    }
+    given = {word: limit for word, limit in limits.items() if limit[1] is not None}
+    if not all(holds(value, limit) for holds, limit in given.values()):  # NaN is in no range
+        expected = " and ".join(f"{word} {limit:,}" for word, (_, limit) in given.items())
         raise UserError(f"{name} must be {expected}, got {value!s:.40}")
 
 

@@ -144,7 +144,7 @@ def test_things_without_their_order_say_nothing(simulated: synthetic.Simulated) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"users": 19}, "--users must be from 20 to 1,000,000, got 19"),
+        ({"users": 19}, "--users must be at least 20 and at most 1,000,000, got 19"),
         ({"users": 2**63}, "--users must be at most 9223372036854775807, got 92"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
     ],

@@ -25,11 +25,10 @@ import numpy as np
 from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
-from dien_jax.preparation.options import check_shares
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
-from dien_jax.utils.json_values import LargeCount, Share, convert_fields
+from dien_jax.utils.json_values import LargeCount, Part, Share, convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"
@@ -46,7 +45,7 @@ class AuthorsOptions:
     cat_voc.pkl and item-info, each plain or gzip (.gz)."""
     out: Path
     """Dataset folder to create. It must not exist."""
-    valid_share: float = 0.1
+    valid_share: Part = 0.1
     """Share of the training users held out for validation."""
     seed: LargeCount = 0
     """Random seed."""
@@ -59,7 +58,6 @@ class AuthorsOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        check_shares(self.valid_share, 0.0)
 
 
 def prepare(options: AuthorsOptions) -> list[str]:
