@@ -13,7 +13,7 @@ import msgspec
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.utils.json_values import LargeCount, NotNegative, Part, Positive, Share, converted
+from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positive, Share, converted
 
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
@@ -106,7 +106,7 @@ class ModelConfig:
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
     """Activation of the click network."""
-    dropout: Part = 0.5
+    dropout: BelowOne = 0.5
     """Share of the click network's hidden units that are dropped in training."""
     follow_authors: bool = False
     """Compute as the program of the paper's authors does: the history's sum instead of its mean,

@@ -9,7 +9,7 @@ from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
-from dien_jax.utils.json_values import LargeCount, Part, Positive, Share, convert_fields
+from dien_jax.utils.json_values import BelowOne, LargeCount, Positive, Share, convert_fields
 
 EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
 """Options of :class:`ImplicitOptions`."""
@@ -27,9 +27,9 @@ class LogOptions:
     split: SplitPolicy
     """Split of the examples into training, validation and test. Histories never contain later
     events."""
-    valid_share: Part = 0.1
+    valid_share: BelowOne = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
-    test_share: Part = 0.1
+    test_share: BelowOne = 0.1
     """Share held out for the test: of the users (by-user) or of the rows (by-time)."""
     valid_from: str | None = None
     """by-time: start of validation, as a time of the log or an ISO date. Replaces the shares and

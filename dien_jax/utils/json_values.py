@@ -33,8 +33,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 """A whole number, 1 or more, such as how many values are kept."""
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A number from 0 to 1."""
-Part = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-"""A share that leaves something."""
+BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+"""A number from 0 on, below 1."""
 
 _LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60

@@ -28,7 +28,7 @@ from dien_jax.errors import UserError, reading
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
-from dien_jax.utils.json_values import LargeCount, Part, Share, convert_fields
+from dien_jax.utils.json_values import BelowOne, LargeCount, Share, convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"
@@ -45,7 +45,7 @@ class AuthorsOptions:
     cat_voc.pkl and item-info, each plain or gzip (.gz)."""
     out: Path
     """Dataset folder to create. It must not exist."""
-    valid_share: Part = 0.1
+    valid_share: BelowOne = 0.1
     """Share of the training users held out for validation."""
     seed: LargeCount = 0
     """Random seed."""
