@@ -9,7 +9,7 @@ import json
 import operator
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -134,9 +134,9 @@ def converted(kind: Any, value: Any, name: str) -> Any:
         require_choice(name, value, parts)
         return value
     if origin is tuple:
-        entries = [value] if isinstance(value, str) else value
-        if not isinstance(entries, list | tuple):
+        if not isinstance(value, Iterable):
             raise UserError(f"{name} must be a list, got {value!r}")
+        entries = [value] if isinstance(value, str) else value
         return tuple(converted(parts[0], entry, name) for entry in entries)
     if origin in (typing.Union, types.UnionType):
         if value is None and types.NoneType in parts:
@@ -151,7 +151,7 @@ def converted(kind: Any, value: Any, name: str) -> Any:
 
 
 def _check_bounds(value: Any, bounds: msgspec.Meta, name: str) -> None:
-    limits = {
+    limits: dict[str, tuple[Any, Any]] = {
         "at least": (operator.ge, bounds.ge),
         "above": (operator.gt, bounds.gt),
         "at most": (operator.le, bounds.le),
