@@ -126,7 +126,7 @@ def failing(problem: str) -> Iterator[None]:
 
 EXTRAS = {
     "baselines": ("lightgbm",),
-    "data": ("ibis", "duckdb", "pooch", "pyarrow"),
+    "data": ("ibis", "duckdb", "requests", "pyarrow"),
     "export": ("flatbuffers",),
     "mlflow": ("mlflow",),
     "onnx": ("jax2onnx", "onnxruntime"),

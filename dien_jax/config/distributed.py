@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
+
+from dien_jax.config.settings import check_values
 from dien_jax.errors import UserError
+from dien_jax.utils.json_values import Positive
 
 LARGEST_PORT = 65535
-LARGEST_TIMEOUT = 24 * 3600
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>[0-9]{1,5})")
 
@@ -28,17 +32,18 @@ class DistributedConfig:
     coordinator: str | None = None
     """Address HOST:PORT where process 0 listens, a free port of its host. The same on every
     process; needs --distributed.processes and --distributed.process."""
-    processes: int | None = None
+    processes: Positive | None = None
     """Number of processes of the run, the same on every process. 1 is the program of one."""
     process: int | None = None
     """Number of this process, from 0. Process 0 writes the run folder and prints."""
     auto: bool = False
     """Take coordinator, number of processes and number of this process from the cluster manager:
     Slurm, Open MPI, Kubernetes or Cloud TPU."""
-    timeout: int = 300
+    timeout: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600)] = 300
     """Seconds that a process waits at the start for all others."""
 
     def __post_init__(self) -> None:
+        check_values(self, "distributed")
         three = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
         given = [f"distributed.{name}" for name, value in three.items() if value is not None]
         missing = [f"distributed.{name}" for name, value in three.items() if value is None]
@@ -52,19 +57,14 @@ class DistributedConfig:
                 f"distributed.coordinator, distributed.processes and distributed.process go "
                 f"together; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
             )
-        if not 1 <= self.timeout <= LARGEST_TIMEOUT:
-            bounds = f"1 to {LARGEST_TIMEOUT:,} seconds"
-            raise UserError(f"distributed.timeout must be {bounds}, got {self.timeout:,}")
         if self.coordinator is not None:
             _check_address(self.coordinator)
-        if self.processes is not None and self.process is not None:
-            if self.processes < 1:
-                raise UserError(f"distributed.processes must be at least 1, got {self.processes}")
-            if not 0 <= self.process < self.processes:
-                raise UserError(
-                    f"distributed.process must be 0 to {self.processes - 1}, as "
-                    f"distributed.processes is {self.processes}, got {self.process}"
-                )
+        last = (self.processes or 1) - 1
+        if self.process is not None and not 0 <= self.process <= last:
+            raise UserError(
+                f"distributed.process must be 0 to {last}, as distributed.processes is "
+                f"{self.processes}, got {self.process}"
+            )
 
     @property
     def is_asked(self) -> bool:

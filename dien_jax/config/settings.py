@@ -5,19 +5,16 @@
 """
 
 import dataclasses
-import functools
-import math
-import types
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from dien_kernels.options import Form, Implementation, NetworkImplementation, Precision
 
-from dien_jax.errors import UserError, require_choice, suggestion
+from dien_jax.errors import UserError, suggestion
+from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positive, Share, converted
 
-LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
@@ -32,27 +29,15 @@ MOST_LAYERS = 100
 """Layers of a network; compilation takes longer with each."""
 
 
-def _are_layers(sizes: LAYER_SIZES) -> bool:
-    return 1 <= len(sizes) <= MOST_LAYERS and min(sizes) >= 1
-
-
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
         raise UserError(f"{name} must be {expected}, got {value!r}")
 
 
-def _check(
-    settings: object, group: str, names: str, holds: Callable[[Any], object], expected: str
-) -> None:
-    for name in names.split():
-        value = getattr(settings, name)
-        _require(bool(holds(value)), f"{group}.{name}", expected, value)
-
-
-def _check_values(settings: object, group: str) -> None:
+def check_values(settings: object, group: str) -> None:
     """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
-    for name, hint in typing.get_type_hints(type(settings)).items():
-        value = _convert(hint, getattr(settings, name), f"{group}.{name}")
+    for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
+        value = converted(hint, getattr(settings, name), f"{group}.{name}")
         object.__setattr__(settings, name, value)  # a list becomes a tuple
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
@@ -71,15 +56,15 @@ def network_implementation(implementation: Implementation) -> NetworkImplementat
 class ModelConfig:
     """The interest model."""
 
-    embedding_size: int = 18
+    embedding_size: Positive = 18
     """Size of embeddings. The GRU's input is the item's and its category's, concatenated."""
-    item_embedding_size: int | None = None
+    item_embedding_size: Positive | None = None
     """Size of the embedding of an item's id; None is that of the others."""
     initial_embeddings: Literal["vectors", "random"] = "vectors"
     """Embeddings of items: those that start from vectors of the items that the same users chose, by
     a factorization of the training events, and are kept near them; or from random numbers. Other
     embeddings start at random."""
-    hidden_size: int = 36
+    hidden_size: Positive = 36
     """Size of the interest states, in the interest extractor and in interest evolution."""
     extractor: Literal["none", "gru"] = "gru"
     """Interest extractor: the states of a GRU over the history, or none (the embeddings)."""
@@ -107,9 +92,9 @@ class ModelConfig:
     auxiliary: Literal["binary", "softmax"] | str = "binary"
     """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and those
     sampled."""
-    auxiliary_weight: float = 8.0
+    auxiliary_weight: NotNegative = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
-    auxiliary_negatives: int = 1
+    auxiliary_negatives: Positive = 1
     """Items, sampled by their popularity in training, that each interest state learns to
     distinguish from the next behaviour."""
     statistics: bool = False
@@ -117,11 +102,11 @@ class ModelConfig:
     the history) and similarities of candidate and history, by a factorization of which training
     users chose what. A tower of these and of a weight for each value is trained first; its logit
     is added to that of the network, which learns what the tower leaves."""
-    layers: LAYER_SIZES = (200, 80)
+    layers: tuple[Positive, ...] = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
     """Activation of the click network."""
-    dropout: float = 0.5
+    dropout: BelowOne = 0.5
     """Share of the click network's hidden units that are dropped in training."""
     follow_authors: bool = False
     """Compute as the program of the paper's authors does: the history's sum instead of its mean,
@@ -130,16 +115,12 @@ class ModelConfig:
     loss averaged over both."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "model")
-        _check_values(self, "model")
-        sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
-        check("item_embedding_size", lambda n: n is None or n >= 1, "at least 1, or None")
-        check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
-        check("layers", _are_layers, sizes)
-        check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
-        without_gru = "0 unless model.extractor is 'gru'"
-        check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
-        check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
+        check_values(self, "model")
+        sizes, weight = self.layers, self.auxiliary_weight
+        expected = f"one or more layer sizes (at most {MOST_LAYERS})"
+        _require(1 <= len(sizes) <= MOST_LAYERS, "model.layers", expected, sizes)
+        expected = "0 unless model.extractor is 'gru'"
+        _require(self.extractor == "gru" or not weight, "model.auxiliary_weight", expected, weight)
 
     @property
     def network_implementation(self) -> NetworkImplementation:
@@ -158,7 +139,7 @@ class ModelConfig:
 class OptimConfig:
     """The optimizer, Adam through optax."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     """Learning rate of the network, before the schedule. That of the tower of counts is no setting:
     it falls from 0.003 to 0."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
@@ -169,60 +150,52 @@ class OptimConfig:
     these tables have more than 65,536 rows together)."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "optim")
-        _check_values(self, "optim")
-        check("learning_rate", lambda rate: 0 < rate < math.inf, "above 0")
+        check_values(self, "optim")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Batches, order of examples, stopping and reporting."""
 
-    batch_size: int = 128
+    batch_size: Positive = 128
     """Examples in a batch."""
-    epochs: int = 20
+    epochs: Positive = 20
     """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
     these are epochs of the network; the tower has as many before, but at most 8."""
-    patience: int = 3
+    patience: LargeCount = 3
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
-    evaluate_every: int = 0
+    evaluate_every: LargeCount = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
-    log_every: int = 100
+    log_every: Positive = 100
     """Steps between reports of the training metrics."""
-    max_history: int = 100
+    max_history: Positive = 100
     """Maximum length of a history; only the latest behaviours are kept."""
-    buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
+    buckets: tuple[Positive, ...] = (4, 8, 16, 32, 64)
     """Lengths that batches are padded to, besides max_history, where many histories are as long."""
     order: Literal["time", "shuffled", "sorted"] = "time"
     """Order of examples: time (those of a user in the order of time, so that few targets were in
     the history of an earlier step; otherwise shuffled); shuffled; or sorted (the same batches in
     every epoch, sorted by length within buffers of the file's order, and only the order of batches
     is random)."""
-    unknown_users: float = 0.5
+    unknown_users: Share = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
     embedding of users outside the training split; 1 removes user ids from the model. Above 0, 2%
     of candidates and of behaviours are replaced by the unknown item too."""
     calibrate: bool = True
     """Fit a calibration to the validation scores at the end, and apply it to all scores of the run;
     the order of scores stays."""
-    click_rate: float | None = None
+    click_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     """True share of clicks among the candidates in use, where negatives were drawn: scores of
     predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
     deterministic: bool = False
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
     def __post_init__(self) -> None:
-        check = functools.partial(_check, self, "train")
-        _check_values(self, "train")
-        check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
-        check("patience evaluate_every", lambda n: n >= 0, "0 or more")
-        check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")
-        rate = "above 0 and below 1"
-        check("click_rate", lambda share: share is None or 0 < share < 1, rate)
-        needs = "none without train.calibrate"
-        check("click_rate", lambda share: share is None or self.calibrate, needs)
-        rising = "rising lengths, each at least 1"
-        check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
+        check_values(self, "train")
+        rate, buckets = self.click_rate, self.buckets
+        expected = "none without train.calibrate"
+        _require(rate is None or self.calibrate, "train.click_rate", expected, rate)
+        _require([*buckets] == sorted({*buckets}), "train.buckets", "rising lengths", buckets)
 
     @property
     def unknown_items(self) -> float:
@@ -248,14 +221,13 @@ class MeshConfig:
     2
     """
 
-    data: int | None = None
+    data: Positive | None = None
     """Number of devices that share each batch and the rows of large tables, of all processes
     together; it must divide train.batch_size. Default: all that there are, or as many as divide
     it."""
 
     def __post_init__(self) -> None:
-        _check_values(self, "mesh")
-        _check(self, "mesh", "data", lambda n: n is None or n >= 1, "at least 1")
+        check_values(self, "mesh")
 
 
 @dataclass(frozen=True)
@@ -279,7 +251,7 @@ class Config:
         An unknown name or a wrong value is a :class:`UserError` that names it, and so is one that
         is left out if the settings have to be ``complete``.
         """
-        config = _build(cls, values, "")
+        config = _build(cls, values)
         for group, settings in dataclasses.asdict(config).items() if complete else ():
             for name in settings:
                 if name not in values.get(group, {}):
@@ -287,33 +259,15 @@ class Config:
         return config
 
 
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    _require(isinstance(values, dict), prefix.rstrip(".") or "the settings", "an object", values)
-    hints = typing.get_type_hints(cls)
+def _build(cls: type, values: Any, group: str = "") -> Any:
+    _require(isinstance(values, dict), group or "the settings", "an object", values)
+    prefix = f"{group}." if group else ""
+    hints = typing.get_type_hints(cls, include_extras=True)
     arguments = {}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown setting {prefix + name!r}{suggestion(name, hints)}")
-        arguments[name] = _convert(hints[name], value, prefix + name)
+        is_group = dataclasses.is_dataclass(hints[name])
+        convert = _build if is_group else converted
+        arguments[name] = convert(hints[name], value, prefix + name)
     return cls(**arguments)
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, name + ".")
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        require_choice(name, value, typing.get_args(hint))
-        return value
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), name, "a list", value)
-        return tuple(_convert(typing.get_args(hint)[0], entry, name) for entry in value)
-    if origin in (typing.Union, types.UnionType):
-        if str in typing.get_args(hint):  # one of an open set of names
-            return _convert(str, value, name)
-        return None if value is None else _convert(typing.get_args(hint)[0], value, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _require(isinstance(value, hint) and (hint is bool) == isinstance(value, bool), name,
-             f"of type {hint.__name__}", value)  # fmt: skip
-    return value

@@ -37,7 +37,7 @@ _EXPECTED: dict[Use, str] = {
     "numeric": "numbers or text",
     "time": "whole numbers, timestamps, dates or text",
 }
-_INTEGERS_OF_FLOATS = 2.0**63  # floats below it have an int64
+INTEGERS_OF_FLOATS = 2.0**63  # floats below it have an int64
 END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
 LIKELY_MILLISECONDS = 10**11
 """Whole-number times are milliseconds when most of them are larger. As seconds this would be after
@@ -185,7 +185,7 @@ def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
         if use == "time":
             values = values.cast(pa.float64())
             fits = pc.and_(
-                pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), _INTEGERS_OF_FLOATS)
+                pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), INTEGERS_OF_FLOATS)
             )
             whole = pc.if_else(fits, values, pa.scalar(None, pa.float64())).cast(pa.int64())
             return pc.coalesce(whole.cast(pa.string()), values.cast(pa.string()))

@@ -9,9 +9,8 @@ from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import BelowOne, LargeCount, Positive, Share, convert_fields
 
-LARGEST_INTEGER = 2**63 - 1
 EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
 """Options of :class:`ImplicitOptions`."""
 Distribution = Literal["popularity", "uniform"]
@@ -28,9 +27,9 @@ class LogOptions:
     split: SplitPolicy
     """Split of the examples into training, validation and test. Histories never contain later
     events."""
-    valid_share: float = 0.1
+    valid_share: BelowOne = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
-    test_share: float = 0.1
+    test_share: BelowOne = 0.1
     """Share held out for the test: of the users (by-user) or of the rows (by-time)."""
     valid_from: str | None = None
     """by-time: start of validation, as a time of the log or an ISO date. Replaces the shares and
@@ -40,12 +39,12 @@ class LogOptions:
     train_from: str | None = None
     """by-time: start of the training examples. Earlier rows appear in histories, popularity, counts
     and similarities only."""
-    min_count: int = 1
+    min_count: Positive = 1
     """Ids and values with fewer occurrences in training share the unknown row. With --extend it is
     for new ones, and ids are counted in all of the log before validation."""
-    seed: int = 0
+    seed: LargeCount = 0
     """Random seed."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
     engine: EngineName = "duckdb"
     """Engine that reads and orders the log: duckdb in this process, or spark (extra spark) for logs
@@ -62,7 +61,9 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        check_shares(self.valid_share, self.test_share)
+        if (shares := self.valid_share + self.test_share) >= 1:
+            problem = f"must leave something to train on, but are {shares:g} together"
+            raise UserError(f"--valid-share and --test-share {problem}")
         if self.split == "last-event" and (self.valid_share, self.test_share) != (0.1, 0.1):
             raise UserError("--valid-share and --test-share have no effect with --split last-event")
         if (self.valid_from is None) != (self.test_from is None):
@@ -72,8 +73,6 @@ class LogOptions:
                 raise UserError(f"{flag} needs --split by-time, got --split {self.split}")
         if self.engine != "spark" and (self.spark_url, self.spark_folder) != (None, None):
             raise UserError("--spark-url and --spark-folder need --engine spark")
-        require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
-        check_bad_share(self.max_bad_share)
         reading_limit(self.memory)
 
     @property
@@ -165,7 +164,7 @@ class ColumnOptions(LogOptions):
     """Names of all columns, for a CSV file without a header."""
     separator: str = "|"
     """Separator between the values of a multi-valued column."""
-    max_values: int = 20
+    max_values: Positive = 20
     """Number of values kept of a multi-valued column, the first ones."""
     extend: Path | None = None
     """Dataset folder to extend. Ids and values of its vocabularies keep their rows; new ones come
@@ -175,7 +174,6 @@ class ColumnOptions(LogOptions):
         super().__post_init__()
         if not self.separator:
             raise UserError("--separator must not be empty")
-        require_at_least({"--max-values": (self.max_values, 1)})
         self._check_columns()
 
     def features(self) -> Features:
@@ -222,44 +220,13 @@ class ImplicitOptions(LogOptions):
     split: SplitPolicy = "last-event"
     """Held out: whole users (by-user), each user's last two events (last-event), or the latest
     events (by-time)."""
-    max_examples: int | None = None
+    max_examples: Positive | None = None
     """Train on the latest N events of each training user only. By default every event from the
     second on is an example. Of users held out by --split by-user only the last event is one."""
-    negatives: int = 1
+    negatives: Positive = 1
     """Negatives drawn for each positive."""
     negative_distribution: Distribution = "popularity"
     """Draw negatives in proportion to their events up to the time of the positive, or uniformly
     among the items that had one by then."""
     allow_own_negatives: bool = False
     """Allow negatives that the same user chose before the positive."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least({"--negatives": (self.negatives, 1)})
-        if self.max_examples is not None:
-            require_at_least({"--max-examples": (self.max_examples, 1)})
-
-
-def require_at_least(values: dict[str, tuple[int, int]]) -> None:
-    """Refuse integers below their minimum, or too large; ``values`` has both by flag."""
-    for flag, (value, least) in values.items():
-        if value < least:
-            raise UserError(f"{flag} must be at least {least}, got {value}")
-        if value > LARGEST_INTEGER:
-            raise UserError(f"{flag} must be at most {LARGEST_INTEGER}, got {value}")
-
-
-def check_bad_share(share: float) -> None:
-    """Refuse a ``--max-bad-share`` that is not from 0 to 1."""
-    if not 0 <= share <= 1:
-        raise UserError(f"--max-bad-share must be from 0 to 1, got {share}")
-
-
-def check_shares(valid_share: float, test_share: float) -> None:
-    """Refuse shares that are negative, not numbers, or leave nothing to train on."""
-    for flag, share in (("--valid-share", valid_share), ("--test-share", test_share)):
-        if not 0 <= share < 1:
-            raise UserError(f"{flag} must be at least 0 and below 1, got {share}")
-    if valid_share + test_share >= 1:
-        problem = f"leave something to train on, but {valid_share} + {test_share} is not below 1"
-        raise UserError(f"--valid-share and --test-share must {problem}")

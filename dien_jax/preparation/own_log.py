@@ -13,7 +13,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.sources import impressions, interactions
 from dien_jax.utils.console import say
-from dien_jax.utils.files import as_declared
+from dien_jax.utils.json_values import as_declared
 
 IN_MEMORY = Path("data")
 """What messages call a table in memory."""

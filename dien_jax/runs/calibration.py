@@ -14,8 +14,9 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from dien_jax.data.arrays import read_array
@@ -32,8 +33,8 @@ LEAST_EXAMPLES = 5
 """Clicks, and other examples, to fit on; with fewer of either, scores stay as they are."""
 SLOPES = (1e-3, 20.0)
 """Bounds of the slope, which must be above 0: the order of scores stays."""
-LARGEST_SHIFT = 1000.0
-"""Largest offset and shift of logits; the logit of no positive float64 is as low."""
+LogOdds = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+"""An offset or shift of logits; the logit of no positive float64 is as low."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,14 @@ class Calibration:
 
     The line was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
     not in evaluation; it is 0 without a true click rate. ``fitted_on`` has ``split``, ``examples``
-    and ``click_share``. A slope beyond ``SLOPES`` or another number too large is a ``ValueError``.
+    and ``click_share``.
     """
 
-    slope: float
-    offset: float
+    slope: Annotated[float, msgspec.Meta(ge=SLOPES[0], le=SLOPES[1])]
+    offset: LogOdds
     step: Count
-    shift: float = 0.0
+    shift: LogOdds = 0.0
     fitted_on: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        low, high = SLOPES
-        if not low <= self.slope <= high:
-            raise ValueError(f"expected slope from {low:g} to {high:g}, got {self.slope:g}")
-        for name in ("offset", "shift"):
-            if not abs(value := getattr(self, name)) <= LARGEST_SHIFT:
-                raise ValueError(f"expected {name} within {LARGEST_SHIFT:g}, got {value:g}")
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray]:
         """Return the line for programs, with the shift where scores are ``in_use``.

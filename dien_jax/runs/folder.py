@@ -19,7 +19,6 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
@@ -42,6 +41,7 @@ from dien_jax.utils.json_values import (
     NotNegative,
     as_type,
     check_format,
+    converted,
     parse_json,
 )
 from dien_jax.utils.processes import count
@@ -94,8 +94,7 @@ def cut_back(folder: Path, step: int) -> None:
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 RESULT_FILE = "result.json"
-LARGEST_SEED = 2**32 - 1
-Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -146,8 +145,7 @@ class Run:
         devices: int = 1,
     ) -> "Run":
         """Describe a new run, as its data decides settings; refuse a wrong seed or module."""
-        if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
-            raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
+        seed = converted(Seed, seed, "seed")
         check_modules(config.model)
         config = decided_config(config, dataset)
         return cls(

@@ -9,32 +9,25 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from dien_jax.errors import UserError, require
 from dien_jax.utils.console import say
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import convert_fields
 
 MODEL_THREAD = "current model"
 """Name of the thread that compiles and reloads models."""
 MAX_ID_LENGTH = 1024
 """Maximum number of characters of an id in a request."""
-RANGES = {
-    "port": (0, 65_535),
-    "queue": (1, 100_000),
-    "max_batch": (1, 1024),
-    "max_candidates": (1, 100_000),
-    "max_history": (1, 100_000),
-    "max_body": (1, 2**30),
-    "max_users": (1, 1_000_000),
-    "poll_seconds": (0, 604_800),
-    "drain_seconds": (1, 86_400),
-}
-"""Lowest and highest value of each numeric option."""
 
 
 @dataclass(frozen=True)
 class ServerOptions:
     """Options of :func:`serve`; each is a flag of ``python -m dien_jax.serve``.
+
+    A value out of its range is a :class:`UserError`.
 
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions
@@ -49,42 +42,31 @@ class ServerOptions:
     """Dataset folder, if not the one that the run was trained on."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all addresses of this machine."""
-    port: int = 8000
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 for any free port."""
-    queue: int = 256
+    queue: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """Maximum number of waiting requests; further ones are answered with status 429."""
-    max_batch: int = 16
+    max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Maximum number of requests ranked in one batch."""
-    max_candidates: int = 1000
+    max_candidates: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """Maximum number of candidates in a request."""
-    max_history: int = 1000
+    max_history: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """Maximum number of events in a request's history; the model uses the latest ones."""
-    max_body: int = 2**20
+    max_body: Annotated[int, Meta(ge=1, le=2**30)] = 2**20
     """Maximum size of a request body in bytes."""
-    max_users: int = 1000
+    max_users: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """Maximum number of remembered users; the least recently used are forgotten first."""
     separator: str = "|"
     """Separator of the values of a multi-valued context feature sent as one string."""
-    poll_seconds: float = 30.0
+    poll_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 30.0
     """Seconds between checks for a newer checkpoint; 0 to check on SIGHUP only."""
-    accept_other_features: bool = False
-    """Reload a model whose requests have other context features, or that lacks a category that
-    at_most may name; requests of the old form are then answered with status 422."""
-    drain_seconds: int = 30
+    drain_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False
     """Write each request to standard error as a line of JSON."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
-
-    def check(self) -> None:
-        """Raise a :class:`UserError` that names the flag of a value out of range."""
-        for name, (lowest, highest) in RANGES.items():
-            value = getattr(self, name)
-            if not lowest <= value <= highest:  # NaN is in no range
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be {lowest:,} to {highest:,}, got {value!s:.40}")
         if not self.host:
             raise UserError("--host must not be empty; 0.0.0.0 is all addresses of this machine")
         if not self.separator:
@@ -107,7 +89,7 @@ def serve(options: ServerOptions) -> int:
       0 after SIGTERM, 130 after Ctrl-C, 1 if requests were cut off or the server failed.
 
     Raises:
-      UserError: if an option, the token, the address or the run cannot be used.
+      UserError: if the token, the address or the run cannot be used.
 
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions, serve
@@ -115,7 +97,6 @@ def serve(options: ServerOptions) -> int:
     Traceback (most recent call last):
     dien_jax.errors.UserError: run folder nowhere does not exist
     """
-    options.check()
     token = read_token()
     extras, what = ("serve,export", " an exported file") if options.run.is_file() else ("serve", "")
     require(extras, f"serving{what}")

@@ -1,20 +1,17 @@
 """JSON files, atomic files, and the user's cache folder."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TextIO, TypeVar, get_args, get_origin
+from typing import Any, TextIO, TypeVar
 
-from dien_jax.errors import UserError, reading, require_choice, writing
+from dien_jax.errors import UserError, reading, writing
 from dien_jax.utils.json_values import parse_json
 
 T = TypeVar("T")
@@ -27,13 +24,6 @@ LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
-
-_TYPES: dict[type, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "text"),
-}
-"""Types that a field of options takes, and their names in messages."""
 
 MAPPED: dict[str, int] = {}
 """Files that this process maps, and their sizes in bytes when it did."""
@@ -323,34 +313,3 @@ def content(folder: Path) -> list[str]:
     """Return the names in a folder, without its lock and partial files."""
     names = (path.name for path in folder.iterdir())
     return [name for name in names if name != LOCK_FILE and not _PARTIAL.fullmatch(name)]
-
-
-def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of a dataclass's fields: paths for text, tuples for lists and single texts."""
-    converted = dict(values)
-    for field in dataclasses.fields(kind):
-        value, declared = values.get(field.name), field.type
-        if isinstance(value, str) and Path in (declared, *get_args(declared)):
-            converted[field.name] = Path(value)
-        elif isinstance(value, str | list) and get_origin(declared) is tuple:
-            converted[field.name] = (value,) if isinstance(value, str) else tuple(value)
-    return converted
-
-
-def convert_fields(options: Any) -> None:
-    """Convert the fields of new options as :func:`as_declared` does, for callers in Python.
-
-    What a command line refuses is refused here too: a name that is none of the choices, a number
-    or a text of another type.
-    """
-    for name, value in as_declared(options, vars(options)).items():
-        object.__setattr__(options, name, value)
-    for field in dataclasses.fields(options):
-        flag, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
-        if get_origin(field.type) is Literal:
-            require_choice(flag, value, get_args(field.type))
-        optional = get_origin(field.type) is UnionType
-        types = get_args(field.type) if optional else (field.type,)
-        for kind, (accepted, expected) in _TYPES.items():
-            if kind in types and not (isinstance(value, accepted) or (optional and value is None)):
-                raise UserError(f"{flag} must be {expected}, got {value!r}")

@@ -1,17 +1,22 @@
-"""JSON as values of declared types, read by msgspec.
+"""Values of declared types: JSON, read by msgspec, and the fields of settings and options.
 
 A file of another shape is refused with its name, and with what msgspec expected, found and where.
 Unknown keys are ignored; a reader that cannot ignore them asks :func:`refuse_unknown`.
 """
 
+import dataclasses
 import json
-from collections.abc import Callable, Collection, Mapping
+import operator
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, require_choice, suggestion
 
 T = TypeVar("T")
 Source = Path | str
@@ -24,8 +29,23 @@ LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 """A number, 0 or more."""
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+"""A whole number, 1 or more, such as how many values are kept."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""A number from 0 to 1."""
+BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+"""A number from 0 on, below 1."""
 
+_LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    Path: (str | Path, "a path"),
+}
+"""Types that a field has, what is converted to each, and its name in messages."""
 
 
 def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
@@ -56,7 +76,7 @@ def as_type(value: Any, kind: Callable[..., T], source: Source) -> T:
         raise UserError(f"{source}: {in_words(error)}") from error
 
 
-def in_words(error: msgspec.ValidationError) -> str:
+def in_words(error: BaseException) -> str:
     """Return the message of msgspec, with the one type in words that JSON has no name for."""
     text = str(error).replace("`", "'")
     return text.replace("'float' that's a multiple of 1.0", "a whole number")
@@ -91,3 +111,67 @@ def shown(value: Any) -> str:
     """Return a value as JSON, cut to 60 characters, without control characters."""
     text = json.dumps(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def converted(kind: Any, value: Any, name: str) -> Any:
+    """Return a value as the annotation of a field declares it, for callers in Python and JSON.
+
+    A text that is none of the choices, a value of another type and a number beyond the bounds of
+    its annotation are a ``UserError`` about ``name``. A list becomes a tuple, and so does a text
+    alone.
+
+    >>> converted(tuple[int, ...], [3, 4], "layers"), converted(float | None, 2, "rate")
+    ((3, 4), 2.0)
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        value = converted(parts[0], value, name)
+        for bounds in parts[1:]:
+            if isinstance(bounds, msgspec.Meta):
+                _check_bounds(value, bounds, name)
+        return value
+    if origin is Literal:
+        require_choice(name, value, parts)
+        return value
+    if origin is tuple:
+        if not isinstance(value, Iterable):
+            raise UserError(f"{name} must be a list, got {value!r}")
+        entries = [value] if isinstance(value, str) else value
+        return tuple(converted(parts[0], entry, name) for entry in entries)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and types.NoneType in parts:
+            return None
+        return converted(str if str in parts else parts[0], value, name)  # any name may be text
+    accepted, expected = _PLAIN[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} must be {expected}, got {value!r}")
+    if kind is int and value > _LARGEST_INTEGER:
+        raise UserError(f"{name} must be at most {_LARGEST_INTEGER}, got {value!s:.40}")
+    return kind(value)
+
+
+def _check_bounds(value: Any, bounds: msgspec.Meta, name: str) -> None:
+    limits: dict[str, tuple[Any, Any]] = {
+        "at least": (operator.ge, bounds.ge),
+        "above": (operator.gt, bounds.gt),
+        "at most": (operator.le, bounds.le),
+        "below": (operator.lt, bounds.lt),
+    }
+    given = {word: limit for word, limit in limits.items() if limit[1] is not None}
+    if not all(holds(value, limit) for holds, limit in given.values()):  # NaN is in no range
+        expected = " and ".join(f"{word} {limit:,}" for word, (_, limit) in given.items())
+        raise UserError(f"{name} must be {expected}, got {value!s:.40}")
+
+
+def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of the fields of a dataclass of options, see :func:`converted`."""
+    kinds = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in dataclasses.fields(kind) if field.name in values]
+    flags = {name: f"--{name.replace('_', '-')}" for name in names}
+    return {name: converted(kinds[name], values[name], flags[name]) for name in names}
+
+
+def convert_fields(options: Any) -> None:
+    """Convert the fields of new options, see :func:`converted`."""
+    for name, value in as_declared(type(options), vars(options)).items():
+        object.__setattr__(options, name, value)

@@ -5,15 +5,13 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import lzma
-import math
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from dien_jax.errors import UserError, printable, reading
 
@@ -184,28 +182,3 @@ def sha256(file: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with reading(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def json_object(line: str) -> dict[str, Any]:
-    """Return the object that a line of JSON holds; ``ValueError`` for another line."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {line[:20]!r}")
-    return record
-
-
-def text_value(record: Mapping[str, Any], name: str) -> str:
-    """Return a value of a record as text; ``ValueError`` unless it is text or a number."""
-    return as_text(record.get(name), name)
-
-
-def as_text(value: object, name: str) -> str:
-    """Return the value of a field as text; ``ValueError`` unless it is text or a number."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")

@@ -52,7 +52,7 @@ def flags(options: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         hint = hints[field.name]
-        if isinstance(hint, types.UnionType):
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
             hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
         if dataclasses.is_dataclass(hint):
             yield from flags(typing.cast(type, hint), f"{prefix}{field.name}.")

@@ -4,16 +4,16 @@ Only the making of the folder is the package's. What a log says of each example 
 event by event; the folder is read with numpy.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
-from support.source_samples import SAMPLES, review
+from support.tiny_logs import write
 
-from dien_jax.preparation.sources import taobao
+from dien_jax.preparation.sources.interactions import InteractionsOptions
+from dien_jax.preparation.sources.interactions import prepare as prepare_log
 
 pytestmark = pytest.mark.long
 
@@ -23,7 +23,7 @@ SPLITS = {
     "by-user": {"valid_share": 0.2, "test_share": 0.2},
 }
 NEGATIVES = 3
-SOURCES = ("interactions", "amazon", "movielens", "taobao")
+LATEST = 800_000
 Event = tuple[int, int, int]
 """User, item and time."""
 Example = tuple[str, str, int, str, int]
@@ -32,32 +32,24 @@ Example = tuple[str, str, int, str, int]
 
 def noise(users: int, items: int, events: int, seed: int) -> list[Event]:
     """Events of users: the items of each are distinct, all times random."""
-    rng, start, end = np.random.default_rng(seed), taobao.FIRST_SECOND, taobao.END
+    rng = np.random.default_rng(seed)
     return [
         (user, int(item), int(time))
         for user in range(users)
         for item, time in zip(
             rng.permutation(items)[:events],
-            start + rng.choice(end - start, events, replace=False),
+            rng.choice(LATEST, events, replace=False),
             strict=True,
         )
     ]
 
 
-def prepare(source: str, rows: list[Event], folder: Path, **settings: Any) -> None:
-    """Write the events in the form of a source, and prepare them."""
-    form: Callable[[int, int, int], str] = {
-        "interactions": lambda user, item, time: f"{user},{item},{item % 3},{time}",
-        "taobao": lambda user, item, time: f"{user},{item},{item % 3},pv,{time}",
-        "amazon": lambda user, item, time: review(str(user), str(item), time),
-        "movielens": lambda user, item, time: f"{user}::{item}::5::{time}",
-    }[source]
-    header = ["user,item,category,timestamp"] if source == "interactions" else []
-    lines = "\n".join([*header, *(form(*row) for row in rows), ""])
-    sample = SAMPLES[source]
-    log, *_ = sample.files
-    sample._replace(files=sample.files | {log: lines}).write(folder / "log")
-    sample.prepare(sample.options(folder / "log", out=folder / "data", **settings))
+def prepare(rows: list[Event], folder: Path, **settings: Any) -> None:
+    """Write the events as a log, and prepare it."""
+    lines = (f"{user},{item},{item % 3},{time}" for user, item, time in rows)
+    file = write(folder, "\n".join(["user,item,category,timestamp", *lines, ""]))
+    options = {"item_features": ("category",), **settings}
+    prepare_log(InteractionsOptions(file=file, out=folder / "data", **options))
 
 
 class Folder:
@@ -97,12 +89,12 @@ class Folder:
         }
 
 
-@pytest.fixture(scope="module", params=[(s, p) for s in SOURCES for p in SPLITS], ids="-".join)
+@pytest.fixture(scope="module", params=SPLITS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    source, split = request.param
+    split = request.param
     rows = noise(users=40, items=30, events=7, seed=5)
     work = tmp_path_factory.mktemp("leakage")
-    prepare(source, rows, work, split=split, negatives=NEGATIVES, **SPLITS[split])
+    prepare(rows, work, split=split, negatives=NEGATIVES, **SPLITS[split])
     return Folder(rows, work / "data")
 
 
@@ -177,7 +169,7 @@ def test_count_of_a_training_candidate_leaves_out_its_own_event_and_later_ones(f
 def test_negatives_have_the_frequencies_of_their_time(tmp_path, distribution):
     rows = noise(users=60, items=25, events=7, seed=8)
     settings = {"split": "last-event", "negatives": 20, "negative_distribution": distribution}
-    prepare("interactions", rows, tmp_path, **settings)
+    prepare(rows, tmp_path, **settings)
     folder = Folder(rows, tmp_path / "data")
     trained = folder.training()
     pool = [folder.log[user][place] for user, place in trained]

@@ -5,6 +5,7 @@ import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from support.web import Web, cut, page, redirect, stall, status, web_server
@@ -102,7 +103,7 @@ def test_no_server_is_one_line(monkeypatch):
 
 
 def test_a_redirect_never_leaves_https():
-    answer = SimpleNamespace(url="https://a.test/x", headers={"Location": "http://a.test/x"})
+    answer = Mock(url="https://a.test/x", headers={"Location": "http://a.test/x"})
     with pytest.raises(download._RefusedError, match=r"http://a.test/x, without https"):
         download._check_answer(answer)
 
@@ -123,7 +124,7 @@ def test_a_file_that_is_not_the_first_one_seen_is_refused(web, folder):
 
 def test_the_rest_of_a_killed_download_is_removed(web, folder):
     folder.mkdir(parents=True)
-    (folder / "tmpab3xy").write_bytes(b"half of a fi")
+    (folder / ".data.gz.partial-7").write_bytes(b"half of a fi")
     fetch(web)
     assert names(folder) == ["data.gz", "data.gz.sha256"]
 

@@ -167,22 +167,8 @@ def test_options_take_paths_as_text_and_lists(monkeypatch):
         assert given == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("split", "by_time", "--split must be one of by-user, last-event, by-time, got 'by_time'; "
-         "did you mean 'by-time'?"),
-        ("negative_distribution", 1,
-         "--negative-distribution must be one of popularity, uniform, got 1"),
-        ("min_count", "5", "--min-count must be a whole number, got '5'"),
-        ("max_examples", 2.5, "--max-examples must be a whole number, got 2.5"),
-        ("max_bad_share", None, "--max-bad-share must be a number, got None"),
-        ("user", None, "--user must be text, got None"),
-    ],
-)  # fmt: skip
-def test_python_is_told_what_a_command_line_refuses(name, value, message):
+def test_python_is_told_what_a_command_line_refuses():
     options = InteractionsOptions(file=Path("log.csv"), out=Path("data"))
-    vars(options)[name] = value
-    with pytest.raises(UserError) as refused:
+    vars(options)["min_count"] = "5"
+    with pytest.raises(UserError, match="--min-count must be a whole number, got '5'"):
         options.__post_init__()
-    assert str(refused.value) == message

@@ -72,12 +72,6 @@ def test_min_rating_keeps_ratings_from_there_on(tmp_path):
     assert dataset.meta["source"]["min_rating"] == 3
 
 
-@pytest.mark.parametrize("least", [0.0, 5.5, -1.0])
-def test_a_min_rating_that_no_rating_has_is_refused(tmp_path, least):
-    with pytest.raises(UserError, match="--min-rating must be above 0 and at most 5"):
-        MovielensOptions(out=tmp_path, name="1m", min_rating=least)
-
-
 def test_the_archive_of_another_set_is_told(tmp_path):
     file = archive(tmp_path, "20m", FILES_CSV)
     with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-20m/r"):

@@ -88,39 +88,7 @@ def test_extension(both, tmp_path):
     both(options, interactions.prepare)
 
 
-def test_folder_of_csv_with_malformed_lines(both, tmp_path):
-    lines = [
-        'user,item,kind,"timestamp"',
-        'u1,"i,1","say ""x""",1\r',
-        "",
-        'u1,a"b,,2020-01-01',
-        "u2,i3,é,3",
-        'u2,"i5"5,k,5',
-        "u2,i6,k",
-        "u2,i\x007,k,7",
-        "u3,,k,8",
-        ",i9,k,9",
-        'u3,i1,"",10',
-        'u1,i3," k ",11',
-    ]
-    folder = tmp_path / "log"
-    (folder / "day=2").mkdir(parents=True)
-    write(folder, "\ufeff" + "\n".join(lines) + "\n", "b.csv")
-    more = [lines[0], *(f"u{k % 3},i{k % 5},k{k % 2},{100 + k}" for k in range(30)), "u9,i9,k,soon"]
-    more.insert(3, 'u2,i4,"open,4')
-    write(folder / "day=2", "\n".join(more), "a.csv")
-    write(folder, "no log", "_SUCCESS")
-    options = interactions.InteractionsOptions(
-        file=folder, out=tmp_path / "data", item_features=("kind",), max_bad_share=0.5
-    )
-    said = both(options, interactions.prepare)
-    assert said[0].startswith("8 of 42 lines are malformed")
-    assert f"  {folder / 'b.csv'}:6: wrong quotes: ',' expected after '\"'" in said
-    assert f"  {folder / 'day=2/a.csv'}:4: a quote is not closed" in said
-
-
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_files_that_tasks_share(kind, both, tmp_path):
+def test_files_that_tasks_share(both, tmp_path):
     count, folder = 100_000, tmp_path / "log"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -129,14 +97,9 @@ def test_files_that_tasks_share(kind, both, tmp_path):
     for number in range(2):
         own = slice(number * count // 2, (number + 1) * count // 2)
         times = np.arange(count // 2) // 7
-        if kind == "csv":
-            rows = zip(names[own], item[own], times, strict=True)
-            lines = ["user,item,timestamp", *(f"{u},i{i},{t}" for u, i, t in rows), "u1,i1"]
-            write(folder, "\n".join(lines) + "\n", f"{number}.csv")
-        else:
-            table = pa.table({"user": names[own], "item": item[own], "timestamp": times})
-            file = folder / f"{number}.parquet"
-            pq.write_table(table, file, row_group_size=2000, use_dictionary=False)
+        table = pa.table({"user": names[own], "item": item[own], "timestamp": times})
+        file = folder / f"{number}.parquet"
+        pq.write_table(table, file, row_group_size=2000, use_dictionary=False)
     options = interactions.InteractionsOptions(
         file=folder, out=tmp_path / "data", split="by-user", max_examples=1
     )

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from support.small_dataset import assert_equal
@@ -173,17 +174,15 @@ def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     log = options(folder)
-    with pytest.raises(
-        UserError, match=r"log.csv has no column 'usr' \(--user\); did you mean 'user'"
-    ):
+    missing = r"(log.csv|logs) has no column 'usr' \(--user\); did you mean 'user'"
+    with pytest.raises(UserError, match=missing):
         interactions.prepare(dataclasses.replace(log, user="usr"))
-    pq.write_table(
-        pa.table({"user": ["u"], "item": ["i"], "timestamp": [1.5]}), folder / "a.parquet"
-    )
-    with pytest.raises(UserError, match="expected Parquet or text files, found both"):
-        interactions.prepare(dataclasses.replace(log, file=folder))
+    table = pa.table({"user": ["u"], "item": ["i"], "timestamp": [1.5]})
+    pq.write_table(table, folder / "a.parquet")
+    log.file.unlink()
+    with pytest.raises(UserError, match=missing):
+        interactions.prepare(dataclasses.replace(log, file=folder, user="usr"))
     (folder / "b.parquet").write_bytes(b"no Parquet at all")
-    (folder / "log.csv").unlink()
     with pytest.raises(UserError, match=r"b\.parquet"):
         interactions.prepare(dataclasses.replace(log, file=folder))
 
@@ -193,13 +192,19 @@ def test_an_address_is_read_like_a_path(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     log = options(folder, out=tmp_path / "duckdb")
-    interactions.prepare(dataclasses.replace(log, engine="duckdb"))
     address = Path(f"file://{folder}")
-    interactions.prepare(dataclasses.replace(log, file=address, out=tmp_path / "spark"))
-    one, other = open_dataset(log.out), open_dataset(tmp_path / "spark")
+    at_address = dataclasses.replace(log, file=address, out=tmp_path / "spark")
+    with pytest.raises(UserError, match=r"file://.*: expected Parquet files, .* found .*log\.csv"):
+        interactions.prepare(at_address)
+    pq.write_table(pacsv.read_csv(log.file), folder / "log.parquet")
+    log.file.unlink()
+    log = dataclasses.replace(log, file=folder)
+    interactions.prepare(dataclasses.replace(log, engine="duckdb"))
+    interactions.prepare(at_address)
+    one, other = open_dataset(log.out), open_dataset(at_address.out)
     assert_equal(one, other)
-    assert other.meta["source"]["files"] == {"log.csv": None}
-    third = dataclasses.replace(log, file=address, out=tmp_path / "third")
+    assert other.meta["source"]["files"] == {"log.parquet": None}
+    third = dataclasses.replace(at_address, out=tmp_path / "third")
     with pytest.raises(UserError, match=f"file://{folder} is no file of this .*--engine spark"):
         interactions.prepare(dataclasses.replace(third, engine="duckdb"))
     with pytest.raises(UserError, match=r"nothing.csv does not exist; an address such as hdfs"):

@@ -9,7 +9,6 @@ import pytest
 from support.small_dataset import contents
 
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, logloss
 from dien_jax.preparation.sources import synthetic
 from dien_jax.preparation.sources.synthetic import FORMS, SyntheticOptions, prepare, simulate
@@ -139,21 +138,6 @@ def test_things_without_their_order_say_nothing(simulated: synthetic.Simulated) 
                 )
     rising, falling = (counts / counts.sum() for counts in things.values())
     np.testing.assert_allclose(rising, falling, atol=0.02)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"users": 19}, "--users must be from 20 to 1000000, got 19"),
-        ({"users": 2**63}, "--users must be from 20 to 1000000, got 92"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
-    ],
-)
-def test_sizes_that_make_no_world_are_refused(
-    tmp_path: Path, options: dict[str, int], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        SyntheticOptions(tmp_path / "a", **options)
 
 
 @pytest.mark.parametrize("layer", ["data", "metrics", "preparation/pipeline", "statistics"])

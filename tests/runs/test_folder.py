@@ -57,7 +57,7 @@ def test_data_of_another_schema_does_not_fit(data: Path) -> None:
         (["format_version"], None, "expected format_version 1, found none; train the model again"),
         (["warm_start"], {"run": "/a"}, r"required field 'step' - at '\$.warm_start'"),
         (["model", "dropout"], None, "expected the setting model.dropout, which is missing"),
-        (["model", "dropout"], "0.5", "model.dropout must be of type float, got '0.5'"),
+        (["model", "dropout"], "0.5", "model.dropout must be a number, got '0.5'"),
         (["model", "droput"], 0.5, "unknown setting 'model.droput'; did you mean 'dropout'?"),
         (["later"], 0.5, "unknown setting 'later'"),
     ],

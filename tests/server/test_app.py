@@ -209,7 +209,7 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
     assert answer.json()["error"] == "the bearer token is missing or wrong"
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
-    for path in ("/healthz", "/readyz", "/docs"):
+    for path in ("/healthz", "/readyz", "/openapi.json"):
         assert server.get(path).status_code == 200
     description = server.get("/openapi.json").json()
     assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
@@ -279,7 +279,7 @@ def test_alerts_and_panels_name_metrics_of_the_server(server) -> None:
         assert not [name for name in names if f"\n{name}" not in text and name != "dien_jax"]
 
 
-def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
+def test_openapi_has_the_models_features_and_requests_that_work(server) -> None:
     description = server.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     references = set(json.dumps(description).split('"#/components/schemas/')[1:])
@@ -290,18 +290,6 @@ def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> N
         if "post" in methods:
             body = methods["post"]["requestBody"]["content"]["application/json"]["example"]
             assert server.post(path, body).status_code == 200, (path, body)
-    assert server.get("/").headers["Location"] == "/docs"
-    assert "<pre>curl -s localhost:8000/v1/rank" in server.get("/docs").text
-    html = server.get("http://ranking:8765/docs").text
-    assert html.count("<pre>curl -s localhost:8765/") == len(description["paths"])
-    assert "`" not in html
-    assert html.count("<h2>") == len(description["paths"]) + 1
-    operations = [
-        operation for path in description["paths"].values() for operation in path.values()
-    ]
-    statuses = [status for operation in operations for status in operation["responses"]]
-    assert re.findall(r"<tr><td>(\d+)<td>", html) == statuses
-    assert "//" not in html.replace("<!doctype html>", "")
 
 
 def test_request_types_of_all_feature_kinds() -> None:
@@ -361,12 +349,10 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert capsys.readouterr().err.count("loading") == 1
-    server.current._options = dataclasses.replace(server.options, accept_other_features=True)
+    served.schema = schema
     with caplog.at_level(logging.INFO, "dien_jax.server"):
-        assert server.current.update(server.batcher, force=True)
-    line = "reloaded: checkpoint 2 of next2, written .*Z, is in use; context features .* none$"
-    assert re.search(line, caplog.text, re.M)
-    assert server.current.served.ranker.schema == schema
+        assert server.current.update(server.batcher)
+    assert re.search(r"reloaded: checkpoint 2 of next2, written .*Z, is in use$", caplog.text, re.M)
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}

@@ -85,7 +85,7 @@ META = [
     "{'asin': 'B3'}",
     "{'asin': 'B9', 'categories': [['Never reviewed']]}",
 ]
-NO_TEXT = "should be text or a number"
+NO_TEXT = "Expected 'int | float | str', got"
 AMAZON = Sample(
     lambda folder, **changes: amazon.AmazonOptions(
         **{"reviews": folder / "reviews", "meta": folder / "meta", "split": "last-event"} | changes
@@ -94,13 +94,13 @@ AMAZON = Sample(
     {"reviews": "\n".join(REVIEWS) + "\n", "meta": "\n".join(META) + "\n"},
     {
         "reviews": [
-            ("{'asin': 'B0'}", "not JSON"),
-            ("[1, 2]", "expected an object, found '[1, 2]'"),
-            ('{"asin": "B0", "unixReviewTime": 1}', "'reviewerID' should be text"),
-            (review("u", None, 1), f"'asin' {NO_TEXT}"),
-            (review(True, "B", 1), f"'reviewerID' {NO_TEXT}"),
-            (review(float("nan"), "B", 1), f"'reviewerID' {NO_TEXT}"),
-            (review("u\ud800", "B", 1), "surrogates not allowed"),
+            ("{'asin': 'B0'}", "JSON is malformed"),
+            ("[1, 2]", "Expected 'object', got 'array'"),
+            ('{"asin": "B0", "unixReviewTime": 1}', "missing required field 'reviewerID'"),
+            (review("u", None, 1), f"{NO_TEXT} 'null' - at '$.asin'"),
+            (review(True, "B", 1), f"{NO_TEXT} 'bool' - at '$.reviewerID'"),
+            (review(float("nan"), "B", 1), "JSON is malformed: invalid character"),
+            (review("u\ud800", "B", 1), "surrogate"),
             (review("u", "B0", -3), "timestamp '-3' is negative"),
             (review("u", "B0", "soon"), "timestamp 'soon' is not a whole number"),
             (review("", "B0", 3), "the user is empty"),
@@ -109,10 +109,10 @@ AMAZON = Sample(
             ("__import__('os').mkdir('run')", "not a Python literal: \"__import__('os').mkdir"),
             ('{"asin": "B0", "price": null}', "not a Python literal"),
             ("[" * 5000, "not a Python literal"),
-            ("{'title': 'no id'}", "'asin' should be text"),
-            ("('asin', 'B0')", "expected a dict"),
-            ("{'asin': 'B0', 'categories': [['Music', None]]}", "'categories' should be text"),
-            ("{'asin': 'B0', 'categories': ['flat']}", "a path of 'categories' should be a list"),
+            ("{'title': 'no id'}", "missing required field 'asin'"),
+            ("('asin', 'B0')", "Expected 'object', got 'array'"),
+            ("{'asin': 'B0', 'categories': [['Music', None]]}", f"{NO_TEXT} 'null'"),
+            ("{'asin': 'B0', 'categories': ['flat']}", "got 'str' - at '$.categories[0]'"),
         ],
     },
 )

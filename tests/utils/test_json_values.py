@@ -4,13 +4,22 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 
 from dien_jax import UserError
 from dien_jax.utils.files import read_json
-from dien_jax.utils.json_values import Count, NotNegative, as_type, parse_json, refuse_unknown
+from dien_jax.utils.json_values import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    as_type,
+    converted,
+    parse_json,
+    refuse_unknown,
+)
 
 
 @dataclasses.dataclass
@@ -96,3 +105,27 @@ def test_file_above_the_limit_is_refused_without_reading_all_of_it(tmp_path: Pat
     os.truncate(file, 2 << 30)  # sparse
     with pytest.raises(UserError, match=r"large\.json: expected at most 67,108,864 bytes, found"):
         read_json(file, Whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Literal["dice"], "dise", "x must be one of dice, got 'dise'; did you mean 'dice'?"),
+        (Literal["one"], 1, "x must be one of one, got 1"),
+        (int, "5", "x must be a whole number, got '5'"),
+        (int, True, "x must be a whole number, got True"),
+        (Positive | None, 2.5, "x must be a whole number, got 2.5"),
+        (float, None, "x must be a number, got None"),
+        (str, None, "x must be text, got None"),
+        (Path, 3, "x must be a path, got 3"),
+        (tuple[int, ...], 3, "x must be a list, got 3"),
+        (tuple[Positive, ...], [2, 0], "x must be at least 1, got 0"),
+        (Share, float("nan"), "x must be at least 0 and at most 1, got nan"),
+        (Count, 2**31, "x must be at least 0 and at most 2,147,483,647, got 2147483648"),
+        (int, 10**30, f"x must be at most {2**63 - 1}, got 1{'0' * 30}"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_field_may_have_is_refused(kind: Any, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        converted(kind, value, "x")
+    assert str(refused.value) == message

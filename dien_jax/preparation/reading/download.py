@@ -1,4 +1,4 @@
-"""Downloads into the user's cache folder, by pooch.
+"""Downloads into the user's cache folder.
 
     DOWNLOADS/<folder>/NAME         a complete file
     DOWNLOADS/<folder>/NAME.sha256  its sha256 when it was first seen, as ``sha256sum`` writes it
@@ -7,13 +7,14 @@ A file whose sha256 differs from the one first seen on this machine is refused; 
 have no published sha256. A download that fails begins again, from the first byte.
 """
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dien_jax._version import __version__
 from dien_jax.errors import UserError, reason, writing
 from dien_jax.utils.console import Stage, say, stage
-from dien_jax.utils.files import locked, user_cache, write_text
+from dien_jax.utils.files import atomic_path, locked, user_cache, write_text
 from dien_jax.utils.text_files import sha256
 
 CHUNK = 1 << 18
@@ -83,68 +84,52 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
 
 
 def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) -> None:
-    import pooch  # of the extra data
-    import requests
+    import requests  # of the extra data
 
-    for left in file.parent.glob("tmp*"):  # by processes that were killed
-        left.unlink()
-    pooch.get_logger().setLevel("WARNING")
     headers = {"User-Agent": f"dien_jax/{__version__}", "Accept-Encoding": "identity"}
-    answers: list[requests.Response] = []  # pooch leaves one that breaks off open
-    hooks: list[Any] = [lambda answer, **_: answers.append(answer), _check_answer]
-    request: dict[str, Any] = {"timeout": stall_seconds, "headers": headers}
-    request["hooks"] = {"response": hooks}
-    registry = pooch.create(
-        file.parent,
-        base_url="",
-        registry={file.name: None},
-        urls={file.name: remote.url},
-        retry_if_failed=retries,
-    )
-    try:
-        with stage(f"downloading {remote.url}") as current:
+    options: Any = {"stream": True, "timeout": stall_seconds, "headers": headers}
+    options["hooks"] = {"response": _check_answer}
+    with stage(f"downloading {remote.url}") as current:
+        for attempt in range(1 + retries):
+            time.sleep(attempt)
+            try:
+                with requests.get(remote.url, **options) as answer:
+                    answer.raise_for_status()
+                    _save(answer, file, current)
+                return
+            except _RefusedError as error:
+                problem: Exception = error
+                break
+            except requests.RequestException as error:
+                problem = error
+    by_hand = f"Or get {remote.name} from {remote.page} and name it with {remote.by_hand}"
+    raise UserError(f"{remote.url}: {reason(problem)}. {by_hand}") from problem
 
-            def download(url: str, target: str, pooch_: Any) -> None:
-                pooch.HTTPDownloader(_Progress(current), CHUNK, **request)(url, target, pooch_)
 
-            registry.fetch(file.name, downloader=download)
-    except (_RefusedError, ValueError, requests.RequestException) as error:
-        by_hand = f"Or get {remote.name} from {remote.page} and name it with {remote.by_hand}"
-        raise UserError(f"{remote.url}: {reason(error)}. {by_hand}") from error
-    finally:
-        for answer in answers:
-            answer.close()
+def _save(answer: Any, file: Path, current: Stage) -> None:
+    done, total = 0, int(answer.headers.get("Content-Length", 0))
+    of_total = f" of {total / 1e6:,.1f}" if total else ""
+    with atomic_path(file) as partial, partial.open("wb") as stream:
+        for chunk in answer.iter_content(CHUNK):
+            stream.write(chunk)
+            done += len(chunk)
+            current.note = f"{done / 1e6:,.1f}{of_total} MB"
+            current.share = min(done / total, 1.0) if total else None
 
 
 class _RefusedError(Exception):
     """An answer that another attempt does not change."""
 
 
-def _check_answer(response: Any, **_: object) -> None:
+def _check_answer(answer: Any, **_: object) -> None:
     """Refuse an answer that is not the file, before it is read; called for redirects too."""
-    target = response.headers.get("Location", "")
-    if response.url.startswith("https:") and target.startswith("http:"):
-        raise _RefusedError(f"the server redirects to {target[:200]}, without https")
-    if 400 <= response.status_code < 500 and response.status_code not in TRANSIENT:
-        raise _RefusedError(f"the server answered {response.status_code} {response.reason}")
-    if response.ok and not target and "html" in response.headers.get("Content-Type", ""):
-        raise _RefusedError("the server answered with a web page, not the file")
-
-
-class _Progress:
-    """The progress of one attempt, called as tqdm is."""
-
-    def __init__(self, current: Stage) -> None:
-        self._current, self._done, self.total = current, 0, 0
-
-    def update(self, count: int) -> None:
-        self._done += count
-        of_total = f" of {self.total / 1e6:,.1f}" if self.total else ""
-        self._current.note = f"{self._done / 1e6:,.1f}{of_total} MB"
-        self._current.share = min(self._done / self.total, 1.0) if self.total else None
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        """Do nothing: the stage ends by itself."""
+    target, problem = answer.headers.get("Location", ""), ""
+    if answer.url.startswith("https:") and target.startswith("http:"):
+        problem = f"the server redirects to {target[:200]}, without https"
+    elif 400 <= answer.status_code < 500 and answer.status_code not in TRANSIENT:
+        problem = f"the server answered {answer.status_code} {answer.reason}"
+    elif answer.ok and not target and "html" in answer.headers.get("Content-Type", ""):
+        problem = "the server answered with a web page, not the file"
+    if problem:
+        answer.close()
+        raise _RefusedError(problem)

@@ -206,7 +206,11 @@ def csv_header(file: Path, delimiter: str) -> list[str]:
     number, line = next(read_lines(file, bad), END)
     if number != 1:
         raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
-    return log.header_names(file, line, delimiter)
+    try:
+        names = next(csv.reader([line], delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration) as error:
+        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
+    return [name.strip() for name in names]
 
 
 def _read_csv(

@@ -21,17 +21,17 @@ def open_workspace(options: LogOptions) -> Iterator[Workspace]:
     """
     check_target(options.out)
     check_utf8(options.out, "--out")
+    limit = f"{reading_limit(options.memory)}B"
     with (
         writing(options.out, "dataset folder"),
         partial_folder(options.out, "work-") as folder,
-        contextlib.ExitStack() as stack,
+        duckdb_workspace(options.out, folder, limit) as local,
     ):
         if options.engine == "duckdb":
-            limit = f"{reading_limit(options.memory)}B"
-            yield stack.enter_context(duckdb_workspace(options.out, folder, limit))
-        else:
-            require("spark", "--engine spark")
-            from dien_jax.preparation.reading.spark_workspace import spark_workspace
+            yield local
+            return
+        require("spark", "--engine spark")
+        from dien_jax.preparation.reading.spark_workspace import spark_workspace
 
-            engine = spark_workspace(folder, options.spark_url, options.spark_folder)
-            yield stack.enter_context(engine)
+        with spark_workspace(local, options.spark_url, options.spark_folder) as workspace:
+            yield workspace

@@ -6,7 +6,6 @@ converted some rows at a time. Neither library is imported.
 """
 
 import bisect
-import csv
 import hashlib
 import itertools
 import re
@@ -26,6 +25,7 @@ from dien_jax.errors import UserError, printable, reading, reason, suggestion
 from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
+from dien_jax.utils.json_values import in_words
 from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
@@ -115,15 +115,6 @@ def files_of(file: Path) -> list[Path]:
     return sorted(found, key=Path.as_posix)
 
 
-def header_names(file: Path, line: str, delimiter: str) -> list[str]:
-    """Return the names in a header, the first line of a CSV file."""
-    try:
-        names = next(csv.reader([line], delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
-    return [name.strip() for name in names]
-
-
 def load_records(
     workspace: Workspace, table: str, names: list[str], records: Iterable[tuple[int, list[str]]]
 ) -> Table:
@@ -154,9 +145,8 @@ def read_records(
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
     ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one; ``json_object`` and ``text_value`` of :mod:`dien_jax.utils.text_files` do so for
-    lines of JSON. The table, named after its columns, also has ``line``, from 1; empty values are
-    NULL. ``header`` is the expected first line, if there is one.
+    malformed one, as msgspec does. The table, named after its columns, also has ``line``, from 1;
+    empty values are NULL. ``header`` is the expected first line, if there is one.
     """
     bad, shown = BadLines(), file / member
 
@@ -174,7 +164,7 @@ def read_records(
                 record = parse(line)
                 "".join(record).encode()
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-                bad.add(shown, number, str(error)[:LONGEST_REASON])
+                bad.add(shown, number, in_words(error)[:LONGEST_REASON])
             else:
                 yield number, record
 

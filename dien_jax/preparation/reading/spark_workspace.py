@@ -58,17 +58,17 @@ def unix_millis(moment: Value) -> IntegerValue:
 
 @contextlib.contextmanager
 def spark_workspace(
-    folder: Path, url: str | None, shared: str | None
+    local: Workspace, url: str | None, shared: str | None
 ) -> Iterator["SparkWorkspace"]:
     """Open a session of Spark at ``url``, or that of the environment.
 
-    ``folder`` is for files of this process, and ``shared`` for what Spark sees too; by default
-    it is ``folder``.
+    ``local`` is a workspace of this process, and ``shared`` the folder for what Spark sees too; by
+    default it is that of ``local``.
     """
-    where = str(folder.absolute()) if shared is None else shared
+    where = str(local.folder.absolute()) if shared is None else shared
     with _session(url) as session:
         tables = SharedFolder(where)
-        workspace = SparkWorkspace(folder, session, tables)
+        workspace = SparkWorkspace(local, session, tables)
         try:
             _check_shared(workspace, where)
             yield workspace
@@ -96,11 +96,15 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
 
 
 class SparkWorkspace(Workspace):
-    """Tables that Spark stores as Parquet in a folder, and views of them."""
+    """Tables that Spark stores as Parquet in a folder, and views of them.
 
-    def __init__(self, folder: Path, session: Any, shared: "SharedFolder") -> None:
+    Attributes:
+      local: the workspace of this process, for files that Spark does not read.
+    """
+
+    def __init__(self, local: Workspace, session: Any, shared: "SharedFolder") -> None:
         assert ibis.pyspark  # this registers the settings that writing its SQL reads
-        self.folder = folder
+        self.local, self.folder = local, local.folder
         self.session, self._shared = session, shared
         self.metadata = {"engine": "spark"}
         self._views: list[str] = []
@@ -110,6 +114,9 @@ class SparkWorkspace(Workspace):
         from dien_jax.preparation.reading.spark_files import read_spark
 
         return read_spark(self, file, form)
+
+    def limit(self, memory: int) -> None:
+        self.local.limit(memory)
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
         if isinstance(table, pa.Table):

@@ -38,7 +38,8 @@ class Workspace(abc.ABC):
     folder: Path
     metadata: Mapping[str, str] = MappingProxyType({})
 
-    def limit(self, memory: int) -> None:  # noqa: B027 - an engine elsewhere takes none of ours
+    @abc.abstractmethod
+    def limit(self, memory: int) -> None:
         """Limit the memory that the engine takes of this process, in bytes."""
 
     @abc.abstractmethod

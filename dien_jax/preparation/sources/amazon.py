@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgspec
+
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
-from dien_jax.utils.text_files import as_text, json_object, text_value
 
 if TYPE_CHECKING:
     from ibis.expr.types import Table
@@ -41,6 +42,8 @@ CATEGORY = LogColumn("category", "--meta")
 DEFAULT_CATEGORY = "default_cat"
 CORE = 5  # minimum number of events of every user and item of a five-core log
 Year = Literal[2014, 2018, 2023]
+Text = str | int | float
+CategoryPath = list[Text] | None
 
 
 class AmazonSet(NamedTuple):
@@ -50,6 +53,8 @@ class AmazonSet(NamedTuple):
     meta: str  # address of a category's products
     page: str  # web page on which people find both
     terms: str
+    review: tuple[str, str, str]  # keys of user, item and time
+    product: list[Any]  # keys, types and defaults of item and category path, and what replaces it
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -63,6 +68,8 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
         "the page names are to be cited: "
         "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        review=("reviewerID", "asin", "unixReviewTime"),
+        product=[("asin", Text), ("categories", list[CategoryPath] | None, None)],
     ),
     2018: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_v2/categoryFiles/{}.json.gz",
@@ -71,6 +78,8 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2018 by J. Ni and J. McAuley, UCSD, for research; no "
         "licence is named, the paper is to be cited, and users are asked to fill in a form: "
         "https://nijianmo.github.io/amazon/",
+        review=("reviewerID", "asin", "unixReviewTime"),
+        product=[("asin", Text), ("category", CategoryPath, None)],
     ),
     2023: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_2023/raw/review_categories/{}.jsonl.gz",
@@ -79,6 +88,12 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2023 by the McAuley Lab, UCSD, meant for research; the "
         "lab assigns no licence, and the paper is to be cited: "
         "https://amazon-reviews-2023.github.io/",
+        review=("user_id", "parent_asin", "timestamp"),
+        product=[
+            ("parent_asin", Text),
+            ("categories", CategoryPath, None),
+            ("main_category", Text | None, None),
+        ],
     ),
 }
 
@@ -162,7 +177,7 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
 
     A name that no category can have is a ``UserError``; one that a server lacks, of :func:`fetch`.
     """
-    reviews, meta, page, terms = SETS[year]
+    reviews, meta, page, terms, *_ = SETS[year]
     if not re.fullmatch(r"\w+", name, re.ASCII):
         expected = f"a category of {page} as its address has it, such as Toys_and_Games"
         raise UserError(f"--name: expected {expected}, got {name!r}")
@@ -173,48 +188,33 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
 
 def review_parser(year: Year) -> Callable[[str], list[str]]:
     """Return a function that takes user, item and time from a line of reviews."""
-    names = ("reviewerID", "asin", "unixReviewTime")
-    if year == 2023:
-        names = ("user_id", "parent_asin", "timestamp")
-
-    def parse(line: str) -> list[str]:
-        review = json_object(line)
-        return [text_value(review, name) for name in names]
-
-    return parse
+    kind = msgspec.defstruct("Review", [(name, Text) for name in SETS[year].review])
+    decode = msgspec.json.Decoder(kind).decode
+    return lambda line: [*map(str, msgspec.structs.astuple(decode(line)))]
 
 
 def product_parser(year: Year) -> Callable[[str], list[str]]:
     """Return a function that takes item and category from a line of metadata; empty without one."""
+    kind = msgspec.defstruct("Product", SETS[year].product)
+    decode = msgspec.json.Decoder(kind).decode
 
     def parse(line: str) -> list[str]:
-        product = json_object(line)
-        if year == 2018:
-            return [text_value(product, "asin"), _last(product.get("category"), "category")]
-        category = _last(product.get("categories"), "categories")
-        category = category or as_text(product.get("main_category") or "", "main_category")
-        return [text_value(product, "parent_asin"), category]
+        is_literal = year == 2014
+        product = msgspec.convert(_literal(line), kind) if is_literal else decode(line)
+        item, path, *others = msgspec.structs.astuple(product)
+        if is_literal and path:
+            path = path[0]  # the first of several
+        category = path[-1] if path else next(iter(others), "")
+        return [str(item), str(category or "")]
 
-    return _product_2014 if year == 2014 else parse
+    return parse
 
 
-def _product_2014(line: str) -> list[str]:
+def _literal(line: str) -> Any:
     try:
-        product = ast.literal_eval(line)
+        return ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"not a Python literal: {line[:40]!r}") from error
-    if not isinstance(product, dict):
-        raise ValueError(f"expected a dict, found {line[:20]!r}")
-    paths = product.get("categories") or [[]]
-    first = paths[0] if isinstance(paths, list) else paths
-    return [text_value(product, "asin"), _last(first, "categories")]
-
-
-def _last(path: Any, name: str) -> str:
-    """Return the last entry of a category path; empty where there is no path."""
-    if not isinstance(path or [], list):
-        raise ValueError(f"a path of {name!r} should be a list, found {str(path)[:20]!r}")
-    return as_text(path[-1], name) if path else ""
 
 
 def _five_core(workspace: "Workspace", events: "Table") -> "Table":

@@ -25,11 +25,10 @@ import numpy as np
 from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
-from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.preparation.writer import DatasetWriter, check_target
-from dien_jax.utils.files import convert_fields
+from dien_jax.utils.json_values import BelowOne, LargeCount, Share, convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"
@@ -46,22 +45,19 @@ class AuthorsOptions:
     cat_voc.pkl and item-info, each plain or gzip (.gz)."""
     out: Path
     """Dataset folder to create. It must not exist."""
-    valid_share: float = 0.1
+    valid_share: BelowOne = 0.1
     """Share of the training users held out for validation."""
-    seed: int = 0
+    seed: LargeCount = 0
     """Random seed."""
     every_event: bool = False
     """Also train on every earlier event of the training users' histories, from the second on, each
     with a negative drawn by popularity that the user had not chosen before. The files hold each
     user's last event only. Validation and test stay the files' own lines."""
-    max_bad_share: float = 0.001
+    max_bad_share: Share = 0.001
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        check_shares(self.valid_share, 0.0)
-        require_at_least({"--seed": (self.seed, 0)})
-        check_bad_share(self.max_bad_share)
 
 
 def prepare(options: AuthorsOptions) -> list[str]:

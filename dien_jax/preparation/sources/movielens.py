@@ -22,9 +22,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from dien_jax.errors import UserError
+import msgspec
+
 from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn
 from dien_jax.preparation.reading.download import Remote, fetch, given
@@ -54,13 +55,8 @@ class MovielensOptions(ImplicitOptions):
     """Number of ratings: 1, 20, 25 or 32 million."""
     source: Path | None = None
     """Local archive ml-NAME.zip as published. It is downloaded by default."""
-    min_rating: float | None = None
+    min_rating: Annotated[float, msgspec.Meta(gt=0, le=5)] | None = None
     """Use only ratings of at least this value, for example 4."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_rating is not None and not 0 < self.min_rating <= 5:
-            raise UserError(f"--min-rating must be above 0 and at most 5, got {self.min_rating}")
 
 
 def remote_file(name: Name) -> Remote:

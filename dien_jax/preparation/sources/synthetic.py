@@ -22,21 +22,22 @@ AUC and log loss are the best possible ones.
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.random import Generator
 
 from dien_jax.data.arrays import Examples
 from dien_jax.data.metadata import FORMAT_VERSION, SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import writing
 from dien_jax.metrics.scores import auc, logloss
-from dien_jax.preparation.options import require_at_least
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.console import say
-from dien_jax.utils.files import convert_fields, locked, user_cache
+from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.json_values import LargeCount, convert_fields
 
 KINDS = ("bicycle", "camera", "guitar", "kayak", "lamp", "tent")
 FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")
@@ -64,16 +65,13 @@ class SyntheticOptions:
 
     out: Path
     """Dataset folder to create. It must not exist."""
-    users: int = 4_000
+    users: Annotated[int, msgspec.Meta(ge=20, le=10**6)] = 4_000
     """Number of users; a tenth each is held out for validation and test."""
-    seed: int = 0
+    seed: LargeCount = 0
     """Random seed."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        if not 20 <= self.users <= 10**6:
-            raise UserError(f"--users must be from 20 to {10**6}, got {self.users}")
-        require_at_least({"--seed": (self.seed, 0)})
 
 
 def built_in_data() -> Path:
