@@ -25,9 +25,9 @@ class Arguments(ServerOptions):
     """Rank over HTTP with the best checkpoint of a run, or with an exported model.
 
     Endpoints: POST /v1/rank, /v1/recommend, /v1/remember and /v1/observe; GET /healthz, /readyz,
-    /metrics and /openapi.json. If the environment variable DIEN_JAX_TOKEN is set, /v1/... and
-    /metrics require it as a bearer token. SIGTERM stops the server after all requests are answered;
-    SIGHUP reloads the model.
+    /metrics, /openapi.json and /docs. If the environment variable DIEN_JAX_TOKEN is set, /v1/...
+    and /metrics require it as a bearer token. SIGTERM stops the server after all requests are
+    answered; SIGHUP reloads the model.
     """
 
     run: tyro.conf.Positional[Path]

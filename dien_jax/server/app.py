@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -26,6 +26,7 @@ from dien_jax.server.messages import (
     Failure,
     arguments,
     document,
+    page,
     utc_text,
     validation_failure,
 )
@@ -58,10 +59,12 @@ class Application:
                 post(f"/v1/{name}", partial(self._post, name, partial(current.change_user, name)))
                 for name in ("remember", "observe")
             ),
+            Route("/", lambda _: RedirectResponse("/docs")),
             Route("/healthz", self._status),
             Route("/readyz", self._status),
             Route("/metrics", lambda _: Response(metrics.text(), headers=_OF_METRICS)),
-            Route("/openapi.json", self._describe),
+            Route("/openapi.json", partial(self._describe, lambda content, _: _Json(content))),
+            Route("/docs", partial(self._describe, lambda *args: HTMLResponse(page(*args)))),
         ]
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception), _answer_error)
@@ -163,9 +166,13 @@ class Application:
         content = current.served.status(words[good], error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
 
-    async def _describe(self, request: Request) -> Response:
-        decoders, has_token = self._current.served.decoders, self._token is not None
-        return _Json(document(decoders, self._options, token=has_token))
+    async def _describe(
+        self, form: Callable[[dict[str, Any], int], Response], request: Request
+    ) -> Response:
+        content = document(
+            self._current.served.decoders, self._options, token=self._token is not None
+        )
+        return form(content, request.scope["server"][1] or self._options.port)
 
 
 class _Json(Response):

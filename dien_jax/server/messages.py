@@ -1,12 +1,17 @@
 """Types of requests and answers, decoders that validate requests, and their description.
 
 Request types depend on the model: its context features are fields. The description is an OpenAPI
-document.
+document, and an HTML page that shows it.
 """
 
 import datetime
+import html
+import json
 import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import msgspec
@@ -269,3 +274,48 @@ def _example(request: type[msgspec.Struct]) -> dict[str, Any]:
         elif field.required or field.name in ("history", "user"):
             values[field.name] = _EXAMPLES[field.name]
     return values
+
+
+def page(document: dict[str, Any], port: int) -> str:
+    """Return the document as an HTML page that loads nothing else, with calls of a local port."""
+    info = document["info"]
+    parts = [
+        f"<h1>{_text(info['title'])} {_text(info['version'])}</h1><p>{_text(info['description'])} "
+        f'The same as an OpenAPI document: <a href="/openapi.json">/openapi.json</a>.</p>'
+    ]
+    for path, methods in document["paths"].items():
+        ((method, operation),) = methods.items()
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
+        parts.append(f"<p>{_text(operation['summary'])}</p>")
+        call = f"curl -s localhost:{port}{path}"
+        if "security" in operation:
+            call += " -H 'Authorization: Bearer TOKEN'"
+        rows = []
+        if "requestBody" in operation:
+            example = operation["requestBody"]["content"]["application/json"]["example"]
+            body = shlex.quote(json.dumps(example, ensure_ascii=False))
+            call += f" -H 'Content-Type: application/json' -d {body}"
+            rows = [f"<tr><td><td>Request<td>{_link(operation['requestBody'])}"]
+        parts += [f"<pre>{html.escape(call)}</pre><table>", *rows]
+        for status, response in operation["responses"].items():
+            parts.append(
+                f"<tr><td>{status}<td>{_text(response['description'])}<td>{_link(response)}"
+            )
+        parts.append("</table>")
+    parts.append("<h2>Types</h2>")
+    for name, schema in document["components"]["schemas"].items():
+        body = _text(json.dumps(schema, indent=1, ensure_ascii=False))
+        parts.append(f'<h3 id="{name}">{name}</h3><pre>{body}</pre>')
+    template = Path(__file__).with_name("docs.html").read_text("utf-8")
+    return Template(template).substitute(parts="".join(parts))
+
+
+def _text(content: str) -> str:
+    """Return text as HTML, with what stands between backticks as code."""
+    return re.sub("`+(.*?)`+", r"<code>\1</code>", html.escape(content))
+
+
+def _link(body: dict[str, Any]) -> str:
+    (content,) = body["content"].values()
+    name = content["schema"].get("$ref", "").rpartition("/")[2]
+    return f'<a href="#{name}">{name}</a>' if name else "text"

@@ -209,7 +209,7 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
     assert answer.json()["error"] == "the bearer token is missing or wrong"
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
-    for path in ("/healthz", "/readyz", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/docs"):
         assert server.get(path).status_code == 200
     description = server.get("/openapi.json").json()
     assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
@@ -279,7 +279,7 @@ def test_alerts_and_panels_name_metrics_of_the_server(server) -> None:
         assert not [name for name in names if f"\n{name}" not in text and name != "dien_jax"]
 
 
-def test_openapi_has_the_models_features_and_requests_that_work(server) -> None:
+def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
     description = server.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     references = set(json.dumps(description).split('"#/components/schemas/')[1:])
@@ -290,6 +290,18 @@ def test_openapi_has_the_models_features_and_requests_that_work(server) -> None:
         if "post" in methods:
             body = methods["post"]["requestBody"]["content"]["application/json"]["example"]
             assert server.post(path, body).status_code == 200, (path, body)
+    assert server.get("/").headers["Location"] == "/docs"
+    assert "<pre>curl -s localhost:8000/v1/rank" in server.get("/docs").text
+    html = server.get("http://ranking:8765/docs").text
+    assert html.count("<pre>curl -s localhost:8765/") == len(description["paths"])
+    assert "`" not in html
+    assert html.count("<h2>") == len(description["paths"]) + 1
+    operations = [
+        operation for path in description["paths"].values() for operation in path.values()
+    ]
+    statuses = [status for operation in operations for status in operation["responses"]]
+    assert re.findall(r"<tr><td>(\d+)<td>", html) == statuses
+    assert "//" not in html.replace("<!doctype html>", "")
 
 
 def test_request_types_of_all_feature_kinds() -> None:
