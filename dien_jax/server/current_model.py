@@ -310,10 +310,30 @@ class CurrentModel:
                 self._failed_version = self.reload_error = None
                 return False
             newer = self._load(version, again=not force and version == self._failed_version)
-            self._check_requests(newer)
+            old, new = (
+                ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
+                for model in (self.served, newer)
+            )
+            if old != new and not self._options.accept_other_features:  # clients would get 422
+                raise UserError(
+                    f"requests have the context features {old or 'none'}; the new model expects "
+                    f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
+                    f"to replace the model all the same"
+                )
+            limited, limits = (
+                {f.name for f in model.ranker.schema.item[1:] if f.kind == "categorical"}
+                for model in (self.served, newer)
+            )
+            if (lost := limited - limits) and not self._options.accept_other_features:
+                raise UserError(
+                    f"at_most of requests may name {', '.join(sorted(lost))}, which is no category "
+                    f"of the new model. Start a new server for it, or give --accept-other-features"
+                )
             before, now = (model.ranker.vocabularies.items for model in (self.served, newer))
+            changes = f"; context features {new or 'none'}, before {old or 'none'}" * (old != new)
+            changes += f"; no category {', '.join(sorted(lost))}" * bool(lost)
             others = f"; other items: {len(now) - 1:,}, before {len(before) - 1:,}"
-            changes = others * (before != now)
+            changes += others * (before != now)
             self._warm_up(newer)
 
             def replace() -> None:
@@ -335,27 +355,6 @@ class CurrentModel:
         self._metrics.reloads.labels("ok").inc()
         LOG.info("reloaded: %s, is in use%s", newer, changes)
         return True
-
-    def _check_requests(self, newer: ServedModel) -> None:
-        """Refuse a model that would answer requests of the present form with status 422."""
-        old, new = (
-            ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
-            for model in (self.served, newer)
-        )
-        if old != new:
-            raise UserError(
-                f"requests have the context features {old or 'none'}; the new model expects "
-                f"{new or 'none'}. Start a new server for it"
-            )
-        limited, limits = (
-            {f.name for f in model.ranker.schema.item[1:] if f.kind == "categorical"}
-            for model in (self.served, newer)
-        )
-        if lost := limited - limits:
-            raise UserError(
-                f"at_most of requests may name {', '.join(sorted(lost))}, which is no category of "
-                f"the new model. Start a new server for it"
-            )
 
     def _load(self, version: ModelVersion, *, again: bool = False) -> ServedModel:
         """Load the model; say so unless it is tried ``again`` after a failure, every poll."""

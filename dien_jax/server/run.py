@@ -60,6 +60,9 @@ class ServerOptions:
     """Separator of the values of a multi-valued context feature sent as one string."""
     poll_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 30.0
     """Seconds between checks for a newer checkpoint; 0 to check on SIGHUP only."""
+    accept_other_features: bool = False
+    """Reload a model whose requests have other context features, or that lacks a category that
+    at_most may name; requests of the old form are then answered with status 422."""
     drain_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False

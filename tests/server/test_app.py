@@ -361,10 +361,12 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert capsys.readouterr().err.count("loading") == 1
-    served.schema = schema
+    server.current._options = dataclasses.replace(server.options, accept_other_features=True)
     with caplog.at_level(logging.INFO, "dien_jax.server"):
-        assert server.current.update(server.batcher)
-    assert re.search(r"reloaded: checkpoint 2 of next2, written .*Z, is in use$", caplog.text, re.M)
+        assert server.current.update(server.batcher, force=True)
+    line = "reloaded: checkpoint 2 of next2, written .*Z, is in use; context features .* none$"
+    assert re.search(line, caplog.text, re.M)
+    assert server.current.served.ranker.schema == schema
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
