@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.tensorboard_files import events, scalars
@@ -38,11 +37,11 @@ def tell(reporter, step):
 
 
 @contextmanager
-def reports(folder: Path, settings: Any = None, **steps: int) -> Iterator[Reporter]:
+def reports(folder: Path, restored_step: int = 0, evaluated_step: int = 0) -> Iterator[Reporter]:
     """The reporter of a run with the default loggers."""
     with (
-        opened_loggers(folder) as loggers,
-        closing(Reporter(folder, loggers, settings or {}, **steps)) as reporter,
+        opened_loggers(folder, restored_step=restored_step) as loggers,
+        closing(Reporter(folder, loggers, evaluated_step)) as reporter,
     ):
         yield reporter
 
