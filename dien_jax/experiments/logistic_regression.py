@@ -92,10 +92,8 @@ class RegressionInputs:
         )
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
         attributes = [pair for pair in features if pair[0].size and pair not in ids]
-        widths = [(feature.size or 0) - 1 for feature, _ in (*attributes, *ids)]
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
-        self._columns = dict(zip((*attributes, *ids), starts, strict=False))
-        self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
+        self._values = [*attributes, *ids]
+        self.num_attributes = sum((feature.size or 1) - 1 for feature, _ in attributes)
 
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in a random order, or about ``limit`` of them."""
@@ -103,18 +101,16 @@ class RegressionInputs:
         steps = min(loader.steps_per_epoch, max(1, limit // self._train.batch_size))
         total = len(self._dataset.splits[split].label)
         rows = total if steps == loader.steps_per_epoch else steps * self._train.batch_size
-        dense = np.empty((rows, len(self.names)), np.float32)
         if rows < total:
             say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
-        filled, one_hot, labels = 0, [], []
+        parts = []
         with stage(f"inputs of {rows:,} {split} examples") as current:
-            for indices, inputs in self._batches(loader, steps):
-                dense[filled : filled + len(indices)] = inputs.dense
-                filled += len(indices)
-                one_hot.append(inputs.one_hot)
-                labels.append(inputs.labels)
-                current.share = filled / rows
-        return Inputs(dense[:filled], sparse.vstack(one_hot, format="csr"), np.concatenate(labels))
+            for _, part in self._batches(loader, steps):
+                parts.append(part)
+                current.share = len(parts) / steps
+        dense, one_hot, labels = zip(*parts, strict=True)
+        one_hot = sparse.vstack(one_hot, format="csr")
+        return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
     def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
@@ -163,16 +159,14 @@ class RegressionInputs:
         return Inputs(dense, self._one_hot(values, rows), labels)
 
     def _one_hot(self, values: dict[str, dict[str, Any]], rows: int) -> sparse.csr_array:
-        columns, shares = [], []
-        for (feature, group), start in self._columns.items():  # value v > 0 has column v - 1
+        parts = []
+        for feature, group in self._values:
             value, share = _slots(values[group][feature.name])
-            columns.append(start + value.astype(np.int64) - 1)
-            shares.append(np.where(value != UNKNOWN, share, 0))
-        share = np.concatenate(shares, axis=1)
-        used = share > 0
-        places = np.concatenate(columns, axis=1)[used].astype(np.int32)
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(used.sum(1))]).astype(np.int32)
-        return sparse.csr_array((share[used], places, ends), shape=(rows, self._num_columns))
+            used = (value != UNKNOWN) & (share > 0)
+            places = np.nonzero(used)[0], value[used] - 1  # value v > 0 has column v - 1
+            shape = rows, (feature.size or 1) - 1
+            parts.append(sparse.csr_array((share[used], places), shape=shape))
+        return sparse.hstack(parts, format="csr")
 
 
 def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
-from dien_jax.runs.model_card import CARD_FILE
+from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.steps.state import parts
@@ -33,13 +33,12 @@ from dien_jax.training.result import (
     final_metrics,
     read_finished,
     run_settings,
-    write_card,
     write_result,
 )
 from dien_jax.training.run_data import check_splits, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
-from dien_jax.utils.files import LOCK_FILE, locked
+from dien_jax.utils.files import LOCK_FILE, locked, write_text
 from dien_jax.utils.machine import require_usable_jax
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
@@ -327,12 +326,14 @@ def _train(
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
-    card = (trainer.parameters, outcome.pop("intervals"), calibration)
+    intervals = outcome.pop("intervals")
     from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
 
     about["lists"] = measure_finished(folder, dataset) if count() == 1 else None
     result = RunResult(run_dir=folder, **about, **outcome)
-    on_first(lambda: write_card(run, dataset.meta, result, *card))
+    of_card = {**vars(result), "parameters": trainer.parameters}
+    card = model_card(run, dataset.meta, of_card, intervals, calibration)
+    on_first(lambda: write_text(folder / CARD_FILE, card))
     files = [folder / CONFIG_FILE, folder / CARD_FILE]
     on_first(lambda: reporter.finish(result.best_step, final_metrics(result), files))
     on_first(lambda: write_result(result))
@@ -359,15 +360,8 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     def started() -> Grown:
         assert origin is not None
         assert fresh is not None
-        start = grown(origin, dataset, fresh)
-        jax.tree.map(_check_alike, start.state, fresh)
-        return start
+        return grown(origin, dataset, fresh)
 
     start = on_first(started)
     trainer.start_from(None if start is None else start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
-
-
-def _check_alike(value: Any, replaced: Any) -> None:
-    if value.shape != replaced.shape or value.dtype != replaced.dtype:
-        raise ValueError(f"expected {replaced.dtype}{replaced.shape}, got {value.shape}")
