@@ -232,10 +232,13 @@ class MLPAttention(nn.Module):
     def __call__(
         self,
         candidate: Float[Array, "B Q"],
-        states: Float[Array, "B T H"],
-        lengths: Int[Array, " B"],
+        states: Float[Array, "B T H"] | Float[Array, "T H"],
+        lengths: Int[Array, " B"] | Int[Array, ""],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
+        """Return weights that sum to 1 over the live steps of each row, or are 0 without any.
+
+        The candidates of all rows may share one history.
+        """
         hidden = states.shape[-1]
         query = candidate
         if self.projects_query:
@@ -247,27 +250,16 @@ class MLPAttention(nn.Module):
         for index, columns in enumerate([*others, 1], start=1):
             name = f"layer_{index}" if index < len(self.layers) else "score"
             layers.append(_DenseParameters(layers[-1].kernel.shape[1], columns, name=name)())
-        return dien_kernels.attention_weights(
-            query, states, layers, lengths=lengths, implementation=self.implementation
-        )
+        arrays, options = (query, states, layers), {"implementation": self.implementation}
+        if states.ndim == 2:
+            return dien_kernels.candidate_attention(*arrays, length=lengths, **options)
+        return dien_kernels.attention_weights(*arrays, lengths=lengths, **options)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        params = self.variables["params"]
-        query = candidates
-        if self.projects_query:
-            of_query = jax.tree.map(lambda leaf: leaf.astype(candidates.dtype), params["query"])
-            query = query @ of_query["kernel"] + of_query["bias"][None]
-            alpha = params["query_activation"]["alpha"].astype(candidates.dtype)[None]
-            query = jnp.where(query > 0, query, alpha * query)
-        names = [*(f"layer_{index}" for index in range(1, len(self.layers))), "score"]
-        others = [Dense(params[name]["kernel"], params[name]["bias"]) for name in names]
-        layers = [Dense(params["kernel"], params["bias"]), *others]
-        return dien_kernels.candidate_attention(
-            query, states, layers, length=length, implementation=self.implementation
-        )
+        return self(candidates, states, length)
 
 
 class BilinearAttention(nn.Module):
@@ -287,19 +279,18 @@ class BilinearAttention(nn.Module):
     def __call__(
         self,
         candidate: Float[Array, "B Q"],
-        states: Float[Array, "B T H"],
-        lengths: Int[Array, " B"],
+        states: Float[Array, "B T H"] | Float[Array, "T H"],
+        lengths: Int[Array, " B"] | Int[Array, ""],
     ) -> Float[Array, "B T"]:
         """Return weights as :meth:`MLPAttention.__call__` does."""
         project = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="query")
-        scores = jnp.einsum("bth,bh->bt", states, project(candidate))
+        of_states = "th" if states.ndim == 2 else "bth"
+        scores = jnp.einsum(f"{of_states},bh->bt", states, project(candidate))
+        lengths = jnp.broadcast_to(lengths, scores.shape[:1])
         return masked_softmax(scores.astype(jnp.float32), lengths)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
-        scores = (candidates @ kernel) @ states.T
-        lengths = jnp.broadcast_to(length, scores.shape[:1])
-        return masked_softmax(scores.astype(jnp.float32), lengths)
+        return self(candidates, states, length)

@@ -34,9 +34,8 @@ NEW = -1
 
 
 class Source(NamedTuple):
-    """The run to start from: its folder and data, and step and state of its best checkpoint."""
+    """The run to start from: its data, and step and state of its best checkpoint."""
 
-    folder: Path
     dataset: Dataset
     step: int
     state: TrainState
@@ -76,8 +75,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        state = restore_state(folder, run, before)
-        return Source(folder, before, *state)
+        return Source(before, *restore_state(folder, run, before))
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
 
