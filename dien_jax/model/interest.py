@@ -250,10 +250,10 @@ class MLPAttention(nn.Module):
         for index, columns in enumerate([*others, 1], start=1):
             name = f"layer_{index}" if index < len(self.layers) else "score"
             layers.append(_DenseParameters(layers[-1].kernel.shape[1], columns, name=name)())
-        arrays, options = (query, states, layers), {"implementation": self.implementation}
+        arrays, choice = (query, states, layers), self.implementation
         if states.ndim == 2:
-            return dien_kernels.candidate_attention(*arrays, length=lengths, **options)
-        return dien_kernels.attention_weights(*arrays, lengths=lengths, **options)
+            return dien_kernels.candidate_attention(*arrays, length=lengths, implementation=choice)
+        return dien_kernels.attention_weights(*arrays, lengths=lengths, implementation=choice)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
