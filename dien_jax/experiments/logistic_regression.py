@@ -8,6 +8,7 @@ Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -97,15 +98,14 @@ class RegressionInputs:
 
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in a random order, or about ``limit`` of them."""
-        loader = self._loader(split, "shuffled")
-        steps = min(loader.steps_per_epoch, max(1, limit // self._train.batch_size))
-        total = len(self._dataset.splits[split].label)
-        rows = total if steps == loader.steps_per_epoch else steps * self._train.batch_size
+        total, size = len(self._dataset.splits[split].label), self._train.batch_size
+        steps = min(-(-total // size), max(1, limit // size))
+        rows = min(total, steps * size)
         if rows < total:
             say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
         parts = []
         with stage(f"inputs of {rows:,} {split} examples") as current:
-            for _, part in self._batches(loader, steps):
+            for _, part in self._batches(split, "shuffled", steps):
                 parts.append(part)
                 current.share = len(parts) / steps
         dense, one_hot, labels = zip(*parts, strict=True)
@@ -114,28 +114,21 @@ class RegressionInputs:
 
     def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
-        loader = self._loader(split, "evaluation")
-        yield from self._batches(loader, loader.steps_per_epoch)
+        return self._batches(split, "evaluation")
 
-    def _loader(self, split: str, order: str) -> Loader:
-        """Return the batches of a split; those of training have the bits ``own``.
+    def _batches(
+        self, split: str, order: str, steps: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Inputs]]:
+        """Yield the batches of a split, at most so many; those of training have the bits ``own``.
 
         Each split has a seed of its own: splits of the same size would be sampled alike, and larger
         weights of users would seem better than they are.
         """
-        return Loader(
-            self._dataset,
-            split,
-            self._train,
-            seed=SPLITS.index(split),
-            statistics=True,
-            order=order,
-        )
-
-    def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
+        how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
+        loader = Loader(self._dataset, split, self._train, **how)
         features = len(self._tables.statistics)
         with closing(loader.epoch(0)) as batches:
-            for step, batch in zip(range(steps), batches, strict=False):
+            for step, batch in enumerate(itertools.islice(batches, steps)):
                 if batch.own is None:  # the counts are complete: nothing is left out
                     rows = len(batch.label)
                     nothing = np.zeros((rows, features), np.int8)
