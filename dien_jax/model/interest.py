@@ -6,8 +6,8 @@ states of a history for a candidate, a row's own or many over one history.
 Dimensions: B rows, N candidates of one history, T steps, D input, H hidden, Q candidate embedding.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import dien_kernels
 import flax.linen as nn
@@ -81,22 +81,6 @@ class Recurrence(nn.Module):
         }
 
 
-def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
-    def last_states(
-        self: Recurrence,
-        states: Float[Array, "T D"],
-        attention: Float[Array, "N T"],
-        length: Int[Array, ""],
-    ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
-        weights = Weights(**self.variables["params"])
-        operands = (states, attention, weights, length)
-        implementation = network_implementation(self.implementation)
-        return dien_kernels.last_states(cell, self.gates, *operands, self.precision, implementation)
-
-    return last_states
-
-
 class GRU(Recurrence):
     """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
 
@@ -120,7 +104,9 @@ class GRU(Recurrence):
 
 
 class _Attentional(Recurrence):
-    """A recurrence with attention; ``_run`` calls its function."""
+    """A recurrence with attention; ``_run`` calls the function of its ``_cell``."""
+
+    _cell: ClassVar[SharedCell]
 
     @nn.compact
     def __call__(
@@ -132,6 +118,14 @@ class _Attentional(Recurrence):
     ) -> States:
         """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
         return self._run(x, attention, self.options(lengths, initial_state))
+
+    def _of_candidates(
+        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        operands = (states, attention, Weights(**self.variables["params"]), length)
+        options = self.precision, network_implementation(self.implementation)
+        return dien_kernels.last_states(self._cell, self.gates, *operands, *options)
 
 
 class AGRU(_Attentional):
@@ -149,7 +143,7 @@ class AGRU(_Attentional):
     def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
 
-    last_states = _last_states("agru")
+    _cell, last_states = "agru", _Attentional._of_candidates
 
 
 class AUGRU(_Attentional):
@@ -167,7 +161,7 @@ class AUGRU(_Attentional):
     def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return augru(x, attention, self.weights(x.shape[-1]), **options)
 
-    last_states = _last_states("augru")
+    _cell, last_states = "augru", _Attentional._of_candidates
 
 
 class AIGRU(_Attentional):
@@ -186,7 +180,7 @@ class AIGRU(_Attentional):
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, self.weights(x.shape[-1]), **options)
 
-    last_states = _last_states("aigru")
+    _cell, last_states = "aigru", _Attentional._of_candidates
 
 
 ATTENTION_LAYERS = (80, 40)
