@@ -259,8 +259,9 @@ def opened_loggers(
     opened: list[Logger] = []
     with contextlib.ExitStack() as stack:
         for name in (name for name in LOGGERS if name in chosen):
-            logger: Logger = TensorBoard(folder, restored_step)
-            if name != "tensorboard":
+            if name == "tensorboard":
+                logger: Logger = TensorBoard(folder, restored_step)
+            else:
                 title, tracker = TRACKERS[name]
                 made = tracker(folder.absolute().name, settings or {}, runs.get(name))
                 logger, runs[name] = Background(title, made), made.run_id
