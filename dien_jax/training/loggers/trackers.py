@@ -255,10 +255,11 @@ def opened_loggers(
         known = read_json(file, _LoggersFile)
     for name in names or ():
         require_choice("loggers", name, LOGGERS)
-    chosen, runs = known["loggers"] if names is None else names, dict(known["runs"])
+    chosen = known["loggers"] if names is None else names
+    kept, runs = [name for name in LOGGERS if name in chosen], dict(known["runs"])
     opened: list[Logger] = []
     with contextlib.ExitStack() as stack:
-        for name in (name for name in LOGGERS if name in chosen):
+        for name in kept:
             if name == "tensorboard":
                 logger: Logger = TensorBoard(folder, restored_step)
             else:
@@ -267,7 +268,6 @@ def opened_loggers(
                 logger, runs[name] = Background(title, made), made.run_id
             stack.push(lambda kind, error, trace, logger=logger: logger.close(error))
             opened.append(logger)
-        now = {"loggers": [name for name in LOGGERS if name in chosen], "runs": runs}
-        if now != known:
+        if (now := {"loggers": kept, "runs": runs}) != known:
             write_json(file, now)
         yield opened
