@@ -8,6 +8,7 @@ Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from scipy import sparse
-from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
@@ -93,54 +93,42 @@ class RegressionInputs:
         )
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
         attributes = [pair for pair in features if pair[0].size and pair not in ids]
-        widths = [(feature.size or 0) - 1 for feature, _ in (*attributes, *ids)]
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
-        self._columns = dict(zip((*attributes, *ids), starts, strict=False))
-        self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
+        self._values = [*attributes, *ids]
+        self.num_attributes = sum((feature.size or 1) - 1 for feature, _ in attributes)
 
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in a random order, or about ``limit`` of them."""
-        loader = self._loader(split, "shuffled")
-        steps = min(loader.steps_per_epoch, max(1, limit // self._train.batch_size))
-        total = len(self._dataset.splits[split].label)
-        rows = total if steps == loader.steps_per_epoch else steps * self._train.batch_size
-        dense = np.empty((rows, len(self.names)), np.float32)
+        total, size = len(self._dataset.splits[split].label), self._train.batch_size
+        steps = min(-(-total // size), max(1, limit // size))
+        rows = min(total, steps * size)
         if rows < total:
             say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
-        filled, one_hot, labels = 0, [], []
+        parts = []
         with stage(f"inputs of {rows:,} {split} examples") as current:
-            for indices, inputs in self._batches(loader, steps):
-                dense[filled : filled + len(indices)] = inputs.dense
-                filled += len(indices)
-                one_hot.append(inputs.one_hot)
-                labels.append(inputs.labels)
-                current.share = filled / rows
-        return Inputs(dense[:filled], sparse.vstack(one_hot, format="csr"), np.concatenate(labels))
+            for _, part in self._batches(split, "shuffled", steps):
+                parts.append(part)
+                current.share = len(parts) / steps
+        dense, one_hot, labels = zip(*parts, strict=True)
+        one_hot = sparse.vstack(one_hot, format="csr")
+        return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
     def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
-        loader = self._loader(split, "evaluation")
-        yield from self._batches(loader, loader.steps_per_epoch)
+        return self._batches(split, "evaluation")
 
-    def _loader(self, split: str, order: str) -> Loader:
-        """Return the batches of a split; those of training have the bits ``own``.
+    def _batches(
+        self, split: str, order: str, steps: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Inputs]]:
+        """Yield the batches of a split, at most so many; those of training have the bits ``own``.
 
         Each split has a seed of its own: splits of the same size would be sampled alike, and larger
         weights of users would seem better than they are.
         """
-        return Loader(
-            self._dataset,
-            split,
-            self._train,
-            seed=SPLITS.index(split),
-            statistics=True,
-            order=order,
-        )
-
-    def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
+        how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
+        loader = Loader(self._dataset, split, self._train, **how)
         features = len(self._tables.statistics)
         with closing(loader.epoch(0)) as batches:
-            for step, batch in zip(range(steps), batches, strict=False):
+            for step, batch in enumerate(itertools.islice(batches, steps)):
                 if batch.own is None:  # the counts are complete: nothing is left out
                     rows = len(batch.label)
                     nothing = np.zeros((rows, features), np.int8)
@@ -164,16 +152,14 @@ class RegressionInputs:
         return Inputs(dense, self._one_hot(values, rows), labels)
 
     def _one_hot(self, values: dict[str, dict[str, Any]], rows: int) -> sparse.csr_array:
-        columns, shares = [], []
-        for (feature, group), start in self._columns.items():  # value v > 0 has column v - 1
+        parts = []
+        for feature, group in self._values:
             value, share = _slots(values[group][feature.name])
-            columns.append(start + value.astype(np.int64) - 1)
-            shares.append(np.where(value != UNKNOWN, share, 0))
-        share = np.concatenate(shares, axis=1)
-        used = share > 0
-        places = np.concatenate(columns, axis=1)[used].astype(np.int32)
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(used.sum(1))]).astype(np.int32)
-        return sparse.csr_array((share[used], places, ends), shape=(rows, self._num_columns))
+            used = (value != UNKNOWN) & (share > 0)
+            places = np.nonzero(used)[0], value[used] - 1  # value v > 0 has column v - 1
+            shape = rows, (feature.size or 1) - 1
+            parts.append(sparse.csr_array((share[used], places), shape=shape))
+        return sparse.hstack(parts, format="csr")
 
 
 def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
@@ -200,16 +186,16 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
     dense = (train.dense - mean) / scale
     weights = np.zeros(1 + dense.shape[1] + train.one_hot.shape[1])
 
-    def predict(line: tuple[np.ndarray, ...], inputs: Inputs) -> np.ndarray:
-        start, of_dense, of_values = line
-        return probability((inputs.dense - mean) @ of_dense + inputs.one_hot @ of_values + start)
+    def predict(weights: np.ndarray, inputs: Inputs) -> np.ndarray:
+        start, of_dense, of_values = np.split(weights, [1, 1 + len(mean)])
+        dense = (inputs.dense - mean) @ (of_dense / scale)
+        return probability(dense + inputs.one_hot @ of_values + start)
 
     best: tuple[float, Predict, float] | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
-        start, of_dense, of_values = _parts(weights.astype(np.float32), dense.shape[1])
-        fitted = functools.partial(predict, (start, of_dense / scale, of_values))
+        fitted = functools.partial(predict, weights.astype(np.float32))
         score = selection(fitted(valid), valid.labels)
         if best is not None and score <= best[0]:
             break
@@ -238,56 +224,37 @@ def minimise(
     the dense columns, and along each one-hot column. Large weights cancel, so logits are float64,
     and the dense columns become so a block of rows at a time.
     """
-    columns = one_hot.T.tocsr()
-    places = one_hot.indices, one_hot.indptr
-    exact = sparse.csr_array((one_hot.data.astype(np.float64), *places), shape=one_hot.shape)
-    clicks = labels.astype(np.float32)
-    rate = clicks.mean(dtype=np.float64)
+    dense = np.hstack([np.ones((len(labels), 1), np.float32), dense])  # for the intercept
+    values, columns, size = one_hot.astype(np.float64), one_hot.T.tocsr(), dense.shape[1]
+    penalty = np.ones(len(weights))
+    penalty[0] = 0
+    rate = labels.mean()
     curvature = c * max(rate * (1 - rate), 1e-6)
-    of_intercept = 1 / np.sqrt(curvature * len(labels))
     gram = (dense.T @ dense).astype(np.float64)
-    root = np.linalg.cholesky(curvature * gram + np.eye(len(gram)))
-    squares = np.asarray(one_hot.multiply(one_hot).sum(0)).ravel()
-    of_column = 1 / np.sqrt(curvature * squares + 1)
-
-    def weights_at(place: np.ndarray) -> np.ndarray:
-        start, of_dense, of_values = _parts(place, dense.shape[1])
-        of_dense = solve_triangular(root, of_dense, lower=True, trans="T")
-        return np.concatenate([start * of_intercept, of_dense, of_values * of_column])
+    root = np.linalg.cholesky(curvature * gram + np.diag(penalty[:size])).T
+    scale = np.sqrt(curvature * one_hot.power(2).sum(0) + 1)
+    to_place = sparse.block_diag([root, sparse.diags_array(scale)], format="csr")
+    to_weights = sparse.block_diag([np.linalg.inv(root), sparse.diags_array(1 / scale)], "csr")
 
     def loss_and_gradient(place: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = weights_at(place)
-        start, of_dense, of_values = _parts(weights, dense.shape[1])
-        logits = exact @ of_values + start
-        error, dense_error = np.empty_like(logits), np.zeros_like(of_dense)
+        weights = to_weights @ place
+        logits, gradient = values @ weights[size:], penalty * weights
+        error = np.empty_like(logits)
         for begin in range(0, len(dense), BLOCK):
             rows = slice(begin, begin + BLOCK)
             block = dense[rows].astype(np.float64)
-            logits[rows] += block @ of_dense
-            error[rows] = expit(logits[rows]) - clicks[rows]
-            dense_error += error[rows] @ block
-        losses = (np.logaddexp(0, logits) - logits * clicks).sum()
-        penalty = weights.copy()
-        penalty[0] = 0
-        by_start = c * error.sum() * of_intercept
-        _, penalty_dense, penalty_values = _parts(penalty, dense.shape[1])
-        by_dense = solve_triangular(root, c * dense_error + penalty_dense, lower=True)
-        by_values = (c * (columns @ error.astype(np.float32)) + penalty_values) * of_column
-        loss = c * losses + penalty @ penalty / 2
-        return loss, np.concatenate([[by_start], by_dense, by_values])
+            logits[rows] += block @ weights[:size]
+            error[rows] = c * (expit(logits[rows]) - labels[rows])
+            gradient[:size] += error[rows] @ block
+        gradient[size:] += columns @ error.astype(np.float32)
+        losses = np.logaddexp(0, logits) - logits * labels
+        return c * losses.sum() + penalty @ weights**2 / 2, to_weights.T @ gradient
 
-    start, of_dense, of_values = _parts(weights, dense.shape[1])
-    place = np.concatenate([start / of_intercept, root.T @ of_dense, of_values / of_column])
     options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE * np.sqrt(c * len(labels))}
+    how: Any = {"jac": True, "method": "L-BFGS-B", "options": options}
     # Threads of BLAS that wait for each other cost more than these short products.
     with threadpool_limits(1, "blas"):
-        result = minimize(loss_and_gradient, place, jac=True, method="L-BFGS-B", options=options)
-    return weights_at(result.x)
-
-
-def _parts(weights: np.ndarray, dense: int) -> list[np.ndarray]:
-    """Return the intercept ``[1]``, and the weights ``[D]`` and ``[W]``."""
-    return np.split(weights, [1, 1 + dense])
+        return to_weights @ minimize(loss_and_gradient, to_place @ weights, **how).x
 
 
 def standard(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -112,12 +112,7 @@ def history_buckets(config: Config) -> tuple[int, ...]:
 
 
 class RankRequest(NamedTuple):
-    """The arguments of :meth:`dien_jax.Ranker.rank`, described there, for one of several users.
-
-    >>> from dien_jax import RankRequest
-    >>> RankRequest(history=["pear"], candidates=["fig", "plum"], user="Ann").candidates
-    ['fig', 'plum']
-    """
+    """The arguments of :meth:`dien_jax.Ranker.rank`, described there, for one of several users."""
 
     history: Sequence[str | int] | None
     candidates: Sequence[str | int]

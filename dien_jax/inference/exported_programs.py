@@ -7,7 +7,6 @@ Every program takes the weights by name and its inputs, as plain dicts, lists an
 Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
@@ -18,7 +17,8 @@ from dien_kernels import Implementation
 from dien_kernels.candidates import CHUNK
 from jax import export
 
-from dien_jax.config.settings import Attention, Config, Evolution
+from dien_jax.config.presets import with_settings
+from dien_jax.config.settings import Attention, Evolution
 from dien_jax.data.schema import MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables, example_batch
 from dien_jax.errors import failing, reason
@@ -84,8 +84,8 @@ def row_scores(
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
     """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
     weights, rebuild = named_weights(trained)
-    config = _with_recurrence(trained, recurrence).model
-    model = ClickModel(config, trained.dataset.schema)
+    config = with_settings(trained.run.config, {"model.implementation": recurrence})
+    model = ClickModel(config.model, trained.dataset.schema)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)
@@ -120,7 +120,8 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
     """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
-    programs = make_programs(_with_recurrence(trained, RECURRENCE), schema)
+    config = with_settings(trained.run.config, {"model.implementation": RECURRENCE})
+    programs = make_programs(config, schema)
 
     def exportable(name: str, program: Callable) -> Callable[[Weights, dict[str, Any]], Any]:
         def call(weights: Weights, inputs: dict[str, Any]) -> Any:
@@ -210,12 +211,6 @@ def _structured(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _interests(plain_interests: dict[str, Any]) -> Interests:
     return Interests(plain_interests["states"], tuple(plain_interests["last"]))
-
-
-def _with_recurrence(trained: TrainedModel, recurrence: Implementation) -> Config:
-    config = trained.run.config
-    model = dataclasses.replace(config.model, implementation=recurrence)
-    return dataclasses.replace(config, model=model)
 
 
 def _integers(*shape: Any) -> jax.ShapeDtypeStruct:

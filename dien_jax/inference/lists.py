@@ -303,9 +303,7 @@ class Shortlist:
 def _top(scores: np.ndarray, most: int) -> np.ndarray:
     """Return the places of the highest scores above 0, the highest first."""
     places = np.flatnonzero(scores > 0)
-    if len(places) > most:
-        places = places[np.argpartition(-scores[places], most)[:most]]
-    return places[np.argsort(-scores[places], kind="stable")]
+    return places[first_places(scores[places], most)]
 
 
 def first_places(scores: np.ndarray, n: int) -> np.ndarray:

@@ -35,12 +35,7 @@ USES: dict[str, Use] = {
 
 @dataclass(frozen=True)
 class UserColumns:
-    """Columns of a table of users.
-
-    >>> from dien_jax.inference import UserColumns
-    >>> UserColumns(history="past", separator=";").user
-    'user'
-    """
+    """Columns of a table of users."""
 
     user: str = "user"
     """Column of user ids. An empty cell is an unknown user."""
@@ -55,12 +50,7 @@ class UserColumns:
 
 @dataclass(frozen=True)
 class RequestColumns(UserColumns):
-    """Columns of a table of requests: those of users, and the item.
-
-    >>> from dien_jax.inference import RequestColumns
-    >>> RequestColumns(history="past", separator=";").item
-    'item'
-    """
+    """Columns of a table of requests: those of users, and the item."""
 
     item: str = "item"
     """Column of item ids."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.data.arrays import Examples
 from dien_jax.inspection.examples import MEASURES, Example, Inspector
 from dien_jax.utils.plots import new_figure, padded, shortened
 
@@ -70,19 +69,8 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 def ranking_lines(inspector: Inspector) -> list[str]:
     """Return what the first test user clicks most probably and least; data have no context."""
     dataset = inspector.trained.dataset
-    test, items = dataset.splits["test"], np.arange(1, dataset.schema.num_items, dtype=np.int32)
-
-    def same(column: np.ndarray) -> np.ndarray:
-        return np.repeat(column[:1], len(items))
-
-    examples = Examples(
-        sequence=same(test.sequence),
-        history_end=same(test.history_end),
-        user=same(test.user),
-        group=same(test.group),
-        item=items,
-        label=np.zeros(len(items), np.int8),
-    )
+    items = np.arange(1, dataset.schema.num_items, dtype=np.int32)
+    examples = dataset.splits["test"].take(np.zeros_like(items))._replace(item=items)
     candidates = dataclasses.replace(dataset, splits={"test": examples})
     found = inspector.examples("test", range(len(items)), candidates)
     found.sort(key=lambda example: -example.probability)

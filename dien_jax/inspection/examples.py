@@ -161,11 +161,6 @@ class Behaviour(NamedTuple):
 class Example:
     """An example as the model reads it.
 
-    >>> from dien_jax import load_run
-    >>> [example] = Inspector(load_run("runs/first")).examples("valid", [0])
-    >>> len(example.behaviours) == len(example.measures["attention"])
-    True
-
     Attributes:
       split, number: its split and its number there, from 0; no split if given by name.
       user: raw id, printable.

@@ -286,12 +286,8 @@ def evaluate_scores(
     (0.5, 1.0, 1)
     """
     values = {name: metric(labels, scores, groups, known) for name, metric in METRICS.items()}
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    with_click, without_click = np.unique(groups[labels == 1]), np.unique(groups[labels == 0])
-    users = np.intersect1d(with_click, without_click, assume_unique=True).size
-    left_out = with_click.size + without_click.size - 2 * users
-    counts = {"examples": len(labels), "gauc_users": users, "gauc_left_out": left_out}
-    return {**values, **counts}
+    _, users, left_out = gauc(labels, scores, groups)
+    return {**values, "examples": len(labels), "gauc_users": users, "gauc_left_out": left_out}
 
 
 def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

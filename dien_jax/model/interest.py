@@ -6,8 +6,8 @@ states of a history for a candidate, a row's own or many over one history.
 Dimensions: B rows, N candidates of one history, T steps, D input, H hidden, Q candidate embedding.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import dien_kernels
 import flax.linen as nn
@@ -81,22 +81,6 @@ class Recurrence(nn.Module):
         }
 
 
-def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
-    def last_states(
-        self: Recurrence,
-        states: Float[Array, "T D"],
-        attention: Float[Array, "N T"],
-        length: Int[Array, ""],
-    ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
-        weights = Weights(**self.variables["params"])
-        operands = (states, attention, weights, length)
-        implementation = network_implementation(self.implementation)
-        return dien_kernels.last_states(cell, self.gates, *operands, self.precision, implementation)
-
-    return last_states
-
-
 class GRU(Recurrence):
     """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
 
@@ -120,7 +104,9 @@ class GRU(Recurrence):
 
 
 class _Attentional(Recurrence):
-    """A recurrence with attention; ``_run`` calls its function."""
+    """A recurrence with attention; ``_run`` calls the function of its ``_cell``."""
+
+    _cell: ClassVar[SharedCell]
 
     @nn.compact
     def __call__(
@@ -132,6 +118,14 @@ class _Attentional(Recurrence):
     ) -> States:
         """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
         return self._run(x, attention, self.options(lengths, initial_state))
+
+    def _of_candidates(
+        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        operands = (states, attention, Weights(**self.variables["params"]), length)
+        options = self.precision, network_implementation(self.implementation)
+        return dien_kernels.last_states(self._cell, self.gates, *operands, *options)
 
 
 class AGRU(_Attentional):
@@ -149,7 +143,7 @@ class AGRU(_Attentional):
     def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
 
-    last_states = _last_states("agru")
+    _cell, last_states = "agru", _Attentional._of_candidates
 
 
 class AUGRU(_Attentional):
@@ -167,7 +161,7 @@ class AUGRU(_Attentional):
     def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
         return augru(x, attention, self.weights(x.shape[-1]), **options)
 
-    last_states = _last_states("augru")
+    _cell, last_states = "augru", _Attentional._of_candidates
 
 
 class AIGRU(_Attentional):
@@ -186,7 +180,7 @@ class AIGRU(_Attentional):
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, self.weights(x.shape[-1]), **options)
 
-    last_states = _last_states("aigru")
+    _cell, last_states = "aigru", _Attentional._of_candidates
 
 
 ATTENTION_LAYERS = (80, 40)
@@ -232,10 +226,13 @@ class MLPAttention(nn.Module):
     def __call__(
         self,
         candidate: Float[Array, "B Q"],
-        states: Float[Array, "B T H"],
-        lengths: Int[Array, " B"],
+        states: Float[Array, "B T H"] | Float[Array, "T H"],
+        lengths: Int[Array, " B"] | Int[Array, ""],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
+        """Return weights that sum to 1 over the live steps of each row, or are 0 without any.
+
+        The candidates of all rows may share one history.
+        """
         hidden = states.shape[-1]
         query = candidate
         if self.projects_query:
@@ -247,27 +244,16 @@ class MLPAttention(nn.Module):
         for index, columns in enumerate([*others, 1], start=1):
             name = f"layer_{index}" if index < len(self.layers) else "score"
             layers.append(_DenseParameters(layers[-1].kernel.shape[1], columns, name=name)())
-        return dien_kernels.attention_weights(
-            query, states, layers, lengths=lengths, implementation=self.implementation
-        )
+        arrays, choice = (query, states, layers), self.implementation
+        if states.ndim == 2:
+            return dien_kernels.candidate_attention(*arrays, length=lengths, implementation=choice)
+        return dien_kernels.attention_weights(*arrays, lengths=lengths, implementation=choice)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        params = self.variables["params"]
-        query = candidates
-        if self.projects_query:
-            of_query = jax.tree.map(lambda leaf: leaf.astype(candidates.dtype), params["query"])
-            query = query @ of_query["kernel"] + of_query["bias"][None]
-            alpha = params["query_activation"]["alpha"].astype(candidates.dtype)[None]
-            query = jnp.where(query > 0, query, alpha * query)
-        names = [*(f"layer_{index}" for index in range(1, len(self.layers))), "score"]
-        others = [Dense(params[name]["kernel"], params[name]["bias"]) for name in names]
-        layers = [Dense(params["kernel"], params["bias"]), *others]
-        return dien_kernels.candidate_attention(
-            query, states, layers, length=length, implementation=self.implementation
-        )
+        return self(candidates, states, length)
 
 
 class BilinearAttention(nn.Module):
@@ -287,19 +273,18 @@ class BilinearAttention(nn.Module):
     def __call__(
         self,
         candidate: Float[Array, "B Q"],
-        states: Float[Array, "B T H"],
-        lengths: Int[Array, " B"],
+        states: Float[Array, "B T H"] | Float[Array, "T H"],
+        lengths: Int[Array, " B"] | Int[Array, ""],
     ) -> Float[Array, "B T"]:
         """Return weights as :meth:`MLPAttention.__call__` does."""
         project = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="query")
-        scores = jnp.einsum("bth,bh->bt", states, project(candidate))
+        of_states = "th" if states.ndim == 2 else "bth"
+        scores = jnp.einsum(f"{of_states},bh->bt", states, project(candidate))
+        lengths = jnp.broadcast_to(lengths, scores.shape[:1])
         return masked_softmax(scores.astype(jnp.float32), lengths)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
-        scores = (candidates @ kernel) @ states.T
-        lengths = jnp.broadcast_to(length, scores.shape[:1])
-        return masked_softmax(scores.astype(jnp.float32), lengths)
+        return self(candidates, states, length)

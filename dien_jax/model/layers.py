@@ -84,8 +84,7 @@ class BatchNorm(nn.Module):
 class DiceNorm(nn.Module):
     """``(x - mean) / sqrt(variance + epsilon)``, the normalisation within Dice.
 
-    The variance of a batch is the mean of squares less the square of the mean; without a live row,
-    moments are those of all rows.
+    The variance of a batch is the mean of squares less the square of the mean.
     """
 
     axis: Axis = None
@@ -97,11 +96,7 @@ class DiceNorm(nn.Module):
         """Return normalised rows; ``live`` marks those that count in statistics."""
         batch = None
         if train:
-            counted, squares = (live | ~any_of(live, self.axis))[:, None], jnp.square(x)
-            rows = total(counted.sum(0).astype(x.dtype), self.axis)
-            mean, square = (
-                total(terms.sum(0, where=counted), self.axis) / rows for terms in (x, squares)
-            )
+            mean, square = (live_mean(terms, live, self.axis) for terms in (x, jnp.square(x)))
             batch = mean, jnp.maximum(0.0, square - jnp.square(mean))
         mean, variance = moments_in_use(self, x.shape[-1], batch, live, self.axis)
         return (x - mean[None, :]) * jax.lax.rsqrt(variance[None, :] + DICE_EPSILON)
@@ -188,11 +183,8 @@ class Dice(nn.Module):
             norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
             normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
         else:
-            weight = live.astype(x.dtype)[:, None]
-            rows = jnp.maximum(total(weight.sum(), self.axis), 1)
-            centred = x - total((x * weight).sum(0, keepdims=True), self.axis) / rows
-            squares = (centred * centred * weight).sum(0, keepdims=True)
-            variance = total(squares, self.axis) / rows
+            centred = x - live_mean(x, live, self.axis)[None, :]
+            variance = live_mean(jnp.square(centred), live, self.axis)[None, :]
             normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
         p = jax.nn.sigmoid(normed)
         return (alpha[None, :] * (1 - p) + p) * x

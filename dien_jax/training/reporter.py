@@ -13,7 +13,7 @@ import numpy as np
 
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import append_evaluation, cut_back
-from dien_jax.training.loggers import Loggers
+from dien_jax.training.loggers import Logger
 from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
@@ -24,27 +24,17 @@ LEAST_REPORTS, REPORTS = 5, 32
 class Reporter:
     """Reports of one run from its start, or its restored step, to its result.
 
-    ``restored_step`` is that of the checkpoint that the run resumes from, 0 for a fresh run, and
-    ``evaluated_step`` that of the last evaluation before: later lines of ``metrics.jsonl`` are
-    dropped.
+    ``evaluated_step`` is that of the last evaluation before the checkpoint that the run resumes
+    from: later lines of ``metrics.jsonl`` are dropped.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        loggers: Loggers,
-        settings: Mapping[str, Any],
-        *,
-        restored_step: int = 0,
-        evaluated_step: int = 0,
-    ) -> None:
+    def __init__(self, folder: Path, loggers: Sequence[Logger], evaluated_step: int = 0) -> None:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
         self._reports: deque[tuple[int, float]] = deque(maxlen=REPORTS)
         self._total_steps = 0
         self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
-        loggers.begin(settings, restored_step)
 
     def progress(self, report: StepReport) -> None:
         """Report a step between evaluations; the loggers get all its metrics."""
@@ -52,7 +42,7 @@ class Reporter:
         scalars = report.metrics | {"learning_rate": report.learning_rate}
         if report.examples_per_second is not None:
             scalars["examples_per_second"] = report.examples_per_second
-        self._loggers.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
+        self._log(step, {f"train/{name}": value for name, value in scalars.items()})
         if report.total_steps != self._total_steps:  # another part of the model, of another pace
             self._total_steps = report.total_steps
             self._reports.clear()
@@ -65,7 +55,6 @@ class Reporter:
             left = round(pace * (report.total_steps - step))
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         self._line.update(line, step / report.total_steps)
-        self._say_problems()
 
     def scoring(self, split: str, examples: int, share: float) -> None:
         """Report the share of a split that is scored, 0 first, where scoring takes seconds."""
@@ -86,7 +75,7 @@ class Reporter:
         append_evaluation(self._folder, record)
         metrics = record["valid"].items()
         found = {f"valid/{name}": value for name, value in metrics if isinstance(value, float)}
-        self._loggers.scalars(record["step"], found)
+        self._log(record["step"], found)
         parts = [f"training {loss}" for loss in losses_in_words(record["train"])]
         parts += [
             f"validation {metric.label} {record['valid'][name]:.4f}"
@@ -96,7 +85,6 @@ class Reporter:
         of = ", counts alone" if record["part"] == "tower" else ""
         where = f"step {record['step']:,}, epoch {record['epoch']:.2f}{of}"
         self._line.say(f"{where}: {', '.join(parts)}")
-        self._say_problems()
 
     def note(self, line: str) -> None:
         """Say a line."""
@@ -105,16 +93,16 @@ class Reporter:
     def finish(self, step: int, metrics: Mapping[str, float | None], files: Sequence[Path]) -> None:
         """Report the metrics of the best checkpoint, and files of the run, to the loggers."""
         defined = {name: value for name, value in metrics.items() if value is not None}
-        self._loggers.finish(step, defined, files)
-        self._say_problems()
+        for logger in self._loggers:
+            logger.finish(step, defined, files)
 
     def close(self) -> None:
         """Remove the progress line."""
         self._line.close()
 
-    def _say_problems(self) -> None:
-        while self._loggers.problems:
-            self._line.say(self._loggers.problems.popleft())
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.scalars(step, values)
 
 
 class NoReports:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from dien_jax.config.presets import flat_settings
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
@@ -18,8 +17,7 @@ from dien_jax.runs.folder import (
     read_evaluations,
     read_result,
 )
-from dien_jax.runs.model_card import CARD_FILE, model_card
-from dien_jax.utils.files import write_json, write_text
+from dien_jax.utils.files import write_json
 from dien_jax.utils.json_values import Count, NotNegative
 from dien_jax.utils.plots import new_figure, save_picture
 
@@ -95,20 +93,6 @@ def write_result(result: RunResult) -> None:
     draw_curves(folder)
     with writing(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, _content(result))
-
-
-def write_card(
-    run: Run,
-    meta: Mapping[str, Any],
-    result: RunResult,
-    parameters: int,
-    intervals: Mapping[str, tuple[float, float] | None],
-    calibration: Calibration | None,
-) -> None:
-    """Write the model card of a finished run; ``intervals`` are those of the AUC by split."""
-    about = {**vars(result), "parameters": parameters}
-    text = model_card(run, meta, about, intervals, calibration)
-    write_text(result.run_dir / CARD_FILE, text)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:

@@ -20,12 +20,12 @@ from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
-from dien_jax.runs.model_card import CARD_FILE
+from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.steps.state import parts
 from dien_jax.training.hosts import resume_with
-from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
+from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.result import (
@@ -33,13 +33,12 @@ from dien_jax.training.result import (
     final_metrics,
     read_finished,
     run_settings,
-    write_card,
     write_result,
 )
 from dien_jax.training.run_data import check_splits, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
-from dien_jax.utils.files import LOCK_FILE, locked
+from dien_jax.utils.files import LOCK_FILE, locked, write_text
 from dien_jax.utils.machine import require_usable_jax
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
@@ -130,12 +129,12 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _opened(folder, run, loggers) as running:
+        with _opened(folder, run, loggers) as opened_run:
             updates = config.optim.embedding_update, run.config.optim.embedding_update
             if updates == ("auto", "lazy_adam"):
                 reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
                 say(f"optim.embedding_update is lazy_adam: {reason}")
-            return _train(run, dataset, folder, stop_signal, devices, running, source)
+            return _train(run, dataset, folder, *opened_run, stop_signal, devices, source)
     except Interrupted:
         raise
     except Exception:
@@ -191,8 +190,8 @@ def resume(
         if before.get(name) != after.get(name):
             found = f"the run began with {name} {before.get(name)}, this is {after.get(name)}"
             say(f"warning: {found}; {differ}")
-    with _opened(folder, run, loggers) as running:
-        return _train(run, dataset, folder, stop_signal, devices, running)
+    with _opened(folder, run, loggers) as opened_run:
+        return _train(run, dataset, folder, *opened_run, stop_signal, devices)
 
 
 def _only_first_prints() -> None:
@@ -210,16 +209,23 @@ def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, run: Run, names: Sequence[LoggerName] | None) -> Iterator[Loggers]:
-    """Keep other processes from writing into the folder of a run, and open the loggers.
+def _opened(
+    folder: Path, run: Run, names: Sequence[LoggerName] | None
+) -> Iterator[tuple[Checkpoints, list[Logger]]]:
+    """Keep other processes from writing into the folder of a run; open checkpoints and loggers.
 
-    Process 0 has them. At the end, settings that were changed all the same are written again.
+    Process 0 has the loggers. At the end, settings that were changed all the same are written
+    again.
     """
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(locked(folder, f"run folder {folder}")))
         if index() == 0:
             stack.callback(run.restore, folder)
-        yield on_first(lambda: stack.enter_context(opened_loggers(folder, names))) or Loggers()
+        resume_with(folder)
+        checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+        step = checkpoints.latest_step() or 0
+        loggers = opened_loggers(folder, names, run_settings(run), step)
+        yield checkpoints, on_first(lambda: stack.enter_context(loggers)) or []
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -269,9 +275,10 @@ def _train(
     run: Run,
     dataset: Dataset,
     folder: Path,
+    checkpoints: Checkpoints,
+    loggers: Sequence[Logger],
     stop_signal: StopSignal,
     devices: Sequence[jax.Device],
-    loggers: Loggers,
     source: Source | None = None,
 ) -> RunResult:
     """Train to the end; ``source`` is the run to start from, if it is loaded already."""
@@ -280,9 +287,7 @@ def _train(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
         f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
     )
-    resume_with(folder)
     on_first(lambda: save_list_offsets(folder, dataset))
-    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
     trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
     progress = trainer.progress
@@ -300,10 +305,8 @@ def _train(
         _start_from(run, dataset, trainer, source)
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
-    steps = {"restored_step": progress.step, "evaluated_step": progress.evaluated_step}
     try:
-        settings = run_settings(run)
-        make = functools.partial(Reporter, folder, loggers, settings, **steps)
+        make = functools.partial(Reporter, folder, loggers, progress.evaluated_step)
         if run.warm_start is not None and fresh:
             metrics = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
@@ -323,12 +326,14 @@ def _train(
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
-    card = (trainer.parameters, outcome.pop("intervals"), calibration)
+    intervals = outcome.pop("intervals")
     from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
 
     about["lists"] = measure_finished(folder, dataset) if count() == 1 else None
     result = RunResult(run_dir=folder, **about, **outcome)
-    on_first(lambda: write_card(run, dataset.meta, result, *card))
+    of_card = {**vars(result), "parameters": trainer.parameters}
+    card = model_card(run, dataset.meta, of_card, intervals, calibration)
+    on_first(lambda: write_text(folder / CARD_FILE, card))
     files = [folder / CONFIG_FILE, folder / CARD_FILE]
     on_first(lambda: reporter.finish(result.best_step, final_metrics(result), files))
     on_first(lambda: write_result(result))
@@ -355,15 +360,8 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     def started() -> Grown:
         assert origin is not None
         assert fresh is not None
-        start = grown(origin, dataset, fresh)
-        jax.tree.map(_check_alike, start.state, fresh)
-        return start
+        return grown(origin, dataset, fresh)
 
     start = on_first(started)
     trainer.start_from(None if start is None else start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
-
-
-def _check_alike(value: Any, replaced: Any) -> None:
-    if value.shape != replaced.shape or value.dtype != replaced.dtype:
-        raise ValueError(f"expected {replaced.dtype}{replaced.shape}, got {value.shape}")

@@ -18,6 +18,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
+from dien_jax.model.statistics import statistics_names
 from dien_jax.model.tower import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
@@ -33,9 +34,8 @@ NEW = -1
 
 
 class Source(NamedTuple):
-    """The run to start from: its folder and data, and step and state of its best checkpoint."""
+    """The run to start from: its data, and step and state of its best checkpoint."""
 
-    folder: Path
     dataset: Dataset
     step: int
     state: TrainState
@@ -73,8 +73,9 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         before = open_dataset(run.data)
         run.check_same_data(before)
         _check_features(before.schema, dataset)
-        state = restore_state(folder, run, before)
-        return Source(folder, before, *state)
+        if run.config.model.statistics:
+            _check_inputs(before.schema, dataset)
+        return Source(before, *restore_state(folder, run, before))
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
 
@@ -111,6 +112,16 @@ def _check_features(before: Schema, dataset: Dataset) -> None:
                     f"mean {old.mean} and deviation {old.deviation}, found {new.mean} and "
                     f"{new.deviation}; prepare it with --extend"
                 )
+
+
+def _check_inputs(before: Schema, dataset: Dataset) -> None:
+    """Refuse data of so many or so few values that the tower has other similarities as inputs."""
+    expected, found = (set(statistics_names(schema)) for schema in (before, dataset.schema))
+    if others := sorted(expected ^ found):
+        raise UserError(
+            f"the values of {dataset.path} are so many more or fewer that the model has other "
+            f"inputs than the run's ({', '.join(others)}); train a new run"
+        )
 
 
 def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:

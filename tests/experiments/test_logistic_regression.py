@@ -111,9 +111,9 @@ def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
 
     batches = RegressionInputs._batches
 
-    def watched(self, loader, *more):
-        for indices, inputs in batches(self, loader, *more):
-            drawn[loader._split] |= set(indices.tolist())
+    def watched(self, split, *more):
+        for indices, inputs in batches(self, split, *more):
+            drawn[split] |= set(indices.tolist())
             yield indices, inputs
 
     monkeypatch.setattr(RegressionInputs, "_batches", watched)

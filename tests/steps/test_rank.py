@@ -150,10 +150,3 @@ def test_a_module_that_cannot_be_called_for_candidates_is_refused_by_name(monkey
     params = {"params": random_variables(SMALL)["params"]}
     with pytest.raises(UserError, match=r"Fixed \(model\.evolution\) cannot .* last_states"):
         model.apply(params, *arguments, method=evolve_candidates)
-
-
-@pytest.mark.parametrize("setting", ["evolution", "attention"])
-def test_names_that_no_table_has_are_refused(setting) -> None:
-    config = ModelConfig(**(vars(SMALL) | {setting: "agur"}))
-    with pytest.raises(UserError, match=rf"model\.{setting} must be one of .* got 'agur'"):
-        random_variables(config)

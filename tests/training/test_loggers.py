@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections import deque
 
 import pytest
 
@@ -19,11 +18,8 @@ class Tracker(Logger):
 
     run_id = "7"
 
-    def __init__(self, name="", run_id=None):
+    def __init__(self):
         self.made, self.at_step = [], {}
-
-    def begin(self, settings, restored_step):
-        self.made.append(settings)
 
     def scalars(self, step, values):
         self.at_step.get(step, lambda: None)()
@@ -34,26 +30,23 @@ class Tracker(Logger):
 
 
 def test_loggers_are_kept_for_a_later_resumption(tmp_path):
-    with opened_loggers(tmp_path) as loggers:
-        loggers.begin({}, 0)
+    with opened_loggers(tmp_path) as [tensorboard]:
+        assert not any(tmp_path.iterdir())  # a run that is refused leaves nothing
+        tensorboard.scalars(1, {})
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
-    file, folder = tmp_path / "loggers.json", tmp_path / "tensorboard"
-    with opened_loggers(tmp_path, []):
-        pass
-    assert json.loads(file.read_text()) == {"loggers": [], "runs": {}}
-    folder.rename(tmp_path / "before")
-    with opened_loggers(tmp_path) as loggers:
-        loggers.begin({}, 0)
-    assert not folder.exists()
+    file = tmp_path / "loggers.json"
+    for names in ([], None):
+        with opened_loggers(tmp_path, names) as loggers:
+            assert loggers == []
+        assert json.loads(file.read_text()) == {"loggers": [], "runs": {}}
     with opened_loggers(tmp_path, ["tensorboard", "tensorboard"]) as loggers:
-        loggers.begin({}, 0)
-    assert folder.exists()
+        assert len(loggers) == 1
 
 
 @pytest.mark.parametrize(
     ("names", "content", "expected"),
     [
-        (["mlfow"], None, "loggers: expected some of tensorboard, .*; did you mean 'mlflow'"),
+        (["mlfow"], None, "loggers must be one of tensorboard, .*; did you mean 'mlflow'"),
         (None, '{"loggers": ["aim"], "runs": {}}', r"loggers.json: .*loggers\[0\]"),
         (["mlflow"], None, "the logger mlflow needs the extra 'mlflow'"),
         (["tensorboard", "wandb"], None, "the logger wandb needs the extra 'wandb'"),
@@ -71,31 +64,31 @@ def test_wrong_names_and_files_are_refused(tmp_path, monkeypatch, names, content
     assert [path.read_text() for path in tmp_path.iterdir()] == [content] * (content is not None)
 
 
-def test_calls_are_made_in_order_and_one_that_fails_is_left_out():
+def test_calls_are_made_in_order_and_one_that_fails_is_left_out(capfd):
     def fail():
         raise ConnectionError("no route to //me:secret@host")
 
-    tracker, problems = Tracker(), deque()
+    tracker = Tracker()
     tracker.at_step = {1: fail, 3: fail}
-    background = Background("a tracker", tracker, problems)
-    background.begin({}, 0)
+    background = Background("a tracker", tracker)
     for step in range(5):
         background.scalars(step, {})
     background.close(None, 60.0)
-    assert tracker.made == [{}, 0, 2, 4, None]
-    [problem] = problems
-    assert problem == "warning: a tracker lacks reports of this run: no route to //host"
+    assert tracker.made == [0, 2, 4, None]
+    expected = "warning: a tracker lacks reports of this run: no route to //host\n"
+    assert capfd.readouterr().err == expected
 
 
-def test_server_that_does_not_answer_is_not_waited_for():
-    before, problems, answered = {*threading.enumerate()}, deque(), threading.Event()
+def test_server_that_does_not_answer_is_not_waited_for(capfd):
+    before, answered = {*threading.enumerate()}, threading.Event()
     tracker = Tracker()
     tracker.at_step = {0: answered.wait}
-    background = Background("a tracker", tracker, problems)
+    background = Background("a tracker", tracker)
     for step in range(LONGEST_QUEUE + 5):
         background.scalars(step, {})
     background.close(None, 0.01)
-    assert list(problems) == ["warning: a tracker lacks reports of this run: it does not answer"]
+    expected = "warning: a tracker lacks reports of this run: it does not answer\n"
+    assert capfd.readouterr().err == expected
     [thread] = {*threading.enumerate()} - before
     assert thread.daemon
     answered.set()
@@ -104,7 +97,7 @@ def test_server_that_does_not_answer_is_not_waited_for():
 def test_all_loggers_are_closed_with_what_ended_the_run(tmp_path, monkeypatch):
     made = []
 
-    def tracker(name, run_id):
+    def tracker(name, settings, run_id):
         made.append(Tracker())
         return made[-1]
 

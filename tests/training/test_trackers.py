@@ -167,11 +167,10 @@ def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
     files = [folder / "config.json", folder / "model_card.md"]
     for file in files:
         file.write_text("{}")
-    with opened_loggers(folder, [name]) as loggers:
-        loggers.begin(SETTINGS, 0)
+    with opened_loggers(folder, [name], SETTINGS) as [logger]:
         for step in (10, 20):
-            loggers.scalars(step, {"train/loss": step / 8})
-        loggers.finish(20, {"final/test_auc": 0.625}, files)
+            logger.scalars(step, {"train/loss": step / 8})
+        logger.finish(20, {"final/test_auc": 0.625}, files)
     [kept] = sessions(folder, name)
     assert kept.name == ["first"]
     expected = {"preset": "dien", "seed": "3", "train.click_rate": "None"}

@@ -25,11 +25,11 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, trained_scores
 from dien_jax.steps.state import create_state
 from dien_jax.training import loop
-from dien_jax.training import run as training_run
 from dien_jax.training.warm_start import (
     NEW,
     Grown,
     _check_features,
+    _check_inputs,
     _check_settings,
     grown,
     grown_table,
@@ -280,16 +280,15 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
 # What is refused
 
 
-def test_a_state_of_other_shapes_is_never_trained(tiny, tmp_path, monkeypatch):
-    """The parameters of another run fit those that they replace; a mistake here would not show."""
-
-    def wider(*arguments: Any) -> Grown:
-        found = grown(*arguments)
-        return found._replace(state=jax.tree.map(lambda leaf: leaf[None], found.state))
-
-    monkeypatch.setattr(training_run, "grown", wider)
-    with pytest.raises(ValueError, match=r"expected float32\(.*\), got \(1, "):
-        train.main(flags(tiny.new.path, tmp_path / "run", tiny.run))
+def test_data_with_other_inputs_of_the_tower_is_refused(tiny):
+    item, category = tiny.old.schema.item
+    few, many = (
+        dataclasses.replace(tiny.old.schema, item=(item, dataclasses.replace(category, size=size)))
+        for size in (47, 48)
+    )
+    _check_inputs(few, dataclasses.replace(tiny.new, schema=few))
+    with pytest.raises(UserError, match=r"\(category similarity_16_last, .*\); train a new run"):
+        _check_inputs(few, dataclasses.replace(tiny.new, schema=many))
 
 
 @pytest.mark.parametrize(

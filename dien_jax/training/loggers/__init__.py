@@ -4,6 +4,6 @@ A logger that keeps runs elsewhere connects before the slow work of a run, so th
 cannot be reached is refused at once. Later nothing that a server does stops or slows training.
 """
 
-from dien_jax.training.loggers.trackers import LOGGERS_FILE, Logger, Loggers, opened_loggers
+from dien_jax.training.loggers.trackers import LOGGERS_FILE, Logger, opened_loggers
 
-__all__ = ["LOGGERS_FILE", "Logger", "Loggers", "opened_loggers"]
+__all__ = ["LOGGERS_FILE", "Logger", "opened_loggers"]

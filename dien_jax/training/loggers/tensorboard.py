@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -23,19 +22,9 @@ class TensorBoard:
     cannot be written is a ``UserError``.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self._folder = run_dir / TENSORBOARD_FOLDER
+    def __init__(self, run_dir: Path, restored_step: int = 0) -> None:
+        self._folder, self._restored_step = run_dir / TENSORBOARD_FOLDER, restored_step
         self._writer: EventsWriter | None = None
-
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Begin another file; settings are those of ``config.json``."""
-        with writing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads files in order of their names, which start with the time.
-            self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
-        if restored_step:  # TensorBoard drops earlier events from this step on
-            restart = SessionLog(status=SessionLog.START)
-            self._write(Event(step=restored_step + 1, session_log=restart))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers."""
@@ -52,8 +41,14 @@ class TensorBoard:
                 self._writer.close()
 
     def _write(self, *events: Event) -> None:
-        assert self._writer is not None
         with writing(self._folder):
+            if self._writer is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # TensorBoard reads files in order of their names, which start with the time.
+                self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
+                if self._restored_step:  # TensorBoard drops earlier events from this step on
+                    restart = SessionLog(status=SessionLog.START)
+                    events = Event(step=self._restored_step + 1, session_log=restart), *events
             for event in events:
                 event.wall_time = time.time()
                 self._writer.write_event(event)

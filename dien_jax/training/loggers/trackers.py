@@ -11,13 +11,13 @@ import os
 import queue
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
-from dien_jax.errors import Interrupted, UserError, reason, require, suggestion
+from dien_jax.errors import Interrupted, UserError, reason, require, require_choice
 from dien_jax.training.loggers.tensorboard import TensorBoard
 from dien_jax.utils.console import say
 from dien_jax.utils.files import read_json, write_json
@@ -44,18 +44,12 @@ WANDB_SETTINGS: Any = {
 class Logger(Protocol):
     """A destination of what a run reports.
 
-    Calls come from one thread, in the order of the methods; :meth:`close` may come after any of
-    them. Names of scalars have slashes, such as ``train/loss``.
+    Calls come from one thread, in the order of the methods. Names of scalars have slashes, such as
+    ``train/loss``.
     """
 
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Begin with a run's settings by name, or go on after a step; 0 for a fresh run.
-
-        Reports of steps after ``restored_step`` come again. A setting may be None or a tuple.
-        """
-
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log finite numbers by name."""
+        """Log finite numbers by name; those of later steps than a checkpoint's may come again."""
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log the metrics of the best checkpoint, that of ``step``, and files of the run.
@@ -70,30 +64,25 @@ class Logger(Protocol):
 class Background(Logger):
     """The :class:`Logger` that passes its calls to a tracker in a thread.
 
-    Training never waits for the tracker. A call that fails is left out, and those after it are
-    made. The first that fails becomes a line of ``problems``, to be said. The thread does not keep
-    the process alive.
+    Training never waits for the tracker. A call that fails is left out, those after it are made,
+    and a line says so once. The thread does not keep the process alive.
     """
 
-    def __init__(self, name: str, tracker: Logger, problems: deque[str]) -> None:
-        self._name, self._tracker, self._problems = name, tracker, problems
+    def __init__(self, title: str, tracker: Logger) -> None:
+        self._title, self._tracker, self._lacks_reports = title, tracker, False
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(LONGEST_QUEUE)
-        self._lacks_reports = False
-        self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"logger {title}", daemon=True)
         self._thread.start()
 
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        self._later(lambda: self._tracker.begin(settings, restored_step))
-
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._later(lambda: self._tracker.scalars(step, values))
+        self._later(partial(self._tracker.scalars, step, values))
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        self._later(lambda: self._tracker.finish(step, metrics, files))
+        self._later(partial(self._tracker.finish, step, metrics, files))
 
     def close(self, error: BaseException | None, seconds: float = CLOSE_SECONDS) -> None:
         """Close the tracker after all calls, and wait for it, for a limited time."""
-        self._later(lambda: self._tracker.close(error))
+        self._later(partial(self._tracker.close, error))
         self._later(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -114,7 +103,7 @@ class Background(Logger):
 
     def _leave_out(self, why: str) -> None:
         if not self._lacks_reports:
-            self._problems.append(f"warning: {self._name} lacks reports of this run: {why}")
+            say(f"warning: {self._title} lacks reports of this run: {why}")
         self._lacks_reports = True
 
 
@@ -125,7 +114,7 @@ class MLflow(Logger):
     cannot be reached or does not have the run is a ``UserError``.
     """
 
-    def __init__(self, name: str, run_id: str | None) -> None:
+    def __init__(self, name: str, settings: Mapping[str, Any], run_id: str | None) -> None:
         for variable, value in MLFLOW_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         require("mlflow", "the logger mlflow")
@@ -138,6 +127,7 @@ class MLflow(Logger):
             client = mlflow.MlflowClient()
             if run_id is None:
                 run_id = client.create_run(_experiment(client), run_name=name).info.run_id
+                mlflow.log_params(dict(settings), run_id=run_id)
             else:
                 client.update_run(run_id, status="RUNNING")
         except Exception as error:  # the client raises errors of every kind
@@ -147,10 +137,6 @@ class MLflow(Logger):
             ) from error
         self._mlflow, self._client, self.run_id = mlflow, client, str(run_id)
         say(f"MLflow: run {run_id} at {where}")
-
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Log settings as parameters."""
-        self._mlflow.log_params(dict(settings), run_id=self.run_id)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers. A step that is logged again is kept beside what was logged before."""
@@ -187,7 +173,7 @@ class WeightsAndBiases(Logger):
     ``UserError``.
     """
 
-    def __init__(self, name: str, run_id: str | None) -> None:
+    def __init__(self, name: str, settings: Mapping[str, Any], run_id: str | None) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         require("wandb", "the logger wandb")
         import wandb
@@ -196,6 +182,7 @@ class WeightsAndBiases(Logger):
         try:
             run = wandb.init(name=name, settings=wandb.Settings(**WANDB_SETTINGS), **resumed)
             run.define_metric("*", step_metric="step")
+            run.config.update(settings, allow_val_change=True)
         except Exception as error:  # the client raises errors of every kind
             raise UserError(
                 f"W&B cannot be used: {reason(error)}. WANDB_MODE=offline needs no server; "
@@ -203,10 +190,6 @@ class WeightsAndBiases(Logger):
             ) from error
         self._wandb, self._run, self.run_id = wandb, run, str(run.id)
         say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
-
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Log settings as the run's config."""
-        self._run.config.update(settings, allow_val_change=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers. A step that is logged again is kept beside what was logged before."""
@@ -247,73 +230,44 @@ class _LoggersFile(TypedDict):
     runs: dict[str, str]
 
 
-class Loggers:
-    """The loggers of a run as one.
-
-    Attributes:
-      problems: lines to be said, of what a logger could not do.
-    """
-
-    def __init__(self, loggers: Sequence[Logger] = (), problems: deque[str] | None = None) -> None:
-        self._loggers = loggers
-        self.problems: deque[str] = deque() if problems is None else problems
-
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        for logger in self._loggers:
-            logger.begin(settings, restored_step)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for logger in self._loggers:
-            logger.scalars(step, values)
-
-    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        for logger in self._loggers:
-            logger.finish(step, metrics, files)
-
-
 @contextlib.contextmanager
-def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator[Loggers]:
-    """Open the loggers of a run for a block: by default those that it has, or TensorBoard.
+def opened_loggers(
+    folder: Path,
+    names: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    restored_step: int = 0,
+) -> Iterator[list[Logger]]:
+    """Open the loggers of a run for a block.
 
-    A name that is unknown, a server that cannot be reached or does not have the run, and a damaged
-    ``loggers.json`` are a ``UserError``.
+    Args:
+      folder: run folder.
+      names: their names; by default those that the run has, or TensorBoard.
+      settings: settings of the run by name, values of any type.
+      restored_step: that of the checkpoint that the run goes on from; 0 for a fresh run.
+
+    Raises:
+      UserError: for an unknown name, a server that cannot be reached or does not have the run, and
+        a damaged ``loggers.json``.
     """
     file = folder / LOGGERS_FILE
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
     if file.exists():
         known = read_json(file, _LoggersFile)
     for name in names or ():
-        if name not in LOGGERS:
-            found = f"found {name!r}{suggestion(name, LOGGERS)}"
-            raise UserError(f"loggers: expected some of {', '.join(LOGGERS)}; {found}")
+        require_choice("loggers", name, LOGGERS)
     chosen = known["loggers"] if names is None else names
-    now: _LoggersFile = {
-        "loggers": [name for name in LOGGERS if name in chosen],
-        "runs": dict(known["runs"]),
-    }
-    problems: deque[str] = deque()
-    loggers: list[Logger] = []
+    kept, runs = [name for name in LOGGERS if name in chosen], dict(known["runs"])
+    opened: list[Logger] = []
     with contextlib.ExitStack() as stack:
-        stack.callback(_say_all, problems)
-        for name in now["loggers"]:
-            logger = _opened(name, folder, now["runs"], problems)
+        for name in kept:
+            if name == "tensorboard":
+                logger: Logger = TensorBoard(folder, restored_step)
+            else:
+                title, tracker = TRACKERS[name]
+                made = tracker(folder.absolute().name, settings or {}, runs.get(name))
+                logger, runs[name] = Background(title, made), made.run_id
             stack.push(lambda kind, error, trace, logger=logger: logger.close(error))
-            loggers.append(logger)
-        if now != known:
-            write_json(file, dict(now))
-        yield Loggers(loggers, problems)
-
-
-def _opened(name: LoggerName, folder: Path, runs: dict[str, str], problems: deque[str]) -> Logger:
-    """Return a logger; ``runs`` gets the id of its run."""
-    if name == "tensorboard":
-        return TensorBoard(folder)
-    title, tracker = TRACKERS[name]
-    made = tracker(folder.absolute().name, runs.get(name))
-    runs[name] = made.run_id
-    return Background(title, made, problems)
-
-
-def _say_all(lines: deque[str]) -> None:
-    while lines:
-        say(lines.popleft())
+            opened.append(logger)
+        if (now := {"loggers": kept, "runs": runs}) != known:
+            write_json(file, now)
+        yield opened
