@@ -280,7 +280,7 @@ def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator
     """
     file = folder / LOGGERS_FILE
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
-    if file.exists():
+    if os.path.lexists(file):
         known = read_json(file, _LoggersFile)
     for name in names or ():
         if name not in LOGGERS:
