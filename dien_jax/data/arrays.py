@@ -41,11 +41,17 @@ class FolderFiles:
         """Check texts alone from now on: the arrays were copied."""
         self._seen = {file: seen for file, seen in self._seen.items() if not file.endswith(".npy")}
 
-    def check(self) -> None:
-        """Raise a ``UserError`` that names a file with another size or time than at first."""
+    def check(self, *named: Path, opening: bool = False) -> None:
+        """Raise a ``UserError`` that names a file with another size or time than at first.
+
+        Those that were ``named`` to be read, all while ``opening``, must not be other files either.
+        """
+        by_name = {str(file) for file in named}
         for file, seen in self._seen.items():
             now = _mark(file)
-            if seen is None or now is None or now == seen or now[0] != seen[0]:
+            if seen is None or now == seen:
+                continue
+            if not (opening or file in by_name) and (now is None or now[0] != seen[0]):
                 continue
             raise UserError(
                 f"{file} changed while it was in use: {_described(seen)} when it was opened, "
@@ -64,8 +70,8 @@ def _mark(file: str) -> _Mark | None:
     return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
 
 
-def _described(mark: _Mark) -> str:
-    return f"{mark[1]:,} bytes of time {mark[2] / 1e9:.3f}"
+def _described(mark: _Mark | None) -> str:
+    return f"{mark[1]:,} bytes of time {mark[2] / 1e9:.3f}" if mark else "missing"
 
 
 def chunks(rows: int) -> Iterator[slice]:

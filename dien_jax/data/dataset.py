@@ -21,10 +21,11 @@ out of range instead of refusing it.
 import copy
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -40,6 +41,7 @@ from dien_jax.utils.text_files import sha256
 
 IN_MEMORY = 1 << 28
 """Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
+Content = TypeVar("Content")
 READERS = 8  # threads that open and check arrays
 
 
@@ -91,15 +93,18 @@ class Dataset:
 
     def vocabulary(self, feature: str) -> list[str]:
         """Return the raw values of a categorical or multi-valued feature, by index."""
-        values = read_values(self.path / "vocab" / f"{feature}.txt")
-        self.check_files()
-        return values
+        return self._read(f"vocab/{feature}.txt", read_values)
 
     def groups(self) -> list[str]:
         """Return the raw user ids, by group."""
-        values = read_values(self.path / "groups.txt")
-        self.check_files()
-        return values
+        return self._read("groups.txt", read_values)
+
+    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+        """Return what a function reads of a text file, which must be that of the opened folder."""
+        content = read(self.path / name)
+        if self.files is not None:
+            self.files.check(self.path / name)
+        return content
 
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
@@ -186,7 +191,7 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
             dataset = replace(dataset, statistics=counted, factors=factors.result())
     if is_small := files.array_bytes() <= in_memory:
         dataset = replace(copy.deepcopy(dataset), files=files)
-    dataset.check_files()
+    files.check(opening=True)
     if is_small:
         files.forget_arrays()
     return dataset
@@ -263,7 +268,7 @@ def _examples(
 def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
     """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
     features = [feature for feature in dataset.schema.features if feature.size is not None]
-    return {f.name: sha256(dataset.path / "vocab" / f"{f.name}.txt") for f in features}
+    return {f.name: dataset._read(f"vocab/{f.name}.txt", sha256) for f in features}
 
 
 def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, str]:
@@ -299,4 +304,4 @@ def _digest(parts: list[np.ndarray]) -> str:
 
 def data_digest(dataset: Dataset) -> str:
     """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
-    return sha256(dataset.path / "meta.json")
+    return dataset._read("meta.json", sha256)

@@ -62,8 +62,8 @@ SPACE = " \t\n\r\v\f"
 """Characters that do not count around a number, and around a value of a list."""
 NUMBER = "(?i:[+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan))"
 """Numbers as DuckDB reads them."""
-BEYOND_FLOAT32 = "is beyond the range of float32"
-"""End of the message about a number, as it is or standardised."""
+BEYOND_FLOAT32 = "is beyond the range of float32, 3.4e38 at most"
+"""End of the message about a number."""
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 SHOWN = 40  # characters shown of a text that is no time
 
@@ -279,6 +279,12 @@ def number_of(text: str) -> float | None:
     """
     text = text.strip(SPACE)
     return float(text) if text.isascii() and re.fullmatch(NUMBER, text) else None
+
+
+def too_far(mean: float, deviation: float) -> str:
+    """Return the end of the message about a number whose standard form is beyond float32."""
+    spread = f"mean {mean:g} and deviation {deviation:g} in training"
+    return f"is too far from the other numbers ({spread}); correct or remove it"
 
 
 def whole_number(text: str) -> int | None:

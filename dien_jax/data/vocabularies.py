@@ -141,9 +141,11 @@ def _standard(feature: Feature, cell: Any) -> float:
         raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
     assert feature.mean is not None
     assert feature.deviation is not None
-    standard = (number - feature.mean) / feature.deviation
-    if max(abs(number), abs(standard)) > LARGEST_NUMBER:
+    if abs(number) > LARGEST_NUMBER:
         raise UserError(f"{text[:40]!r} {value_text.BEYOND_FLOAT32}")
+    standard = (number - feature.mean) / feature.deviation
+    if abs(standard) > LARGEST_NUMBER:
+        raise UserError(f"{text[:40]!r} {value_text.too_far(feature.mean, feature.deviation)}")
     return standard
 
 

@@ -177,8 +177,9 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
         return _run_baselines(dataset, None)
     out = Path(out)
     with writing(out, "--out"), partial_folder(out) as partial:
-        if out.exists() and any(out.iterdir()):
-            raise UserError(f"--out {out} is not empty; choose another folder")
+        if out.is_symlink() or (out.exists() and any(out.iterdir())):
+            found = "a symbolic link" if out.is_symlink() else "not empty"
+            raise UserError(f"--out {out} is {found}; choose another folder")
         results = _run_baselines(dataset, partial)
         partial.rename(out.absolute())
     return results

@@ -14,7 +14,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.folder import ListMetrics, Run
+from dien_jax.runs.folder import NAME_DATA, ListMetrics, Run, open_own_data
 from dien_jax.runs.summary import (
     SCORES_FILE,
     BaselineRun,
@@ -83,7 +83,8 @@ def compare_runs(
     finished = [run for run in same if run.result is not None]
     group = seed_groups(runs)[0]
     if pairs := _pairs(group, finished):
-        dataset = dataset or _data_of(first, Path(first.run.data))
+        about = first.run.data, first.run.data_digest
+        dataset = dataset or open_own_data(*about, first.folder, NAME_DATA)
         yield _pair_table(group, pairs, split, dataset)
 
 

@@ -391,6 +391,7 @@ class RememberedUsers:
 
     def copy_from(self, other: "RememberedUsers", convert: Callable[[History], History]) -> None:
         """Remember the users of another store instead, with ``convert(history)`` of each."""
+        require_unforked()
         with other._lock:
             latest = list(other._histories.items())[-self._max_users :]
         copied = OrderedDict((user, convert(history)) for user, history in latest)

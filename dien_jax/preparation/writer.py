@@ -220,9 +220,12 @@ class _FolderFiles:
             np.lib.format.write_array_header_1_0(stream, header | {"shape": (self._sizes[name],)})
             stream.seek(0, os.SEEK_END)
             for part in chunks(len(array)):
-                converted = array[part].astype(dtype)
-                if dtype is not np.float32 and not np.array_equal(converted, array[part]):
-                    raise ValueError(f"{name}: values do not fit {dtype.__name__}")
+                given = array[part]
+                with np.errstate(over="ignore"):
+                    converted = given.astype(dtype)
+                same = np.isfinite if dtype is np.float32 else np.asarray
+                if len(lost := np.flatnonzero(same(converted) != same(given))):
+                    raise ValueError(f"{name}: {given[lost[0]]} does not fit {dtype.__name__}")
                 stream.write(converted.data)
         return len(array)
 

@@ -12,6 +12,7 @@ clicks is known (``train.click_rate``).
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +83,7 @@ class Calibration:
     def load(cls, folder: Path, step: int) -> "Calibration | None":
         """Read the calibration of the checkpoint of a step; None for a run without one."""
         file = folder / CALIBRATION_FILE
-        if not file.exists():
+        if not os.path.lexists(file):  # a link that leads to nothing is an error
             return None
         fitted = as_complete(read_json(file, dict[str, Any]), cls, file)
         if fitted.step != step:
@@ -130,7 +131,8 @@ def save_list_offsets(folder: Path, dataset: Dataset) -> None:
 def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
     """Return a copy of ``list_offsets.npy``; None for a run without it."""
     file, allowed = folder / OFFSETS_FILE, (lambda part: part < np.inf, "below infinity")
-    return np.array(read_array(file, np.float32, items, allowed)) if file.exists() else None
+    is_there = os.path.lexists(file)
+    return np.array(read_array(file, np.float32, items, allowed)) if is_there else None
 
 
 def uncalibrated(step: int) -> Calibration:

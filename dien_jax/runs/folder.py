@@ -28,7 +28,13 @@ from dien_kernels import explain, instruction_set
 from dien_jax._version import __version__
 from dien_jax.config.presets import RUN_FORMAT, WARM_START, with_settings
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
+from dien_jax.data.dataset import (
+    Dataset,
+    data_digest,
+    open_dataset,
+    table_digests,
+    vocabulary_digests,
+)
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, reading, writing
 from dien_jax.model.family import check_modules
@@ -65,7 +71,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     """Return the evaluations of a run, oldest first, without a last line that was cut short."""
     file = folder / METRICS_FILE
     with reading(file):
-        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        lines = file.read_bytes().split(b"\n")[:-1] if os.path.lexists(file) else []
     sources = (f"{file}, line {number}" for number in range(1, len(lines) + 1))
     return [parse_json(line, Evaluation, at) for line, at in zip(lines, sources, strict=True)]
 
@@ -247,14 +253,30 @@ class Run:
             if self.tables.get(name) != digests.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")
 
-    def check_same_data(self, dataset: Dataset) -> None:
-        """Refuse a dataset folder that has changed since the run began."""
-        if data_digest(dataset) != self.data_digest:
-            raise UserError(
-                f"{dataset.path} has changed since the run began: its meta.json differs from that "
-                f"of the data the run was trained on"
-            )
+    def open_data(self, folder: Path, remedy: str) -> Dataset:
+        """Open the data of this run in a folder, see :func:`open_own_data`."""
+        dataset = open_own_data(self.data, self.data_digest, folder, remedy)
         self.check_fits(dataset)
+        return dataset
+
+
+NAME_DATA = "name it with --data (in Python data=)"
+PUT_BACK = "move it back, or make a symbolic link to it there"
+"""What to do with data that were moved, where a flag can name them and where none can."""
+
+
+def open_own_data(data: str, digest: str, run: Path, remedy: str) -> Dataset:
+    """Open the dataset folder of a run, which must not have changed since the run began."""
+    if not Path(data).exists():
+        problem = f"dataset folder {data} of {run} does not exist; if it was moved"
+        raise UserError(f"{problem}, {remedy}")
+    dataset = open_dataset(data)
+    if (found := data_digest(dataset)) != digest:
+        raise UserError(
+            f"dataset folder {data} has changed since the run {run} began: expected meta.json of "
+            f"sha256 {digest[:12]}..., found {found[:12]}...; if the folder was moved, {remedy}"
+        )
+    return dataset
 
 
 def decided_config(config: Config, dataset: Dataset) -> Config:
@@ -296,7 +318,7 @@ Result = TypeVar("Result")
 def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
     """Return the content of ``result.json``; None for an unfinished run."""
     file = folder / RESULT_FILE
-    return read_json(file, kind) if file.exists() else None
+    return read_json(file, kind) if os.path.lexists(file) else None
 
 
 def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:

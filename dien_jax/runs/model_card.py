@@ -6,6 +6,7 @@ Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019 (arXiv:1810.
 """
 
 import datetime
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _Intervals = Mapping[str, tuple[float, float] | None]
 def read_card(folder: Path) -> str:
     """Return the card of a run folder, which must be text of some size; empty without one."""
     file = folder / CARD_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return ""
     content = read_bytes(file, LARGEST_CARD)
     with failing(f"{file}: expected text in UTF-8"):

@@ -108,7 +108,7 @@ class RunSummary:
     def lists(self) -> ListMetrics | None:
         """Metrics of lists of the best checkpoint for the test split; None if not measured."""
         file = self.folder / LISTS_FILE
-        stored = read_json(file, StoredLists) if file.exists() else None
+        stored = read_json(file, StoredLists) if os.path.lexists(file) else None
         if stored is not None and stored["step"] == self.best_step:
             return stored
         return None if self.result is None else self.result.get("lists")
@@ -148,7 +148,7 @@ class SeedGroup:
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     """Read folders of runs and of baselines; refuse others, and one that is given twice."""
-    resolved = [folder.resolve() for folder in folders]
+    resolved = [Path(os.path.realpath(folder)) for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")

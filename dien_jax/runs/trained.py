@@ -18,7 +18,7 @@ from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.model.layers import CALIBRATION
 from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, NAME_DATA, Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
@@ -87,11 +87,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     folder = Path(run_dir)
     run = Run.load(folder)
     if data is None:
-        if not Path(run.data).exists():
-            problem = f"dataset folder {run.data} of {folder} does not exist"
-            raise UserError(f"{problem}; if it was moved, name it with --data (in Python data=)")
-        data = open_dataset(Path(run.data))
-        run.check_same_data(data)
+        data = run.open_data(folder, NAME_DATA)
     else:
         data = data if isinstance(data, Dataset) else open_dataset(Path(data))
         run.check_fits(data)

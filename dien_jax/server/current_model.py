@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -209,7 +210,7 @@ def model_version(path: Path) -> ModelVersion:
         files = [best, path / CONFIG_FILE, *[calibration] * calibration.exists()]
     with reading(path):
         times = tuple(file.stat().st_mtime_ns for file in files)
-        return ModelVersion(encodable(path.resolve().name), files[0].name, times)
+        return ModelVersion(encodable(Path(os.path.realpath(path)).name), files[0].name, times)
 
 
 class CurrentModel:

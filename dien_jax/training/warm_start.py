@@ -15,12 +15,12 @@ import numpy as np
 import optax
 
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.statistics import statistics_names
 from dien_jax.model.tower import WEIGHTS
-from dien_jax.runs.folder import Run
+from dien_jax.runs.folder import PUT_BACK, Run
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
@@ -70,8 +70,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
     try:
         run = Run.load(folder)
         _check_settings(run.config.model, config.model)
-        before = open_dataset(run.data)
-        run.check_same_data(before)
+        before = run.open_data(folder, PUT_BACK)
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)

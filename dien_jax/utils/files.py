@@ -87,7 +87,7 @@ def atomic_path(file: Path) -> Iterator[Path]:
     if _is_written_into(file):
         yield file
         return
-    target = file.resolve()
+    target = Path(os.path.realpath(file))  # a loop of links stays one
     partial = partial_path(target, str(os.getpid()))
     with _claimed(target, partial) as handle:
         try:
@@ -283,7 +283,9 @@ def check_out(
         except FileNotFoundError:
             size = None
         if not (_is_written_into(file) or os.access(target.parent, os.W_OK | os.X_OK)):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            is_read_only = os.statvfs(target.parent).f_flag & os.ST_RDONLY
+            why = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+            raise OSError(f"{why}; name a file in another folder")
     if size is None:
         return
     if file.is_dir():

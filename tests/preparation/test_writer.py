@@ -35,7 +35,7 @@ def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
     [
         ({"label": ints(1, 0, 1, 2)}, "not a dataset: .*entry 3 should be"),
         ({"label": ints(1, 0, 1)}, "sequence: expected 3 rows, got 4"),
-        ({"user": ints(1, 1, 2, 2**32)}, "values do not fit int32"),
+        ({"user": ints(1, 1, 2, 2**32)}, "4294967296 does not fit int32"),
         ({"user": np.zeros(4)}, r"expected int32, got \(4,\) float64"),
         ({"offsets": ints(0, 3, 2, 5)}, "offsets must not fall"),
         ({"timestamp": ints(9, 8, 7, 6, 5)}, "oldest first"),

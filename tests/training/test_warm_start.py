@@ -332,4 +332,4 @@ def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd)
     text = (changed / "config.json").read_text()
     digest = Run.load(changed).data_digest
     (changed / "config.json").write_text(text.replace(digest, "0" * 64))
-    assert "has changed since the run began: its meta.json differs" in refused(changed)
+    assert "began: expected meta.json of sha256 0000" in refused(changed)

@@ -16,6 +16,7 @@ from ibis.expr.types import Table
 from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
+from dien_jax.data.value_text import too_far
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
@@ -193,9 +194,8 @@ class Encoder:
             standard = (block - mean) / deviation
             beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
             if len(beyond):
-                spread = f"mean {mean:g} and deviation {deviation:g} in training"
-                problem = f"is too far from the other numbers ({spread}); correct or remove it"
-                raise UserError(f"{column.flag} {column.name}: {block[beyond[0]]:g} {problem}")
+                problem = f"{block[beyond[0]]:g} {too_far(mean, deviation)}"
+                raise UserError(f"{column.flag} {column.name}: {problem}")
             encoded.append(np.nan_to_num(standard, nan=0.0))
         return EncodedFeature(feature, StoredColumn(encoded, None))
 

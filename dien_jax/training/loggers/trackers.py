@@ -251,7 +251,7 @@ def opened_loggers(
     """
     file = folder / LOGGERS_FILE
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
-    if file.exists():
+    if os.path.lexists(file):
         known = read_json(file, _LoggersFile)
     for name in names or ():
         require_choice("loggers", name, LOGGERS)
