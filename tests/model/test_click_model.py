@@ -235,12 +235,6 @@ def test_features_of_every_kind_are_embedded() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
-def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:
-    params = trained_looking(dataclasses.replace(SMALL, auxiliary_weight=0.0))["params"]
-    assert "auxiliary" not in params["network"]
-    assert "auxiliary" in trained_looking(SMALL)["params"]["network"]
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["wide_deep", "dien"])
 def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
