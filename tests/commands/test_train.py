@@ -116,6 +116,12 @@ def test_console_says_what_it_does_first_and_where_results_are_last(finished, da
     assert lines[-1].startswith("compare with simple models: python -m dien_jax.baselines ")
 
 
+def test_small_tables_are_updated_densely_and_nothing_is_said(finished):
+    recorded = read_json(finished.folder / "config.json", dict)
+    assert recorded["optim"]["embedding_update"] == "dense"  # whatever auto is by then
+    assert "embedding_update" not in finished.progress
+
+
 def test_output_compares_the_test_set_with_popularity(finished, data):
     dataset = open_dataset(data)
     test = dataset.splits["test"]

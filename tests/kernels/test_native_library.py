@@ -46,9 +46,9 @@ def script(path: Path, text: str) -> Path:
 
 
 def counting_compiler(folder: Path) -> tuple[Path, Path]:
-    """A compiler that writes a line for each library that it links, and that log."""
-    log = folder / "linked"
-    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {build.compiler()[0]} "$@"'
+    """A compiler in no time that writes a line for each library that it links, and that log."""
+    log, compiler = folder / "linked", build.compiler()[0]
+    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {compiler} "$@" -O0'
     return script(folder / "cxx", text), log
 
 

@@ -8,7 +8,6 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import automatic_update
-from dien_jax.utils.files import read_json
 
 EPOCH = "--train.epochs=1"
 
@@ -25,14 +24,6 @@ def test_rows_of_large_tables_decide(users, update) -> None:
     assert automatic_update(schema) == update
     place = OneDevice(schema)
     assert place.tables_by_row("auto") == place.tables_by_row(update)
-
-
-@pytest.mark.long
-def test_small_tables_are_updated_densely_and_nothing_is_said(data, tmp_path, capfd):
-    fit(data, tmp_path / "run")
-    recorded = read_json(tmp_path / "run/config.json", dict)
-    assert recorded["optim"]["embedding_update"] == "dense"  # whatever auto is by then
-    assert "embedding_update" not in capfd.readouterr().err
 
 
 @pytest.mark.long
