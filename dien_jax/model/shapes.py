@@ -73,7 +73,7 @@ def checked_states(part: str, module: Any, result: Any, inputs: jax.Array) -> tu
     """Return the result of a recurrence, which has to be its states and the last ones."""
     rows, steps = inputs.shape[:2]
     is_pair = isinstance(result, tuple | list) and len(result) == 2
-    # NumPy's `shape`, because a conversion to ONNX makes a traced array of what `jnp.shape` returns.
+    # NumPy's `shape`: a conversion to ONNX makes a traced array of what `jnp.shape` returns.
     if is_pair and np.shape(result[1])[:-1] == (rows,):
         return result[0], result[1]
     expected = f"a pair of states [{rows}, {steps}, H] and the last ones [{rows}, H]"

@@ -89,7 +89,7 @@ def make_workspace(folder: Path) -> Path:
         "user,item,history\nu1,i3,i1|i2\nu2,i4,\n,i5,i6|i1|i2\nnobody,nothing,i1\n"
     )
     with contextlib.chdir(folder):
-        for line in (PREPARE, TRAIN, ("export", "run", "--out", "model.dien")):
+        for line in (PREPARE, TRAIN):
             ending = run_in_process(*line)
             assert ending.status == 0, ending.output
     # What a run with other loggers than the default has; those would need packages.
