@@ -26,15 +26,12 @@ os.environ.setdefault("DIEN_KERNELS_NATIVE", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Hardly optimised by LLVM: programs of tests run for milliseconds, and optimising them takes
+# seconds. For child processes and fixtures of the session too, so that all share what is compiled.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
-# One part a program, since more take more time in all; and hardly optimised by LLVM: programs of
-# tests run for milliseconds, and optimising them takes seconds.
-flags = [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-]
+# One part a program, since more take more time in all.
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
 # XLA's newer way to emit fusions takes most of the time of a compilation; the last JAX for Python
 # 3.11 can do without it.
 is_older = version("jax").split(".")[:2] == ["0", "10"]
@@ -110,17 +107,15 @@ def no_compilation_in_fast_tests(request: pytest.FixtureRequest) -> Iterator[Non
         assert len(COMPILED) == before, "a test marked fast compiled a program"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compile in a fraction of the time, to slower programs, in child processes too."""
-    if request.node.get_closest_marker("optimised"):
+@pytest.fixture(autouse=True)
+def optimised_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile as users do in a test that is marked ``optimised``."""
+    if request.node.get_closest_marker("optimised") is None:
         yield
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 TINY = {
     **{"model.embedding_size": 2, "model.layers": [4], "model.extractor": "none"},
-    **{"model.evolution": "none", "model.auxiliary_weight": 0.0, "train.batch_size": 64},
-    **{"train.max_history": 4, "train.buckets": [4], "train.epochs": 1, "train.log_every": 1},
+    **{"model.evolution": "none", "model.auxiliary_weight": 0.0, "model.statistics": False},
+    **{"train.batch_size": 64, "train.max_history": 4, "train.buckets": [4]},
+    **{"train.epochs": 1, "train.log_every": 1},
 }
 FIRST = datetime(2013, 1, 1, tzinfo=UTC).timestamp()
 

@@ -116,6 +116,12 @@ def test_console_says_what_it_does_first_and_where_results_are_last(finished, da
     assert lines[-1].startswith("compare with simple models: python -m dien_jax.baselines ")
 
 
+def test_small_tables_are_updated_densely_and_nothing_is_said(finished):
+    recorded = read_json(finished.folder / "config.json", dict)
+    assert recorded["optim"]["embedding_update"] == "dense"  # whatever auto is by then
+    assert "embedding_update" not in finished.progress
+
+
 def test_output_compares_the_test_set_with_popularity(finished, data):
     dataset = open_dataset(data)
     test = dataset.splits["test"]
@@ -323,22 +329,16 @@ def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
         assert arguments.train == dataclasses.replace(expected.train, epochs=5)
 
 
-def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
+def test_help_shows_the_presets_and_the_defaults_also_of_a_preset_file(tmp_path, capfd):
     file = tmp_path / "mine.json"
     file.write_text('{"model": {"embedding_size": 77}}')
-    with pytest.raises(SystemExit) as stopped:
-        train.parse(["--preset-file", str(file), "--help"])
-    assert stopped.value.code == 0
-    assert "(default: 77)" in capfd.readouterr().out
-
-
-def test_help_shows_the_defaults_and_the_presets(capfd):
-    with pytest.raises(SystemExit) as stopped:
-        train.parse(["--help"])
-    assert stopped.value.code == 0
-    shown = capfd.readouterr().out
-    assert "(default: 18)" in shown
-    assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
+    for words, default in (([], 18), (["--preset-file", str(file)], 77)):
+        with pytest.raises(SystemExit) as stopped:
+            train.parse([*words, "--help"])
+        assert stopped.value.code == 0
+        shown = capfd.readouterr().out
+        assert f"(default: {default})" in shown
+        assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
     with pytest.raises(UserError, match="layers is given twice"):  # after a help text too
         train.parse(["--model.layers=8", "--model.layers", "8"])
 

@@ -128,6 +128,8 @@ FILES = [
          lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
     Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),
          message=r"run folder run\\udcff: expected a path of UTF-8 characters"),
+    Case("prepare", "a data folder that is not UTF-8", ("interactions", "log.csv", "--out", ODD),
+         message=r"--out run\\udcff: expected a path of UTF-8 .*; rename it, or use a locale"),
 ]  # fmt: skip
 
 

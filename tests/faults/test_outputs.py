@@ -1,6 +1,5 @@
 """What a command may write over: its own outputs, and others with --overwrite, but no input."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +62,9 @@ def _refused() -> Iterator[Case]:
             ("n" * 300, None, "cannot be written: File name too long"),
         ):
             yield Case(command, out[:40], (*arguments, out), damage, message)
+    loop = (*FOLDERS["prepare"], "loop/data")
+    message = "loop is a symbolic link that leads to noth"
+    yield Case("prepare", "a loop", loop, lambda f: (f / "loop").symlink_to("loop"), message)
 
 
 @pytest.mark.parametrize("case", list(_refused()), ids=str)
@@ -88,29 +90,6 @@ def test_output_is_replaced_and_then_refreshed_by_the_same_command(case, attempt
     arguments = [argument for argument in case.arguments if argument != "--overwrite"]
     ending = faults.run_in_process(case.command, *arguments)
     assert ending.status == 0, ending.output
-
-
-def test_pipe_gets_what_a_file_would_get(workspace):
-    line = ("predict", "run", "--input", "queries.csv", "--out")
-    assert faults.run_in_process(*line, "out.csv").status == 0
-    os.mkfifo("pipe")
-    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
-    assert faults.run_in_process(*line, "pipe").status == 0
-    assert os.read(reader, 1 << 20) == Path("out.csv").read_bytes()
-    os.close(reader)
-    assert Path("pipe").is_fifo()
-
-
-def test_link_to_an_input_is_refused(workspace, attempt):
-    Path("link.csv").symlink_to("queries.csv")
-    words = ("run", "--input", "queries.csv", "--out", "link.csv", "--overwrite")
-    attempt(Case("predict", "a link", words, message="it is an input"))
-
-
-def test_folder_behind_a_loop_of_links_is_refused(workspace, attempt):
-    Path("loop").symlink_to("loop")
-    words = ("interactions", "log.csv", "--out", "loop/data")
-    attempt(Case("prepare", "a loop", words, message="loop is a symbolic link that leads to noth"))
 
 
 WRITERS = {

@@ -38,14 +38,8 @@ SHAPE = {"batch": 128, "steps": 100, "hidden": 36}
 
 
 @pytest.fixture(autouse=True)
-def fresh_memory(tmp_path, monkeypatch):
-    """Keep outcomes in a temporary folder, and none in memory."""
-    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
+def no_native_kernels(fresh, monkeypatch):
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
-    choice._warn.cache_clear()
-    agreement.outcome.cache_clear()
-    yield
-    agreement.outcome.cache_clear()
 
 
 def test_the_device_at_hand_is_described():
@@ -159,37 +153,38 @@ def test_names_of_implementations_are_those_of_the_table_and_files():
         assert importlib.util.find_spec(f"dien_kernels.backends.{name}") is not None
 
 
-def test_a_kernel_that_deviates_is_left_with_one_warning(monkeypatch, tpu_here):
-    def wrong(plan, *arguments):
-        gradients = xla.scan_backward(plan, *arguments)
-        return gradients._replace(initial=1.01 * gradients.initial)
+def wrong(plan, *arguments):
+    gradients = xla.scan_backward(plan, *arguments)
+    return gradients._replace(initial=1.01 * gradients.initial)
 
-    take(monkeypatch, backward=wrong)
-    with pytest.warns(RuntimeWarning, match=r"by XLA instead of mosaic_tpu: it deviates .* delete"):
+
+def broken(*_, keep):
+    raise RuntimeError("Mosaic failed to compile\nat length")
+
+
+def not_a_number(*arguments, keep):
+    states, kept = xla.scan_forward(*arguments, keep)
+    return states * jnp.nan, kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backward": wrong}, r"by XLA instead of mosaic_tpu: it deviates .* delete"),
+        ({"forward": broken}, r"it failed on this device \(RuntimeError: Mosaic"),
+        ({"forward": not_a_number}, "deviates from the oracle by inf"),
+    ],
+)
+def test_a_kernel_that_deviates_or_fails_is_left_with_one_warning(
+    changes, message, monkeypatch, tpu_here
+):
+    take(monkeypatch, **changes)
+    with pytest.warns(RuntimeWarning, match=message):
         found = explain("augru", **SHAPE)
     assert found.implementation == "xla"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert explain("augru", **SHAPE) == found
-
-
-def test_a_kernel_that_fails_is_left_with_its_error(monkeypatch, tpu_here):
-    def broken(*_, keep):
-        raise RuntimeError("Mosaic failed to compile\nat length")
-
-    take(monkeypatch, forward=broken)
-    with pytest.warns(RuntimeWarning, match=r"it failed on this device \(RuntimeError: Mosaic"):
-        assert explain("gru", **SHAPE).implementation == "xla"
-
-
-def test_a_deviation_that_is_not_a_number_is_no_agreement(monkeypatch, tpu_here):
-    def empty(plan, operands, keep):
-        states, kept = xla.scan_forward(plan, operands, keep)
-        return states * jnp.nan, kept
-
-    take(monkeypatch, forward=empty)
-    with pytest.warns(RuntimeWarning, match="deviates from the oracle by inf"):
-        assert explain("gru", **SHAPE).implementation == "xla"
 
 
 def test_the_check_runs_outside_of_what_is_traced(monkeypatch, tpu_here):

@@ -14,6 +14,7 @@ import pytest
 from dien_kernels import agreement, augru, choice, explain, load_native_in_background
 from dien_kernels.backends import native
 from dien_kernels.native import build, library
+from support.programs import printed
 from support.recurrences import operands
 
 STATES = """
@@ -45,19 +46,10 @@ def script(path: Path, text: str) -> Path:
 
 
 def counting_compiler(folder: Path) -> tuple[Path, Path]:
-    """A compiler that writes a line for each library that it links, and that log."""
-    log = folder / "linked"
-    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {build.compiler()[0]} "$@"'
+    """A compiler in no time that writes a line for each library that it links, and that log."""
+    log, compiler = folder / "linked", build.compiler()[0]
+    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {compiler} "$@" -O0'
     return script(folder / "cxx", text), log
-
-
-def run(implementation: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", STATES, implementation],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize(
@@ -111,9 +103,7 @@ def test_two_processes_compile_once_and_again_what_was_cut_short(tmp_path, empty
     assert "compiling the native CPU kernels" in results[0][1] + results[1][1]
     (file,) = empty_cache.glob("*.so")
     file.write_bytes(file.read_bytes()[:1000])
-    again = run("native", **variables)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == results[0][0]
+    assert printed(STATES, "native", **variables) == results[0][0]
     assert log.read_text() == "linked\n" * 2
 
 

@@ -128,14 +128,14 @@ def leftovers(parent: Path) -> list[str]:
     return sorted(entry.name for entry in parent.iterdir())
 
 
-WIDE = {"item": 60, "user": 90}
-"""So many items that they have factors; the first 60 users are for training, 15 for validation."""
-
-
 def write_wide(path: Path) -> Path:
-    """Users of two tastes; each has its last event and one item of the other taste as targets."""
+    """Users of two tastes; each has its last event and one item of the other taste as targets.
+
+    There are so many items that they have factors. The first 60 users are for training, 15 for
+    validation.
+    """
     random = np.random.default_rng(0)
-    (size, users), events = WIDE.values(), 6
+    size, users, events = 60, 90, 6
     likes_second = random.random((users, 1)) < 0.5
     half = size // 2
     low = np.where(likes_second, half, 1)

@@ -160,10 +160,11 @@ def saved_states(folder: Path) -> dict[str, tuple[int, TrainState, dict[str, Any
     }
 
 
-def bits(state: TrainState) -> list[bytes]:
-    """Every array of a state, to the last bit."""
-    state = state._replace(key=jax.random.key_data(state.key))
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+def bits(tree: Any) -> list[bytes]:
+    """Every array of a state, or of a part of one, to the last bit."""
+    if isinstance(tree, TrainState):
+        tree = tree._replace(key=jax.random.key_data(tree.key))
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def assert_same(folder: Path, other: Path, *apart_from: str) -> None:

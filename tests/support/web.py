@@ -62,12 +62,18 @@ def web_server() -> Iterator[Web]:
         server.server_close()
 
 
+def _send(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"", **headers: str) -> None:
+    """Send a status, headers, whose names have _ for -, and a body."""
+    handler.send_response(code)
+    for name, value in {"Content_Length": str(len(body)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
 def whole(web: Web, handler: BaseHTTPRequestHandler) -> None:
     """Send the complete content, whatever the request."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(web.content)))
-    handler.end_headers()
-    handler.wfile.write(web.content)
+    _send(handler, 200, web.content)
 
 
 def cut(count: int) -> Answer:
@@ -92,24 +98,12 @@ def status(code: int) -> Answer:
 
 def redirect(target: str) -> Answer:
     """Send the client to another address."""
-
-    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", target)
-        handler.send_header("Connection", "close")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
+    return lambda web, handler: _send(handler, 302, Location=target, Connection="close")
 
 
 def page(web: Web, handler: BaseHTTPRequestHandler) -> None:
     """Send a web page instead of the file."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/html; charset=utf-8")
-    handler.send_header("Content-Length", "6")
-    handler.end_headers()
-    handler.wfile.write(b"log in")
+    _send(handler, 200, b"log in", Content_Type="text/html; charset=utf-8")
 
 
 def _cut(web: Web, handler: BaseHTTPRequestHandler, count: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
+from support.deaths import signalling
 from support.forks import Ended, Forks, Job
 from support.tiny_run import assert_same, flags, light_flags
 
@@ -78,20 +79,6 @@ def test_second_signal_ends_the_process_at_once(data, forks, tmp_path):
     assert steps_saved(folder) == []
 
 
-def signal_at_call(monkeypatch, owner, name: str, calls: int, number: int) -> None:
-    """The process signals itself at one call of ``owner.name``."""
-    function, count = getattr(owner, name), 0
-
-    def wrapped(*args, **kwargs):
-        nonlocal count
-        count += 1
-        if count == calls:
-            os.kill(os.getpid(), number)
-        return function(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-
-
 def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped(
     data, light_whole, tmp_path, monkeypatch, capfd
 ):
@@ -109,7 +96,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
             save(trainer, **given)
 
         patch.setattr(loop.Trainer, "_save", after_a_loss)
-        signal_at_call(patch, loop.Trainer, "_step", 6, signal.SIGINT)
+        patch.setattr(loop.Trainer, "_step", signalling(loop.Trainer._step, 6, signal.SIGINT))
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGINT
     output = capfd.readouterr()
     assert output.out == ""
@@ -121,7 +108,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
     # in the evaluation of step 8: saved before it, evaluated on resumption
     with monkeypatch.context() as patch:
-        signal_at_call(patch, loop, "score_batches", 1, signal.SIGTERM)
+        patch.setattr(loop, "score_batches", signalling(loop.score_batches, 1, signal.SIGTERM))
         assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
     assert steps_saved(folder) == ["4", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
@@ -136,7 +123,7 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(large_data, tmp_path, m
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train.main([*flags(large_data, whole), *settings]) == 0
     with monkeypatch.context() as patch:
-        signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
+        patch.setattr(loop.Trainer, "_step", signalling(loop.Trainer._step, 2, signal.SIGINT))
         assert train.main([*flags(large_data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
     assert_same(folder, whole)
@@ -159,7 +146,7 @@ def test_signal_before_the_first_step_loses_nothing(
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        signal_at_call(patch, loop, "create_state", 1, signal.SIGTERM)
+        patch.setattr(loop, "create_state", signalling(loop.create_state, 1, signal.SIGTERM))
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     output = capfd.readouterr()
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import inspect
 import re
-import shutil
 import signal
 import threading
 
@@ -17,7 +16,7 @@ import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
 from dien_jax.training import run
-from dien_jax.utils.files import locked, read_json
+from dien_jax.utils.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -87,28 +86,6 @@ def test_a_finished_run_has_a_card_with_its_metrics_and_their_interval(result):
     assert found is not None
     assert found[1] == f"{area:.4f}"
     assert 0 <= float(found[2]) < area < float(found[3]) <= 1
-
-
-@pytest.mark.long
-def test_run_that_another_process_trains_is_refused(result, data, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(result.run_dir, folder)
-    (folder / "result.json").unlink()
-    with (
-        locked(folder, "run"),
-        pytest.raises(dien_jax.UserError, match=f"run folder {folder} is in use by process"),
-    ):
-        dien_jax.resume(folder)
-    assert dien_jax.resume(folder).test == result.test
-
-
-@pytest.mark.long
-def test_scores_are_those_that_the_result_measured(result):
-    scored = dien_jax.score_split(result.run_dir, "valid")
-    assert scored.metrics() == result.valid
-    assert scored.scores.shape == scored.labels.shape == scored.groups.shape
-    model = dien_jax.load_run(result.run_dir)
-    assert (dien_jax.score_split(model, "valid").scores == scored.scores).all()
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run
-from support.tiny_run import GONE, NEW_ITEMS, refusal, write_grown
+from support.tiny_run import GONE, NEW_ITEMS, bits, refusal, write_grown
 
 from dien_jax import train
 from dien_jax.config.settings import ModelConfig
@@ -80,13 +80,6 @@ def started(tiny: Tiny) -> Grown:
     return grown(load_source(tiny.run, tiny.new, config), tiny.new, fresh)
 
 
-def same_bits(ours: Any, theirs: Any) -> bool:
-    """Whether two trees hold the same arrays."""
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(ours)] == [
-        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(theirs)
-    ]
-
-
 def scores(tiny: Tiny, split: str) -> np.ndarray:
     """Of the new data, before training there."""
     state, trained = started(tiny).state, load_run(tiny.run)
@@ -144,9 +137,9 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
         assert all(now[value] == before.get(value, 0) for value in now)
     of_rows = {"item_embeddings", "user_embeddings", "tower"}
     for name in set(trained.params) - of_rows:
-        assert same_bits(params[name], trained.params[name])
+        assert bits(params[name]) == bits(trained.params[name])
     assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
-    assert same_bits(found.state.batch_stats, trained.batch_stats)
+    assert bits(found.state.batch_stats) == bits(trained.batch_stats)
     assert int(found.state.step) == 0
 
 
@@ -156,7 +149,7 @@ def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
     (old, _), (new, schedule) = (s.optimizer_state["tower"] for s in (before, found.state))
     assert int(new.count) == int(old.count) > 0
     assert int(schedule.count) == 0, "the schedule starts anew"
-    assert same_bits(new.nu["tower"]["logit"], old.nu["tower"]["logit"])
+    assert bits(new.nu["tower"]["logit"]) == bits(old.nu["tower"]["logit"])
     items = tiny.new.vocabulary("item")
     for slots, trained in ((new.mu, old.mu), (new.nu, old.nu)):
         table = np.asarray(slots["tower"]["item_weights"]["item"])
@@ -243,14 +236,14 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
     assert step == 0
     expected = started(tiny).state
     for name in ("params", "batch_stats", "optimizer_state"):
-        assert same_bits(getattr(state, name), getattr(expected, name))
+        assert bits(getattr(state, name)) == bits(getattr(expected, name))
     shutil.rmtree(start)
     capfd.readouterr()
     assert train.main(["--resume", str(folder)]) == 0
     assert "before the first step" not in capfd.readouterr().err
     step, state = latest(folder)
     assert step == tiny_run.STEPS_PER_EPOCH
-    assert tiny_run.bits(state) == tiny_run.bits(latest(tiny.warm)[1])
+    assert bits(state) == bits(latest(tiny.warm)[1])
 
 
 def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
@@ -269,7 +262,7 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     shutil.copytree(folder, again)
     assert train.main(["--resume", str(folder)]) == 0
     ours, theirs = latest(folder)[1], latest(tiny.warm)[1]
-    assert tiny_run.bits(ours) == tiny_run.bits(theirs)
+    assert bits(ours) == bits(theirs)
     capfd.readouterr()
     text = (again / "config.json").read_text()
     (again / "config.json").write_text(text.replace('"step": ', '"step": 9'))

@@ -24,7 +24,6 @@ def note(event, **_):
     for name in counts:
         counts[name] += event.startswith(f"/jax/compilation_cache/cache_{name}")
 jax.monitoring.register_event_listener(note)
-jax.config.update("jax_disable_most_optimizations", True)
 assert train.main(sys.argv[1:]) == 0
 print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
