@@ -19,10 +19,6 @@ from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
-<<<<<<< HEAD
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
-from dien_jax.runs.model_card import CARD_FILE, model_card
-=======
 from dien_jax.runs.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -31,8 +27,7 @@ from dien_jax.runs.folder import (
     WarmStart,
     versions,
 )
-from dien_jax.runs.model_card import CARD_FILE
->>>>>>> 8abb2189ddd34636de45cea200d9485d015a0d79
+from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.steps.state import parts
