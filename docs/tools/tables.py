@@ -70,6 +70,7 @@ FULL = {"case": "B 128 T 100", "policy": "full length"}
 RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
 RANK = {"candidates": 500, "history": 100}
 EVERY, PARTS, WIDE, ALONE = "every.csv", "parts.csv", "wide.csv", "alone.csv"
+FAMILY = ("base_model", "din", "gru_att", "aigru", "agru", "augru", "dien")
 SETS = ("beauty", "toys", "sports")
 LOGS = ("grocery", *SETS)
 PEERS = ("DeepCTR-Torch", "RecBole", "FuxiCTR")
@@ -256,8 +257,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
     "long": [
         (label, *(auc(name, column, data="long", row=row) for column in shown))
         for name, label, row, _ in (
-            (ALONE, "`din`", "din", ""),
-            (ALONE, "`dien`", "dien", ""),
+            *((ALONE, f"`{row}`", row, "") for row in FAMILY),
             *((WIDE, *model) for model in MODELS if model[0] != COUNTS_ALONE),
         )
         for shown in [QUALITY]
