@@ -48,8 +48,9 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
         paths = [address]
         for name in reader.text(address).inputFiles():
             if not unquote(name).endswith(PARQUET):
-                problem = "expected Parquet files, named .parquet or .pq, found"
-                raise UserError(f"{address}: {problem} {unquote(name)}")
+                problem = f"expected Parquet files, named .parquet or .pq, found {unquote(name)}"
+                hint = "spark.read.csv(FROM, header=True).write.parquet(TO) makes them of CSV"
+                raise UserError(f"{address}: {problem}; {hint}")
     with stage(f"reading {address or file}"):
         return _read_parquet(workspace, Path(address or file), reader.parquet(*paths), form)
 
