@@ -167,12 +167,12 @@ def cut(file: str, share: float | None, folder: Path) -> None:
     """Leave a share of a file of a workspace, or a link to itself."""
     if file in (HOST, LOGGERS):
         faults.unfinish(folder)
-    content = (folder / file).read_bytes()
+    content, target = (folder / file).read_bytes(), folder / file
+    target.unlink()
     if share is None:
-        (folder / file).unlink()
-        (folder / file).symlink_to(Path(file).name)
-        return
-    (folder / file).write_bytes(content[: int(share * len(content))])
+        target.symlink_to(target.name)
+    else:
+        target.write_bytes(content[: int(share * len(content))])
 
 
 def cuts() -> Iterator[Case]:

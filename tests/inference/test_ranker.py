@@ -41,7 +41,6 @@ def test_scores_that_are_not_finite_are_refused(run):
 
 IN_A_FORK = {
     "rank": lambda ranker, run, file: ranker.rank([PEAR], [PEAR], context=CONTEXT),
-    "recommend": lambda ranker, run, file: ranker.recommend([PEAR], context=CONTEXT),
     "adopt": lambda ranker, run, file: ranker.adopt(ranker),
     "remembered": lambda ranker, run, file: ranker.rank(None, [PEAR], "Ann", CONTEXT),
     "a run": lambda ranker, run, file: dien_jax.Ranker(run),
