@@ -211,10 +211,7 @@ def test_what_changes_meanwhile_changes_no_result(name, events, place):
 
 @pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"serve"})))
 def test_mapped_arrays_that_are_rewritten_meanwhile_change_no_result(name, place, monkeypatch):
-    """Those of a large folder are not in memory. A server has copies of all that it reads.
-
-    Once the data are as they were, what was saved is gone on with to the same result.
-    """
+    """Those of a large folder are not in memory; a server has copies. What was saved is resumed."""
     expected, before = whole(name, place), faults.contents(place)
     monkeypatch.setattr(datasets, "open_folder", partial(datasets.open_folder, in_memory=0))
 

@@ -126,6 +126,8 @@ FILES = [
       for command, words in (("prepare", prepares), ("predict", predicts))),
     Case("evaluate", "a run folder that is not UTF-8", (ODD,),
          lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
+    Case("compare", "a loop of links", ("run", "loop"),
+         lambda folder: (folder / "loop").symlink_to("loop"), "run folder loop does not exist"),
     Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),
          message=r"run folder run\\udcff: expected a path of UTF-8 characters"),
 ]  # fmt: skip
