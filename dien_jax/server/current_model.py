@@ -364,6 +364,9 @@ class CurrentModel:
             ranker = Ranker(
                 options.run, options.data, max_users=options.max_users, separator=options.separator
             )
+            now = model_version(options.run)
+        if (now.model, now.times[1:]) != (version.model, version.times[1:]):
+            raise UserError(f"{options.run} was replaced while it was loaded; load it again")
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
     def _warm_up(self, model: ServedModel) -> None:

@@ -58,16 +58,6 @@ def test_batches_of_files_that_change_in_place_are_refused(
         loader.batch(0, 0)
 
 
-def test_arrays_in_memory_do_not_follow_their_files_and_texts_are_refused(folder: Path) -> None:
-    data = open_folder(folder, in_memory=10**9)
-    cut(folder / "events" / "item" / "values.npy")
-    assert Loader(data, "train", TrainConfig()).batch(0, 0).item.any()
-    file = folder / "vocab" / "item.txt"
-    touch_all(file)
-    with pytest.raises(UserError, match=f"^{file} changed while it was in use: "):
-        data.vocabulary("item")
-
-
 def test_a_batch_is_refused_whose_file_changed_while_it_was_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,8 @@ from support.http_server import Server
 
 from dien_jax.__main__ import commands
 from dien_jax.data import dataset as datasets
-from dien_jax.data.loader import Loader
+from dien_jax.data.arrays import FolderFiles
+from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
 
 Event = Callable[[Path], object]
@@ -38,9 +39,11 @@ LINES: dict[str, tuple[str, ...]] = {
     "baselines": ("baselines", "data", "--out", "out"),
     "explain": ("explain", "run", "--example", "0"),
     "report": ("report", "run", "--out", "out.html"),
+    "warm start": (*PROGRAMS["train"].line, "--warm-start", "other"),
     "serve": (),
 }
 """Command lines; ``extend`` is the ``prepare`` that reads a dataset folder, ``serve`` is below."""
+REQUEST = {"history": ["i1"], "candidates": ["i2", "i3"], "user": "u1"}
 QUICK = "predict"
 """The command whose cases do not wait for the long tests."""
 
@@ -51,18 +54,18 @@ def marked(names: Iterable[str]) -> list[Any]:
 
 
 def test_every_command_has_a_case():
-    assert {*LINES} - {"extend"} | {"prepare"} == {*commands()}
+    assert {*LINES} - {"extend", "warm start"} | {"prepare"} == {*commands()}
 
 
 def serve(workspace: Path) -> Ending:
     """Rank one request by a server on the run."""
-    server = Server(workspace / "run").warm()
     try:
-        body = {"history": ["i1"], "candidates": ["i2", "i3"], "user": "u1", "context": {}}
-        answer = server.post("/v1/rank", body)
-        return Ending(0 if answer.status_code == 200 else answer.status_code, answer.text)
-    finally:
-        server.end()
+        server = Server(workspace / "run").warm()
+    except UserError as error:
+        return Ending(2, str(error))
+    answer = server.post("/v1/rank", REQUEST)
+    server.end()
+    return Ending(0 if answer.status_code == 200 else answer.status_code, answer.text)
 
 
 def run(name: str, workspace: Path, *flags: str) -> Ending:
@@ -75,8 +78,8 @@ def results(name: str, ending: Ending, workspace: Path) -> Any:
     if name == "export":  # programs name their places in the process that wrote them
         entries = zipfile.ZipFile(workspace / "out").infolist()
         return {one.filename: one.CRC for one in entries if one.filename.endswith(".npy")}
-    if name in PROGRAMS:
-        return PROGRAMS[name].results(workspace / "out")
+    if name in PROGRAMS or name == "warm start":
+        return PROGRAMS.get(name, PROGRAMS["train"]).results(workspace / "out")
     files = [path for path in sorted(workspace.glob("out*/**/*")) if path.is_file()]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     lines = ending.output.splitlines()  # how many tell seconds depends on the machine
@@ -84,7 +87,7 @@ def results(name: str, ending: Ending, workspace: Path) -> Any:
 
 
 class Whole(NamedTuple):
-    """What a command makes that nothing disturbs, and how often it opens data and reads a batch."""
+    """What a command makes that nothing disturbs, and how often it checks or reads files."""
 
     results: Any
     moments: int
@@ -92,7 +95,7 @@ class Whole(NamedTuple):
 
 @contextlib.contextmanager
 def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
-    """Count the openings of data and the batches of a block; let something happen at one."""
+    """Count checks of datasets and entries of archives that are read; let something happen."""
     count = [0]
 
     def hooked(function: Callable) -> Callable:
@@ -106,8 +109,8 @@ def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "open_folder", hooked(datasets.open_folder))
-        patch.setattr(Loader, "batch", hooked(Loader.batch))
+        patch.setattr(FolderFiles, "check", hooked(FolderFiles.check))
+        patch.setattr(zipfile.ZipFile, "read", hooked(zipfile.ZipFile.read))
         yield count
 
 
@@ -154,6 +157,15 @@ def change_arrays(place: Path, first: int) -> None:
         CHANGES[(number + first) % len(CHANGES)](file)
 
 
+def change_texts(place: Path) -> None:
+    """Put the lines of each text in another order: in another file, or for users in place."""
+    for file in place.glob("data/**/*.txt"):
+        first, *lines = file.read_text().splitlines(keepends=True)
+        new = file if file.stem in ("user", "groups") else file.with_suffix(".new")
+        new.write_text(first + "".join(lines[::-1]))
+        new.replace(file)
+
+
 def change_settings(place: Path, change: Event) -> None:
     """Change the settings of all runs, that of the command too."""
     for file in place.rglob("config.json"):
@@ -162,13 +174,16 @@ def change_settings(place: Path, change: Event) -> None:
 
 EVENTS: dict[str, Event] = {
     **{f"arrays {first}": partial(change_arrays, first=first) for first in range(len(CHANGES))},
+    "texts": change_texts,
+    "folder": lambda place: shutil.rmtree(place / "data"),
     "settings removed": partial(change_settings, change=Path.unlink),
     "settings emptied": partial(change_settings, change=partial(Path.write_text, data="{}")),
 }
-SLOW = ("export", "train", "reproduce", "baselines", "report")
+SLOW = ("export", "train", "warm start", "reproduce", "baselines", "report")
 """Commands that take seconds: several events in one run."""
-AT_ONCE = ("arrays 0", "settings removed"), ("arrays 1", "settings emptied")
-REFUSED = "changed while it was in use|is not a run folder|config.json: expected format_version"
+AT_ONCE = ("arrays 0", "texts", "settings removed"), ("folder", "settings emptied")
+REFUSED = r"changed while it was in use|is not a run folder|config.json: expected format_version"
+REFUSED += r"|data/[\w/.]+:? cannot be read"
 
 
 def _cases() -> Iterator[Any]:
@@ -196,21 +211,67 @@ def test_what_changes_meanwhile_changes_no_result(name, events, place):
 
 @pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"serve"})))
 def test_mapped_arrays_that_are_rewritten_meanwhile_change_no_result(name, place, monkeypatch):
-    """Those of a large folder are not in memory. A server has copies of all that it reads."""
-    expected = whole(name, place)
+    """Those of a large folder are not in memory; a server has copies. What was saved is resumed."""
+    expected, before = whole(name, place), faults.contents(place)
     monkeypatch.setattr(datasets, "open_folder", partial(datasets.open_folder, in_memory=0))
 
     def rewrite() -> None:
         for file in (*place.glob("data/**/*.npy"), *place.glob("run/*.npy")):
             rewritten(file)
 
-    with counted(1, rewrite):
-        ending = run(name, place)
-    if ending.status == 0:
-        assert results(name, ending, place) == expected.results
-    assert ending.status in (0, 2), ending.output
-    refused = "changed while it was in use|error: data/.*: expected"  # if it is opened again
-    assert not ending.status or re.search(refused, ending.output), ending.output
+    moments = [1, expected.moments // 2, expected.moments - 1]
+    for at in moments[1:2] if name in SLOW else moments:
+        with counted(at, rewrite):
+            ending = run(name, place)
+        assert ending.status in (0, 2), ending.output
+        refused = "changed while it was in use|error: data/.*: expected"  # if it is opened again
+        assert not ending.status or re.search(refused, ending.output), ending.output
+        rewrite()  # the order is as it was
+        if ending.status and name in ("train", "warm start", "reproduce"):
+            is_begun = (place / "out" / "config.json").exists()
+            line = ("train", "--resume", "out") if is_begun else LINES[name]
+            ending = faults.run_in_process(*line)
+            assert ending.status == 0, ending.output
+        if ending.status == 0:
+            assert results(name, ending, place) == expected.results
+        remove(place, before)
+
+
+def cut(model: Path) -> None:
+    for file in [model, *model.glob("checkpoints/**/*")]:
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+def moved(model: Path) -> None:
+    """Move a model away; another run takes the place of a run."""
+    if model.rename(model.with_name("moved")).is_dir():
+        shutil.copytree(model.with_name("other"), model)
+        (model / "config.json").touch()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("change", [cut, moved])
+@pytest.mark.parametrize("name", ["run", "out"])
+def test_a_model_that_changes_while_it_is_reloaded_is_not_used(name, change, place, caplog):
+    assert name == "run" or faults.run_in_process(*LINES["export"]).status == 0
+    model = place / name
+    (shutil.copytree if model.is_dir() else shutil.copy2)(model, place / "kept")
+    server = Server(model).warm()
+    scores = server.post("/v1/rank", REQUEST).json()["scores"]
+    with counted(1, lambda: change(model)):
+        assert not server.current.update(server.batcher, force=True)
+    error = server.get("/readyz").json()["reload_error"]
+    assert str(model) in error
+    assert f"reload failed, model kept: {error}" in caplog.text
+    assert server.metric("dien_reloads_total", result="failed") == 1
+    assert server.post("/v1/rank", REQUEST).json()["scores"] == scores
+    if model.exists():
+        model.rename(place / "changed")
+    (place / "kept").rename(model)
+    assert server.current.update(server.batcher, force=True)
+    assert "reload_error" not in server.get("/readyz").json()
+    server.end()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import faults
-from support.faults import PREPARE, SETTINGS, Case
+from support.faults import LIGHT, PREPARE, SETTINGS, Case
 
 pytestmark = pytest.mark.long
 Damage = Callable[[Path], object]
@@ -126,6 +126,8 @@ FILES = [
       for command, words in (("prepare", prepares), ("predict", predicts))),
     Case("evaluate", "a run folder that is not UTF-8", (ODD,),
          lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
+    Case("compare", "a loop of links", ("run", "loop"),
+         lambda folder: (folder / "loop").symlink_to("loop"), "run folder loop does not exist"),
     Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),
          message=r"run folder run\\udcff: expected a path of UTF-8 characters"),
     Case("prepare", "a data folder that is not UTF-8", ("interactions", "log.csv", "--out", ODD),
@@ -141,17 +143,18 @@ def swapped_lines(folder: Path) -> None:
     file.write_text("".join(lines))
 
 
+def moved_data(folder: Path) -> None:
+    """Move the data folder, and add a second run."""
+    (folder / "data").rename(folder / "moved")
+    shutil.copytree(folder / "run", folder / "second")
+
+
 def other_log(folder: Path) -> None:
     """Prepare another log at the same path: equal sizes, other users in the vocabularies."""
     log = folder / "log.csv"
     log.write_text(log.read_text().replace("u1,", "v1,").replace("i3,", "k3,"))
-    shutil.rmtree(folder / "data")
+    moved_data(folder)
     assert faults.run_in_process(*PREPARE).status == 0
-
-
-def lost_data(folder: Path) -> None:
-    """Remove the data folder."""
-    shutil.rmtree(folder / "data")
 
 
 READERS = {
@@ -170,15 +173,26 @@ def unfinished(damage: Damage, folder: Path) -> None:
     damage(folder)
 
 
+WARM_START = ("--data", "moved", "--run-dir", "new", *SETTINGS, *LIGHT, "--warm-start", "run")
+REMEDIES = {
+    moved_data: r"dataset folder .*/data of run does not exist; if it was moved, ",
+    other_log: r"dataset folder .*/data has changed since the run run began: expected meta.json "
+               r"of sha256 \w+..., found \w+...; if the folder was moved, ",
+}  # fmt: skip
 CHANGED = [
-    Case(command, f"{message}, {damage.__name__}", words,
-         partial(unfinished, damage) if command == "train" else damage, message)
-    for command, words in READERS.items()
-    for damage, message in (
-        (swapped_lines, r"data\b.*(changed|other|differ)"),
-        (lost_data, r"data\b"),
-        *([(other_log, r"data\b.*(changed|other|differ)")] if command in "evaluate train" else []),
+    Case(command, f"{words[0]} {damage.__name__}", words,
+         partial(unfinished, damage) if "--resume" in words else damage,
+         f"{message}{'move it back, or make' if command == 'train' else 'name it with --data'}")
+    for command, words in (
+        *READERS.items(), ("train", WARM_START), ("compare", ("run", "second")),
+        ("recommend", ("run", "--users", "queries.csv", "--out", "out.csv")),
     )
+    for damage, message in REMEDIES.items()
+] + [
+    Case(command, "swapped lines", words,
+         partial(unfinished, swapped_lines) if command == "train" else swapped_lines,
+         r"data\b.*has other values")
+    for command, words in READERS.items()
 ]  # fmt: skip
 EXPORTED = [
     Case(command, "an exported file and a data folder",

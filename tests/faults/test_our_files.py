@@ -1,7 +1,8 @@
 """Files of ours that were edited, were cut or come from another version.
 
 Every key of every JSON file is removed, and gets a value of another type and one out of range;
-every file is cut at three places. Changes that keep a file valid are no cases.
+every file is cut at three places, and replaced by a link to itself. Changes that keep a file valid
+are no cases.
 """
 
 import json
@@ -156,25 +157,29 @@ CUT: dict[tuple[str, ...], tuple[str, ...]] = {
         *(f"data/{name}" for name in ARRAYS.split()),
     ),
     ("compare", "run"): ("run/result.json",),
-    RESUME: (HOST, LOGGERS),
+    RESUME: (HOST, LOGGERS, "run/result.json"),
     SERVE: ("model.dien",),
 }
 """Files by the command that reads them."""
 
 
-def cut(file: str, share: float, folder: Path) -> None:
-    """Leave a share of a file of a workspace."""
+def cut(file: str, share: float | None, folder: Path) -> None:
+    """Leave a share of a file of a workspace, or a link to itself."""
     if file in (HOST, LOGGERS):
         faults.unfinish(folder)
-    content = (folder / file).read_bytes()
-    (folder / file).write_bytes(content[: int(share * len(content))])
+    content, target = (folder / file).read_bytes(), folder / file
+    target.unlink()
+    if share is None:
+        target.symlink_to(target.name)
+    else:
+        target.write_bytes(content[: int(share * len(content))])
 
 
 def cuts() -> Iterator[Case]:
     """Yield every file cut to nothing, within its head and at its end."""
     for (command, *arguments), files in CUT.items():
         for file in files:
-            for share in (0, 0.1, 0.9):
+            for share in (0, 0.1, 0.9, None):
                 message = "checkpoint" if file == HOST else Path(file).name.replace(".", r"\.")
                 damage = partial(cut, file, share)
                 yield Case(command, f"{share} of {file}", tuple(arguments), damage, message)

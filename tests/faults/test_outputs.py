@@ -59,6 +59,8 @@ def _refused() -> Iterator[Case]:
             ("out", occupied, "exists already|not empty|was not written"),
             ("data", None, "exists already|not empty"),
             ("log.csv/out", None, "cannot be written"),
+            ("loop", lambda _: Path("loop").symlink_to("loop"), "exists already|symbolic link"),
+            ("loop/out", lambda _: Path("loop").symlink_to("loop"), "cannot be written"),
             ("n" * 300, None, "cannot be written: File name too long"),
         ):
             yield Case(command, out[:40], (*arguments, out), damage, message)

@@ -41,6 +41,7 @@ def test_scores_that_are_not_finite_are_refused(run):
 
 IN_A_FORK = {
     "rank": lambda ranker, run, file: ranker.rank([PEAR], [PEAR], context=CONTEXT),
+    "adopt": lambda ranker, run, file: ranker.adopt(ranker),
     "remembered": lambda ranker, run, file: ranker.rank(None, [PEAR], "Ann", CONTEXT),
     "a run": lambda ranker, run, file: dien_jax.Ranker(run),
     "a file": lambda ranker, run, file: dien_jax.Ranker(file),

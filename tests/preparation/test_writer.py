@@ -53,6 +53,13 @@ def test_misuse_of_the_writer_is_refused_and_leaves_nothing(
     assert leftovers(tmp_path) == []
 
 
+def test_a_number_beyond_float32_is_refused(tmp_path: Path) -> None:
+    expected = r"items/price/values.npy: 1e\+39 does not fit float32"
+    writer = DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={})
+    with pytest.raises(ValueError, match=expected), writer:
+        writer.items("price", np.array([0.0, np.inf, 1e39, 0.0]))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("borders", [[1, 2], [0, 2, 2]])
 @pytest.mark.parametrize("make", [write, write_wide])

@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,17 +109,6 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     message = refusal([str(tmp_path / "run")], capfd)
     assert "has no evaluated checkpoint yet" in message
     assert f"python -m dien_jax.train --resume {tmp_path / 'run'}" in message
-
-
-def test_a_run_whose_data_was_moved_says_how_to_name_it(run, data, tmp_path, capfd) -> None:
-    copy, moved = tmp_path / "run", tmp_path / "moved"
-    shutil.copytree(run, copy)
-    file = copy / "config.json"
-    file.write_text(file.read_text().replace(json.dumps(str(data)), json.dumps(str(moved))))
-    message = refusal([str(copy)], capfd)
-    assert f"dataset folder {moved} of {copy} does not exist; if it was moved, name it" in message
-    shutil.copytree(data, moved)
-    assert evaluate.main([str(copy)]) == evaluate.main([str(run), "--data", str(moved)]) == 0
 
 
 @pytest.mark.long

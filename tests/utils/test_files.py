@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.holder import held
@@ -196,6 +197,9 @@ def test_name_that_cannot_be_written_is_refused(tmp_path, name, message):
     assert f"{name} cannot be written: {message}" in refusal(tmp_path / name, overwrite=True)
 
 
-def test_folder_without_permission_is_refused(tmp_path, monkeypatch):
+def test_folder_without_permission_or_of_a_read_only_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    assert "cannot be written: Permission denied" in refusal(tmp_path / "out")
+    for flag, why in ((0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")):
+        monkeypatch.setattr(os, "statvfs", lambda path, flag=flag: SimpleNamespace(f_flag=flag))
+        expected = f"cannot be written: {why}; name a file in another folder"
+        assert expected in refusal(tmp_path / "out")
