@@ -8,17 +8,24 @@ from dien_jax import Ranker
 FLAGS = (
     *tiny_run.LIGHT,
     *("--train.max-history=8", "--train.buckets=8", "--model.layers=4", "--model.statistics"),
-    *("--optim.learning-rate=1e-9", "--train.epochs=8"),
+    "--optim.learning-rate=1e-9",
 )
 """The tower decides the scores."""
 CLICKS = {"users": 60, "items": 12, "rates": (0.05, 0.1, 0.2)}
 """Every item is seen many times."""
 
 
+TOO_FEW = pytest.mark.xfail(
+    reason="five clicks an epoch with an unknown item do not teach its level: it scores too low",
+    strict=True,
+)
+
+
 @pytest.mark.long
-def test_an_unknown_candidate_scores_within_the_known_ones(tmp_path):
-    """An epoch of half the rows has five clicks with an unknown item, too few for its level."""
-    run = tiny_run.train_on_impressions(tmp_path, *FLAGS, rows=6000, **CLICKS)
+@pytest.mark.parametrize(("rows", "epochs"), [pytest.param(3000, 1, marks=TOO_FEW), (6000, 8)])
+def test_an_unknown_candidate_scores_within_the_known_ones(tmp_path, rows, epochs):
+    flags = f"--train.epochs={epochs}", *FLAGS
+    run = tiny_run.train_on_impressions(tmp_path, *flags, rows=rows, **CLICKS)
     ranker, candidates = Ranker(run), [*(f"i{k}" for k in range(12)), "never seen"]
     for history in ([], ["i1", "i2", "i3"]):
         ranking = ranker.rank(history, candidates, user="u1")
