@@ -242,7 +242,7 @@ def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored)
         copied(runs / name, tmp_path / name, data="/gone") for name in ("0.02-0", "0.005-0")
     )
     assert compare.main([str(first), str(other)]) == 2  # after the table of the runs
-    assert "/gone does not exist" in capfd.readouterr().err
+    assert f"dataset folder /gone of {first} does not exist" in capfd.readouterr().err
     shown, _ = output([first, other, "--data", runs / "tiny"], capfd)
     assert "difference to 0.02-0" in shown
     data = shutil.copytree(runs / "tiny", tmp_path / "data")
