@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dien_jax import Ranker, evaluate, load_run, score_split, train
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.errors import NotFiniteError
+from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.inference import export_run
 from dien_jax.inspection.examples import Inspector
 from dien_jax.metrics.scores import auc
@@ -101,10 +102,10 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):
     def stop(*arguments):
-        raise NotFiniteError("stopped by the test")
+        raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(loop.Trainer, "_step", stop)
-    assert train.main(flags(data, tmp_path / "run")) == 1
+    assert train.main(flags(data, tmp_path / "run")) == 143
     capfd.readouterr()
     message = refusal([str(tmp_path / "run")], capfd)
     assert "has no evaluated checkpoint yet" in message
