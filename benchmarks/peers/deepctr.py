@@ -2,9 +2,8 @@
 
 Parts and sizes are ours where it has them: AUGRU, auxiliary loss, attention (80, 40), MLP (200, 80)
 with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. Parameters start with
-a deviation of .01: with its default, .0001, it stays near an AUC of .6 for epochs. A model has one
-history length, so there is a model for every length, all with the first one's parameters: length
-buckets are our policy applied to it.
+deviation .01: with its .0001 they learn next to nothing for epochs. A model has one history length,
+so each length (our buckets, applied to it) has a model with the first one's parameters.
 """
 
 import os
