@@ -99,7 +99,7 @@ def reproduce_table(
     """
     settings, out = paper_tables()[table], Path(out)
     if unknown := [row for row in rows if row not in settings]:
-        rest = f"{suggestion(unknown[0], settings)} (rows: {', '.join(settings)})"
+        rest = f"{suggestion(unknown[0], settings)} (rows: {', '.join(map(repr, settings))})"
         raise UserError(f"--rows {unknown[0]!r} is not a row of the table {table!r}{rest}")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
