@@ -286,14 +286,19 @@ def decided_config(config: Config, dataset: Dataset) -> Config:
     return with_settings(config, {"optim.embedding_update": automatic_update(dataset.schema)})
 
 
+Interval = Annotated[list[NotNegative], msgspec.Meta(min_length=2, max_length=2)]
+
+
 class ListMetrics(TypedDict):
     """Metrics of lists over all items, of :func:`dien_jax.metrics.list_metrics`."""
 
     hr_10: NotNegative | None
-    hr_10_interval: NotRequired[tuple[NotNegative, NotNegative] | None]
+    hr_10_interval: NotRequired[Interval | None]
     hr_10_popularity: NotNegative | None
     ndcg_10: NotNegative | None
+    ndcg_10_interval: NotRequired[Interval | None]
     mrr: NotNegative | None
+    mrr_interval: NotRequired[Interval | None]
     coverage: NotNegative | None
     mean_popularity: NotNegative | None
     targets: Count

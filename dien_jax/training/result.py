@@ -69,8 +69,11 @@ class RunResult:
     lists: ListMetrics | None
 
     def __repr__(self) -> str:
-        """Return the folder, the preset and the test AUC, with those of simple models."""
+        """Return the folder, the preset, and test AUC and HR@10, with those of simple models."""
         values = {"test AUC": self.test.get("auc"), **self.baselines}
+        if self.lists is not None:
+            rates = self.lists["hr_10"], self.lists["hr_10_popularity"]
+            values |= dict(zip(("test HR@10", "of popular items"), rates, strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
 

@@ -11,7 +11,7 @@ from support import tiny_run
 from support.small_dataset import change_meta
 from support.tiny_run import light_flags, refused_by
 
-from dien_jax import compare, evaluate, train
+from dien_jax import compare, evaluate, resume, train
 from dien_jax.data.dataset import data_digest, open_dataset
 from dien_jax.experiments import comparison
 from dien_jax.experiments.comparison import compare_runs
@@ -295,6 +295,9 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     result = read_json(other / "result.json", dict)
     of_training = {**printed["lists"], "hr_10": 0.25, "mrr": None}
     (other / "result.json").write_text(json.dumps(result | {"lists": of_training}))
+    finished = resume(other)
+    assert finished.lists == of_training
+    assert "test HR@10 0.2500" in repr(finished)
     [section] = [text for text in compare_runs([run, other]) if text.startswith("lists over all")]
     _, header, *rows = section.splitlines()
     assert header.split()[:3] == ["run", "data", "HR@10"]
