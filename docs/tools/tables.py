@@ -250,11 +250,11 @@ TABLES: dict[str, list[Sequence[str]]] = {
     "parts": [
         (
             PART_NAMES.get(name, name),
-            auc(PARTS, row=name),
-            f"{mean(PARTS, 'test_auc', row=name) - whole:+.4f}",
+            auc(PARTS, row=name, data="toys"),
+            f"{mean(PARTS, 'test_auc', row=name, data='toys') - whole:+.4f}",
         )
-        for whole in [mean(PARTS, "test_auc", row="wide_dien")]
-        for name in (row["row"] for row in read(PARTS))
+        for whole in [mean(PARTS, "test_auc", row="wide_dien", data="toys")]
+        for name in (row["row"] for row in rows(PARTS, data="toys"))
     ],
     "long": [
         (label, *(auc(name, column, data="long", row=row) for column in shown))
