@@ -137,8 +137,8 @@ TABLES: dict[str, list[Sequence[str]]] = {
         (
             "HR@10 of lists, trained on all earlier events: Amazon's Grocery, Beauty, Toys, Sports",
             f"**{hits('recommend.json', ON_ALL)}**",
-            f"RecBole's EASE {hits('recbole.json', 'RecBole EASE')}; on Grocery, an event a user "
-            + ms("recbole.json", "less, SASRec {:.3f}, ", "hr_10", case="RecBole SASRec")
+            f"RecBole's EASE {hits('recbole.json', 'RecBole EASE')}; one event a user "
+            + ms("recbole.json", "less, Grocery: SASRec {:.3f}, ", "hr_10", case="RecBole SASRec")
             + ms("recommend.json", "`wide_dien` {:.3f}", "hr_10", case="wide_dien", data="grocery"),
         ),
         (
