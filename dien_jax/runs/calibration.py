@@ -34,8 +34,9 @@ LEAST_EXAMPLES = 5
 """Clicks, and other examples, to fit on; with fewer of either, scores stay as they are."""
 SLOPES = (1e-3, 20.0)
 """Bounds of the slope, which must be above 0: the order of scores stays."""
-LogOdds = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
-"""An offset or shift of logits; the logit of no positive float64 is as low."""
+OFFSETS = (-1000.0, 1000.0)
+"""Bounds of offset and shift; the logit of no positive float64 is as low."""
+LogOdds = Annotated[float, msgspec.Meta(ge=OFFSETS[0], le=OFFSETS[1])]
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def fit_calibration(
             return mean, np.array([(error * z).mean(), error.mean()])
 
         # From the constant score: the log loss is at most that of the constant.
-        start, bounds = np.array([SLOPES[0], _logit(y.mean())]), [SLOPES, (None, None)]
+        start, bounds = np.array([SLOPES[0], _logit(y.mean())]), [SLOPES, OFFSETS]
         how: Any = {"method": "L-BFGS-B", "options": {"ftol": 1e-14, "gtol": 1e-9}}
         slope, offset = minimize(loss, start, jac=True, bounds=bounds, **how).x.tolist()
     if click_rate is not None:
