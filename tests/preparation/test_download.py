@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from support.web import Web, cut, page, redirect, stall, status, web_server
+from support.web import Web, cut, page, redirect, stall, status, unmeasured, web_server
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading import download
@@ -64,7 +64,7 @@ def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("trouble", [stall(50_000), cut(50_000), status(500), status(429)])
 def test_a_passing_error_is_tried_again(web, trouble):
-    web.plan = [trouble, redirect("/elsewhere/data.gz")]
+    web.plan = [trouble, redirect("/elsewhere/data.gz"), unmeasured]
     assert fetch(web).file.read_bytes() == web.content
     assert web.paths == ["/data.gz", "/data.gz", "/elsewhere/data.gz"]
 

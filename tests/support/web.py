@@ -76,6 +76,11 @@ def whole(web: Web, handler: BaseHTTPRequestHandler) -> None:
     _send(handler, 200, web.content)
 
 
+def unmeasured(web: Web, handler: BaseHTTPRequestHandler) -> None:
+    """Send the complete content with a length that is no number."""
+    _send(handler, 200, web.content, Content_Length="long", Connection="close")
+
+
 def cut(count: int) -> Answer:
     """Close the connection after some bytes of a good answer."""
     return functools.partial(_cut, count=count)

@@ -107,7 +107,8 @@ def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) ->
 
 
 def _save(answer: Any, file: Path, current: Stage) -> None:
-    done, total = 0, int(answer.headers.get("Content-Length", 0))
+    length = answer.headers.get("Content-Length", "")
+    done, total = 0, int(length) if length.isdecimal() else 0
     of_total = f" of {total / 1e6:,.1f}" if total else ""
     with atomic_path(file) as partial, partial.open("wb") as stream:
         for chunk in answer.iter_content(CHUNK):
