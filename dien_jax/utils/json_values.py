@@ -9,7 +9,7 @@ import json
 import operator
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -134,7 +134,7 @@ def converted(kind: Any, value: Any, name: str) -> Any:
         require_choice(name, value, parts)
         return value
     if origin is tuple:
-        if not isinstance(value, Iterable):
+        if not isinstance(value, Iterable) or isinstance(value, Mapping | Set):
             raise UserError(f"{name} must be a list, got {value!r}")
         entries = [value] if isinstance(value, str) else value
         return tuple(converted(parts[0], entry, name) for entry in entries)

@@ -119,6 +119,7 @@ def test_file_above_the_limit_is_refused_without_reading_all_of_it(tmp_path: Pat
         (str, None, "x must be text, got None"),
         (Path, 3, "x must be a path, got 3"),
         (tuple[int, ...], 3, "x must be a list, got 3"),
+        (tuple[int, ...], {3}, "x must be a list, got {3}"),
         (tuple[Positive, ...], [2, 0], "x must be at least 1, got 0"),
         (Share, float("nan"), "x must be at least 0 and at most 1, got nan"),
         (Count, 2**31, "x must be at least 0 and at most 2,147,483,647, got 2147483648"),
