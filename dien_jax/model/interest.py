@@ -122,7 +122,11 @@ class _Attentional(Recurrence):
     def _of_candidates(
         self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
     ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
+        """Return the last state over one history under each candidate's attention.
+
+        Each class names it ``last_states``: a class of your own, with another step, must not
+        inherit it.
+        """
         operands = (states, attention, Weights(**self.variables["params"]), length)
         options = self.precision, network_implementation(self.implementation)
         return dien_kernels.last_states(self._cell, self.gates, *operands, *options)
