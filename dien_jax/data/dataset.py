@@ -123,6 +123,7 @@ class Dataset:
             }
         groups = items, users, self.statistics.values if statistics else {}, vectors
         copied: Any = [{k: jax.tree.map(np.array, v) for k, v in group.items()} for group in groups]
+        jax.tree.map(arrays.release, groups)
         self.check_files()
         return FeatureTables(*copied)
 

@@ -131,8 +131,13 @@ class Checkpoints:
             if processes.index() == 0:
                 self.remove_leftovers()
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, step: int, like: TrainState, *, optimizer: bool = True
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
+
+        Without ``optimizer`` the optimizer's state, twice the model, is not read: None for each
+        array.
 
         Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
         arrays or their shapes. What it has divided over devices is read there, and anything else
@@ -146,30 +151,36 @@ class Checkpoints:
                 raise UserError(f"{self._directory} has no checkpoint of step {step}")
             return self._path(attempts[-1]).name
 
-        read = functools.partial(self._read, self._directory / self._of_first(attempt), like)
+        path = self._directory / self._of_first(attempt)
+        read = functools.partial(self._read, path, like, optimizer)
         return processes.on_each(read) if self._processes > 1 else read()
 
-    def _read(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _read(
+        self, path: Path, like: TrainState, optimizer: bool
+    ) -> tuple[TrainState, dict[str, Any]]:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
             metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / STATE)
             claimed = named_leaves(metadata.tree)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
         check_arrays(path, claimed, expected)  # before memory is taken for what it claims
+        wanted = {n: leaf for n, leaf in expected.items() if optimizer or not n.startswith(SLOTS)}
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            how = [_how_to_read(expected[name]) for name in claimed]
-            ways = jax.tree.unflatten(jax.tree.structure(metadata.tree), how)
-            state = ocp.args.PyTreeRestore(item=metadata.tree, restore_args=ways)
+            entries = [claimed[n] if n in wanted else ocp.PLACEHOLDER for n in claimed]
+            ways = [_how_to_read(expected[name]) for name in claimed]
+            item, how = map(jax.tree.structure(metadata.tree).unflatten, (entries, ways))
+            state = ocp.args.PyTreeRestore(item=item, restore_args=how)
             arguments = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
             content = self._checkpointer.restore(path, args=arguments)
-            arrays = named_leaves(content["state"])
+            found = named_leaves(content["state"])
         host = as_type(content["host"], _Host, path / "host")["host"]
-        check_arrays(path, arrays, expected)
-        for name, leaf in expected.items():
+        arrays = {name: array for name, array in found.items() if array is not ocp.PLACEHOLDER}
+        check_arrays(path, arrays, wanted)
+        for name, leaf in wanted.items():
             if _is_key(leaf):
                 impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None
                 arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
-        return jax.tree.unflatten(structure, [arrays[name] for name in expected]), host
+        return jax.tree.unflatten(structure, [arrays.get(name) for name in expected]), host
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -203,8 +214,16 @@ def restored(
     checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state of a checkpoint in the place of ``like``, and the host's values."""
-    state, host = checkpoints.restore(step, place.to_restore(like))
-    return place.restored(state, like), host
+    found = [*checkpoints.restore(step, place.to_restore(like))]
+    return place.restored(found.pop(0), like), found[0]  # nothing else has the arrays: they go
+
+
+def restored_model(
+    checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
+) -> TrainState:
+    """Return the state of a checkpoint without that of the optimizer, to score with."""
+    found = checkpoints.restore(step, place.to_restore(like), optimizer=False)[0]
+    return place.restored(found, like)
 
 
 def _require_shared(directory: Path) -> None:
@@ -274,6 +293,8 @@ def _orbax_errors(failure: str) -> Iterator[None]:
 
 STATE = "state"
 """Folder of the arrays of a checkpoint."""
+SLOTS = "optimizer_state/"
+"""First part of the names of the optimizer's arrays."""
 MOST_FILLER = 4096
 """Rows behind those of a table in a file, fewer than there were devices."""
 
@@ -297,7 +318,14 @@ def to_write(leaf: Any) -> Any:
     """Return what Orbax writes: an array that is divided over devices, or on the host."""
     leaf = _without_key(leaf)
     sharding = getattr(leaf, "sharding", None)
-    return leaf if isinstance(sharding, NamedSharding) else jax.device_get(leaf)
+    return leaf if isinstance(sharding, NamedSharding) else np.asarray(leaf).view(_Unchanged)
+
+
+class _Unchanged(np.ndarray):
+    """An array that nothing changes before it is written: Orbax need not copy it."""
+
+    def __deepcopy__(self, memo: Any) -> "_Unchanged":
+        return self
 
 
 def _without_key(leaf: Any) -> Any:

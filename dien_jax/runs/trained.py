@@ -91,15 +91,20 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     else:
         data = data if isinstance(data, Dataset) else open_dataset(Path(data))
         run.check_fits(data)
-    step, state = restore_state(folder, run, data)
+    step, state = restore_state(folder, run, data, optimizer=False)
     calibration = Calibration.load(folder, step)
     offsets = load_list_offsets(folder, data.schema.num_items)
     params, batch_stats = jax.device_put((state.params, state.batch_stats))
     return TrainedModel(run, data, params, batch_stats, step, calibration, offsets)
 
 
-def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """Return the step of the best checkpoint, and the whole training state in host memory."""
+def restore_state(
+    folder: Path, run: Run, dataset: Dataset, *, optimizer: bool = True
+) -> tuple[int, TrainState]:
+    """Return the step of the best checkpoint, and the training state in host memory.
+
+    ``optimizer`` is that of :meth:`Checkpoints.restore`.
+    """
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     if (best_step := checkpoints.best_step()) is None:
@@ -108,7 +113,7 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     place = OneDevice(dataset.schema)
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    saved, _ = checkpoints.restore(best_step, place.to_restore(shapes))
+    saved, _ = checkpoints.restore(best_step, place.to_restore(shapes), optimizer=optimizer)
     state = place.in_rows(saved)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():

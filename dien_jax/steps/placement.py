@@ -266,8 +266,20 @@ class OneDevice:
         return jax.tree_util.tree_map_with_path(mapped, tree)
 
     def restored(self, tree: Any, like: Any) -> Any:
-        """Return what was read for :meth:`to_restore`, where ``like`` is."""
-        return placed_like(self.in_rows(tree), like)
+        """Return what was read for :meth:`to_restore`, where ``like`` is.
+
+        Arrays are replaced one by one, so that there is never a second copy of all of them; None
+        is of one that was not read.
+        """
+        others, structure = jax.tree_util.tree_flatten_with_path(like)
+        leaves = structure.flatten_up_to(tree)
+        del tree
+        for place, (path, other) in enumerate(others):
+            if leaves[place] is not None:
+                layout = self.layouts.get(table_of(path))
+                rows = leaves[place] if layout is None else layout.joined(leaves[place])
+                leaves[place] = placed_like(rows, other)
+        return jax.tree.unflatten(structure, leaves)
 
     def bytes_of_device(self) -> int | None:
         """Return the memory of one of the devices; None where it is unknown."""
