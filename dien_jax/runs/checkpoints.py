@@ -168,7 +168,8 @@ class Checkpoints:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
             entries = [claimed[n] if n in wanted else ocp.PLACEHOLDER for n in claimed]
             ways = [_how_to_read(expected[name]) for name in claimed]
-            item, how = map(jax.tree.structure(metadata.tree).unflatten, (entries, ways))
+            there = jax.tree.structure(metadata.tree)
+            item, how = (jax.tree.unflatten(there, leaves) for leaves in (entries, ways))
             state = ocp.args.PyTreeRestore(item=item, restore_args=how)
             arguments = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
             content = self._checkpointer.restore(path, args=arguments)
@@ -214,8 +215,10 @@ def restored(
     checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state of a checkpoint in the place of ``like``, and the host's values."""
-    found = [*checkpoints.restore(step, place.to_restore(like))]
-    return place.restored(found.pop(0), like), found[0]  # nothing else has the arrays: they go
+    state, host = checkpoints.restore(step, place.to_restore(like))
+    arrays = [state]
+    del state  # or what is replaced would stay in memory
+    return place.restored(arrays.pop(), like), host
 
 
 def restored_model(

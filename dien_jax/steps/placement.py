@@ -272,7 +272,7 @@ class OneDevice:
         is of one that was not read.
         """
         others, structure = jax.tree_util.tree_flatten_with_path(like)
-        leaves = structure.flatten_up_to(tree)
+        leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
         del tree
         for place, (path, other) in enumerate(others):
             if leaves[place] is not None:

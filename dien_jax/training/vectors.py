@@ -74,7 +74,7 @@ def item_vectors(
     shape = (*found.vectors.shape[:2], size)
     vectors, row = np.zeros(shape, np.float32), np.array(found.row, np.int32)
     vectors[..., :width] = _units(np.asarray(found.vectors)[..., :width].astype(np.float32))
-    release(found.vectors)
+    release(np.asarray(found.vectors))
     turned = [vectors[0], *(_turned(table, vectors[0]) for table in vectors[1:])]
     row[~vectors[0].any(1)[row]] = 0
     return row, np.stack(turned).astype(np.float16)
