@@ -177,8 +177,7 @@ class DatasetWriter:
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
             self._progress("counting training events")
-            counted = count_features(dataset, self._partial)
-            interactions = write_counts(self._partial / STATISTICS, counted)
+            interactions = write_counts(self._partial / STATISTICS, count_features(dataset))
             trim_memory()
             self._progress("finding similar items")
             factors = factorise_features(dataset, interactions)

@@ -12,10 +12,8 @@ Threads count slices of whole sequences. Memory is bounded by them, and by :clas
 Dimensions: E events, S sequences and n training examples of a slice, V values of a feature.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +21,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.statistics_files import CountedFeature
 from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, ValueStatistics, statistics_features
-from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
+from dien_jax.statistics.pairs import Limits, count_pairs, sort_together
 from dien_jax.statistics.training_events import (
     TrainingEvents,
     slices,
@@ -32,7 +30,8 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import map_in_order, thread_count
 
-T = TypeVar("T")
+NOT_OWN = 255
+"""Rank of a value that a user did not choose at an example or after it."""
 
 
 class Firsts(NamedTuple):
@@ -48,7 +47,6 @@ def count_values(
     events: TrainingEvents,
     value_of: np.ndarray,
     size: int,
-    folder: Path | None = None,
     *,
     limits: Limits = Limits(),  # noqa: B008 - never changed
     threads: int | None = None,
@@ -59,7 +57,6 @@ def count_values(
       events: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
-      folder: an empty folder for what memory need not hold; None to hold all.
       limits: what is left out of a long log, and bounds of memory.
       threads: how many count, :func:`thread_count` by default; results do not depend on it.
 
@@ -67,54 +64,52 @@ def count_values(
       The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
     threads = threads or thread_count()
-    kept: dict[int, Firsts] = {}
 
-    def each(function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
-        """Yield what a function returns for the first occurrences of each slice."""
+    def of_slice(events: TrainingEvents) -> tuple[Firsts, np.ndarray, np.ndarray]:
+        firsts = first_occurrences(events, value_of)
+        lengths = np.bincount(firsts.sequence, minlength=len(events.offsets) - 1)
+        lengths = np.minimum(lengths, limits.distinct).astype(np.int32)
+        return firsts, lengths, _own_ranks(events, value_of, firsts, size)
 
-        def of_slice(numbered: tuple[int, TrainingEvents]) -> T:
-            number, piece = numbered
-            firsts = kept.get(number) or first_occurrences(piece, value_of)
-            if len(events.event_item) <= limits.firsts:
-                kept[number] = firsts
-            return function(piece, firsts)
-
-        def is_large(numbered: tuple[int, TrainingEvents]) -> bool:
-            return len(numbered[1].event_item) > limits.slice
-
-        return map_in_order(of_slice, enumerate(slices(events, limits.slice)), threads, is_large)
+    def is_large(events: TrainingEvents) -> bool:
+        return len(events.event_item) > limits.slice
 
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
+    early, lengths, ranks = list[tuple[np.ndarray, np.ndarray]](), list[np.ndarray](), []
+    pieces = slices(events, limits.slice)
+    for firsts, of_sequences, own_ranks in map_in_order(of_slice, pieces, threads, is_large):
+        np.add.at(count, firsts.value, 1)
+        distinct += np.bincount(of_sequences, minlength=limits.distinct + 1)
+        used = _values_in_pairs(distinct, limits.pairs)  # falls with each slice
+        is_early = firsts.rank < used
+        early.append((firsts.value[is_early], firsts.rank[is_early]))
+        lengths.append(of_sequences)
+        ranks.append(own_ranks)
+    bits = np.full(NOT_OWN + 1, OWN_VALUE, np.int8)
+    bits[:used] |= OWN_PAIR
+    bits[NOT_OWN] = 0
+    own = np.concatenate([bits[rank] for rank in ranks])
+    value = np.concatenate([value[rank < used] for value, rank in early])
+    del early, ranks
+    numbers = np.minimum(np.concatenate(lengths), used)
+    pairs, least = count_pairs(value, numbers, size, limits, threads)
+    statistics = ValueStatistics(
+        count=count.astype(np.int32),
+        offsets=pairs.indptr.astype(np.int32, copy=False),
+        other=pairs.indices.astype(np.int32, copy=False),
+        together=pairs.data,
+        sequences=int(distinct[1:].sum()),
+        least=least,
+        longest=int(np.diff(pairs.indptr).max()),
+    )
+    return statistics, own
 
-    def totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
-        found = np.minimum(np.bincount(firsts.sequence), limits.distinct)
-        return firsts.value, np.bincount(found, minlength=limits.distinct + 1)
 
-    for values, numbers in each(totals):
-        np.add.at(count, values, 1)
-        distinct += numbers
-    used = _values_in_pairs(distinct, limits.pairs)
-    pairs = PairCounts(size, folder, threads, limits)
-
-    def pairs_and_own(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
-        _count_pairs(firsts, used, pairs)
-        return _own(events, value_of, firsts, used, size)
-
-    own = np.concatenate([*each(pairs_and_own)])
-    return pairs.statistics(count, int(distinct[1:].sum())), own
-
-
-def count_features(dataset: Dataset, folder: Path | None = None) -> Iterator[CountedFeature]:
-    """Count the values of every feature with statistics, one feature after another.
-
-    Counts that memory need not hold are in files for a while: in ``folder``, or where Python makes
-    temporary ones.
-    """
+def count_features(dataset: Dataset) -> Iterator[CountedFeature]:
+    """Count the values of every feature with statistics, one feature after another."""
     events = training_events(dataset)
     for feature in statistics_features(dataset.schema):
-        value_of = values_of_items(dataset, feature)
-        with tempfile.TemporaryDirectory(dir=folder) as files:
-            counted = count_values(events, value_of, feature.size or 0, Path(files))
+        counted = count_values(events, values_of_items(dataset, feature), feature.size or 0)
         yield feature.name, *counted
         del counted  # while the next feature is counted
 
@@ -164,35 +159,26 @@ def _values_in_pairs(sequences: np.ndarray, most: int) -> int:
 
     ``sequences`` are those of each number of distinct values, the last one of that many or more.
     """
-    for used in range(len(sequences) - 1, 2, -1):
-        values = np.minimum(np.arange(len(sequences)), used)
-        if (values * (values - 1) // 2 * sequences).sum() <= most:
-            return used
-    return 2
+    number = np.arange(len(sequences))
+    values = np.minimum.outer(number, number)
+    pairs = sequences @ (values * (values - 1) // 2)
+    return max(int(np.count_nonzero(pairs <= most)) - 1, 2)
 
 
-def _count_pairs(firsts: Firsts, used: int, pairs: PairCounts) -> None:
-    is_used = firsts.rank < used
-    sequence, value = firsts.sequence[is_used], firsts.value[is_used]
-    for lag in range(1, used):
-        place = np.flatnonzero(sequence[lag:] == sequence[:-lag])
-        if not len(place):
-            break
-        pairs.add(value[place], value[place + lag])
-
-
-def _own(
-    events: TrainingEvents, value_of: np.ndarray, firsts: Firsts, used: int, size: int
+def _own_ranks(
+    events: TrainingEvents, value_of: np.ndarray, firsts: Firsts, size: int
 ) -> np.ndarray:
+    """Return the rank of each example's candidate in its sequence, uint8 ``[n]``.
+
+    It is less than ``NOT_OWN``, which stands for one that does not occur at the example or later
+    for the first time.
+    """
     if not len(firsts.value):
-        return np.zeros(len(events.item), np.int8)
+        return np.full(len(events.item), NOT_OWN, np.uint8)
     keys = firsts.sequence.astype(np.int64) * size + firsts.value
     keys, order = sort_together(keys, np.arange(len(keys)))
     wanted = np.asarray(events.sequence, np.int64) * size + value_of[events.item]
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     is_found, place = keys[place] == wanted, order[place]
-    del keys, order
-    end = np.asarray(events.history_end)
-    in_count = is_found & (firsts.position[place] >= end)
-    in_pairs = in_count & (firsts.rank[place] < used)
-    return (in_count * OWN_VALUE + in_pairs * OWN_PAIR).astype(np.int8)
+    is_found &= firsts.position[place] >= np.asarray(events.history_end)
+    return np.where(is_found, np.minimum(firsts.rank[place], NOT_OWN - 1), NOT_OWN).astype(np.uint8)

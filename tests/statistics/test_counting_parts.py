@@ -70,7 +70,7 @@ def test_factors_are_those_of_the_whole_log(
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("threads", "is_kept"), [(1, True), (2, False), (7, True)])
+@pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("is_ordered", [True, False])
 @pytest.mark.parametrize(("feature", "all_before", "is_long"), DIGESTS)
 def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
@@ -79,12 +79,8 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     is_long: bool,
     is_ordered: bool,
     threads: int,
-    is_kept: bool,
-    tmp_path: Path,
 ) -> None:
     limits = LIMITS[is_long]._replace(slice=100)
-    if not is_kept:
-        limits = limits._replace(firsts=0)
     value_of, log = VALUES[feature], random_log(0, USERS, ITEMS, all_before=all_before)
     pieces = list(slices(log, limits.slice))
     assert len(pieces) > 20
@@ -95,7 +91,7 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
         log = _with_examples(log, order)
         assert len(list(slices(log, limits.slice))) == 1
     size = int(value_of.max()) + 1
-    counts, own = count_values(log, value_of, size, tmp_path, limits=limits, threads=threads)
+    counts, own = count_values(log, value_of, size, limits=limits, threads=threads)
     assert len(own) == len(log.item)
     assert digest(counts, own[np.argsort(order)]) == DIGESTS[feature, all_before, is_long]
 

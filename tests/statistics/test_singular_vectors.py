@@ -1,15 +1,11 @@
 """The largest singular values of a sparse matrix and their vectors."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
-from numpy.polynomial.chebyshev import Chebyshev
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from dien_jax.statistics import singular_vectors as module
-from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
+from dien_jax.statistics.singular_vectors import singular_vectors
 
 pytestmark = pytest.mark.fast
 
@@ -23,14 +19,11 @@ def random_matrix(rows: int = 3000, columns: int = 2000, entries: int = 30_000) 
     return sparse.csr_array((weight, (row, column)), shape=(rows, columns))
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
-    found = []
-    for number in (1, threads):
-        with threadpool_limits(number, "blas"):
-            found.append(singular_vectors(random_matrix(), 64))
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+def test_the_steps_of_the_iteration_suffice_where_most_values_differ_little() -> None:
+    _, singular, right = singular_vectors(random_matrix(), 64)
+    exact = np.linalg.svd(random_matrix().toarray(), compute_uv=False)
+    assert 0.985 < np.square(singular).sum() / np.square(exact[:64]).sum() <= 1
+    np.testing.assert_allclose(right.T @ right, np.eye(64), atol=1e-4)
 
 
 def test_left_vectors_are_not_computed_if_not_wanted() -> None:
@@ -62,39 +55,25 @@ def test_the_steps_of_the_iteration_suffice_where_values_are_alike() -> None:
         np.testing.assert_allclose(np.linalg.svd(ours.T @ theirs)[1], 1, atol=1e-2)
 
 
-def test_the_filter_is_the_polynomial_that_is_small_up_to_its_cut() -> None:
-    squares, basis = np.linspace(0, 1, 40), [np.eye(40, dtype=np.float32)]
-    rows = sparse.csr_array(np.diag(np.sqrt(squares)).astype(np.float32))
-    with ThreadPoolExecutor(2) as threads:
-        filtered = module._filtered(module._Matrix(rows, threads), basis)
-    cut = squares[module.EXTRA // 2]
-    expected = Chebyshev.basis(module.DEGREE, domain=[0, cut])(squares)
-    found = np.abs(np.concatenate(filtered, axis=1))
-    np.testing.assert_allclose(found, np.diag(np.abs(expected)), rtol=1e-4, atol=1e-2)
-
-
 def test_what_depends_on_other_columns_is_zero() -> None:
-    random = np.random.default_rng(0)
-    basis = random.standard_normal((50, 4)) * [1, 1e6, 0, 1]  # scales do not matter
-    basis[:, 3] = basis[:, 0]
-    squares = np.diag(random.random(50))
-    values, turn, share = within_basis(basis.T @ basis, basis.T @ squares @ basis)
-    assert 0.1 < share < 1
-    vectors = basis @ turn
-    np.testing.assert_allclose(vectors.T @ vectors, np.diag([0, 0, 1, 1]), atol=1e-6)
-    np.testing.assert_allclose(vectors.T @ squares @ vectors, np.diag(values), atol=1e-6)
+    block = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    block[:, 2], block[:, 3] = 0, block[:, 0]
+    found = module._orthonormal(block)
+    assert (np.linalg.norm(found, axis=0) > 0.99).sum() == 2
+    np.testing.assert_allclose(found @ found.T @ block, block, atol=1e-5)
+    assert not module._orthonormal(1e-6 * block, scale=1.0).any()  # a product's rounding
 
 
 @pytest.mark.parametrize("decay", [0.8, 0.95])
 def test_singular_values_that_fall_fast_are_told_apart(decay: float) -> None:
     random = np.random.default_rng(1)
-    bases = [np.linalg.qr(random.standard_normal((300, 300)))[0] for _ in range(2)]
-    expected = decay ** np.arange(300)
+    bases = [np.linalg.qr(random.standard_normal((500, 500)))[0] for _ in range(2)]
+    expected = decay ** np.arange(500)
     matrix = sparse.csr_array(((bases[0] * expected) @ bases[1].T).astype(np.float32))
     left, singular, right = singular_vectors(matrix, 16)
     assert left is not None
     np.testing.assert_allclose(singular, expected[:16], atol=1e-3)
-    exact = np.count_nonzero(expected[:16] ** 2 > SMALLEST_CUT)  # the filter tells these apart
+    exact = np.count_nonzero(expected[:16] ** 2 > 1e-5)  # float32 tells these apart
     for found, base in ((left, bases[0]), (right, bases[1])):
         alike = np.abs(np.einsum("nd,nd->d", found, base[:, :16]))[:exact]
         np.testing.assert_allclose(alike, 1, atol=1e-3)
