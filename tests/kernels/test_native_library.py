@@ -210,15 +210,12 @@ def no_compiler(empty_cache, monkeypatch) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
 
 
-def test_without_a_compiler_the_named_kernels_say_what_to_install(no_compiler):
+def test_without_a_compiler_named_kernels_say_what_to_install_and_auto_takes_xla_with_one_line(
+    no_compiler, monkeypatch, caplog
+):
     x, attention, weights, lengths, _ = operands("augru")
     with pytest.raises(NotImplementedError, match=r"install g\+\+ or clang.*dien_jax\[native\]"):
         augru(x, attention, weights, lengths=lengths, implementation="native")
-
-
-def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
-    no_compiler, monkeypatch, caplog
-):
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
     choice._log.cache_clear()
     for _ in range(2):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from dien_kernels import Weights, augru, gru
 from dien_kernels.backends import xla
-from jax import export
 from support.recurrences import (
     CASES,
     CELLS,
@@ -262,27 +261,6 @@ def test_chunks_cover_all_steps():
         assert size <= xla.LONGEST_CHUNK
         assert (count - 1) * size < steps <= count * size
         assert int(xla._needed(jnp.full(2, steps), count, size)) == count
-
-
-def test_steps_and_rows_may_be_symbolic():
-    """As in an export: one program for any number of rows and of chunks."""
-    x, attention, weights, lengths, _ = operands("augru", batch=5, steps=THREE_CHUNKS)
-
-    def last(x, attention, lengths):
-        return augru(x, attention, weights, lengths=lengths, implementation="xla")[1]
-
-    rows, steps = export.symbolic_shape("b, t")
-    shapes = [
-        jax.ShapeDtypeStruct((rows, steps, x.shape[2]), x.dtype),
-        jax.ShapeDtypeStruct((rows, steps), x.dtype),
-        jax.ShapeDtypeStruct((rows,), lengths.dtype),
-    ]
-    exported = export.export(jax.jit(last))(*shapes)
-    for size in (1, 20, 21, 47):
-        arrays = (x[:, :size], attention[:, :size])
-        shorter = jnp.minimum(lengths, size)
-        _, expected = augru(*arrays, weights, lengths=shorter, implementation="reference")
-        assert_agree(jax.jit(exported.call)(*arrays, shorter), expected, 1e-5)
 
 
 @pytest.mark.parametrize(
