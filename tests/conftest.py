@@ -93,7 +93,6 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the compiled programs."""
     if IS_OWNER:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 

@@ -50,7 +50,6 @@ TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 
 def rows_of(main: Callable[[list[str]], None], folder: Path, *flags: str) -> list[dict[str, Any]]:
-    """Run a benchmark; return the rows that it writes."""
     main([*flags, "--json", str(folder / "rows.json")])
     return json.loads((folder / "rows.json").read_text())
 

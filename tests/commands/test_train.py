@@ -32,8 +32,6 @@ from dien_jax.utils.files import read_json
 
 @dataclasses.dataclass
 class Finished:
-    """A finished run and what it said."""
-
     folder: Path
     output: str
     progress: str
@@ -213,15 +211,17 @@ def test_without_a_test_set_and_an_auc_log_loss_chooses(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("changes", "message"),
     [
-        ({"train": 0}, "has no train examples to train on"),
-        ({"valid": 0}, "has no valid examples to choose"),
+        ({"sizes": tiny_run.SIZES | {"train": 0}}, "{data} has no train examples to train on"),
+        ({"sizes": tiny_run.SIZES | {"valid": 0}}, "{data} has no valid examples to choose"),
+        ({"train": 1}, "the train split has label 1 only, and no model can learn from it"),
     ],
 )
-def test_data_without_examples_to_train_or_validate_on_is_refused(sizes, message, tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | sizes)
-    assert f"{data} {message}" in refusal(light_flags(data, tmp_path / "run"), capfd)
+def test_data_to_train_or_validate_on_is_needed(changes, message, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", **changes)
+    said = refusal(light_flags(data, tmp_path / "run"), capfd)
+    assert message.format(data=data) in said
     assert not (tmp_path / "run").exists()
 
 

@@ -89,7 +89,6 @@ def write_log(file: Path) -> None:
 
 
 def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
-    """Return all arrays of a dataset."""
     everything = dict.fromkeys(("statistics", "folds"), True)
     splits = {name: examples._asdict() for name, examples in dataset.splits.items()}
     own = dataset.statistics.own

@@ -43,13 +43,6 @@ def test_changes_leave_the_other_settings_as_they_were() -> None:
     assert config.train == expected.train
 
 
-def test_file_in_part_is_completed_by_the_preset_it_names(tmp_path) -> None:
-    file = written(tmp_path, {"preset": "authors", "model": {"dropout": 0.5, "layers": [8]}})
-    model = dataclasses.replace(PRESETS["authors"].model, dropout=0.5, layers=(8,))
-    expected = dataclasses.replace(PRESETS["authors"], model=model)
-    assert read_preset_file(file) == ("authors", expected)
-
-
 def test_file_that_names_no_preset_starts_from_the_default(tmp_path) -> None:
     assert read_preset_file(written(tmp_path, {})) == (DEFAULT_PRESET, PRESETS[DEFAULT_PRESET])
 

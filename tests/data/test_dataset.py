@@ -1,7 +1,6 @@
 """The dataset folder: what is written is read back, and damage is refused with its place."""
 
 import doctest
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tiny_run
+from support.json_files import edit_json
 from support.small_dataset import ITEMS, SCHEMA, ints, write
 
 from dien_jax import preparation
@@ -243,19 +243,6 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
         file.write_bytes(whole)
 
 
-def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
-    file = folder / "meta.json"
-    meta = json.loads(file.read_text())
-    inner = meta
-    for key in keys[:-1]:
-        inner = inner[key]
-    if value is None:
-        del inner[keys[-1]]
-    else:
-        inner[keys[-1]] = value
-    file.write_text(json.dumps(meta))
-
-
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
@@ -277,7 +264,7 @@ def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
 def test_meta_that_makes_no_sense_is_refused(
     folder: Path, keys: list[Any], value: Any, message: str
 ) -> None:
-    edit_meta(folder, *keys, value=value)
+    edit_json(folder / "meta.json", *keys, value=value)
     with pytest.raises(UserError, match=message):
         open_dataset(folder)
 

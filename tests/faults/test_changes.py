@@ -58,7 +58,6 @@ def test_every_command_has_a_case():
 
 
 def serve(workspace: Path) -> Ending:
-    """Rank one request by a server on the run."""
     try:
         server = Server(workspace / "run").warm()
     except UserError as error:
@@ -69,7 +68,6 @@ def serve(workspace: Path) -> Ending:
 
 
 def run(name: str, workspace: Path, *flags: str) -> Ending:
-    """Run a command in the current folder."""
     return faults.run_in_process(*LINES[name], *flags) if LINES[name] else serve(workspace)
 
 
@@ -167,7 +165,6 @@ def change_texts(place: Path) -> None:
 
 
 def change_settings(place: Path, change: Event) -> None:
-    """Change the settings of all runs, that of the command too."""
     for file in place.rglob("config.json"):
         change(file)
 
@@ -291,7 +288,6 @@ ONE_STEP = ("--train.batch-size=256",)
 
 
 def scores(file: Path) -> list[float]:
-    """Return the fractions in a text."""
     return [float(number) for number in re.findall(r"\d\.\d{3,}(?:e-\d+)?", file.read_text())]
 
 

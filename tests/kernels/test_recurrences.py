@@ -255,14 +255,6 @@ def test_vmap_of_whole_batches_is_a_loop():
         assert_agree(of_one, run(*one), 2e-6)
 
 
-def test_chunks_cover_all_steps():
-    for steps in range(1, 300):
-        count, size = xla._cut(steps)
-        assert size <= xla.LONGEST_CHUNK
-        assert (count - 1) * size < steps <= count * size
-        assert int(xla._needed(jnp.full(2, steps), count, size)) == count
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

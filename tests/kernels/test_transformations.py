@@ -38,7 +38,6 @@ NATIVE_ATTENTION, NATIVE_LOSS = attention_by("native"), auxiliary_by("native")
 
 
 def running(implementation):
-    """Return a context in which an implementation runs on this machine."""
     skip_where_it_cannot_run(implementation)
     return interpreted() if implementation in PALLAS else contextlib.nullcontext()
 

@@ -73,8 +73,7 @@ def test_a_batch_without_live_rows_changes_nothing(module: nn.Module) -> None:
     variables = trained(module, variables, first, LIVE)
     after = trained(module, variables, second, jnp.zeros(8, bool))
     assert len(jax.tree.leaves(after["batch_stats"])) == 3
-    for old, new in zip(jax.tree.leaves(variables), jax.tree.leaves(after), strict=True):
-        np.testing.assert_array_equal(old, new)
+    jax.tree.map(np.testing.assert_array_equal, after, variables)
     result = module.apply(
         variables, second, jnp.zeros(8, bool), train=True, mutable=["batch_stats"]
     )

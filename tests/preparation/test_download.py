@@ -13,7 +13,7 @@ from support.web import Web, cut, page, redirect, stall, status, unmeasured, web
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading import download
 from dien_jax.preparation.reading.download import LocalFile, Remote
-from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.files import locked
 
 
 @pytest.fixture
@@ -54,12 +54,6 @@ def test_a_file_is_fetched_once_recorded_and_found_again(web, folder, capsys):
     assert len(web.requests) == 1
     assert web.requests[0]["Accept-Encoding"] == "identity"
     assert "was downloaded before" in capsys.readouterr().err
-
-
-def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert user_cache() == tmp_path / "home" / ".cache" / "dien_jax"
 
 
 @pytest.mark.parametrize("trouble", [stall(50_000), cut(50_000), status(500), status(429)])

@@ -13,12 +13,9 @@ from support.tiny_logs import (
     LOG,
     events_of,
     make,
-    options,
     refused,
     write,
 )
-
-from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.long
 
@@ -221,18 +218,3 @@ def test_wrong_columns_are_named_with_what_was_found(tmp_path):
 )
 def test_a_file_that_is_no_log_is_refused(tmp_path, content, match):
     refused(write(tmp_path, content), match)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"valid_from": "3", "test_from": "4"}, "needs --split by-time"),
-        ({"seed": 10**30}, "--seed must be at most 9223372036854775807, got 1000"),
-        ({"train_from": "2"}, "--train-from needs --split by-time, got --split last"),
-        ({"item_features": ("a b",)}, "must be letters.*rename the column"),
-        ({"user_features": ("item",)}, "that name is taken by the item id"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(tmp_path, changes, match):
-    with pytest.raises(UserError, match=match):
-        options(tmp_path / "log.csv", **changes)

@@ -36,8 +36,6 @@ CONTEXT = {"slot": "multivalued", "price": "numeric", "mood": "categorical"}
 
 
 class Row(NamedTuple):
-    """A row of a log, with its cells."""
-
     line: int
     user: str
     item: str
@@ -139,7 +137,6 @@ class Reference:
 
 
 def cells_of(column: Column) -> list[Any]:
-    """The rows of a column, lists of multi-valued ones."""
     values = column.values.tolist()
     if column.offsets is None:
         return values
@@ -214,7 +211,6 @@ def check_negatives(expected: Reference, found: Dataset, name: str, positives: l
 
 
 def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> None:
-    """Compare the features of items, users and requests."""
     for group, features in FEATURES.items():
         values = list(expected.items if group == "item" else expected.users)
         for name, kind in features.items():

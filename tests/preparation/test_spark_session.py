@@ -37,7 +37,6 @@ connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra s
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
-    """Workspaces of both engines."""
     folder = tmp_path_factory.mktemp("engines")
     with (
         open_workspace(LogOptions(out=folder / "duckdb", split="by-user")) as duckdb,

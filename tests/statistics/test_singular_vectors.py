@@ -1,14 +1,10 @@
 """The largest singular values of a sparse matrix and their vectors."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
-from numpy.polynomial.chebyshev import Chebyshev
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from dien_jax.statistics import singular_vectors as module
 from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
 
 pytestmark = pytest.mark.fast
@@ -60,17 +56,6 @@ def test_the_steps_of_the_iteration_suffice_where_values_are_alike() -> None:
         np.testing.assert_allclose(found.T @ found, np.eye(64), atol=1e-4)
         ours, theirs = found[:, :groups], expected[:, :groups]
         np.testing.assert_allclose(np.linalg.svd(ours.T @ theirs)[1], 1, atol=1e-2)
-
-
-def test_the_filter_is_the_polynomial_that_is_small_up_to_its_cut() -> None:
-    squares, basis = np.linspace(0, 1, 40), [np.eye(40, dtype=np.float32)]
-    rows = sparse.csr_array(np.diag(np.sqrt(squares)).astype(np.float32))
-    with ThreadPoolExecutor(2) as threads:
-        filtered = module._filtered(module._Matrix(rows, threads), basis)
-    cut = squares[module.EXTRA // 2]
-    expected = Chebyshev.basis(module.DEGREE, domain=[0, cut])(squares)
-    found = np.abs(np.concatenate(filtered, axis=1))
-    np.testing.assert_allclose(found, np.diag(np.abs(expected)), rtol=1e-4, atol=1e-2)
 
 
 def test_what_depends_on_other_columns_is_zero() -> None:

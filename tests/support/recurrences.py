@@ -175,8 +175,7 @@ def assert_padding_changes_nothing(cell, implementation, precision="highest", st
     everything = evaluate(cell, "paper", implementation, precision)
     clean = everything(x, attention, weights, lengths, initial)
     dirty = everything(*rubbish, weights, lengths, initial)
-    for want, got in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
-        np.testing.assert_array_equal(want, got)
+    jax.tree.map(np.testing.assert_array_equal, dirty, clean)
     states, last, _ = clean
     np.testing.assert_array_equal(last[1], initial[1])  # length 0
     for row, length in enumerate(lengths.tolist()):

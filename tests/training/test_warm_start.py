@@ -213,7 +213,6 @@ def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
 
 
 def latest(folder: Path):
-    """Step and state of the latest checkpoint of a run."""
     return tiny_run.saved_states(folder)["latest"][:2]
 
 

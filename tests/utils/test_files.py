@@ -24,22 +24,15 @@ def write(file: Path, text: str = "new") -> None:
         stream.write(text)
 
 
-def test_file_is_replaced_when_the_block_ends(tmp_path):
-    file = tmp_path / "out.csv"
-    file.write_text("old")
-    with atomic_file(file) as stream:
-        stream.write("new")
-        assert file.read_text() == "old"
-    assert file.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_error_leaves_the_file_as_it_was(tmp_path):
+def test_file_is_replaced_when_the_block_ends_unless_by_an_error(tmp_path):
     file = tmp_path / "out.csv"
     file.write_text("old")
     with pytest.raises(TypeError), atomic_file(file) as stream:
         stream.writelines(["half", None])
-    assert file.read_text() == "old"
+    with atomic_file(file) as stream:
+        stream.write("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
 
 
