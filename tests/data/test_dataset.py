@@ -73,9 +73,7 @@ def test_splits_that_were_not_written_are_empty(folder: Path) -> None:
 
 
 def test_unknown_split_is_refused_with_the_nearest_name(folder: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"split 'tset'; did you mean 'test'\? \(train, valid, test"
-    ):
+    with pytest.raises(UserError, match=r"split 'tset'; did you mean 'test'\? \(train, valid"):
         open_dataset(folder).splits["tset"]
 
 
@@ -309,9 +307,7 @@ def test_id_twice_in_a_vocabulary_is_refused(folder: Path) -> None:
 
 def test_cut_vocabulary_is_refused(folder: Path) -> None:
     (folder / "groups.txt").write_bytes(b"Ann\nBob\nCi")
-    with pytest.raises(
-        UserError, match=r"expected 3 lines, found 2 and a last one without its end"
-    ):
+    with pytest.raises(UserError, match="expected 3 lines, found 2 and a last one without its"):
         open_dataset(folder)
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,19 +112,16 @@ def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator
         yield count
 
 
-_wholes: dict[str, Whole] = {}
-
-
+@cache
 def whole(name: str, place: Path) -> Whole:
     """Return the undisturbed run of a command; leave the place as it was."""
-    if name not in _wholes:
-        before = faults.contents(place)
-        with counted() as count:
-            ending = run(name, place)
-        assert ending.status == 0, ending.output
-        _wholes[name] = Whole(results(name, ending, place), count[0])
-        remove(place, before)
-    return _wholes[name]
+    before = faults.contents(place)
+    with counted() as count:
+        ending = run(name, place)
+    assert ending.status == 0, ending.output
+    made = Whole(results(name, ending, place), count[0])
+    remove(place, before)
+    return made
 
 
 @pytest.fixture

@@ -160,9 +160,8 @@ def test_cut_drops_later_lines_and_a_torn_one(tmp_path, torn):
 def test_damaged_line_is_refused_by_number(tmp_path, damage):
     content = f"{json.dumps(record(100))}\n{damage}\n{json.dumps(record(300))}\n"
     (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
-    with pytest.raises(
-        UserError, match=r"metrics.jsonl, line 2: [eE]xpected (JSON|'object'|'int')"
-    ):
+    expected = r"metrics.jsonl, line 2: [eE]xpected (JSON|'object'|'int')"
+    with pytest.raises(UserError, match=expected):
         cut_back(tmp_path, 100)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
 
