@@ -309,18 +309,14 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
 # Flags
 
 
-def test_preset_gives_the_defaults_and_flags_override_them():
-    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
+def test_preset_or_its_file_gives_the_defaults_and_flags_override_them(tmp_path):
     expected = PRESETS["authors"]
+    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
     assert arguments.model == expected.model
     assert arguments.optim == dataclasses.replace(expected.optim, learning_rate=0.5)
     assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
-
-
-def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
-    expected = PRESETS["authors"]
     for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
         arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
         assert arguments.preset == "authors"

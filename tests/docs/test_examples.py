@@ -82,6 +82,7 @@ def test_public_names_have_an_example_that_runs(
     assert failed == [], "\n".join(failed)
 
 
+@pytest.mark.repository
 def test_the_python_of_the_page_on_looking_inside_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_the_python_of_the_page_on_looking_inside_runs(
     np.testing.assert_allclose(values["last"], values["output"].final_state, atol=1e-6)
 
 
+@pytest.mark.repository
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     foods = ["pear", "leek", "fig", "kale", "plum", "beet"]

@@ -8,13 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dien_jax.model.layers import (
-    BATCH_NORM_EPSILON,
-    DICE_EPSILON,
-    BatchNorm,
-    DiceNorm,
-    rescaled,
-)
+from dien_jax.model.layers import BATCH_NORM_EPSILON, DICE_EPSILON, BatchNorm, DiceNorm, rescaled
 
 KINDS = pytest.mark.parametrize("module", [BatchNorm("running"), DiceNorm()], ids=["layer", "Dice"])
 LIVE = jnp.array([True] * 6 + [False] * 2)

@@ -162,17 +162,10 @@ class Preloaded:
         seconds: float = LIMIT,
         kill: int = signal.SIGKILL,
     ) -> Ending:
-        """Run a command in a folder.
+        """Run a command in a folder, below which calls on files are counted.
 
-        Args:
-          folder: current folder of the command; calls on files below it are counted.
-          command: name of the command, and its arguments.
-          at: number of the call that fails or, without ``error``, before which the process gets a
-            signal.
-          error: the call's errno.
-          stays: whether later calls fail too.
-          seconds: time after which the process gets the signal in any case.
-          kill: number of the signal.
+        Call number ``at`` fails with errno ``error``, and later ones too if it ``stays``. Without
+        an error the process gets the signal ``kill`` before that call, or after some seconds.
         """
         self.log.unlink(missing_ok=True)
         environment = {"FAULT_FOLDER": str(folder), "FAULT_LOG": str(self.log)}

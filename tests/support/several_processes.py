@@ -27,7 +27,7 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 
 Signals = dict[int, tuple[int, int]]
-"""By process, a signal and the step before which it comes."""
+"""By process, a signal that it sends itself and the step before which it does."""
 forks = functools.cache(Forks)
 """The process whose forks the processes are."""
 
@@ -54,14 +54,7 @@ def run_together(
     signals: Signals | None = None,
     variables: Callable[[int], dict[str, str]] = lambda process: {},
 ) -> list[Ended]:
-    """Run a process for each list of flags at once, and wait for all.
-
-    Args:
-      given: flags of each process.
-      devices: of each process.
-      variables: gives further environment variables of a process.
-      signals: by process, a signal that it sends itself and the step before which it does.
-    """
+    """Run a process for each list of flags at once, and wait for all."""
     environment = {}
     if devices > 1:
         count = f"--xla_force_host_platform_device_count={devices}"

@@ -53,14 +53,6 @@ def test_every_key_is_needed_and_has_its_type(name: str, value: Any) -> None:
         Progress.restored(values, 8, "host")
 
 
-def test_speed_is_that_of_the_steps_that_were_timed() -> None:
-    assert Progress().examples_per_second is None
-    progress = Progress()
-    progress.timed_examples += 30
-    progress.timed_seconds += 2
-    assert progress.examples_per_second == 15
-
-
 @pytest.mark.parametrize(
     ("kept", "end"), [(4, "(now 0.5); the checkpoint of step 4 is kept"), (None, "(now 0.5)")]
 )

@@ -10,13 +10,7 @@ import pytest
 from support.holder import held
 
 from dien_jax.errors import UserError
-from dien_jax.utils.files import (
-    atomic_file,
-    atomic_path,
-    check_out,
-    locked,
-    partial_folder,
-)
+from dien_jax.utils.files import atomic_file, atomic_path, check_out, locked, partial_folder
 
 
 def write(file: Path, text: str = "new") -> None:
