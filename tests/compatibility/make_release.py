@@ -162,9 +162,7 @@ def make(folder: Path) -> None:
     with contextlib.chdir(folder):
         write_log(Path("log.csv"))
         options = interactions.InteractionsOptions(
-            file=Path("log.csv"),
-            out=Path("dataset"),
-            item_features=("category", "price:numeric"),
+            file=Path("log.csv"), out=Path("dataset"), item_features=("category", "price:numeric")
         )
         interactions.prepare(options)
         run_folders()

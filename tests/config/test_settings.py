@@ -54,10 +54,7 @@ def test_native_kernels_may_compute_recurrences_and_attention(
         (lambda: OptimConfig(learning_rate=1e39), r"optim.learning_rate must be at most 3.4e\+38"),
         (lambda: TrainConfig(max_history=2**31), r"train.max_history must be at most 2147483647"),
         (lambda: ModelConfig(layers=(8, 2**31)), r"model.layers must be at most 2147483647"),
-        (
-            lambda: TrainConfig(unknown_users=1.5),
-            r"train.unknown_users must be at least 0 and at ",
-        ),
+        (lambda: TrainConfig(unknown_users=1.5), r"train.unknown_users must be at least 0 and at "),
         (lambda: TrainConfig(buckets=(8, 4)), r"train.buckets must be rising lengths"),
     ],
 )

@@ -204,9 +204,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize(
-    "case",
-    [*COLUMNS, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE],
-    ids=str,
+    "case", [*COLUMNS, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE], ids=str
 )
 def test_what_no_command_can_work_with_is_refused_by_name(case, attempt):
     attempt(case)

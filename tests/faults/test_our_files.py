@@ -22,12 +22,7 @@ pytestmark = pytest.mark.long
 HOST = "run/checkpoints/13/host/metadata"
 LOGGERS = "run/loggers.json"
 Keys = tuple[str | int, ...]
-CHANGES = {
-    "removed": REMOVED,
-    "a list": [[]],
-    "a huge number": 10**30,
-    "a negative number": -7,
-}
+CHANGES = {"removed": REMOVED, "a list": [[]], "a huge number": 10**30, "a negative number": -7}
 FRESH = ("train", *TRAIN[1:3], "--run-dir", "new")
 RESUME, EVALUATE = ("train", "--resume", "run"), ("evaluate", "run")
 SERVE = ("serve", "model.dien", "--port=0")

@@ -38,9 +38,7 @@ def noise(users: int, items: int, events: int, seed: int) -> list[Event]:
         (user, int(item), int(time))
         for user in range(users)
         for item, time in zip(
-            rng.permutation(items)[:events],
-            rng.choice(LATEST, events, replace=False),
-            strict=True,
+            rng.permutation(items)[:events], rng.choice(LATEST, events, replace=False), strict=True
         )
     ]
 

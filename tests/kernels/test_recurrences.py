@@ -4,7 +4,6 @@ The oracle is compared with the equations in NumPy, XLA's and the C++ kernels wi
 Dimensions: B batch, T steps, D input, H hidden.
 """
 
-import functools
 import itertools
 
 import jax
@@ -180,22 +179,6 @@ def test_bfloat16_inputs_keep_a_float32_state(implementation):
     np.testing.assert_array_equal(states, exact.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize(
-    ("cell", "form", "implementation"), [("agru", "authors", "xla"), ("augru", "paper", "native")]
-)
-def test_two_calls_that_hand_over_the_state_equal_one(cell, form, implementation):
-    x, attention, weights, lengths, initial = operands(cell, seed=3)
-    whole, last, _ = evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)
-    run = jax.jit(functools.partial(call, cell, form=form, implementation=implementation))
-    for cut in (1, 4):
-        start = x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial
-        first, middle = run(*start)
-        rest = x[:, cut:], attention[:, cut:], weights, jnp.maximum(lengths - cut, 0), middle
-        second, end = run(*rest)
-        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
-        np.testing.assert_allclose(end, last, atol=1e-6)
-
-
 THREE_CHUNKS = 47
 """Steps that are three chunks of 16, the last one padded."""
 
@@ -271,13 +254,9 @@ def test_vmap_of_whole_batches_is_a_loop():
     ],
 )
 def test_a_wrong_argument_is_named(change, message):
-    x, attention, weights, lengths, initial = operands("augru")
-    arguments = {"x": x, "attention": attention, "weights": weights}
-    keywords = {"lengths": lengths, "initial_state": initial}
-    for name, value in change.items():
-        (arguments if name in arguments else keywords)[name] = value
+    names = ("x", "attention", "weights", "lengths", "initial_state")
     with pytest.raises(ValueError, match=message):
-        augru(*arguments.values(), **keywords)
+        augru(**(dict(zip(names, operands("augru"), strict=True)) | change))
 
 
 def test_wrong_weights_are_named():

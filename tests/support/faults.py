@@ -105,10 +105,7 @@ PREPARE = (
     *("prepare", "interactions", "log.csv", "--out", "data", "--item-features"),
     *("category", "price:numeric", "tags:multivalued"),
 )
-TRAIN = (
-    *("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT),
-    "--train.epochs=1",
-)
+TRAIN = (*("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT), "--train.epochs=1")
 
 
 def run_in_process(command: str, *arguments: str) -> Ending:

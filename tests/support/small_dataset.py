@@ -70,10 +70,7 @@ def write_folder(
 
 def write(path: Path, **changes: Any) -> Path:
     """A small valid folder, some arguments of ``events`` or of training ``examples`` replaced."""
-    events: dict[str, Any] = {
-        "timestamp": ints(5, 7, 7, -3, 9),
-        "offsets": ints(0, 3, 3, 5),
-    }
+    events: dict[str, Any] = {"timestamp": ints(5, 7, 7, -3, 9), "offsets": ints(0, 3, 3, 5)}
     examples = {
         "sequence": ints(0, 0, 1, 2),
         "history_end": ints(2, 3, 3, 3),
