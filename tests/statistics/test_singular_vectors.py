@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
+from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors
 
 pytestmark = pytest.mark.fast
 
@@ -56,18 +56,6 @@ def test_the_steps_of_the_iteration_suffice_where_values_are_alike() -> None:
         np.testing.assert_allclose(found.T @ found, np.eye(64), atol=1e-4)
         ours, theirs = found[:, :groups], expected[:, :groups]
         np.testing.assert_allclose(np.linalg.svd(ours.T @ theirs)[1], 1, atol=1e-2)
-
-
-def test_what_depends_on_other_columns_is_zero() -> None:
-    random = np.random.default_rng(0)
-    basis = random.standard_normal((50, 4)) * [1, 1e6, 0, 1]  # scales do not matter
-    basis[:, 3] = basis[:, 0]
-    squares = np.diag(random.random(50))
-    values, turn, share = within_basis(basis.T @ basis, basis.T @ squares @ basis)
-    assert 0.1 < share < 1
-    vectors = basis @ turn
-    np.testing.assert_allclose(vectors.T @ vectors, np.diag([0, 0, 1, 1]), atol=1e-6)
-    np.testing.assert_allclose(vectors.T @ squares @ vectors, np.diag(values), atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.8, 0.95])
