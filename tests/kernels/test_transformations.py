@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import candidate_attention, interpreted, last_states
+from dien_kernels import candidate_attention, last_states
 from dien_kernels.checks import reverse_mode_only
 from jax import export
 from support.networks import (
@@ -29,17 +29,12 @@ from support.recurrences import (
     call,
     operands,
     operands_of_8_bits,
-    skip_where_it_cannot_run,
+    running,
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.newest]
 
 NATIVE_ATTENTION, NATIVE_LOSS = attention_by("native"), auxiliary_by("native")
-
-
-def running(implementation):
-    skip_where_it_cannot_run(implementation)
-    return interpreted() if implementation in PALLAS else contextlib.nullcontext()
 
 
 def value_of(implementation, x, attention, weights, lengths, initial):

@@ -8,7 +8,6 @@ from dien_kernels import xla_networks
 
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    auxiliary_positions,
     auxiliary_weights,
     weighted_loss,
 )
@@ -35,12 +34,6 @@ def test_click_losses_are_finite_for_logits_that_saturate_and_0_for_filler_alone
     assert np.isfinite(jax.grad(click_loss)(logits, labels, ones)).all()
     assert np.isfinite(halved_click_loss(logits, labels, ones))
     assert click_loss(ones, zeros, zeros) == halved_click_loss(ones, zeros, zeros) == 0
-
-
-def test_positions_are_those_with_a_real_next_behaviour() -> None:
-    found = auxiliary_positions(jnp.array([4, 2, 1, 0, 4]), jnp.array([1.0, 1, 1, 1, 0]), 4)
-    expected = [[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(found, np.array(expected, bool))
 
 
 def loss_of(logits, counted, weights, *options):

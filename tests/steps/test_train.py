@@ -1,4 +1,4 @@
-"""The jitted step: compiled once a shape, donated, repeatable, and it learns."""
+"""The jitted step: compiled once a shape, repeatable, and it learns."""
 
 import dataclasses
 import functools
@@ -26,13 +26,6 @@ def test_one_compilation_a_history_length() -> None:
         state, _ = step(state, arrays, batch_of(steps, seed=seed))
     assert step._cache_size() == 2
     assert state.step == 5
-
-
-def test_the_state_is_donated() -> None:
-    state = create_state(LIGHT_CONFIG, SCHEMA, 10, seed=0)
-    before = state.params["item_embeddings"]["item"]
-    make_train_step(LIGHT_CONFIG, SCHEMA, 10)(state, tables(), batch_of(4))
-    assert before.is_deleted()
 
 
 @functools.cache
