@@ -63,11 +63,6 @@ def test_an_impossible_value_is_refused(make, message: str) -> None:
         make()
 
 
-def test_python_is_told_what_a_command_line_refuses() -> None:
-    with pytest.raises(UserError, match=r"train\.epochs must be a whole number, got 1.5"):
-        unchecked(TrainConfig, epochs=1.5)
-
-
 def test_a_list_is_kept_as_a_tuple_and_a_whole_number_as_a_float() -> None:
     model = unchecked(ModelConfig, layers=[20, 10])
     assert hash(model) == hash(ModelConfig(layers=(20, 10)))

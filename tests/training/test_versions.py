@@ -12,7 +12,6 @@ from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
-from dien_jax.runs import folder
 from dien_jax.runs.folder import Run, versions
 from dien_jax.training import run as training
 
@@ -27,13 +26,6 @@ def test_versions_name_what_the_kernels_run_and_their_instruction_set(monkeypatc
     native = f"native {instruction_set()}"
     for name, expected in (("auto", "xla"), ("native", native), ("reference", "reference")):
         assert versions(config_with(name))["recurrences"] == expected
-
-
-@pytest.mark.parametrize(("number", "shown"), [(1, None), (2, "2")])
-def test_versions_name_devices_and_processes_if_more_than_one(number, shown, monkeypatch) -> None:
-    monkeypatch.setattr(folder, "count", lambda: number)
-    found = versions(config_with("xla"), devices=number)
-    assert (found.get("devices"), found.get("processes")) == (shown, shown)
 
 
 @pytest.mark.parametrize("before", ["native avx512", "xla"])

@@ -18,7 +18,6 @@ import tyro
 from dien_jax import export, predict, prepare, reproduce, train
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils.command import check_words, description, join_help_lines, run_command
-from dien_jax.utils.console import listed
 
 CUT = """
 import os, pathlib, sys, numpy
@@ -216,10 +215,3 @@ def test_fields_of_bases_and_of_fields_that_are_declared_again_have_their_texts(
     with pytest.raises(SystemExit):
         tyro.cli(Described, args=["--help"])
     assert "A file, the description of which takes two lines." in capsys.readouterr().out
-
-
-def test_entries_of_a_list_are_wrapped_under_their_text(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "30")
-    assert listed("train", 5, "Train a click model on a folder") == (
-        "  train  Train a click model\n         on a folder"
-    )
