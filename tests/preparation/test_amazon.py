@@ -125,10 +125,7 @@ def test_a_category_has_the_name_that_is_in_its_addresses(name, year, category):
         ({"reviews": Path("r")}, "or both --reviews and --meta"),
         ({"name": "Toys & Games"}, r"such as Toys_and_Games, got 'Toys & Games'"),
         ({"name": "../x"}, r"--name: expected a category of https://.*, got '\.\./x'"),
-        (
-            {"name": "books", "meta": Path("m")},
-            "--name and --reviews with --meta exclude each other",
-        ),
+        ({"name": "books", "meta": Path("m")}, "--name and --reviews with --meta exclude each"),
     ],
 )
 def test_files_are_either_downloaded_or_named(tmp_path, given, match):

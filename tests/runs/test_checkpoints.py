@@ -186,16 +186,10 @@ def test_kill_at_any_moment_of_a_save_leaves_latest_and_best(tmp_path, best):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (
-            make_state(hidden=6),
-            r"expected params/gru/bias as float32 \[3, 6\], found float32 \[3, 5\]",
-        ),
+        (make_state(hidden=6), r"expected params/gru/bias as float32 \[3, 6\], found float32 \[3,"),
         (make_state(stats=("mean", "variance")), "expected batch_stats/variance as .* nothing"),
         (make_state(stats=()), "it has batch_stats/mean, which the configuration lacks"),
-        (
-            make_state()._replace(step=jnp.asarray(0.0)),
-            r"expected step as float32 \[\], found int32 \[\]",
-        ),
+        (make_state()._replace(step=jnp.zeros(())), r"expected step as float32 \[\], found int32"),
         (
             make_state(key=jax.random.key(1, impl="rbg")),
             r"expected key as uint32 \[4\], found uint32 \[2\]",

@@ -139,11 +139,6 @@ def refusal(file: Path, *suffixes: str, **options) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["ours, of an earlier command", ""])
-def test_file_of_the_same_command_and_an_empty_one_may_be_replaced(tmp_path, text):
-    check_out(made(tmp_path / "out", text), is_ours=b"ours")
-
-
 def test_file_that_cannot_be_recognised_is_not_replaced(tmp_path):
     def is_damaged(file: Path) -> bool:
         raise RuntimeError("cannot be read")
