@@ -186,7 +186,7 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
         ({"candidate": jnp.ones((B, 2))}, r"candidate: .* \[B, D\] with B = 4, D = 3, got \(4, 2"),
         ({"negatives": jnp.ones((B, T - 1, K, D))}, r"negatives: .* T - 1 = 5, D = 3, got \(4, 5"),
         ({"negatives": jnp.ones((B, T - 1, D))}, r"negatives: expected shape \[K, B, T - 1, D\]"),
-        ({"is_negative": jnp.ones((B, T - 1), bool)}, r"is_negative: .*, T - 1\] with K = 2"),
+        ({"is_negative": jnp.ones((B, T - 1), bool)}, r"is_negative: .*B, T - 1\] with K = 2"),
         ({"is_negative": jnp.ones((K, B, T - 1))}, r"is_negative: expected booleans, got float32"),
         ({"log_q": jnp.ones((K, B, T - 1))}, r"log_q: expected shape \[1 \+ K, .* 1 \+ K = 3, B"),
         ({"weights": jnp.ones(1)}, r"weights: expected shape \[B\] with B = 4, got \(1,\)"),

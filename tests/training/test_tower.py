@@ -120,7 +120,11 @@ LISTS = {"hr_10": 0.12, "hr_10_popularity": 0.02, "ndcg_10": 0.06, "targets": 10
         ({COUNTS_ALONE: 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
         ({COUNTS_ALONE: 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
         ({COUNTS_ALONE: 0.80001}, {}, ["history adds nothing"]),
-        ({}, {"lists": LISTS}, ["HR@10 0.120, NDCG@10 0.060; of the most popular items HR@10 0.0"]),
+        (
+            {},
+            {"lists": LISTS},
+            ["HR@10 0.120, NDCG@10 0.060; of the most popular items HR@10 0.020"],
+        ),
     ],
 )
 def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
