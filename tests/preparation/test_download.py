@@ -1,13 +1,13 @@
 """Downloads from a server that stalls, cuts and redirects."""
 
 import hashlib
-import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from support.programs import free_port
 from support.web import Web, cut, page, redirect, stall, status, unmeasured, web_server
 
 from dien_jax.errors import UserError
@@ -90,9 +90,7 @@ def test_a_file_that_does_not_come_is_one_line(answer, requests, message, web, f
 
 def test_no_server_is_one_line(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        web = SimpleNamespace(url=f"http://127.0.0.1:{free.getsockname()[1]}")
+    web = SimpleNamespace(url=f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(UserError, match=f"{web.url}/data.gz: .*refused"):
         fetch(web)

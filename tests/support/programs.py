@@ -1,6 +1,7 @@
-"""Programs in processes of their own."""
+"""Programs in processes of their own, and ports for them."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -16,3 +17,10 @@ def printed(code: str, *arguments: str, flags: tuple[str, ...] = (), **variables
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout
+
+
+def free_port() -> int:
+    """A port of the loopback interface that no program listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

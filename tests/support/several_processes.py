@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from dien_jax.training import hosts, loop
 from support import tiny_run
 from support.forks import Ended, Forks, Job
+from support.programs import free_port
 
 LIBRARIES = ("[Gloo]", "I1", "W1", "E1", "F1")
 """Starts of lines that libraries print: the level and the month of those of XLA."""
@@ -30,13 +30,6 @@ Signals = dict[int, tuple[int, int]]
 """By process, a signal that it sends itself and the step before which it does."""
 forks = functools.cache(Forks)
 """The process whose forks the processes are."""
-
-
-def free_port() -> int:
-    """A port of the loopback interface that no program listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def distributed(process: int, port: int) -> list[str]:
