@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
@@ -23,8 +22,9 @@ import numpy as np
 import pytest
 from support import faults
 from support.fault_programs import PROGRAMS, remove
-from support.faults import SECONDS, Ending
+from support.faults import Ending
 from support.http_server import Server
+from support.programs import forked
 
 from dien_jax.__main__ import commands
 from dien_jax.data import dataset as datasets
@@ -306,20 +306,10 @@ def test_without_jit_every_command_ends_as_with_it(name, place):
 def test_a_forked_process_works_or_says_what_to_do(name, place):
     """JAX's threads do not survive a fork: a call would wait for ever."""
     jax.device_put(1)
-    end, start = os.pipe()
-    if not (child := os.fork()):
-        try:
-            ending = run(name, place)
-            os.write(start, f"{ending.status} {ending.output[-4000:]}".encode())
-        except BaseException as error:
-            os.write(start, f"{type(error).__name__}: {error}".encode())
-        os._exit(0)
-    os.close(start)
-    with faults._limit(SECONDS):
-        try:
-            os.waitpid(child, 0)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-    found = os.read(end, 5000).decode()
+
+    def status_and_end() -> str:
+        ending = run(name, place)
+        return f"{ending.status} {ending.output[-4000:]}"
+
+    found = forked(status_and_end)
     assert re.match(r"0 |2 .*forked from process \d+|UserError: .*forked from", found, re.S), found
