@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -145,9 +146,7 @@ def test_the_recurrence_benchmark_names_what_deviates_or_does_not_run(
     tiny, monkeypatch, capsys
 ) -> None:
     def raising(error: Exception) -> recurrence.Contender:
-        def call() -> None:
-            raise error
-
+        call = Mock(side_effect=error)
         return recurrence.Contender(call, call)
 
     def contenders(*arguments, **settings):

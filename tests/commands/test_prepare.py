@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.programs import printed
@@ -76,10 +77,7 @@ def test_a_source_must_be_named(words, message, capsys):
     [(tables, "_checked"), (NegativeSampler, "draw"), (writing, "_write_values")],
 )
 def test_ctrl_c_leaves_nothing_behind(tmp_path, capsys, monkeypatch, module, function, error):
-    def interrupted(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr(module, function, interrupted)
+    monkeypatch.setattr(module, function, Mock(side_effect=error))
     argv = ["interactions", str(write(tmp_path, LOG)), "--out", str(tmp_path / "a" / "b")]
     assert main(argv) == 130
     out, err = capsys.readouterr()

@@ -153,8 +153,7 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
     assert read_json(folder / "config.json", dict)["preset"] == "authors"
 
 
-def stop_there(*arguments):
-    raise UserError("stopped by the test")
+stop_there = Mock(side_effect=UserError("stopped by the test"))
 
 
 def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):

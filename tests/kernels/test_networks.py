@@ -6,6 +6,7 @@ Dimensions: B batch, T steps, N sampled behaviours or candidates, D input, H hid
 import contextlib
 import functools
 import json
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -280,9 +281,7 @@ def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
 
 
 def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):
-    def no_library():
-        raise build.BuildError("there is no C++ compiler")
-
+    no_library = Mock(side_effect=build.BuildError("there is no C++ compiler"))
     monkeypatch.setattr("dien_kernels.networks.library.instruction_set", no_library)
     with pytest.raises(NotImplementedError, match=r"there is no C\+\+ compiler"):
         auxiliary_loss(*auxiliary, implementation="native")

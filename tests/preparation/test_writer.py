@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -110,10 +111,8 @@ def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(
 
 
 def test_too_many_open_files_are_no_fault_of_what_is_written(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    refused = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+    monkeypatch.setattr(np.lib.format, "open_memmap", refused)
     with pytest.raises(UserError, match=r"\.npy cannot be read: Too many open files"):
         write(tmp_path / "data")
     assert leftovers(tmp_path) == []

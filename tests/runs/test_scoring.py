@@ -5,6 +5,7 @@ import functools
 import json
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,10 +102,7 @@ def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
 def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):
-    def stop(*arguments):
-        raise Interrupted(signal.SIGTERM)
-
-    monkeypatch.setattr(loop.Trainer, "_step", stop)
+    monkeypatch.setattr(loop.Trainer, "_step", Mock(side_effect=Interrupted(signal.SIGTERM)))
     assert train.main(flags(data, tmp_path / "run")) == 143
     capfd.readouterr()
     message = refusal([str(tmp_path / "run")], capfd)

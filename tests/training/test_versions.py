@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from dien_kernels import instruction_set
@@ -38,10 +39,7 @@ def test_resuming_on_other_recurrences_says_that_digits_may_differ(
     kept = run.versions | {"recurrences": before}
     dataclasses.replace(run, versions=kept).save(tmp_path / "run")
 
-    def stop(*arguments: object) -> None:
-        raise Interrupted(signal.SIGTERM)
-
-    monkeypatch.setattr(training, "_train", stop)
+    monkeypatch.setattr(training, "_train", Mock(side_effect=Interrupted(signal.SIGTERM)))
     with pytest.raises(Interrupted):
         training.resume(tmp_path / "run")
     differs = f"warning: the run began with recurrences {before}, this is xla; the last digit"

@@ -7,6 +7,7 @@ import itertools
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -240,11 +241,8 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     folder = tmp_path / "run"
     arguments = flags(tiny.new.path, folder, tiny.run)
 
-    def dies(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "start_from", dies)
+        patch.setattr(loop.Trainer, "start_from", Mock(side_effect=KeyboardInterrupt))
         assert train.main(arguments) == 130
     again = tmp_path / "again"
     shutil.copytree(folder, again)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from support.holder import held
@@ -140,11 +141,9 @@ def refusal(file: Path, *suffixes: str, **options) -> str:
 
 
 def test_file_that_cannot_be_recognised_is_not_replaced(tmp_path):
-    def is_damaged(file: Path) -> bool:
-        raise RuntimeError("cannot be read")
-
+    damaged = Mock(side_effect=RuntimeError("cannot be read"))
     with pytest.raises(UserError, match="give --overwrite"):
-        check_out(made(tmp_path / "out", "?"), is_ours=is_damaged)
+        check_out(made(tmp_path / "out", "?"), is_ours=damaged)
 
 
 def test_input_is_never_replaced_by_any_of_its_names(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -82,13 +83,6 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return run
 
 
-def failing(error: BaseException) -> Callable[[], None]:
-    def fail() -> None:
-        raise error
-
-    return fail
-
-
 def test_one_process_exchanges_nothing() -> None:
     assert processes.count() == 1
     assert processes.index() == 0
@@ -96,7 +90,7 @@ def test_one_process_exchanges_nothing() -> None:
     assert on_each(lambda: 1) == on_first(lambda: 1) == from_first(lambda: 1) == 1
     agree({"seed": "0"})
     with pytest.raises(OSError, match=r"^disk$"):  # as it is
-        on_each(failing(OSError("disk")))
+        on_each(Mock(side_effect=OSError("disk")))
 
 
 def test_process_0_decides(together: Callable[..., list[Any]]) -> None:
@@ -113,7 +107,7 @@ def test_process_0_decides(together: Callable[..., list[Any]]) -> None:
 @pytest.mark.parametrize("wrong", [0, 1, 2])
 def test_an_error_of_one_is_raised_by_all(wrong: int, together: Callable[..., list[Any]]) -> None:
     def work(number: int) -> None:
-        on_each(failing(UserError("no data")) if number == wrong else lambda: None)
+        on_each(Mock(side_effect=UserError("no data") if number == wrong else None))
         pytest.fail("continued")
 
     outcomes = together(work)
@@ -142,5 +136,6 @@ def test_an_error_reaches_those_that_are_at_another_exchange(
 
 
 def test_divergence_stays_what_it_is(together: Callable[..., list[Any]]) -> None:
-    outcomes = together(lambda number: on_first(failing(NotFiniteError("at step 3"))))
+    diverges = Mock(side_effect=NotFiniteError("at step 3"))
+    outcomes = together(lambda number: on_first(diverges))
     assert [(type(one), str(one)) for one in outcomes] == [(NotFiniteError, "at step 3")] * 3
