@@ -182,16 +182,16 @@ def test_no_compiler_runs_on_after_an_exception(tmp_path):
 
 @pytest.mark.parametrize("allowed", ["0", "1"])
 def test_loading_in_the_background_is_what_the_first_use_waits_for(allowed, monkeypatch):
-    calls = []
-    monkeypatch.setattr(library, "_load", lambda: calls.append(1) or library._Library("plain", ""))
+    load = Mock(return_value=library._Library("plain", ""))
+    monkeypatch.setattr(library, "_load", load)
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", allowed)
     load_native_in_background()
     for thread in threading.enumerate():
         if thread.name == "native kernels":
             thread.join()
-    assert len(calls) == int(allowed)
+    assert load.call_count == int(allowed)
     assert library.instruction_set() == "plain"
-    assert len(calls) == 1
+    load.assert_called_once()
 
 
 def test_errors_in_the_background_are_those_of_the_first_use(empty_cache, monkeypatch, capfd):

@@ -112,15 +112,14 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
 
 @pytest.mark.long
 def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
-    built = []
-    make = state.make_sampler
-    monkeypatch.setattr(state, "make_sampler", lambda given: built.append(given) or make(given))
+    make = Mock(wraps=state.make_sampler)
+    monkeypatch.setattr(state, "make_sampler", make)
     model = load_run(run)
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")
     Ranker(run).rank(["i2"], ["i3"])
     export_run(run, tmp_path / "model.dien")
     Inspector(model).examples("test", [0])
-    assert built == []
+    make.assert_not_called()
     training_tables(model.dataset, model.run.config)  # counts
-    assert len(built) == 1
+    make.assert_called_once()

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -44,14 +43,6 @@ def reports(folder: Path, restored_step: int = 0, evaluated_step: int = 0) -> It
         closing(Reporter(folder, loggers, evaluated_step)) as reporter,
     ):
         yield reporter
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The time, in seconds, as the report sees it."""
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    return now
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
