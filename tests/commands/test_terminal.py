@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.programs import printed
@@ -64,12 +65,11 @@ def test_a_program_that_imports_the_package_keeps_its_handler_of_ctrl_c() -> Non
     assert printed(code) == "True\n"
 
 
-def test_a_user_without_a_home_learns_what_to_set(monkeypatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", no_home)
+def test_the_cache_is_at_home_and_a_user_without_one_learns_what_to_set(monkeypatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert user_cache() == Path("/home/ann/.cache/dien_jax")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
     with pytest.raises(UserError, match=r"no home folder .* set HOME or XDG_CACHE_HOME"):
         user_cache()
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")

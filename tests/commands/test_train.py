@@ -32,8 +32,6 @@ from dien_jax.utils.files import read_json
 
 @dataclasses.dataclass
 class Finished:
-    """A finished run and what it said."""
-
     folder: Path
     output: str
     progress: str
@@ -155,8 +153,7 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
     assert read_json(folder / "config.json", dict)["preset"] == "authors"
 
 
-def stop_there(*arguments):
-    raise UserError("stopped by the test")
+stop_there = Mock(side_effect=UserError("stopped by the test"))
 
 
 def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):
@@ -213,15 +210,17 @@ def test_without_a_test_set_and_an_auc_log_loss_chooses(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("changes", "message"),
     [
-        ({"train": 0}, "has no train examples to train on"),
-        ({"valid": 0}, "has no valid examples to choose"),
+        ({"sizes": tiny_run.SIZES | {"train": 0}}, "{data} has no train examples to train on"),
+        ({"sizes": tiny_run.SIZES | {"valid": 0}}, "{data} has no valid examples to choose"),
+        ({"train": 1}, "the train split has label 1 only, and no model can learn from it"),
     ],
 )
-def test_data_without_examples_to_train_or_validate_on_is_refused(sizes, message, tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | sizes)
-    assert f"{data} {message}" in refusal(light_flags(data, tmp_path / "run"), capfd)
+def test_data_to_train_or_validate_on_is_needed(changes, message, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", **changes)
+    said = refusal(light_flags(data, tmp_path / "run"), capfd)
+    assert message.format(data=data) in said
     assert not (tmp_path / "run").exists()
 
 
@@ -309,18 +308,14 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
 # Flags
 
 
-def test_preset_gives_the_defaults_and_flags_override_them():
-    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
+def test_preset_or_its_file_gives_the_defaults_and_flags_override_them(tmp_path):
     expected = PRESETS["authors"]
+    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
     assert arguments.model == expected.model
     assert arguments.optim == dataclasses.replace(expected.optim, learning_rate=0.5)
     assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
-
-
-def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
-    expected = PRESETS["authors"]
     for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
         arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
         assert arguments.preset == "authors"
@@ -362,9 +357,9 @@ def test_loggers_are_flags_of_the_process():
 def test_native_kernels_are_loaded_before_the_data_is_read(
     settings, expected, tmp_path, monkeypatch, capfd
 ):
-    calls = []
-    monkeypatch.setattr("dien_kernels.load_native_in_background", lambda: calls.append("kernels"))
+    load = Mock()
+    monkeypatch.setattr("dien_kernels.load_native_in_background", load)
     nowhere = tmp_path / "nowhere"
     found = refusal([*flags(nowhere, tmp_path / "run"), *settings], capfd)
     assert str(nowhere) in found
-    assert calls == ["kernels"] * expected
+    assert load.call_count == expected

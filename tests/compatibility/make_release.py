@@ -89,17 +89,14 @@ def write_log(file: Path) -> None:
 
 
 def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
-    """Return all arrays of a dataset."""
-    everything = dict.fromkeys(("statistics", "folds"), True)
     splits = {name: examples._asdict() for name, examples in dataset.splits.items()}
-    own = dataset.statistics.own
-    whole = {
+    return {
         "events": (dataset.event_item, dataset.event_timestamp, dataset.event_offsets),
         "splits": {n: {c: v for c, v in s.items() if v is not None} for n, s in splits.items()},
-        "own": own,
+        "own": dataset.statistics.own,
+        "tables": dataset.feature_tables(statistics=True, folds=True),
+        "popularity": dataset.popularity,
     }
-    tables = dataset.feature_tables(**everything)
-    return {**whole, "tables": tables, "popularity": dataset.popularity}
 
 
 def run_arrays(folder: Path, dataset: Dataset) -> dict[str, Any]:
@@ -163,9 +160,7 @@ def make(folder: Path) -> None:
     with contextlib.chdir(folder):
         write_log(Path("log.csv"))
         options = interactions.InteractionsOptions(
-            file=Path("log.csv"),
-            out=Path("dataset"),
-            item_features=("category", "price:numeric"),
+            file=Path("log.csv"), out=Path("dataset"), item_features=("category", "price:numeric")
         )
         interactions.prepare(options)
         run_folders()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.json_files import edit_json
 from support.small_dataset import contents
 
 from dien_jax import load_run, resume
@@ -47,7 +48,6 @@ def release(
 
 
 def read(file: Path) -> Any:
-    """Read a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -64,9 +64,7 @@ def test_scores_are_what_they_were(release: Path) -> None:
 
 def test_a_stopped_run_ends_as_one_that_was_not(release: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(release / "stopped", tmp_path / "run")
-    config = read(copy / "config.json")
-    config["data"] = str(release / "dataset")
-    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    edit_json(copy / "config.json", "data", value=str(release / "dataset"))
     expected = read(release / "run" / "result.json")
     result = resume(copy)
     assert (result.steps, result.best_step) == (expected["steps"], expected["best_step"])

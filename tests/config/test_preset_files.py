@@ -1,6 +1,5 @@
 """Settings by flat name, and files of settings in place of a preset."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -33,21 +32,6 @@ def test_flat_settings_build_the_same_configuration(name: str) -> None:
     flat = flat_settings(PRESETS[name])
     assert flat["model.hidden_size"] == PRESETS[name].model.hidden_size
     assert with_settings(Config(), flat) == PRESETS[name]
-
-
-def test_changes_leave_the_other_settings_as_they_were() -> None:
-    config = with_settings(PRESETS["authors"], {"model.layers": [8, 4], "optim.learning_rate": 1})
-    expected = PRESETS["authors"]
-    assert config.model == dataclasses.replace(expected.model, layers=(8, 4))
-    assert config.optim == dataclasses.replace(expected.optim, learning_rate=1.0)
-    assert config.train == expected.train
-
-
-def test_file_in_part_is_completed_by_the_preset_it_names(tmp_path) -> None:
-    file = written(tmp_path, {"preset": "authors", "model": {"dropout": 0.5, "layers": [8]}})
-    model = dataclasses.replace(PRESETS["authors"].model, dropout=0.5, layers=(8,))
-    expected = dataclasses.replace(PRESETS["authors"], model=model)
-    assert read_preset_file(file) == ("authors", expected)
 
 
 def test_file_that_names_no_preset_starts_from_the_default(tmp_path) -> None:

@@ -10,7 +10,7 @@ from support import small_dataset
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.value_text import as_text
-from dien_jax.data.vocabularies import Vocabularies
+from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -81,6 +81,14 @@ def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) 
     assert column.values.tolist() == [3, 1, 0, 1]
     assert column.offsets.tolist() == [0, 2, 2, 4, 4]
     assert unknown == 2
+
+
+def test_a_time_of_a_request_is_from_1970_to_9999(tmp_path) -> None:
+    """`test_clock.py` has the other texts that are no times."""
+    events = UserEvents(open_dataset(small_dataset.write(tmp_path / "data")))
+    for text, message in (("", "it is empty"), ("-5", "'-5' is before 1970, or beyond 9999 in s")):
+        with pytest.raises(UserError, match=message):
+            events.time(text)
 
 
 def test_separator_must_not_be_empty() -> None:

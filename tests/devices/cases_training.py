@@ -33,12 +33,6 @@ TOLERANCE = 1e-3
 """Of parameters after ``STEPS``, which rounding moved by less than 1e-5."""
 
 
-@pytest.fixture(scope="session")
-def data(large_data: Path) -> Path:
-    """Data whose tables are divided over devices."""
-    return large_data
-
-
 def latest(folder: Path):
     """The latest state, as one device restores it; its key as integers."""
     _, state, _ = tiny_run.saved_states(folder)["latest"]
@@ -46,11 +40,11 @@ def latest(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, large_data: Path) -> Path:
     """Runs by row, on one device and on eight."""
     folder = tmp_path_factory.mktemp("runs")
     for devices in (1, 8):
-        fit(CONFIG, data=data, run_dir=folder / str(devices), mesh=MeshConfig(devices))
+        fit(CONFIG, data=large_data, run_dir=folder / str(devices), mesh=MeshConfig(devices))
     return folder
 
 
@@ -80,12 +74,12 @@ def test_scores_of_the_run_are_those_of_one_device(runs: Path) -> None:
 
 
 def test_resume_on_other_devices_ends_as_one_never_stopped(
-    runs: Path, data: Path, tmp_path: Path, capfd
+    runs: Path, large_data: Path, tmp_path: Path, capfd
 ) -> None:
     stopped, asked = tmp_path / "stopped", itertools.count()
     stop = {"stop_signal": lambda: signal.SIGTERM if next(asked) >= 3 else None}
     with pytest.raises(Interrupted):
-        fit(CONFIG, data=data, run_dir=stopped, mesh=MeshConfig(8), **stop)
+        fit(CONFIG, data=large_data, run_dir=stopped, mesh=MeshConfig(8), **stop)
     assert latest(stopped).step == 3
     for devices in (8, 2):
         folder = tmp_path / str(devices)
@@ -102,13 +96,12 @@ def test_resume_on_other_devices_ends_as_one_never_stopped(
 
 
 def log_loss(folder: Path, data: Path, mesh: MeshConfig, **options: Any) -> float:
-    """Train, and return the log loss after it."""
     fit(CONFIG, data=data, run_dir=folder, mesh=mesh, **options)
     return tiny_run.evaluations(folder)[-1]["valid"]["logloss"]
 
 
-def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> None:
-    grown = write_grown(tmp_path / "grown", open_dataset(data))
+def test_warm_start_on_eight_devices(runs: Path, large_data: Path, tmp_path: Path) -> None:
+    grown = write_grown(tmp_path / "grown", open_dataset(large_data))
     losses = [
         log_loss(tmp_path / str(devices), grown, MeshConfig(devices), warm_start=runs / "8")
         for devices in (1, 8)
@@ -116,8 +109,8 @@ def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_the_command_says_how_a_run_is_spread(data: Path, tmp_path: Path, capfd) -> None:
-    flags = [*tiny_run.light_flags(data, tmp_path / "run"), "--train.epochs=1"]
+def test_the_command_says_how_a_run_is_spread(large_data: Path, tmp_path: Path, capfd) -> None:
+    flags = [*tiny_run.light_flags(large_data, tmp_path / "run"), "--train.epochs=1"]
     assert train.main(flags) == 0
     said = capfd.readouterr().err
     assert "2 examples of a batch on each of 8 devices; rows of item, category, user" in said

@@ -50,10 +50,7 @@ def test_a_port_in_use_is_refused(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (
-            ["--seed=1"],
-            "must agree: seed is 0 on process 0 and 1 on process 1",
-        ),
+        (["--seed=1"], "must agree: seed is 0 on process 0 and 1 on process 1"),
         (["--train.epochs=1"], "must agree: train.epochs is 3 on process 0 and 1 on process 1"),
         (["--data={missing}"], "{missing} "),
         (["--data={grown}"], "the data, by the sha256 of"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -73,13 +74,11 @@ def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
     [alone] = run_together(["--resume", by_one])
     assert alone.status == 0, alone.said
     assert "the run began with processes 2, this is 1" in alone.said
-    for (_, ours, _), (_, theirs, _) in zip(
-        saved_states(by_one).values(),
-        saved_states(whole.by_two).values(),
-        strict=True,
-    ):
-        for now, before in zip(*(jax.tree.leaves(s.params) for s in (ours, theirs)), strict=True):
-            np.testing.assert_allclose(now, before, atol=TOLERANCE)
+    ours, theirs = (
+        {name: state.params for name, (_, state, _) in saved_states(run).items()}
+        for run in (by_one, whole.by_two)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, atol=TOLERANCE), ours, theirs)
 
 
 def test_one_process_is_resumed_by_two(whole: Whole, data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The architecture page names files that exist, its pictures show the contract, and other lists."""
+"""Pages name files and addresses that exist, pictures show the contract, and other lists."""
 
 import re
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 
 import dien_jax
 from dien_jax.__main__ import commands
+from dien_jax.preparation.sources import alimama, movielens, taobao
+from dien_jax.preparation.sources.amazon import SETS
 
 pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
@@ -56,3 +58,14 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
 def test_every_command_has_a_page_of_the_site() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"commands/(\w+)\.md", navigation)) == {"index", *commands()}
+
+
+def test_the_page_on_data_has_every_address_of_the_code() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    addresses = [
+        published.reviews.partition("{}")[0].rsplit("/", 2)[0] for published in SETS.values()
+    ]
+    for address in [*addresses, movielens.FOLDER, alimama.PAGE, taobao.PAGE]:
+        assert address in text
+    for published in SETS.values():
+        assert published.terms.rpartition(" ")[2] in text

@@ -31,7 +31,6 @@ def command_lines(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def pages() -> list[str]:
-    """All pages with commands, by their paths."""
     files = [ROOT / page for page in PAGES] + sorted((ROOT / "docs").glob("*.md"))
     return [str(file.relative_to(ROOT)) for file in files if any(command_lines(file))]
 
@@ -43,7 +42,6 @@ def test_commands_of_a_page_are_parsed(page: str, capsys: pytest.CaptureFixture[
 
 
 def exit_status(name: str, words: list[str]) -> object:
-    """Parse the flags of a command; return the exit status of its parser."""
     module = importlib.import_module(f"dien_jax.{name}")
     if name == "prepare":
         source, *words = words

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of public names run, and print what they say.
+"""The examples in the docstrings of public names and the code of pages run.
 
 Functions and classes need an example. Records (named tuples and dataclasses) appear in the
 examples of the functions that take or return them.
@@ -14,15 +14,27 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from support import tiny_run
 
 import dien_jax
 from dien_jax import train
+from dien_jax.model import EVOLUTIONS
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "docs/own-loop.md",
+    "docs/ranking.md",
+    "docs/recommending.md",
+    "docs/tutorial.md",
+    "kernels/README.md",
+]
 
 PACKAGES = (
     "dien_jax",
@@ -82,30 +94,50 @@ def test_public_names_have_an_example_that_runs(
     assert failed == [], "\n".join(failed)
 
 
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Run the Python of a page, block after block, as a reader would paste it."""
+    values: dict[str, Any] = {"__name__": page}
+    with (
+        jax.numpy_dtype_promotion("standard"),  # this and the next are the defaults of JAX
+        jax.numpy_rank_promotion("allow"),
+        mock.patch.dict(EVOLUTIONS),  # an entry that a page adds is gone for the tests after it
+    ):
+        for number, block in enumerate(blocks(page)):
+            exec(compile(block, f"{page}[{number}]", "exec"), values)
+    return values
+
+
+@pytest.mark.repository
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(page: str) -> None:
+    assert blocks(page)
+    run_page(page)
+
+
+@pytest.mark.repository
 def test_the_python_of_the_page_on_looking_inside_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    page, values = (Path(__file__).parents[2] / "docs/inside.md").read_text(), {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "docs/inside.md", "exec"), values)
+    values = run_page("docs/inside.md")
     batch, steps = values["batch"], values["batch"].history.shape[1]
     assert values["output"].attention.shape == (len(batch.label), steps)
     np.testing.assert_allclose(values["last"], values["output"].final_state, atol=1e-6)
 
 
+@pytest.mark.repository
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     foods = ["pear", "leek", "fig", "kale", "plum", "beet"]
     places = [(n * 5 + n // 18) % len(foods) for n in range(90)]  # histories of one padded length
     lines = [f"u{n % 18},{foods[place]},{n},{place % 2}" for n, place in enumerate(places)]
     Path("log.csv").write_text("\n".join(["user,item,timestamp,category", *lines]))
-    page = (Path(__file__).parents[2] / "README.md").read_text()
-    block, recurrence = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert block in (Path(__file__).parents[2] / "docs/index.md").read_text()
-    values: dict[str, Any] = {}
-    exec(compile(recurrence, "README.md", "exec"), values)
+    values = run_page("README.md")
     assert values["last"].shape == (32, 36)
-    exec(compile(block, "README.md", "exec"), values)
     assert 0 <= values["run"].test["auc"] <= 1
     assert {*values["ranking"].ids} == {*foods} - {"pear", "leek"}
+    assert blocks("README.md")[0] in (ROOT / "docs/index.md").read_text()

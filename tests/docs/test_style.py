@@ -71,26 +71,23 @@ def test_functions_are_short_and_take_few_parameters() -> None:
     assert too_large == []
 
 
+def descriptions(node: Any) -> Iterator[str]:
+    """The docstring of a node; of a class also those of its fields, the help texts of flags."""
+    statements = node.body if isinstance(node, ast.ClassDef) else node.body[:1]
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            yield str(statement.value.value)
+
+
 @pytest.mark.parametrize("folder", ["dien_jax", "kernels", "benchmarks"])
 def test_docstrings_begin_with_an_imperative_or_a_noun_phrase(folder: str) -> None:
-    wrong = []
     files = [file for file in FILES if file.is_relative_to(ROOT / folder)]
-    for file, node in nodes(files, Function | ast.ClassDef | ast.Module):
-        docstring = ast.get_docstring(node)
-        if docstring and docstring.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
-            wrong.append(f"{place(file, node)}: {docstring.splitlines()[0]}")
-    assert wrong == []
-
-
-def test_settings_and_flags_begin_with_an_imperative_or_a_noun_phrase() -> None:
-    """Strings below the fields of a class are the help texts of flags."""
-    wrong = []
-    for file, node in nodes(PACKAGES, ast.ClassDef):
-        for statement in node.body:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                text = str(statement.value.value)
-                if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
-                    wrong.append(f"{place(file, node)}: {text.splitlines()[0]}")
+    wrong = [
+        f"{place(file, node)}: {text.splitlines()[0]}"
+        for file, node in nodes(files, Function | ast.ClassDef | ast.Module)
+        for text in descriptions(node)
+        if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING
+    ]
     assert wrong == []
 
 

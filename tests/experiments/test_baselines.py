@@ -34,7 +34,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stored(data: Path) -> Path:
-    """The folder of all baselines of the data."""
     out = data.parent / "baselines"
     assert baselines.main([str(data), "--out", str(out)]) == 0
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
-from support.small_dataset import change_meta
+from support.json_files import edit_json
 from support.tiny_run import light_flags, refused_by
 
 from dien_jax import compare, evaluate, resume, train
@@ -246,7 +246,7 @@ def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored)
     shown, _ = output([first, other, "--data", runs / "tiny"], capfd)
     assert "difference to 0.02-0" in shown
     data = shutil.copytree(runs / "tiny", tmp_path / "data")
-    change_meta(data)
+    edit_json(data / "meta.json", "changed", value=True)
     alone = refusal([first, "--data", data], capfd)  # though one run has no differences
     message = refusal([first, other, "--data", data], capfd)
     assert message == alone

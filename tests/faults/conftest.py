@@ -61,7 +61,6 @@ def place(workspace: Path) -> Path:
 
 @pytest.fixture
 def attempt(workspace: Path) -> Callable[[Case], None]:
-    """Run a case."""
     return lambda case: faults.attempt(case, workspace)
 
 

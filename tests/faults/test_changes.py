@@ -10,10 +10,9 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,9 @@ import numpy as np
 import pytest
 from support import faults
 from support.fault_programs import PROGRAMS, remove
-from support.faults import SECONDS, Ending
+from support.faults import Ending
 from support.http_server import Server
+from support.programs import forked
 
 from dien_jax.__main__ import commands
 from dien_jax.data import dataset as datasets
@@ -58,7 +58,6 @@ def test_every_command_has_a_case():
 
 
 def serve(workspace: Path) -> Ending:
-    """Rank one request by a server on the run."""
     try:
         server = Server(workspace / "run").warm()
     except UserError as error:
@@ -69,7 +68,6 @@ def serve(workspace: Path) -> Ending:
 
 
 def run(name: str, workspace: Path, *flags: str) -> Ending:
-    """Run a command in the current folder."""
     return faults.run_in_process(*LINES[name], *flags) if LINES[name] else serve(workspace)
 
 
@@ -114,19 +112,16 @@ def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator
         yield count
 
 
-_wholes: dict[str, Whole] = {}
-
-
+@cache
 def whole(name: str, place: Path) -> Whole:
     """Return the undisturbed run of a command; leave the place as it was."""
-    if name not in _wholes:
-        before = faults.contents(place)
-        with counted() as count:
-            ending = run(name, place)
-        assert ending.status == 0, ending.output
-        _wholes[name] = Whole(results(name, ending, place), count[0])
-        remove(place, before)
-    return _wholes[name]
+    before = faults.contents(place)
+    with counted() as count:
+        ending = run(name, place)
+    assert ending.status == 0, ending.output
+    made = Whole(results(name, ending, place), count[0])
+    remove(place, before)
+    return made
 
 
 @pytest.fixture
@@ -167,7 +162,6 @@ def change_texts(place: Path) -> None:
 
 
 def change_settings(place: Path, change: Event) -> None:
-    """Change the settings of all runs, that of the command too."""
     for file in place.rglob("config.json"):
         change(file)
 
@@ -291,7 +285,6 @@ ONE_STEP = ("--train.batch-size=256",)
 
 
 def scores(file: Path) -> list[float]:
-    """Return the fractions in a text."""
     return [float(number) for number in re.findall(r"\d\.\d{3,}(?:e-\d+)?", file.read_text())]
 
 
@@ -313,20 +306,10 @@ def test_without_jit_every_command_ends_as_with_it(name, place):
 def test_a_forked_process_works_or_says_what_to_do(name, place):
     """JAX's threads do not survive a fork: a call would wait for ever."""
     jax.device_put(1)
-    end, start = os.pipe()
-    if not (child := os.fork()):
-        try:
-            ending = run(name, place)
-            os.write(start, f"{ending.status} {ending.output[-4000:]}".encode())
-        except BaseException as error:
-            os.write(start, f"{type(error).__name__}: {error}".encode())
-        os._exit(0)
-    os.close(start)
-    with faults._limit(SECONDS):
-        try:
-            os.waitpid(child, 0)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-    found = os.read(end, 5000).decode()
+
+    def status_and_end() -> str:
+        ending = run(name, place)
+        return f"{ending.status} {ending.output[-4000:]}"
+
+    found = forked(status_and_end)
     assert re.match(r"0 |2 .*forked from process \d+|UserError: .*forked from", found, re.S), found

@@ -135,10 +135,17 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--item=\x1b[31m\n",): r"'\\x1b\[31m\\n' \(--item\)",
         ("--user=User",): "no column 'User' .* did you mean 'user'",
         ("--columns", ""): r"no column 'user' \(--user\)",
+        ("--valid-from=3", "--test-from=4"): "needs --split by-time",
+        ("--train-from=2",): "--train-from needs --split by-time, got --split last",
+        ("--item-features", "a b"): "must be letters.*rename the column",
+        ("--user-features=item",): "that name is taken by the item id",
+        ("--negatives=1000000000",): "--memory 4GB is too little: .*; raise it, or prepare less",
     },
     "prepare impressions": {
         ("--label=clicked", "--context-features", "clicked"): "that column is the label",
         ("--label=item",): "--label must name another column than",
+        ("--context-features=label",): "that name is taken by a column of every example",
+        ("--context-features=sequence",): "that name is taken by a column of every example",
     },
     "prepare taobao": {("--behaviours",): "--behaviours must name at least one of pv, cart"},
     "explain": {
@@ -157,35 +164,22 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--separator=",): "--separator must not be empty",
     },
 }
-"""Flags that exclude or need each other, and text that a flag cannot be."""
-INSTALLED = r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)"
-PROMISED = r"--memory 4GB is too little: .* take about [\d,]+MB; raise it, or prepare less"
-TOO_LARGE: dict[str, dict[tuple[str, ...], str]] = {
-    "train": {
-        ("--model.embedding-size=1000000000",): INSTALLED,
-        ("--train.batch-size=1000000000",): INSTALLED,
-    },
-    "prepare interactions": {("--negatives=1000000000",): PROMISED},
-}
-"""What exceeds the memory of any machine: the system would kill the command without a word."""
+"""Flags that exclude or need each other, text that a flag cannot be, and what exceeds a limit."""
 ALONE = ("--preset-file=preset.json", "--resume", "--resume=run", "--seed=1")
 
 
 def empty_object(folder: Path) -> None:
-    """Write a preset file without settings."""
     (folder / "preset.json").write_text("{}")
 
 
 def _line(command: str, words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a whole command line with some words at its end."""
     own = () if {*words} & {*ALONE} else without(LINES[command], words[0])
     return (*command.split()[1:], *own, *words)
 
 
 EXCLUSIVE = [
     Case(command.split()[0], " ".join(words)[:60], _line(command, words), empty_object, message)
-    for table in (TOGETHER, TOO_LARGE)
-    for command, cases in table.items()
+    for command, cases in TOGETHER.items()
     for words, message in cases.items()
 ]
 

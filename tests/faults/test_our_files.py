@@ -15,19 +15,14 @@ from typing import Any
 import pytest
 from support import faults
 from support.faults import TRAIN, Case
+from support.json_files import REMOVED, edit, edit_json
 
 pytestmark = pytest.mark.long
 
 HOST = "run/checkpoints/13/host/metadata"
 LOGGERS = "run/loggers.json"
 Keys = tuple[str | int, ...]
-REMOVED = object()
-CHANGES = {
-    "removed": REMOVED,
-    "a list": [[]],
-    "a huge number": 10**30,
-    "a negative number": -7,
-}
+CHANGES = {"removed": REMOVED, "a list": [[]], "a huge number": 10**30, "a negative number": -7}
 FRESH = ("train", *TRAIN[1:3], "--run-dir", "new")
 RESUME, EVALUATE = ("train", "--resume", "run"), ("evaluate", "run")
 SERVE = ("serve", "model.dien", "--port=0")
@@ -71,7 +66,6 @@ ACCEPTED = {
 
 
 def is_refused(file: str, key: str, old: Any, change: str) -> bool:
-    """Return whether a change makes a file invalid."""
     if (file, key, change) in ACCEPTED:
         return False
     if file in ("model.dien", HOST):  # a digest or test_progress.py sees the others
@@ -95,30 +89,20 @@ def keys_of(values: Any, above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
             yield from keys_of(value, (*above, key))
 
 
-def edit(keys: Keys, value: Any, values: Any) -> None:
-    """Replace the value with some keys, or remove it."""
-    for key in keys[:-1]:
-        values = values[key]
-    if value is REMOVED:
-        del values[keys[-1]]
-    else:
-        values[keys[-1]] = value
-
-
 def edited(file: str, keys: Keys, value: Any, folder: Path) -> None:
     """Edit a JSON file of a workspace, or the manifest of the exported file."""
     target = folder / file
     if file in (HOST, LOGGERS):
         faults.unfinish(folder)
     if file != "model.dien":
-        faults.edit_json(target, partial(edit, keys, value))
+        edit_json(target, *keys, value=value)
         if target.suffix == ".jsonl":
             target.write_text(target.read_text() + "\n")
         return
     with zipfile.ZipFile(target) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(entries["manifest.json"])
-    edit(keys, value, manifest)
+    edit(manifest, keys, value)
     entries["manifest.json"] = json.dumps(manifest).encode()
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in entries.items():
@@ -126,14 +110,12 @@ def edited(file: str, keys: Keys, value: Any, folder: Path) -> None:
 
 
 def content(workspace: Path, file: str) -> Any:
-    """Return the object in a file of the workspace."""
     if file == "model.dien":
         return json.loads(zipfile.ZipFile(workspace / file).read("manifest.json"))
     return json.loads((workspace / file).read_text())
 
 
 def edits(file: str, values: Any) -> Iterator[Case]:
-    """Yield the changes of every key that make a file invalid."""
     command, *arguments = READERS[file]
     for keys, old in keys_of(values):
         key = ".".join(map(str, keys))

@@ -29,12 +29,10 @@ FOLDERS = {
 
 
 def written(name: str, text: str = NOTES) -> Callable[[Path], object]:
-    """Write a text into a file of the workspace."""
     return lambda folder: (folder / name).write_text(text)
 
 
 def occupied(folder: Path) -> None:
-    """Make a folder with a file of the user's."""
     (folder / "out").mkdir()
     (folder / "out" / "notes.txt").write_text(NOTES)
 

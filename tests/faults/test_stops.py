@@ -6,6 +6,7 @@ changes that a command makes; each error has places of its own.
 """
 
 import errno
+import functools
 import itertools
 import os
 import signal
@@ -44,18 +45,15 @@ class Whole(NamedTuple):
     calls: list[str]
 
 
-_wholes: dict[str, Whole] = {}
-
-
+@functools.cache
 def whole(name: str, preloaded: Preloaded, place: Path) -> Whole:
     """Return the run of a program that nothing stops; leave the place as it was."""
-    if name not in _wholes:
-        program, before = PROGRAMS[name], faults.contents(place)
-        ending = preloaded.run(place, *program.line)
-        assert ending.status == 0, ending.output
-        _wholes[name] = Whole(program.results(place / program.out), preloaded.calls())
-        remove(place, before)
-    return _wholes[name]
+    program, before = PROGRAMS[name], faults.contents(place)
+    ending = preloaded.run(place, *program.line)
+    assert ending.status == 0, ending.output
+    made = Whole(program.results(place / program.out), preloaded.calls())
+    remove(place, before)
+    return made
 
 
 def places(calls: list[str], most: int, way: int) -> list[int]:

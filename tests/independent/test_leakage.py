@@ -1,5 +1,6 @@
-"""Nothing of an example is of its own event or later, by the raw log and the files of the folder.
+"""No count of an example is of its own event or later, by the raw log and the files of the folder.
 
+Histories, splits and negatives are compared row by row in ``tests/preparation/test_reference.py``.
 Only the making of the folder is the package's. What a log says of each example is computed here,
 event by event; the folder is read with numpy.
 """
@@ -26,8 +27,8 @@ NEGATIVES = 3
 LATEST = 800_000
 Event = tuple[int, int, int]
 """User, item and time."""
-Example = tuple[str, str, int, str, int]
-"""Split, user, number of earlier events of the user, candidate ("" if unknown), label."""
+Example = tuple[str, int, str, int]
+"""User, number of earlier events of the user, candidate ("" if unknown), label."""
 
 
 def noise(users: int, items: int, events: int, seed: int) -> list[Event]:
@@ -37,9 +38,7 @@ def noise(users: int, items: int, events: int, seed: int) -> list[Event]:
         (user, int(item), int(time))
         for user in range(users)
         for item, time in zip(
-            rng.permutation(items)[:events],
-            rng.choice(LATEST, events, replace=False),
-            strict=True,
+            rng.permutation(items)[:events], rng.choice(LATEST, events, replace=False), strict=True
         )
     ]
 
@@ -53,28 +52,21 @@ def prepare(rows: list[Event], folder: Path, **settings: Any) -> None:
 
 
 class Folder:
-    """The log of a user and time, and the examples of a prepared folder, in raw values."""
+    """The log by user and time, and the training examples of a prepared folder, in raw values."""
 
     def __init__(self, rows: list[Event], data: Path) -> None:
         self.data, self.log = data, {str(user): [] for user, _, _ in rows}
         for user, item, time in sorted(rows, key=lambda row: row[2]):
             self.log[str(user)].append((str(item), time))
         self.items = (data / "vocab" / "item.txt").read_text().split("\n")[:-1]
-        self.groups = (self.data / "groups.txt").read_text().split("\n")[:-1]
-        self.examples: list[Example] = []
-        self.histories: list[list[str]] = []
-        events, offsets = (
-            self.read("events/item/values"),
-            self.read("events/offsets"),
-        )
-        for split in ("train", "valid", "test"):
-            names = ("group", "sequence", "history_end", "item", "label")
-            columns = [self.read(f"examples/{split}/{name}/values") for name in names]
-            for group, sequence, end, item, label in zip(*columns, strict=True):
-                history = events[offsets[sequence] : end]
-                self.histories.append([self.items[row] for row in history])
-                found = (split, self.groups[group], len(history), self.items[item], int(label))
-                self.examples.append(found)
+        groups = (data / "groups.txt").read_text().split("\n")[:-1]
+        offsets = self.read("events/offsets")
+        names = ("group", "sequence", "history_end", "item", "label")
+        columns = [self.read(f"examples/train/{name}/values") for name in names]
+        self.examples: list[Example] = [
+            (groups[group], int(end - offsets[sequence]), self.items[item], int(label))
+            for group, sequence, end, item, label in zip(*columns, strict=True)
+        ]
 
     def read(self, name: str) -> np.ndarray:
         return np.load(self.data / f"{name}.npy")
@@ -82,10 +74,7 @@ class Folder:
     def training(self) -> set[tuple[str, int]]:
         """User and place of every event that is a training example or in its history."""
         return {
-            (user, place)
-            for split, user, before, _, _ in self.examples
-            if split == "train"
-            for place in range(before + 1)
+            (user, place) for user, before, _, _ in self.examples for place in range(before + 1)
         }
 
 
@@ -96,47 +85,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     work = tmp_path_factory.mktemp("leakage")
     prepare(rows, work, split=split, negatives=NEGATIVES, **SPLITS[split])
     return Folder(rows, work / "data")
-
-
-def test_history_is_what_the_user_did_before(folder):
-    assert {split for split, *_ in folder.examples} == {"train", "valid", "test"}
-    for (_, user, before, candidate, label), history in zip(
-        folder.examples, folder.histories, strict=True
-    ):
-        earlier = [item for item, _ in folder.log[user][:before]]
-        assert [have or raw for have, raw in zip(history, earlier, strict=True)] == earlier
-        if label:
-            assert candidate in ("", folder.log[user][before][0])
-
-
-def test_negative_existed_by_then_and_was_not_chosen_before(folder):
-    first: dict[str, int] = {}
-    for events in folder.log.values():
-        for item, time in events:
-            first[item] = min(time, first.get(item, time))
-    count = 0
-    for _, user, before, candidate, label in folder.examples:
-        if not label and candidate:
-            count += 1
-            assert first[candidate] <= folder.log[user][before][1]
-            assert candidate not in [item for item, _ in folder.log[user][: before + 1]]
-    assert count > len(folder.examples) / 2
-
-
-def test_training_is_over_before_anything_is_held_out(folder):
-    trained, split = folder.training(), folder.data.parent.name
-    held_out = [(u, k) for name, u, k, _, _ in folder.examples if name != "train"]
-    assert held_out, split
-    assert not trained & set(held_out)
-    policy = (folder.data / "meta.json").read_text()
-    if '"policy": "by-time"' in policy:
-        latest = max(folder.log[user][place][1] for user, place in trained)
-        assert latest < min(folder.log[user][place][1] for user, place in held_out)
-    elif '"policy": "by-user"' in policy:
-        assert not {user for user, _ in trained} & {user for user, _ in held_out}
-    else:
-        last = {user: max(k for u, k in trained if u == user) for user in folder.log}
-        assert all(place > last[user] for user, place in held_out)
 
 
 def test_counts_are_of_training_events(folder):
@@ -157,9 +105,7 @@ def test_count_of_a_training_candidate_leaves_out_its_own_event_and_later_ones(f
     users: dict[str, set[str]] = {}
     for user, place in trained:
         users.setdefault(folder.log[user][place][0], set()).add(user)
-    training = [example for example in folder.examples if example[0] == "train"]
-    assert len(own) == len(training)
-    for (_, user, before, candidate, _), bits in zip(training, own, strict=True):
+    for (user, before, candidate, _), bits in zip(folder.examples, own, strict=True):
         earlier = [item for item, _ in folder.log[user][:before]]
         expected = len(users[candidate] - {user}) + (candidate in earlier)
         assert count[row_of[candidate]] - (bits & 1) == expected
@@ -174,8 +120,8 @@ def test_negatives_have_the_frequencies_of_their_time(tmp_path, distribution):
     trained = folder.training()
     pool = [folder.log[user][place] for user, place in trained]
     expected, drawn = dict.fromkeys(folder.items[1:], 0.0), dict.fromkeys(folder.items[1:], 0)
-    for split, user, before, candidate, label in folder.examples:
-        if split == "train" and not label:
+    for user, before, candidate, label in folder.examples:
+        if not label:
             drawn[candidate] += 1
             own = {item for item, _ in folder.log[user][: before + 1]}
             now = folder.log[user][before][1]

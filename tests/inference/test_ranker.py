@@ -1,9 +1,7 @@
 """Ranking: scores of an evaluation, raw ids, remembered users, few compilations."""
 
-import os
 import re
 import shutil
-import signal
 import sys
 
 import jax
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from support import untrained_run
 from support.compilations import COMPILED
-from support.programs import printed
+from support.programs import forked, printed
 from support.small_dataset import CONTEXT, ODD, PEAR, SLASH
 from support.untrained_run import TOLERANCE
 
@@ -56,19 +54,8 @@ def test_a_forked_process_is_refused_at_once(name, ranker, run, exported):
     trained = load_run(run) if name == "a loaded run" else run
     ranker.remember("Ann", [PEAR])
     ranker.rank([PEAR], [PEAR], context=CONTEXT)
-    end, start = os.pipe()
-    ranker._users._lock.acquire()  # as another thread of this process may
-    if not (child := os.fork()):
-        signal.alarm(60)  # ends the process
-        try:
-            IN_A_FORK[name](ranker, trained, exported)
-        except BaseException as error:
-            os.write(start, f"{type(error).__name__}: {error}".encode())
-        os._exit(0)
-    ranker._users._lock.release()
-    os.close(start)
-    os.waitpid(child, 0)
-    found = os.read(end, 1000).decode()
+    with ranker._users._lock:  # as another thread of this process may hold it
+        found = forked(lambda: IN_A_FORK[name](ranker, trained, exported))
     assert re.match(r"UserError: process \d+ was forked from process \d+, without", found)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run, untrained_run
+from support.json_files import edit_json
 from support.long_example import long_example
 
 from dien_jax import report
@@ -61,8 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = (data / "vocab" / "item.txt").read_text().split("\n")
     items[2], items[5] = SCRIPT, f"{SCRIPT} 2"  # a vocabulary has a value once
     (data / "vocab" / "item.txt").write_text("\n".join(items))
-    meta = json.loads((data / "meta.json").read_text())
-    write_json(data / "meta.json", meta | {"split": {"negative_distribution": "popularity"}})
+    edit_json(data / "meta.json", "split", value={"negative_distribution": "popularity"})
     run = untrained_run.write(folder / "run", data, model="din", buckets=())
     metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
     records = [
@@ -151,8 +151,7 @@ def test_numbers_are_those_of_the_run(run, content):
 def test_unfinished_run_without_attention(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", test=1)
     run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
-    settings = json.loads((run / CONFIG_FILE).read_text())
-    write_json(run / CONFIG_FILE, settings | {"preset": "any name of a run in Python"})
+    edit_json(run / CONFIG_FILE, "preset", value="any name of a run in Python")
     out = tmp_path / "page.html"
     assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
     assert capfd.readouterr().out == f"{out}\n"

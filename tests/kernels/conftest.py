@@ -8,13 +8,11 @@ from support.networks import attention_operands, auxiliary_operands
 
 @pytest.fixture
 def few():
-    """Operands of attention."""
     return attention_operands(5, 7, 6, (9, 5))
 
 
 @pytest.fixture
 def auxiliary():
-    """Operands of the auxiliary loss."""
     return auxiliary_operands(5, 7, 2, 4, 6, (9, 5))
 
 

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from pathlib import Path
 from typing import get_args
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -158,8 +159,7 @@ def wrong(plan, *arguments):
     return gradients._replace(initial=1.01 * gradients.initial)
 
 
-def broken(*_, keep):
-    raise RuntimeError("Mosaic failed to compile\nat length")
+BROKEN = Mock(side_effect=RuntimeError("Mosaic failed to compile\nat length"))
 
 
 def not_a_number(*arguments, keep):
@@ -171,7 +171,7 @@ def not_a_number(*arguments, keep):
     ("changes", "message"),
     [
         ({"backward": wrong}, r"by XLA instead of mosaic_tpu: it deviates .* delete"),
-        ({"forward": broken}, r"it failed on this device \(RuntimeError: Mosaic"),
+        ({"forward": BROKEN}, r"it failed on this device \(RuntimeError: Mosaic"),
         ({"forward": not_a_number}, "deviates from the oracle by inf"),
     ],
 )

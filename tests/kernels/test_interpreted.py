@@ -12,7 +12,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from dien_kernels import Blocks, augru, interpreted
+from dien_kernels import Blocks, augru
 from support.recurrences import (
     PALLAS,
     PRECISION,
@@ -21,7 +21,7 @@ from support.recurrences import (
     evaluate,
     evaluate_with_8_bits,
     operands,
-    skip_where_it_cannot_run,
+    running,
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.newest]
@@ -67,7 +67,6 @@ def test_the_table_holds_every_pair():
 def test_kernels_agree_with_the_oracle(case):
     """Histories of every length, full ones, and empty ones, by the same programs."""
     kernel, cell, form, batch, steps, hidden, dtype = case
-    skip_where_it_cannot_run(kernel)
     # float32 rounding grows with the steps that errors pass through and the terms of a sum.
     # bfloat16 inputs leave that, and results rounded to 8 bits: two roundings may differ by one
     # place, 2^-7 of an entry. Where a kernel rounds operands to 8 bits, the oracle does too; but
@@ -86,25 +85,23 @@ def test_kernels_agree_with_the_oracle(case):
             scale=min(0.5, 2 * hidden**-0.5),  # a larger one is a chaotic recurrence of a wide H
         )  # fmt: skip
         arrays = (x.astype(dtype), *others)
-        with interpreted():
+        with running(kernel):
             found = run(*arrays)
         assert_agree(found, oracle(*arrays), tolerance)
 
 
 @pytest.mark.parametrize("kernel", PALLAS)
 def test_padding_changes_nothing(kernel):
-    skip_where_it_cannot_run(kernel)
-    with interpreted():
+    with running(kernel):
         assert_padding_changes_nothing("augru", kernel, PRECISION[kernel])
 
 
 @pytest.mark.parametrize("kernel", PALLAS)
 def test_lengths_below_0_are_0_and_those_above_t_are_t(kernel):
-    skip_where_it_cannot_run(kernel)
     x, attention, weights, lengths, initial = operands("augru", batch=130)
     inside = lengths.at[:64].set(0).at[64:70].set(7)  # a whole block of mosaic_gpu is negative
     beyond = inside.at[:64].set(-3).at[64:70].set(50_000)
-    with interpreted():
+    with running(kernel):
         run = evaluate("augru", "paper", kernel, PRECISION[kernel])
         expected, found = (run(x, attention, weights, n, initial) for n in (inside, beyond))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -124,8 +121,7 @@ def test_lengths_below_0_are_0_and_those_above_t_are_t(kernel):
     ],
 )
 def test_what_a_kernel_cannot_run_is_refused(kernel, options, error, message):
-    skip_where_it_cannot_run(kernel)
     options = {"hidden": 8, "precision": PRECISION[kernel], **options}
     x, attention, weights, lengths, _ = operands("augru", hidden=options.pop("hidden"))
-    with interpreted(), pytest.raises(error, match=message):
+    with running(kernel), pytest.raises(error, match=message):
         augru(x, attention, weights, lengths=lengths, implementation=kernel, **options)

@@ -182,16 +182,16 @@ def test_no_compiler_runs_on_after_an_exception(tmp_path):
 
 @pytest.mark.parametrize("allowed", ["0", "1"])
 def test_loading_in_the_background_is_what_the_first_use_waits_for(allowed, monkeypatch):
-    calls = []
-    monkeypatch.setattr(library, "_load", lambda: calls.append(1) or library._Library("plain", ""))
+    load = Mock(return_value=library._Library("plain", ""))
+    monkeypatch.setattr(library, "_load", load)
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", allowed)
     load_native_in_background()
     for thread in threading.enumerate():
         if thread.name == "native kernels":
             thread.join()
-    assert len(calls) == int(allowed)
+    assert load.call_count == int(allowed)
     assert library.instruction_set() == "plain"
-    assert len(calls) == 1
+    load.assert_called_once()
 
 
 def test_errors_in_the_background_are_those_of_the_first_use(empty_cache, monkeypatch, capfd):
@@ -210,15 +210,12 @@ def no_compiler(empty_cache, monkeypatch) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
 
 
-def test_without_a_compiler_the_named_kernels_say_what_to_install(no_compiler):
+def test_without_a_compiler_named_kernels_say_what_to_install_and_auto_takes_xla_with_one_line(
+    no_compiler, monkeypatch, caplog
+):
     x, attention, weights, lengths, _ = operands("augru")
     with pytest.raises(NotImplementedError, match=r"install g\+\+ or clang.*dien_jax\[native\]"):
         augru(x, attention, weights, lengths=lengths, implementation="native")
-
-
-def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
-    no_compiler, monkeypatch, caplog
-):
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
     choice._log.cache_clear()
     for _ in range(2):

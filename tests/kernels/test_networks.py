@@ -6,6 +6,7 @@ Dimensions: B batch, T steps, N sampled behaviours or candidates, D input, H hid
 import contextlib
 import functools
 import json
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -280,9 +281,7 @@ def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
 
 
 def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):
-    def no_library():
-        raise build.BuildError("there is no C++ compiler")
-
+    no_library = Mock(side_effect=build.BuildError("there is no C++ compiler"))
     monkeypatch.setattr("dien_kernels.networks.library.instruction_set", no_library)
     with pytest.raises(NotImplementedError, match=r"there is no C\+\+ compiler"):
         auxiliary_loss(*auxiliary, implementation="native")
@@ -292,19 +291,26 @@ def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):
             choice.require("native")
 
 
-LOSS = dict(zip(("states", "history", "sampled", "shares", "layers"), range(5), strict=True))
-CANDIDATES = {"query": jnp.ones((3, 6)), "states": jnp.ones((7, 6)), "length": jnp.int32(7)}
-LAST = {"cell": "augru", "form": "paper", "length": jnp.int32(3)}
+STATES, HISTORY, SAMPLED, SHARES, LAYERS = auxiliary_operands(5, 7, 2, 4, 6, (9, 5))
+QUERY, OF_QUERY, SCORES = candidate_operands(3, 7, 6, (9, 5))
+SHARED = dict(zip(("states", "attention", "weights"), shared_case("augru"), strict=True))
+RIGHT = {
+    auxiliary_loss: {"states": STATES, "history": HISTORY, "sampled": SAMPLED, "shares": SHARES,
+                     "layers": LAYERS},
+    candidate_attention: {"query": QUERY, "states": OF_QUERY, "layers": SCORES,
+                          "length": jnp.int32(7)},
+    last_states: {"cell": "augru", "form": "paper", "length": jnp.int32(3), **SHARED},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("function", "changes", "message"),
     [
-        (auxiliary_loss, {"states": 0}, r"states, history, sampled: expected \[B, T, H\]"),
-        (auxiliary_loss, {"history": 0}, r"states, history, sampled: expected \[B, T, H\]"),
-        (auxiliary_loss, {"shares": slice(1, None)},
+        (auxiliary_loss, {"states": STATES[0]}, r"states, history, sampled: expected \[B, T"),
+        (auxiliary_loss, {"history": HISTORY[0]}, r"states, history, sampled: expected \[B, T"),
+        (auxiliary_loss, {"shares": SHARES[1:]},
          r"shares: expected shape \(3, 5, 6\), got \(2, 5, 6\)"),
-        (auxiliary_loss, {"layers": slice(1, None)},
+        (auxiliary_loss, {"layers": LAYERS[1:]},
          r"layers\[0\]\.kernel: expected shape \(10, 5\), got \(9, 5\)"),
         (auxiliary_loss, {"implementation": "triton"}, "implementation: expected one of"),
         (candidate_attention, {"states": jnp.ones((1, 7, 6))},
@@ -328,15 +334,6 @@ LAST = {"cell": "augru", "form": "paper", "length": jnp.int32(3)}
          "recurrent_bias: expected None"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(function, changes, message, auxiliary):
-    if function is auxiliary_loss:
-        arguments = {name: auxiliary[place] for name, place in LOSS.items()}
-        places = {name: changes[name] for name in changes if name in LOSS}
-        changes = changes | {name: arguments[name][place] for name, place in places.items()}
-    elif function is candidate_attention:
-        arguments = CANDIDATES | {"layers": candidate_operands(3, 7, 6, (9, 5))[2]}
-    else:
-        states, attention, weights = shared_case("augru")
-        arguments = LAST | {"states": states, "attention": attention, "weights": weights}
+def test_mistakes_are_named(function, changes, message):
     with pytest.raises(ValueError, match=message):
-        function(**(arguments | changes))
+        function(**(RIGHT[function] | changes))

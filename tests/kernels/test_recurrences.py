@@ -4,7 +4,6 @@ The oracle is compared with the equations in NumPy, XLA's and the C++ kernels wi
 Dimensions: B batch, T steps, D input, H hidden.
 """
 
-import functools
 import itertools
 
 import jax
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from dien_kernels import Weights, augru, gru
 from dien_kernels.backends import xla
-from jax import export
 from support.recurrences import (
     CASES,
     CELLS,
@@ -181,22 +179,6 @@ def test_bfloat16_inputs_keep_a_float32_state(implementation):
     np.testing.assert_array_equal(states, exact.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize(
-    ("cell", "form", "implementation"), [("agru", "authors", "xla"), ("augru", "paper", "native")]
-)
-def test_two_calls_that_hand_over_the_state_equal_one(cell, form, implementation):
-    x, attention, weights, lengths, initial = operands(cell, seed=3)
-    whole, last, _ = evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)
-    run = jax.jit(functools.partial(call, cell, form=form, implementation=implementation))
-    for cut in (1, 4):
-        start = x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial
-        first, middle = run(*start)
-        rest = x[:, cut:], attention[:, cut:], weights, jnp.maximum(lengths - cut, 0), middle
-        second, end = run(*rest)
-        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
-        np.testing.assert_allclose(end, last, atol=1e-6)
-
-
 THREE_CHUNKS = 47
 """Steps that are three chunks of 16, the last one padded."""
 
@@ -256,35 +238,6 @@ def test_vmap_of_whole_batches_is_a_loop():
         assert_agree(of_one, run(*one), 2e-6)
 
 
-def test_chunks_cover_all_steps():
-    for steps in range(1, 300):
-        count, size = xla._cut(steps)
-        assert size <= xla.LONGEST_CHUNK
-        assert (count - 1) * size < steps <= count * size
-        assert int(xla._needed(jnp.full(2, steps), count, size)) == count
-
-
-def test_steps_and_rows_may_be_symbolic():
-    """As in an export: one program for any number of rows and of chunks."""
-    x, attention, weights, lengths, _ = operands("augru", batch=5, steps=THREE_CHUNKS)
-
-    def last(x, attention, lengths):
-        return augru(x, attention, weights, lengths=lengths, implementation="xla")[1]
-
-    rows, steps = export.symbolic_shape("b, t")
-    shapes = [
-        jax.ShapeDtypeStruct((rows, steps, x.shape[2]), x.dtype),
-        jax.ShapeDtypeStruct((rows, steps), x.dtype),
-        jax.ShapeDtypeStruct((rows,), lengths.dtype),
-    ]
-    exported = export.export(jax.jit(last))(*shapes)
-    for size in (1, 20, 21, 47):
-        arrays = (x[:, :size], attention[:, :size])
-        shorter = jnp.minimum(lengths, size)
-        _, expected = augru(*arrays, weights, lengths=shorter, implementation="reference")
-        assert_agree(jax.jit(exported.call)(*arrays, shorter), expected, 1e-5)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -301,13 +254,9 @@ def test_steps_and_rows_may_be_symbolic():
     ],
 )
 def test_a_wrong_argument_is_named(change, message):
-    x, attention, weights, lengths, initial = operands("augru")
-    arguments = {"x": x, "attention": attention, "weights": weights}
-    keywords = {"lengths": lengths, "initial_state": initial}
-    for name, value in change.items():
-        (arguments if name in arguments else keywords)[name] = value
+    names = ("x", "attention", "weights", "lengths", "initial_state")
     with pytest.raises(ValueError, match=message):
-        augru(*arguments.values(), **keywords)
+        augru(**(dict(zip(names, operands("augru"), strict=True)) | change))
 
 
 def test_wrong_weights_are_named():

@@ -4,12 +4,13 @@ Dimensions: B batch, T steps, N candidates, H state.
 """
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import candidate_attention, interpreted, last_states
+from dien_kernels import candidate_attention, last_states
 from dien_kernels.checks import reverse_mode_only
 from jax import export
 from support.networks import (
@@ -28,18 +29,12 @@ from support.recurrences import (
     call,
     operands,
     operands_of_8_bits,
-    skip_where_it_cannot_run,
+    running,
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.newest]
 
 NATIVE_ATTENTION, NATIVE_LOSS = attention_by("native"), auxiliary_by("native")
-
-
-def running(implementation):
-    """Return a context in which an implementation runs on this machine."""
-    skip_where_it_cannot_run(implementation)
-    return interpreted() if implementation in PALLAS else contextlib.nullcontext()
 
 
 def value_of(implementation, x, attention, weights, lengths, initial):
@@ -232,19 +227,25 @@ def test_an_export_runs_by_xla_and_needs_no_library(few, auxiliary):
 
 
 def test_an_export_has_any_number_of_rows_and_steps(few):
+    """One program, whatever the number of the chunks of 16 steps in which XLA computes states."""
     rows, steps = export.symbolic_shape("b, t")
-    arrays = operands("augru", batch=5)
-    for function, given, shapes in (
-        (lambda *some: value_of("native", *some), arrays,
+    x, attention, weights, lengths, initial = operands("augru", batch=5, steps=47)
+    cut = [
+        (x[:, :size], attention[:, :size], weights, jnp.minimum(lengths, size), initial)
+        for size in (1, 20, 21, 47)
+    ]
+    for function, several, shapes in (
+        (functools.partial(call, "augru", implementation="native"), cut,
          ((rows, steps, 5), (rows, steps), None, (rows,), (rows, 8))),
-        (NATIVE_ATTENTION, few, ((rows, 6), (rows, steps, 6), None, (rows,))),
+        (NATIVE_ATTENTION, [few], ((rows, 6), (rows, steps, 6), None, (rows,))),
     ):  # fmt: skip
         symbolic = [
             part if shape is None else jax.ShapeDtypeStruct(shape, part.dtype)
-            for part, shape in zip(given, shapes, strict=True)
+            for part, shape in zip(several[0], shapes, strict=True)
         ]
         exported = export.export(jax.jit(function))(*symbolic)
-        assert_agree(jax.jit(exported.call)(*given), function(*given), 1e-5)
+        for given in several:
+            assert_agree(jax.jit(exported.call)(*given), function(*given), 1e-5)
 
 
 SHARDED = """

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support import untrained_run
+from support.json_files import edit_json
 from support.small_dataset import write_wide
 
 from dien_jax import evaluate
@@ -66,9 +67,7 @@ def test_ranks_leave_out_what_was_chosen_before_and_items_without_a_training_eve
 @pytest.mark.long
 def test_evaluate_and_the_end_of_a_run_measure_the_lists_of_recommend(tmp_path, capsys) -> None:
     data = write_wide(tmp_path / "data")
-    meta = json.loads((data / "meta.json").read_text())
-    meta["split"]["negative_distribution"] = "popularity"
-    (data / "meta.json").write_text(json.dumps(meta))
+    edit_json(data / "meta.json", "split", "negative_distribution", value="popularity")
     run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
     assert evaluate.main([str(run), "--ranking"]) == 0
     found = json.loads(capsys.readouterr().out)["lists"]

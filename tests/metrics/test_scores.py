@@ -18,7 +18,6 @@ from dien_jax.metrics.scores import (
     gauc,
     logloss,
     normalised_entropy,
-    selection_score,
 )
 
 pytestmark = pytest.mark.fast
@@ -168,12 +167,6 @@ def test_calibration_error_does_not_depend_on_the_order_of_equal_scores():
     labels = np.repeat([1, 0], 100)
     assert calibration_error(labels, np.full(200, 0.5)) == 0
     assert calibration_error(labels, np.full(200, 0.8)) == pytest.approx(0.3)
-
-
-def test_checkpoint_is_selected_by_auc_and_without_one_by_log_loss():
-    assert selection_score({"auc": 0.7, "logloss": 0.5}) == 0.7
-    assert selection_score({"auc": None, "logloss": 0.5}) == -0.5
-    assert selection_score({}) is None
 
 
 def test_evaluate_scores_of_no_examples_is_none_not_nan():

@@ -8,7 +8,6 @@ from dien_kernels import xla_networks
 
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    auxiliary_positions,
     auxiliary_weights,
     weighted_loss,
 )
@@ -28,24 +27,13 @@ def test_click_loss_is_the_weighted_cross_entropy() -> None:
     np.testing.assert_allclose(halved_click_loss(logits, labels, weights), expected / 2, rtol=1e-5)
 
 
-def test_losses_stay_finite_for_logits_that_saturate() -> None:
+def test_click_losses_are_finite_for_logits_that_saturate_and_0_for_filler_alone() -> None:
     logits, labels = jnp.array([1e4, -1e4]), jnp.array([0.0, 1.0])
-    ones = jnp.ones(2)
+    ones, zeros = jnp.ones(2), jnp.zeros(2)
     assert click_loss(logits, labels, ones) == 1e4
     assert np.isfinite(jax.grad(click_loss)(logits, labels, ones)).all()
     assert np.isfinite(halved_click_loss(logits, labels, ones))
-
-
-def test_a_batch_of_filler_loses_nothing() -> None:
-    zero = jnp.zeros(2)
-    assert click_loss(jnp.ones(2), zero, zero) == 0
-    assert halved_click_loss(jnp.ones(2), zero, zero) == 0
-
-
-def test_positions_are_those_with_a_real_next_behaviour() -> None:
-    found = auxiliary_positions(jnp.array([4, 2, 1, 0, 4]), jnp.array([1.0, 1, 1, 1, 0]), 4)
-    expected = [[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(found, np.array(expected, bool))
+    assert click_loss(ones, zeros, zeros) == halved_click_loss(ones, zeros, zeros) == 0
 
 
 def loss_of(logits, counted, weights, *options):

@@ -173,12 +173,11 @@ def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
                         padded(filler, 3, 8))  # fmt: skip
     more = np.pad(negatives, ((0, 2), (0, 3), (0, 0)), constant_values=9)
     (loss_again, statistics_again), gradients_again = run(both, more)
-    for want, got in zip(
-        jax.tree.leaves((loss, statistics, gradients)),
-        jax.tree.leaves((loss_again, statistics_again, gradients_again)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5),
+        (loss_again, statistics_again, gradients_again),
+        (loss, statistics, gradients),
+    )
 
 
 @pytest.mark.long

@@ -184,15 +184,9 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
         ({"lengths": 6}, r"lengths: expected an array, got int 6"),
         ({"lengths": jnp.ones(B)}, r"lengths: expected integers, got float32"),
         ({"candidate": jnp.ones((B, 2))}, r"candidate: .* \[B, D\] with B = 4, D = 3, got \(4, 2"),
-        (
-            {"negatives": jnp.ones((B, T - 1, K, D))},
-            r"negatives: expected shape \[K, B, T - 1, D\] with B = 4, T - 1 = 5, D = 3, got \(4, ",
-        ),
+        ({"negatives": jnp.ones((B, T - 1, K, D))}, r"negatives: .* T - 1 = 5, D = 3, got \(4, 5"),
         ({"negatives": jnp.ones((B, T - 1, D))}, r"negatives: expected shape \[K, B, T - 1, D\]"),
-        (
-            {"is_negative": jnp.ones((B, T - 1), bool)},
-            r"is_negative: .* \[K, B, T - 1\] with K = 2",
-        ),
+        ({"is_negative": jnp.ones((B, T - 1), bool)}, r"is_negative: .*B, T - 1\] with K = 2"),
         ({"is_negative": jnp.ones((K, B, T - 1))}, r"is_negative: expected booleans, got float32"),
         ({"log_q": jnp.ones((K, B, T - 1))}, r"log_q: expected shape \[1 \+ K, .* 1 \+ K = 3, B"),
         ({"weights": jnp.ones(1)}, r"weights: expected shape \[B\] with B = 4, got \(1,\)"),
@@ -267,18 +261,15 @@ SCHEMA = Schema(
     user=(Feature("user", "categorical", 3),),
     context=(Feature("hour", "categorical", 24),),
 )
+CATEGORIES = {"category": jnp.zeros(9, int)}
 
 
 @pytest.mark.parametrize(
     ("tables", "negatives", "message"),
     [
         ({}, None, r"tables\.item: expected the features category of the schema, got none"),
-        ({"category": jnp.zeros(9, int)}, (1, 1), r"negatives: expected shape \[B, T - 1, K\]"),
-        (
-            {"category": jnp.zeros(9, int)},
-            (2, 1, 1),
-            r"negatives: .* \[B, T - 1, K\] with B = 1, T - 1 = 1, got \(2, 1",
-        ),
+        (CATEGORIES, (1, 1), r"negatives: expected shape \[B, T - 1, K\]"),
+        (CATEGORIES, (2, 1, 1), r"negatives: .* with B = 1, T - 1 = 1, got \(2, 1"),
     ],
 )
 def test_the_click_model_refuses_missing_features_and_wrong_shapes(
@@ -292,7 +283,7 @@ def test_the_click_model_refuses_missing_features_and_wrong_shapes(
 def test_the_click_model_checks_its_inputs() -> None:
     model = ClickModel(ModelConfig(statistics=False), SCHEMA)
     batch = example_batch(SCHEMA)._replace(context={})
-    whole = FeatureTables({"category": jnp.zeros(9, int)}, {})
+    whole = FeatureTables(CATEGORIES, {})
     with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
         jax.eval_shape(model.init, jax.random.key(0), batch, whole)
     batch = example_batch(SCHEMA)._replace(history=np.ones((1, 2), np.float32))

@@ -44,6 +44,7 @@ def imported_by(module: str, among: str) -> set[str]:
     return found
 
 
+@pytest.mark.repository
 def test_the_network_alone_needs_few_files_and_no_schema_dataset_or_model_around_it() -> None:
     needed = imported_by("dien_jax.model.dien", "dien_jax.model.")
     read = {"dien", "interest", "auxiliary", "layers"}

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files"
 
 
-def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
+def test_rows_and_items_are_those_of_the_files_and_a_user_has_one_history(folder: Path) -> None:
     data, report = run(folder, valid_share=0.0)
     assert rows(data, "train") == [
         (label, user, user, known(item), [known(event) for event in history])
@@ -37,18 +37,10 @@ def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
         "8 examples of 4 users for train, 0 examples of 0 users for valid, "
         "2 examples of 1 users for test; 8 events in 5 histories"
     )
-
-
-def test_rows_of_a_user_share_their_history(folder: Path) -> None:
-    data, _ = run(folder, valid_share=0.0)
     assert data.splits["train"].sequence.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert data.splits["test"].sequence.tolist() == [4, 4]
     assert data.event_offsets.tolist() == [0, 2, 3, 6, 6, 8]
     assert data.event_timestamp.tolist() == [0, 1, 0, 0, 1, 2, 0, 1]
-
-
-def test_items_keep_their_indices_and_get_their_category(folder: Path) -> None:
-    data, _ = run(folder)
     assert data.vocabulary("item") == list(ITEMS)
     assert data.vocabulary("category") == list(CATEGORIES)
     assert data.items["category"].values.tolist() == [0, 1, 1, 2]
@@ -127,9 +119,7 @@ def test_malicious_pickle_is_refused_and_runs_nothing(folder: Path, protocol: in
     target = folder.parent / "owned"
     attack = pickle.dumps({"a": 0, "b": Malicious(target)}, protocol=protocol)
     (folder / "uid_voc.pkl").write_bytes(attack)
-    with pytest.raises(
-        UserError, match=r"uid_voc\.pkl: .* asks for \w+\.mkdir, and code in a data"
-    ):
+    with pytest.raises(UserError, match=r"uid_voc\.pkl: .* asks for \w+\.mkdir, and code in a"):
         run(folder)
     assert not target.exists()
     assert not (folder.parent / "out").exists()

@@ -1,19 +1,19 @@
 """Downloads from a server that stalls, cuts and redirects."""
 
 import hashlib
-import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from support.programs import free_port
 from support.web import Web, cut, page, redirect, stall, status, unmeasured, web_server
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading import download
 from dien_jax.preparation.reading.download import LocalFile, Remote
-from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.files import locked
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_fetched_once_recorded_and_found_again(web, folder, capsys):
+    folder.mkdir(parents=True)
+    (folder / ".data.gz.partial-7").write_bytes(b"half of a fi")  # of a process that was killed
     fetched = fetch(web)
     assert fetched.file == folder / "data.gz"
     assert fetched.file.read_bytes() == web.content
@@ -54,12 +56,6 @@ def test_a_file_is_fetched_once_recorded_and_found_again(web, folder, capsys):
     assert len(web.requests) == 1
     assert web.requests[0]["Accept-Encoding"] == "identity"
     assert "was downloaded before" in capsys.readouterr().err
-
-
-def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert user_cache() == tmp_path / "home" / ".cache" / "dien_jax"
 
 
 @pytest.mark.parametrize("trouble", [stall(50_000), cut(50_000), status(500), status(429)])
@@ -94,9 +90,7 @@ def test_a_file_that_does_not_come_is_one_line(answer, requests, message, web, f
 
 def test_no_server_is_one_line(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        web = SimpleNamespace(url=f"http://127.0.0.1:{free.getsockname()[1]}")
+    web = SimpleNamespace(url=f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(UserError, match=f"{web.url}/data.gz: .*refused"):
         fetch(web)
@@ -120,13 +114,6 @@ def test_a_file_that_is_not_the_first_one_seen_is_refused(web, folder):
     (folder / "data.gz.sha256").unlink()
     assert fetch(web).file.read_bytes() == web.content
     assert len(web.requests) == 2
-
-
-def test_the_rest_of_a_killed_download_is_removed(web, folder):
-    folder.mkdir(parents=True)
-    (folder / ".data.gz.partial-7").write_bytes(b"half of a fi")
-    fetch(web)
-    assert names(folder) == ["data.gz", "data.gz.sha256"]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(web, folder):

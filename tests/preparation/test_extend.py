@@ -1,10 +1,11 @@
 """Folders that extend another: ids keep their rows, and what must be alike is demanded."""
 
 import dataclasses
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+from support import tiny_logs
 from support.small_dataset import leftovers
 from support.small_dataset import write as write_other
 from support.tiny_logs import write
@@ -20,6 +21,7 @@ ITEMS = {"i1": "c1,a|b,1", "i2": "c2,b,2", "i3": "c1,,3", "i8": "c2,d,9", "i9": 
 OLD = [("ann", "i1 i2 i3 i1 i2 i8"), ("bob", "i2 i3 i1 i2 i8"), ("dan", "i1 i2 i3 i1")]
 NEW = [("eve", "i9 i2 i3 i9 i2 i3"), ("bob", "i2 i3 i9 i2 i3"), ("ann", "i2 i3 i9 i9")]
 FEATURES = ("category", "tags:multivalued", "price:numeric")
+options = partial(tiny_logs.options, item_features=FEATURES)
 
 
 def lines(events: list[tuple[str, str]], start: int) -> str:
@@ -31,19 +33,13 @@ def lines(events: list[tuple[str, str]], start: int) -> str:
     return HEADER + "".join(rows)
 
 
-def options(file: Path, out: Path, **changes) -> interactions.InteractionsOptions:
-    return interactions.InteractionsOptions(
-        **{"file": file, "out": out, "item_features": FEATURES, **changes}
-    )
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
     """A folder, the one that extends it, and what preparing that said."""
     folder = tmp_path_factory.mktemp("extend")
-    interactions.prepare(options(write(folder, lines(OLD, 0), "old.csv"), folder / "old"))
+    interactions.prepare(options(write(folder, lines(OLD, 0), "old.csv"), out=folder / "old"))
     log = write(folder, lines(NEW, 100), "new.csv")
-    said = interactions.prepare(options(log, folder / "new", extend=folder / "old"))
+    said = interactions.prepare(options(log, out=folder / "new", extend=folder / "old"))
     return open_dataset(folder / "old"), open_dataset(folder / "new"), said
 
 
@@ -77,7 +73,7 @@ def test_what_differs_is_refused_by_its_flag(folders, tmp_path, changes, expecte
     old, _, _ = folders
     log = write(tmp_path, lines(NEW, 100))
     with pytest.raises(UserError) as refused:
-        interactions.prepare(options(log, tmp_path / "new", extend=old.path, **changes))
+        interactions.prepare(options(log, out=tmp_path / "new", extend=old.path, **changes))
     assert str(refused.value).startswith(f"--extend {old.path}: ")
     assert expected in str(refused.value)
     assert leftovers(tmp_path) == ["log.csv"]
@@ -92,7 +88,7 @@ def test_folders_that_cannot_be_extended_are_refused(tmp_path):
         (other, "expected a folder made by prepare interactions, found one made by 'test'"),
     ):
         with pytest.raises(UserError, match=problem):
-            interactions.prepare(options(log, tmp_path / "new", extend=folder))
+            interactions.prepare(options(log, out=tmp_path / "new", extend=folder))
 
 
 # Training examples from a time on
@@ -103,9 +99,9 @@ def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
     log = write(tmp_path, lines(OLD, 0) + lines([("kim", "i1 i8")], 0)[len(HEADER) :])
     borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
     borders["item_features"] = ("category",)
-    interactions.prepare(options(log, tmp_path / "all", **borders))
+    interactions.prepare(options(log, out=tmp_path / "all", **borders))
     late = {"train_from": "2", "extend": tmp_path / "all"}
-    said = interactions.prepare(options(log, tmp_path / "late", **borders, **late))
+    said = interactions.prepare(options(log, out=tmp_path / "late", **borders, **late))
     assert "begins after" not in " ".join(said)
     whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
     for name, counts in whole.statistics.values.items():

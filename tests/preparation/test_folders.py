@@ -1,28 +1,20 @@
 """A log in a folder of files is the log of their rows, in the order of their names."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import tiny_logs
 from support.small_dataset import assert_equal
-from support.tiny_logs import opened, write
-
-from dien_jax.data.dataset import Dataset
-from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.fast
 
 NAMES = ("a.csv", "day=1/part.csv", "day=2/part.csv")
 HEADER = "user,item,kind,timestamp"
 ROWS = [f"u{k % 7},i{k * k % 11},k{k % 3},{100 + k // 2}" for k in range(60)]
-
-
-def make(file: Path, out: Path) -> tuple[Dataset, list[str]]:
-    options = interactions.InteractionsOptions(
-        file=file, out=out, item_features=("kind",), max_bad_share=0.5
-    )
-    return opened(interactions.prepare, options)
+make = partial(tiny_logs.make, item_features=("kind",), max_bad_share=0.5)
 
 
 @pytest.fixture
@@ -46,20 +38,20 @@ def as_parquet(folder: Path) -> None:
 
 @pytest.mark.long
 def test_folder_equals_one_file(folder, tmp_path):
-    one, summary = make(write(tmp_path, "\n".join([HEADER, *ROWS])), tmp_path / "one")
-    parts, same = make(folder, tmp_path / "parts")
+    one, summary = make(tiny_logs.write(tmp_path, "\n".join([HEADER, *ROWS])), out=tmp_path / "one")
+    parts, same = make(folder, out=tmp_path / "parts")
     assert_equal(one, parts)
     assert same == summary
     assert list(parts.meta["source"]["files"]) == list(NAMES)
     as_parquet(folder)
-    assert_equal(one, make(folder, tmp_path / "parquet")[0])
+    assert_equal(one, make(folder, out=tmp_path / "parquet")[0])
 
 
 def test_malformed_lines_have_the_file_that_they_are_in(folder, tmp_path):
     file = folder / NAMES[1]
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:3], "u1,i1,k1,soon", *lines[3:], "u1,i1"]))
-    _, summary = make(folder, tmp_path / "data")
+    _, summary = make(folder)
     assert summary[:3] == [
         "2 of 62 lines are malformed and were left out:",
         f"  {file}:23: expected 4 columns, found 2",
@@ -73,4 +65,4 @@ def test_rows_of_parquet_have_the_file_that_they_are_in(folder, tmp_path):
     file = folder / NAMES[2].replace("csv", "parquet")
     columns = {"user": ["u1", ""], "item": ["i1"] * 2, "kind": ["k"] * 2, "timestamp": ["1"] * 2}
     pq.write_table(pa.table(columns), file)
-    assert f"  {file}:2: the user is empty" in make(folder, tmp_path / "data")[1]
+    assert f"  {file}:2: the user is empty" in make(folder)[1]

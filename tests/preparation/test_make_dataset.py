@@ -39,7 +39,6 @@ class Stream:
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch) -> Path:
-    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -165,10 +164,3 @@ def test_options_take_paths_as_text_and_lists(monkeypatch):
         vars(given).update(texts, item_features="kind", columns=["user", "item"])
         given.__post_init__()
         assert given == expected
-
-
-def test_python_is_told_what_a_command_line_refuses():
-    options = InteractionsOptions(file=Path("log.csv"), out=Path("data"))
-    vars(options)["min_count"] = "5"
-    with pytest.raises(UserError, match="--min-count must be a whole number, got '5'"):
-        options.__post_init__()

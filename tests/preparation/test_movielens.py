@@ -95,9 +95,10 @@ def web(tmp_path, monkeypatch):
         yield server
 
 
-def test_a_set_is_downloaded_by_name(tmp_path, web, capsys):
+def test_a_set_is_downloaded_by_name_unless_its_folder_exists(tmp_path, web, capsys):
     web.content = archive(tmp_path, "1m", FILES_1M).read_bytes()
-    assert main(["movielens", "--name", "1m", "--out", str(tmp_path / "data")]) == 0
+    command = ["movielens", "--name", "1m", "--out", str(tmp_path / "data")]
+    assert main(command) == 0
     assert web.paths == ["/ml-1m.zip"]
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"dataset folder: {tmp_path / 'data'}"
@@ -107,9 +108,6 @@ def test_a_set_is_downloaded_by_name(tmp_path, web, capsys):
     assert found.read_bytes() == web.content
     dataset = open_dataset(tmp_path / "data")
     assert dataset.meta["source"]["files"]["ml-1m.zip"] == hashlib.sha256(web.content).hexdigest()
-
-
-def test_nothing_is_downloaded_for_a_folder_that_exists(tmp_path, web):
-    (tmp_path / "data").mkdir()
-    assert main(["movielens", "--name", "1m", "--out", str(tmp_path / "data")]) == 2
-    assert web.requests == []
+    found.unlink()
+    assert main(command) == 2
+    assert web.paths == ["/ml-1m.zip"]

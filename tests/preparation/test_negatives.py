@@ -128,13 +128,6 @@ def test_a_user_who_chose_everything_gets_no_negative_and_is_counted():
     assert drawn.missing == 4
 
 
-def test_before_anything_exists_there_are_no_negatives():
-    pool = pool_of([4, 6], [5, 5])
-    assert draw([1], pool).missing == 4
-    assert draw([1, 2], pool).positive.tolist() == [1, 1, 1, 1]
-    assert draw([1], pool_of([], [])).missing == 4
-
-
 def test_threads_draw_what_one_does(monkeypatch):
     rng = np.random.default_rng(0)
     offsets = np.append(np.arange(0, 300, 2), 320)  # a long user and many of two events

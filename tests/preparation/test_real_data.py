@@ -19,9 +19,7 @@ pytestmark = [
 ]
 DATA = Path(os.environ.get("DIEN_JAX_DATA", "."))
 GROCERY = partial(
-    InteractionsOptions,
-    file=DATA / "interactions/grocery.csv.gz",
-    item_features=("category",),
+    InteractionsOptions, file=DATA / "interactions/grocery.csv.gz", item_features=("category",)
 )
 BOOKS = {kind: DATA / f"amazon_raw/{kind}_Books_sample.json.gz" for kind in ("reviews", "meta")}
 INSTRUMENTS = {kind: DATA / f"amazon_raw/{kind}_Musical_Instruments_top100.json" for kind in BOOKS}

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.plain_splits import EARLIER, TRAIN, covered, sides_of
 from support.small_dataset import contents
 from support.tiny_logs import SPLITS, log_of, opened, write
@@ -22,7 +20,6 @@ from dien_jax.data.metadata import SPLITS as NAMES
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
-from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = pytest.mark.long
@@ -36,8 +33,6 @@ CONTEXT = {"slot": "multivalued", "price": "numeric", "mood": "categorical"}
 
 
 class Row(NamedTuple):
-    """A row of a log, with its cells."""
-
     line: int
     user: str
     item: str
@@ -139,7 +134,6 @@ class Reference:
 
 
 def cells_of(column: Column) -> list[Any]:
-    """The rows of a column, lists of multi-valued ones."""
     values = column.values.tolist()
     if column.offsets is None:
         return values
@@ -214,7 +208,6 @@ def check_negatives(expected: Reference, found: Dataset, name: str, positives: l
 
 
 def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> None:
-    """Compare the features of items, users and requests."""
     for group, features in FEATURES.items():
         values = list(expected.items if group == "item" else expected.users)
         for name, kind in features.items():
@@ -288,18 +281,3 @@ def test_folders_that_extend_others_are_those_of_plain_python(kind, split, tmp_p
     old, *_ = prepared_and_checked(kind, logs["old"], tmp_path / "old", **settings)
     settings |= {"old": old, "extend": old.path}
     prepared_and_checked(kind, logs["new"], tmp_path / "new", **settings)
-
-
-@given(
-    st.lists(st.integers(0, 10**6), min_size=1, max_size=40),
-    st.lists(st.integers(0, 10**6), max_size=30),
-)
-def test_entries_of_a_file_are_taken_in_any_order(tmp_path_factory, numbers, places):
-    places = np.array([place % len(numbers) for place in places], np.int64)
-    file = ArrayFile(tmp_path_factory.mktemp("take") / "numbers", np.int64)
-    for start in range(0, len(numbers), 4):
-        file.append(numbers[start : start + 4])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(array_files, "BLOCK", 3)
-        assert file.take(places).tolist() == [numbers[place] for place in places]
-        assert np.concatenate(list(file.blocks())).tolist() == numbers

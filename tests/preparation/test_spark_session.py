@@ -4,7 +4,6 @@ The tests that need a session run in ``.ci/spark``, in the session of the enviro
 """
 
 import dataclasses
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from support.programs import free_port
 from support.small_dataset import assert_equal
 from support.spark import needs_spark, without_spark
 from support.tiny_logs import write
@@ -37,7 +37,6 @@ connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra s
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
-    """Workspaces of both engines."""
     folder = tmp_path_factory.mktemp("engines")
     with (
         open_workspace(LogOptions(out=folder / "duckdb", split="by-user")) as duckdb,
@@ -124,12 +123,9 @@ def refused(expected: str, folder: Path, **changes: Any) -> None:
 
 
 def test_addresses_that_lead_nowhere_are_refused(tmp_path):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    closed_port = f"127.0.0.1:{port}"
-    expected = f"--spark-url .*: nothing answers at {closed_port}"
-    refused(expected, tmp_path, spark_url=f"sc://{closed_port}")
+    closed = f"127.0.0.1:{free_port()}"
+    expected = f"--spark-url .*: nothing answers at {closed}"
+    refused(expected, tmp_path, spark_url=f"sc://{closed}")
     refused("--spark-url http://x: expected sc://HOST:PORT", tmp_path, spark_url="http://x")
     refused("expected sc://HOST:PORT, got .*[Pp]ort", tmp_path, spark_url="sc://x:port")
     expected = "--spark-url and --spark-folder need --engine spark"

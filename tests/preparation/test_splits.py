@@ -17,13 +17,6 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.data.value_text import Clock
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.splits import (
-    Borders,
-    EventPart,
-    Split,
-    borders_by_share,
-    history_ends,
-)
 
 pytestmark = pytest.mark.fast
 
@@ -51,15 +44,15 @@ SETTINGS = st.one_of(
 )
 
 
-def log_of(users: list[list[int]], label: list[int] | None = None) -> EventPart:
+def log_of(users: list[list[int]], label: list[int] | None = None) -> splits.EventPart:
     """The log of users with rows at some times."""
     offsets = np.cumsum([0, *map(len, users)]).astype(np.int64)
     time = np.array([*chain(*users)], np.int64)
     labels = None if label is None else np.array(label, np.int8)
-    return EventPart(0, 0, np.zeros(len(time), np.int32), time, labels, offsets)
+    return splits.EventPart(0, 0, np.zeros(len(time), np.int32), time, labels, offsets)
 
 
-def split_of(log: EventPart, **settings: Any) -> Split:
+def split_of(log: splits.EventPart, **settings: Any) -> splits.Split:
     """The split of a log that is one part."""
     events: Any = SimpleNamespace(
         item=log.item,
@@ -71,7 +64,7 @@ def split_of(log: EventPart, **settings: Any) -> Split:
         times_at=lambda _, places: np.sort(log.timestamp)[places].tolist(),
     )
     workspace: Any = None
-    return Split(workspace, ImplicitOptions(out=Path("data"), **settings), events)
+    return splits.Split(workspace, ImplicitOptions(out=Path("data"), **settings), events)
 
 
 @given(TIMES, SETTINGS, st.sampled_from([None, 1, 3]), st.booleans())
@@ -105,7 +98,7 @@ def test_sides_and_what_training_sees_are_those_of_plain_python(users, settings,
 def test_impression_histories_hold_exactly_the_clicks_strictly_before(users, data):
     rows = sum(map(len, users))
     log = log_of(users, data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)))
-    ends, clicks = history_ends(log), np.flatnonzero(log.label)
+    ends, clicks = splits.history_ends(log), np.flatnonzero(log.label)
     first_click = np.append(0, np.cumsum(log.label))[log.offsets]
     for sequence, (start, end) in enumerate(pairwise(log.offsets)):
         for row in range(start, end):
@@ -115,10 +108,6 @@ def test_impression_histories_hold_exactly_the_clicks_strictly_before(users, dat
             assert seen == [c for c in clicks if start <= c < end and before[c]]
 
 
-def test_the_history_of_an_event_is_all_before_it():
-    assert history_ends(log_of([[1], [1, 2]])).tolist() == [0, 1, 2]
-
-
 def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():
     log, shares = log_of([[1, 2]] * 100), {"valid_share": 0.2, "test_share": 0.2}
     first, again, other = (
@@ -126,17 +115,6 @@ def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another()
         for seed in (1, 1, 2)
     )
     assert first == again != other
-
-
-def test_time_borders_leave_the_last_shares_and_keep_ties_on_the_later_side():
-    def borders_of(times: list[int], valid_share: float, test_share: float) -> Borders:
-        shares = {"valid_share": valid_share, "test_share": test_share}
-        return borders_by_share(10, lambda places: [times[place] for place in places], **shares)
-
-    even, tied = list(range(10)), [1, 2, 3, 4, 5, 6, 7, 7, 7, 9]
-    assert borders_of(even, 0.2, 0.1) == (7, 9)
-    assert borders_of(tied, 0.2, 0.2) == (7, 7)
-    assert borders_of(even, 0.0, 0.0) == (10, 10)
 
 
 @pytest.mark.parametrize(

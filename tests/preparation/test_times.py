@@ -1,11 +1,9 @@
-"""Times, numbers and labels of logs that are malformed, mixed or of one class."""
+"""Times and numbers of logs that are malformed or mixed."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import tiny_run
 from support.tiny_logs import make, refused, write
-from support.tiny_run import refusal
 from support.value_texts import TEXTS, read_by
 
 from dien_jax.data.value_text import Clock, number_of
@@ -92,13 +90,6 @@ def test_requests_have_the_unit_that_the_folder_records(tmp_path) -> None:
     dates = [f"1970-01-0{1 + k % 9}" for k in range(480)]
     dataset, _ = make(write(tmp_path, log(dates)))
     assert UserEvents(dataset).time("1970-01-01T00:00:01.500") == 1500
-
-
-def test_training_on_one_class_is_refused(tmp_path, capfd) -> None:
-    data = tiny_run.write_data(tmp_path / "data", train=1)
-    message = refusal(tiny_run.light_flags(data, tmp_path / "run"), capfd)
-    assert "the train split has label 1 only, and no model can learn from it" in message
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", TEXTS)

@@ -1,6 +1,5 @@
 """Calibration: what is fitted, that the order of scores stays, and the file."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import expit
+from support.json_files import REMOVED, edit_json
 
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, calibration_error, logloss
@@ -118,9 +118,6 @@ def test_file_gives_the_calibration_back(tmp_path: Path) -> None:
     assert Calibration.load(tmp_path / "none", 1) is None
 
 
-REMOVED = object()
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -132,8 +129,7 @@ REMOVED = object()
 )
 def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected: str) -> None:
     uncalibrated(1).save(tmp_path)
-    file = tmp_path / "calibration.json"
-    values = json.loads(file.read_text()) | change
-    file.write_text(json.dumps({k: value for k, value in values.items() if value is not REMOVED}))
+    for name, value in change.items():
+        edit_json(tmp_path / "calibration.json", name, value=value)
     with pytest.raises(UserError, match=rf"calibration\.json: {expected}"):
         Calibration.load(tmp_path, 1)

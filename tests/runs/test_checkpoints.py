@@ -115,7 +115,7 @@ def test_latest_and_best_are_kept_and_others_removed(tmp_path):
     assert_same_bits(checkpoints.restore(110, make_state())[0], make_state(110))
 
 
-def test_step_can_be_saved_again_with_its_evaluation(tmp_path):
+def test_step_can_be_saved_again_with_its_evaluation_and_none_before_it(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, make_state(), {"evaluated": False}, best=False)
     checkpoints.save(5, make_state(), {"evaluated": True}, best=True)
@@ -124,11 +124,6 @@ def test_step_can_be_saved_again_with_its_evaluation(tmp_path):
     checkpoints.save(5, make_state(), {"evaluated": "before"}, best=False)
     assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 5)
     assert len(names(tmp_path)) == 1
-
-
-def test_step_before_the_latest_is_refused(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, make_state(), {}, best=False)
     with pytest.raises(ValueError, match="at least the latest, 5, got 4"):
         checkpoints.save(4, make_state(), {}, best=True)
 
@@ -211,16 +206,10 @@ def test_kill_at_any_moment_of_a_save_leaves_latest_and_best(tmp_path, best):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (
-            make_state(hidden=6),
-            r"expected params/gru/bias as float32 \[3, 6\], found float32 \[3, 5\]",
-        ),
+        (make_state(hidden=6), r"expected params/gru/bias as float32 \[3, 6\], found float32 \[3,"),
         (make_state(stats=("mean", "variance")), "expected batch_stats/variance as .* nothing"),
         (make_state(stats=()), "it has batch_stats/mean, which the configuration lacks"),
-        (
-            make_state()._replace(step=jnp.asarray(0.0)),
-            r"expected step as float32 \[\], found int32 \[\]",
-        ),
+        (make_state()._replace(step=jnp.zeros(())), r"expected step as float32 \[\], found int32"),
         (
             make_state(key=jax.random.key(1, impl="rbg")),
             r"expected key as uint32 \[4\], found uint32 \[2\]",

@@ -1,13 +1,13 @@
 """``config.json`` of a run: edited files are refused, and data of other content does not fit."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support import small_dataset
+from support.json_files import REMOVED, edit_json
 
 from dien_jax import UserError, open_dataset, preset
 from dien_jax.runs.folder import Run
@@ -54,9 +54,9 @@ def test_data_of_another_schema_does_not_fit(data: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["format_version"], None, "expected format_version 1, found none; train the model again"),
+        (["format_version"], REMOVED, "expected format_version 1, found none; train the model"),
         (["warm_start"], {"run": "/a"}, r"required field 'step' - at '\$.warm_start'"),
-        (["model", "dropout"], None, "expected the setting model.dropout, which is missing"),
+        (["model", "dropout"], REMOVED, "expected the setting model.dropout, which is missing"),
         (["model", "dropout"], "0.5", "model.dropout must be a number, got '0.5'"),
         (["model", "droput"], 0.5, "unknown setting 'model.droput'; did you mean 'dropout'?"),
         (["later"], 0.5, "unknown setting 'later'"),
@@ -67,13 +67,6 @@ def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, dat
     run = new_run(data)
     run.save(folder)
     assert Run.load(folder) == run
-    values = inner = json.loads((folder / "config.json").read_text())
-    for key in keys[:-1]:
-        inner = inner[key]
-    if value is None:
-        del inner[keys[-1]]
-    else:
-        inner[keys[-1]] = value
-    (folder / "config.json").write_text(json.dumps(values))
+    edit_json(folder / "config.json", *keys, value=value)
     with pytest.raises(UserError, match=rf"config\.json.*{message}"):
         Run.load(folder)

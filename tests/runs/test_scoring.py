@@ -5,6 +5,7 @@ import functools
 import json
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,10 +102,7 @@ def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
 def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):
-    def stop(*arguments):
-        raise Interrupted(signal.SIGTERM)
-
-    monkeypatch.setattr(loop.Trainer, "_step", stop)
+    monkeypatch.setattr(loop.Trainer, "_step", Mock(side_effect=Interrupted(signal.SIGTERM)))
     assert train.main(flags(data, tmp_path / "run")) == 143
     capfd.readouterr()
     message = refusal([str(tmp_path / "run")], capfd)
@@ -114,15 +112,14 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
 
 @pytest.mark.long
 def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
-    built = []
-    make = state.make_sampler
-    monkeypatch.setattr(state, "make_sampler", lambda given: built.append(given) or make(given))
+    make = Mock(wraps=state.make_sampler)
+    monkeypatch.setattr(state, "make_sampler", make)
     model = load_run(run)
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")
     Ranker(run).rank(["i2"], ["i3"])
     export_run(run, tmp_path / "model.dien")
     Inspector(model).examples("test", [0])
-    assert built == []
+    make.assert_not_called()
     training_tables(model.dataset, model.run.config)  # counts
-    assert len(built) == 1
+    make.assert_called_once()

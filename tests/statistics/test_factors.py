@@ -78,9 +78,7 @@ def transitions(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
 
 @pytest.mark.long
 @pytest.mark.parametrize("table", [0, FOLDS])
-def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
-    table: int,
-) -> None:
+def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(table: int) -> None:
     events, components = log(32), factor_levels(VALUES)[-1]  # so few values have no error
     row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components

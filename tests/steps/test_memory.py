@@ -57,17 +57,12 @@ def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, mo
     item, user = Feature("item", "categorical", rows), Feature("user", "categorical", 2)
     schema, table = Schema(item=(item,), user=(user,)), 4 * 18 * rows
     monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: int(tables * table))
-    with pytest.raises(UserError, match="parameters and their optimizer state take at least"):
+    expected = "parameters and their optimizer state take at least .*; choose smaller model sizes$"
+    with pytest.raises(UserError, match=expected):
         create_state(config, schema, 1, 0)
     networks = 2**20  # 56,000 numbers, with slots and a gradient of one matrix
     monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: int(tables * table) + networks)
     create_state(config, schema, 1, 0)
-
-
-def test_refused_state_names_the_sizes(monkeypatch):
-    monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: 10)
-    with pytest.raises(UserError, match=r"choose smaller model sizes$"):
-        create_state(config_of("din"), tiny_run.SCHEMA, 1, 0)
 
 
 @pytest.mark.parametrize(

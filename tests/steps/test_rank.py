@@ -76,19 +76,20 @@ def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK
             assert np.ptp(np.asarray(got), axis=0).max() > 1e-4
 
 
-@pytest.mark.parametrize("attention", ["mlp", "bilinear"])
-@pytest.mark.parametrize("gates", ["paper", "authors"])
-@pytest.mark.parametrize("name", ["din", "gru_att", "aigru", "agru", "augru"])
-def test_interests_are_those_of_a_history_for_every_candidate(name, gates, attention) -> None:
-    if attention == "bilinear" and name not in ("din", "augru"):
-        pytest.skip("attention is the same for all")
-    config = member(name, dataclasses.replace(SMALL, gates=gates, attention=attention))
-    assert_shared_as_rows(config)
+WITH_GATES = ("aigru", "agru", "augru")
 
 
-@pytest.mark.parametrize("name", ["din", "aigru", "agru", "augru"])
-def test_native_interests_are_those_of_a_history_for_every_candidate(name) -> None:
-    assert_shared_as_rows(member(name, dataclasses.replace(SMALL, implementation="native")))
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in ("din", "gru_att", *WITH_GATES)),
+        *((name, {"gates": "authors"}) for name in WITH_GATES),
+        *((name, {"attention": "bilinear"}) for name in ("din", "augru")),
+        *((name, {"implementation": "native"}) for name in ("din", *WITH_GATES)),
+    ],
+)
+def test_interests_are_those_of_a_history_for_every_candidate(name, changes) -> None:
+    assert_shared_as_rows(member(name, dataclasses.replace(SMALL, **changes)))
 
 
 def test_without_evolution_there_is_no_final_state() -> None:

@@ -16,7 +16,7 @@ from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.rows import distinct, large_tables, places, table_of
+from dien_jax.steps.rows import large_tables, table_of
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 
@@ -98,16 +98,6 @@ def after(config: Config, batches: list[Batch], dense_rows: int = 0):
         before = leaves(state)
         state, metrics = step(state, tables(), batch)
     return before, leaves(state), metrics
-
-
-def test_distinct_rows_are_found_once_and_filler_is_dropped() -> None:
-    ids = jnp.array([[7, 3], [3, 9], [7, 7]], jnp.int32)
-    rows = distinct(ids, 10)
-    np.testing.assert_array_equal(rows.read, [3, 7, 9, 3, 3, 3])
-    np.testing.assert_array_equal(rows.write, [3, 7, 9, 13, 14, 15])
-    np.testing.assert_array_equal(places(rows, ids), [[1, 0], [0, 2], [1, 1]])
-    few = distinct(jnp.array([1, 0, 1, 0, 1], jnp.int32), 3)
-    np.testing.assert_array_equal(few.write, [0, 1, 5])
 
 
 def test_tables_are_large_by_their_rows() -> None:

@@ -29,7 +29,6 @@ Results = Callable[[Path], Any]
 
 
 def file_results(file: Path) -> Any:
-    """Return a digest of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -51,7 +50,6 @@ def run_results(folder: Path) -> Any:
 
 
 def table_results(folder: Path) -> Any:
-    """Return the results of a table."""
     with (folder / "results.csv").open(newline="") as stream:
         lines = [_untimed(line) for line in csv.DictReader(stream)]
     return [lines, sorted(path.name for path in folder.iterdir())]
@@ -129,7 +127,6 @@ PROGRAMS = {
 
 
 def add_inputs(workspace: Path) -> None:
-    """Add a log that has grown."""
     log = (workspace / "log.csv").read_text()
     more = [f"u{user},i{user % 19},c1,2.5,t1,{1000 + user}" for user in range(10, 23)]
     (workspace / "grown.csv").write_text(log + "\n".join([*more, ""]))
@@ -149,7 +146,6 @@ class Preloaded:
     """A process with the library, which runs commands in forks of itself."""
 
     def __init__(self, scratch: Path) -> None:
-        """Build the library and start the process."""
         library, self.log = scratch / "disk_faults.so", scratch / "log"
         compile_ = ["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"]
         subprocess.run(compile_, check=True)
@@ -166,17 +162,10 @@ class Preloaded:
         seconds: float = LIMIT,
         kill: int = signal.SIGKILL,
     ) -> Ending:
-        """Run a command in a folder.
+        """Run a command in a folder, below which calls on files are counted.
 
-        Args:
-          folder: current folder of the command; calls on files below it are counted.
-          command: name of the command, and its arguments.
-          at: number of the call that fails or, without ``error``, before which the process gets a
-            signal.
-          error: the call's errno.
-          stays: whether later calls fail too.
-          seconds: time after which the process gets the signal in any case.
-          kill: number of the signal.
+        Call number ``at`` fails with errno ``error``, and later ones too if it ``stays``. Without
+        an error the process gets the signal ``kill`` before that call, or after some seconds.
         """
         self.log.unlink(missing_ok=True)
         environment = {"FAULT_FOLDER": str(folder), "FAULT_LOG": str(self.log)}

@@ -9,17 +9,17 @@ import contextlib
 import hashlib
 import importlib
 import io
-import json
 import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dien_jax.utils.files import LOCK_FILE
 from support.forks import Forks, Job
+from support.json_files import edit_json
 from support.tiny_run import LIGHT, SETTINGS
 
 SECONDS = 60
@@ -96,7 +96,6 @@ def make_workspace(folder: Path) -> Path:
 
 
 def export(workspace: Path) -> None:
-    """Add the exported file of the run."""
     with contextlib.chdir(workspace):
         ending = run_in_process("export", "run", "--out", "model.dien")
     assert ending.status == 0, ending.output
@@ -106,10 +105,7 @@ PREPARE = (
     *("prepare", "interactions", "log.csv", "--out", "data", "--item-features"),
     *("category", "price:numeric", "tags:multivalued"),
 )
-TRAIN = (
-    *("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT),
-    "--train.epochs=1",
-)
+TRAIN = (*("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT), "--train.epochs=1")
 
 
 def run_in_process(command: str, *arguments: str) -> Ending:
@@ -194,16 +190,9 @@ def restore(workspace: Path, pristine: Path, expected: dict[str, str]) -> None:
             shutil.copy2(source, target)
 
 
-def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the object in a JSON file in place."""
-    values = json.loads(file.read_text())
-    change(values)
-    file.write_text(json.dumps(values))
-
-
 def unfinish(folder: Path) -> None:
     """Make the run of a workspace one that was stopped after its first epoch of three."""
-    edit_json(folder / "run" / "config.json", lambda run: run["train"].update(epochs=3))
+    edit_json(folder / "run" / "config.json", "train", "epochs", value=3)
     (folder / "run" / "result.json").unlink()
 
 

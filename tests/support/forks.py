@@ -64,7 +64,6 @@ class Forks:
     """A process whose forks run commands; it ends with this one."""
 
     def __init__(self, **environment: str) -> None:
-        """Start it with some variables set."""
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
@@ -74,7 +73,6 @@ class Forks:
         )
 
     def run(self, *jobs: Job) -> list[Ended]:
-        """Run commands at once, and wait for all."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +85,6 @@ class Forks:
         return [Ended(status, *pair) for status, pair in zip(statuses, texts, strict=True)]
 
     def end(self) -> None:
-        """End the process now."""
         with self.process:
             self.process.kill()
 

@@ -58,7 +58,6 @@ def interface() -> Interface:
 
 
 def recorded() -> Interface:
-    """Return the list as it was written."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
@@ -180,7 +179,6 @@ def _help(arguments: Any) -> str:
 
 
 def main() -> None:
-    """Write the list."""
     lines = [f"  {json.dumps(name)}: {json.dumps(parts)}" for name, parts in interface().items()]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

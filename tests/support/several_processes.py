@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from dien_jax.training import hosts, loop
 from support import tiny_run
 from support.forks import Ended, Forks, Job
+from support.programs import free_port
 
 LIBRARIES = ("[Gloo]", "I1", "W1", "E1", "F1")
 """Starts of lines that libraries print: the level and the month of those of XLA."""
@@ -27,16 +27,9 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 
 Signals = dict[int, tuple[int, int]]
-"""By process, a signal and the step before which it comes."""
+"""By process, a signal that it sends itself and the step before which it does."""
 forks = functools.cache(Forks)
 """The process whose forks the processes are."""
-
-
-def free_port() -> int:
-    """A port of the loopback interface that no program listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def distributed(process: int, port: int) -> list[str]:
@@ -54,14 +47,7 @@ def run_together(
     signals: Signals | None = None,
     variables: Callable[[int], dict[str, str]] = lambda process: {},
 ) -> list[Ended]:
-    """Run a process for each list of flags at once, and wait for all.
-
-    Args:
-      given: flags of each process.
-      devices: of each process.
-      variables: gives further environment variables of a process.
-      signals: by process, a signal that it sends itself and the step before which it does.
-    """
+    """Run a process for each list of flags at once, and wait for all."""
     environment = {}
     if devices > 1:
         count = f"--xla_force_host_platform_device_count={devices}"

@@ -1,15 +1,13 @@
-"""Small dataset folders: one with every kind of feature, one of many items, pieces, equality."""
+"""Small dataset folders: one with every kind of feature, one of many items; and their equality."""
 
 import json
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dien_jax.data.arrays import Column, Examples
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 
@@ -72,10 +70,7 @@ def write_folder(
 
 def write(path: Path, **changes: Any) -> Path:
     """A small valid folder, some arguments of ``events`` or of training ``examples`` replaced."""
-    events: dict[str, Any] = {
-        "timestamp": ints(5, 7, 7, -3, 9),
-        "offsets": ints(0, 3, 3, 5),
-    }
+    events: dict[str, Any] = {"timestamp": ints(5, 7, 7, -3, 9), "offsets": ints(0, 3, 3, 5)}
     examples = {
         "sequence": ints(0, 0, 1, 2),
         "history_end": ints(2, 3, 3, 3),
@@ -124,7 +119,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def leftovers(parent: Path) -> list[str]:
-    """What lies in a folder."""
     return sorted(entry.name for entry in parent.iterdir())
 
 
@@ -170,54 +164,6 @@ def write_wide(path: Path) -> Path:
         popularity=np.bincount(items[:60].reshape(-1), minlength=size),
         splits=dict(zip(("train", "valid", "test"), parts, strict=True)),
     )
-
-
-def in_pieces(data: Path, out: Path, borders: Sequence[int]) -> Path:
-    """Write a folder again, piece by piece: before some sequences, rising, a new piece begins.
-
-    Sequences are groups too. Examples are sorted by sequence.
-    """
-    dataset = open_dataset(data)
-    schema, meta = dataset.schema, dataset.meta
-    sequences, groups = len(dataset.event_offsets) - 1, dataset.groups()
-    assert len(groups) == sequences
-    with DatasetWriter(out, schema=schema, source=meta["source"], split=meta["split"]) as writer:
-        for feature in schema.features:
-            if feature.size is not None:
-                writer.vocabulary(feature.name, dataset.vocabulary(feature.name))
-        for write, columns in ((writer.items, dataset.items), (writer.users, dataset.users)):
-            for name, column in columns.items():
-                write(name, *column)
-        writer.popularity(dataset.popularity)
-        for first, end in pairwise([0, *borders, sequences]):
-            write_piece(writer, dataset, groups, first, end)
-    return out
-
-
-def write_piece(
-    writer: DatasetWriter, dataset: Dataset, groups: list[str], first: int, end: int
-) -> None:
-    """Write some sequences, their groups, events and examples."""
-    offsets = np.asarray(dataset.event_offsets)[first : end + 1]
-    events = slice(offsets[0], offsets[-1])
-    writer.groups(groups[first:end])
-    writer.events(dataset.event_item[events], dataset.event_timestamp[events], offsets)
-    for split, examples in dataset.splits.items():
-        writer.examples(split, of_sequences(examples, first, end))
-
-
-def of_sequences(examples: Examples, first: int, end: int) -> Examples:
-    """Return the examples of some sequences, by sequence."""
-    sequence = np.asarray(examples.sequence)
-    order = np.argsort(sequence, kind="stable")
-    is_inside = (sequence[order] >= first) & (sequence[order] < end)
-    return examples.take(order[is_inside])
-
-
-def change_meta(data: Path) -> None:
-    """Give a folder another digest."""
-    file = data / "meta.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"changed": True}))
 
 
 def assert_equal(first: Dataset, other: Dataset) -> None:

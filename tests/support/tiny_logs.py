@@ -64,7 +64,6 @@ def options(file: Path, **changes) -> InteractionsOptions:
 
 
 def make(file: Path, **changes):
-    """The dataset of a log, and the summary."""
     return opened(prepare, options(file, **changes))
 
 

@@ -131,7 +131,6 @@ def schema_of(vocabularies: dict[str, list[str]]) -> Schema:
 
 
 def flags(data: Path, folder: Path) -> list[str]:
-    """A whole command line."""
     return ["--data", str(data), "--run-dir", str(folder), *SETTINGS]
 
 
@@ -192,7 +191,6 @@ def assert_same(folder: Path, other: Path, *apart_from: str) -> None:
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

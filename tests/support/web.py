@@ -33,8 +33,6 @@ class Web:
 
 @contextmanager
 def web_server() -> Iterator[Web]:
-    """Run the server until the block ends."""
-
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -97,12 +95,10 @@ def stall(count: int) -> Answer:
 
 
 def status(code: int) -> Answer:
-    """Answer with an error status."""
     return lambda web, handler: handler.send_error(code)
 
 
 def redirect(target: str) -> Answer:
-    """Send the client to another address."""
     return lambda web, handler: _send(handler, 302, Location=target, Connection="close")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -44,14 +43,6 @@ def reports(folder: Path, restored_step: int = 0, evaluated_step: int = 0) -> It
         closing(Reporter(folder, loggers, evaluated_step)) as reporter,
     ):
         yield reporter
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The time, in seconds, as the report sees it."""
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    return now
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
@@ -160,9 +151,8 @@ def test_cut_drops_later_lines_and_a_torn_one(tmp_path, torn):
 def test_damaged_line_is_refused_by_number(tmp_path, damage):
     content = f"{json.dumps(record(100))}\n{damage}\n{json.dumps(record(300))}\n"
     (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
-    with pytest.raises(
-        UserError, match=r"metrics.jsonl, line 2: [eE]xpected (JSON|'object'|'int')"
-    ):
+    expected = r"metrics.jsonl, line 2: [eE]xpected (JSON|'object'|'int')"
+    with pytest.raises(UserError, match=expected):
         cut_back(tmp_path, 100)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
 

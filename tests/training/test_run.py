@@ -15,6 +15,10 @@ from support.tiny_run import light_config as config
 import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.runs.folder import Run
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.rows import automatic_update
 from dien_jax.training import run
 from dien_jax.utils.files import read_json
 
@@ -166,3 +170,29 @@ def test_name_of_a_preset_is_no_config(data, tmp_path):
     with pytest.raises(TypeError, match=r"data must be a dataset folder, or what make_dataset .*"):
         inspect.unwrap(dien_jax.fit)(dien_jax.preset("din"), data=table, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("users", "update"), [(35_536, "dense"), (35_537, "lazy_adam")])
+def test_rows_of_large_tables_decide_their_update(users, update):
+    sizes = {"item": 30_000, "category": 4096, "user": users}  # categories are a small table
+    item, category, user = (Feature(name, "categorical", size) for name, size in sizes.items())
+    schema = Schema((item, category), (user,))
+    assert automatic_update(schema) == update
+    place = OneDevice(schema)
+    assert place.tables_by_row("auto") == place.tables_by_row(update)
+
+
+@pytest.mark.long
+def test_large_tables_take_lazy_adam_and_say_so(large_data, tmp_path, capfd):
+    def fit(name: str, *more: str) -> dien_jax.RunResult:
+        few = config("--train.epochs=1", *more)
+        return dien_jax.fit(few, data=large_data, run_dir=tmp_path / name)
+
+    automatic = fit("auto")
+    assert Run.load(tmp_path / "auto").config.optim.embedding_update == "lazy_adam"
+    assert (
+        "optim.embedding_update is lazy_adam: large embedding tables have more than 65,536 rows"
+    ) in " ".join(capfd.readouterr().err.split())
+    chosen = fit("lazy", "--optim.embedding-update=lazy_adam")
+    assert "embedding_update" not in capfd.readouterr().err
+    assert automatic.valid == chosen.valid

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import tiny_run, untrained_run
 
-from dien_jax import auc, train
+from dien_jax import Ranker, auc, train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
@@ -90,6 +90,20 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
     for line in tiny_run.evaluations(run):
         assert line["valid"]["auc"] == pytest.approx(0.5, abs=0.01)
         assert line["train"]["click_loss"] > 0.68  # log 2 is .693
+
+
+@pytest.mark.long
+def test_an_unknown_candidate_scores_within_the_known_ones(tmp_path):
+    """Every item is seen many times, and the tower decides the scores."""
+    flags = [*tiny_run.LIGHT, "--model.layers=4", "--model.statistics", "--train.epochs=8"]
+    flags += ["--train.max-history=8", "--train.buckets=8", "--optim.learning-rate=1e-9"]
+    clicks = {"rows": 6000, "users": 60, "items": 12, "rates": (0.05, 0.1, 0.2)}
+    ranker = Ranker(tiny_run.train_on_impressions(tmp_path, *flags, **clicks))
+    for history in ([], ["i1", "i2", "i3"]):
+        ranking = ranker.rank(history, [*(f"i{k}" for k in range(12)), "never seen"], user="u1")
+        scores = dict(zip(ranking.ids, ranking.scores.tolist(), strict=True))
+        unknown = scores.pop("never seen")
+        assert min(scores.values()) / 2 < unknown < 2 * max(scores.values())
 
 
 LISTS = {"hr_10": 0.12, "hr_10_popularity": 0.02, "ndcg_10": 0.06, "targets": 1000}

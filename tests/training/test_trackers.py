@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.programs import free_port
 from support.tiny_run import light_flags
 
 from dien_jax import train
@@ -224,15 +225,13 @@ def test_trained_run_is_stopped_and_goes_on_where_it_was(data, tmp_path, monkeyp
 
 @each
 def test_server_that_cannot_be_reached_is_refused(data, tmp_path, monkeypatch, capfd, name):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        secret = address.replace("//", "//me:secret@")
-        variables = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_INIT_TIMEOUT": "2"}
-        variables |= {"WANDB_API_KEY": "0" * 40, "MLFLOW_TRACKING_URI": secret}
-        for variable, value in variables.items():
-            monkeypatch.setenv(variable, value)
-        assert train.main([*light_flags(data, tmp_path / "run"), "--loggers", name]) == 2
+    address = f"http://127.0.0.1:{free_port()}"
+    secret = address.replace("//", "//me:secret@")
+    variables = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_INIT_TIMEOUT": "2"}
+    variables |= {"WANDB_API_KEY": "0" * 40, "MLFLOW_TRACKING_URI": secret}
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert train.main([*light_flags(data, tmp_path / "run"), "--loggers", name]) == 2
     *_, line = capfd.readouterr().err.splitlines()
     assert line.startswith("error: MLflow cannot" if name == "mlflow" else "error: W&B cannot")
     assert f"--loggers without {name} trains without it" in line

@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from dien_kernels import instruction_set
@@ -12,7 +13,6 @@ from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
-from dien_jax.runs import folder
 from dien_jax.runs.folder import Run, versions
 from dien_jax.training import run as training
 
@@ -29,13 +29,6 @@ def test_versions_name_what_the_kernels_run_and_their_instruction_set(monkeypatc
         assert versions(config_with(name))["recurrences"] == expected
 
 
-@pytest.mark.parametrize(("number", "shown"), [(1, None), (2, "2")])
-def test_versions_name_devices_and_processes_if_more_than_one(number, shown, monkeypatch) -> None:
-    monkeypatch.setattr(folder, "count", lambda: number)
-    found = versions(config_with("xla"), devices=number)
-    assert (found.get("devices"), found.get("processes")) == (shown, shown)
-
-
 @pytest.mark.parametrize("before", ["native avx512", "xla"])
 def test_resuming_on_other_recurrences_says_that_digits_may_differ(
     before: str, tmp_path: Path, monkeypatch, capsys
@@ -46,10 +39,7 @@ def test_resuming_on_other_recurrences_says_that_digits_may_differ(
     kept = run.versions | {"recurrences": before}
     dataclasses.replace(run, versions=kept).save(tmp_path / "run")
 
-    def stop(*arguments: object) -> None:
-        raise Interrupted(signal.SIGTERM)
-
-    monkeypatch.setattr(training, "_train", stop)
+    monkeypatch.setattr(training, "_train", Mock(side_effect=Interrupted(signal.SIGTERM)))
     with pytest.raises(Interrupted):
         training.resume(tmp_path / "run")
     differs = f"warning: the run began with recurrences {before}, this is xla; the last digit"

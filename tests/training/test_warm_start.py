@@ -7,6 +7,7 @@ import itertools
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -24,19 +25,7 @@ from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, trained_scores
 from dien_jax.steps.state import create_state
-from dien_jax.training import loop
-from dien_jax.training.warm_start import (
-    NEW,
-    Grown,
-    _check_features,
-    _check_inputs,
-    _check_settings,
-    grown,
-    grown_table,
-    load_source,
-    mean_row,
-    trained_rows,
-)
+from dien_jax.training import loop, warm_start
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
@@ -73,11 +62,11 @@ def tiny(tmp_path_factory):
     return Tiny(old, new, run, warm, said.getvalue())
 
 
-def started(tiny: Tiny) -> Grown:
+def started(tiny: Tiny) -> warm_start.Grown:
     """What a run on the grown data starts from."""
     config = Run.load(tiny.run).config
     fresh = create_state(config, tiny.new.schema, tiny_run.STEPS_PER_EPOCH, 5)
-    return grown(load_source(tiny.run, tiny.new, config), tiny.new, fresh)
+    return warm_start.grown(warm_start.load_source(tiny.run, tiny.new, config), tiny.new, fresh)
 
 
 def scores(tiny: Tiny, split: str) -> np.ndarray:
@@ -92,19 +81,20 @@ def scores(tiny: Tiny, split: str) -> np.ndarray:
 
 
 def test_rows_are_matched_by_value_and_the_unknown_row_stays():
-    rows = trained_rows(["", "a", "b", "c"], ["", "c", "x", "a"])
-    assert rows.tolist() == [0, 3, NEW, 1]
-    assert trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, NEW, 1]
+    rows = warm_start.trained_rows(["", "a", "b", "c"], ["", "c", "x", "a"])
+    assert rows.tolist() == [0, 3, warm_start.NEW, 1]
+    assert warm_start.trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, warm_start.NEW, 1]
 
 
 def test_tables_grow_by_rows_that_start_as_said():
     table = np.array([[9, 9], [1, 0], [3, 0], [0, 6]], np.float32)
-    found = grown_table(table, np.array([0, 3, 1, NEW, 2]), np.array([5, 7]))
+    found = warm_start.grown_table(table, np.array([0, 3, 1, warm_start.NEW, 2]), np.array([5, 7]))
     assert found.tolist() == [[9, 9], [0, 6], [1, 0], [5, 7], [3, 0]]
-    assert grown_table(table[:, 0], np.array([0, NEW, 2]), 0.0).tolist() == [9, 0, 3]
-    assert mean_row(table, None).tolist() == pytest.approx([4 / 3, 2])
-    assert mean_row(table, np.array([1, 1, 0])).tolist() == [2, 0]
-    assert mean_row(table[:1], None).tolist() == [9, 9], "there is no other"
+    found = warm_start.grown_table(table[:, 0], np.array([0, warm_start.NEW, 2]), 0.0)
+    assert found.tolist() == [9, 0, 3]
+    assert warm_start.mean_row(table, None).tolist() == pytest.approx([4 / 3, 2])
+    assert warm_start.mean_row(table, np.array([1, 1, 0])).tolist() == [2, 0]
+    assert warm_start.mean_row(table[:1], None).tolist() == [9, 9], "there is no other"
 
 
 def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
@@ -213,7 +203,6 @@ def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
 
 
 def latest(folder: Path):
-    """Step and state of the latest checkpoint of a run."""
     return tiny_run.saved_states(folder)["latest"][:2]
 
 
@@ -252,11 +241,8 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     folder = tmp_path / "run"
     arguments = flags(tiny.new.path, folder, tiny.run)
 
-    def dies(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "start_from", dies)
+        patch.setattr(loop.Trainer, "start_from", Mock(side_effect=KeyboardInterrupt))
         assert train.main(arguments) == 130
     again = tmp_path / "again"
     shutil.copytree(folder, again)
@@ -279,9 +265,9 @@ def test_data_with_other_inputs_of_the_tower_is_refused(tiny):
         dataclasses.replace(tiny.old.schema, item=(item, dataclasses.replace(category, size=size)))
         for size in (47, 48)
     )
-    _check_inputs(few, dataclasses.replace(tiny.new, schema=few))
+    warm_start._check_inputs(few, dataclasses.replace(tiny.new, schema=few))
     with pytest.raises(UserError, match=r"\(category similarity_16_last, .*\); train a new run"):
-        _check_inputs(few, dataclasses.replace(tiny.new, schema=many))
+        warm_start._check_inputs(few, dataclasses.replace(tiny.new, schema=many))
 
 
 @pytest.mark.parametrize(
@@ -297,18 +283,18 @@ def test_data_with_other_inputs_of_the_tower_is_refused(tiny):
 def test_a_model_of_other_parameters_is_refused_by_its_setting(changes, expected):
     refused = pytest.raises(UserError, match=expected) if expected else contextlib.nullcontext()
     with refused:
-        _check_settings(ModelConfig(), ModelConfig(**changes))
+        warm_start._check_settings(ModelConfig(), ModelConfig(**changes))
 
 
 def test_data_of_other_features_is_refused(tiny):
     number = Feature("price", "numeric", mean=1.0, deviation=2.0)
     with_price = Schema((*tiny.old.schema.item, number), tiny.old.schema.user)
     with pytest.raises(UserError, match=r"must have the item features of the run, item \(categ"):
-        _check_features(with_price, tiny.new)
+        warm_start._check_features(with_price, tiny.new)
     otherwise = dataclasses.replace(number, mean=1.5)
     changed = Schema((*tiny.old.schema.item, otherwise), tiny.old.schema.user)
     with pytest.raises(UserError, match="must standardise 'price' as the run's data does, with"):
-        _check_features(with_price, dataclasses.replace(tiny.new, schema=changed))
+        warm_start._check_features(with_price, dataclasses.replace(tiny.new, schema=changed))
 
 
 def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd):

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import Mock
 
 import pytest
 import tyro
@@ -18,7 +19,6 @@ import tyro
 from dien_jax import export, predict, prepare, reproduce, train
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils.command import check_words, description, join_help_lines, run_command
-from dien_jax.utils.console import listed
 
 CUT = """
 import os, pathlib, sys, numpy
@@ -42,13 +42,6 @@ def test_a_mapped_file_that_is_cut_ends_a_command_with_its_name(tmp_path) -> Non
     assert b"\nerror: array.npy changed while it was in use: 100 bytes now, 80,128 " in found.stderr
 
 
-def fail(error: BaseException):
-    def run(options: object) -> None:
-        raise error
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
@@ -68,14 +61,15 @@ def fail(error: BaseException):
     ],
 )
 def test_errors_and_signals_become_an_exit_status(error, status, message, capsys) -> None:
-    outcome = run_command(dict, fail(error), compiles=False, when_interrupted="stopped")
+    run = Mock(side_effect=error)
+    outcome = run_command(dict, run, compiles=False, when_interrupted="stopped")
     assert outcome == status
     assert capsys.readouterr().err == message
 
 
 def test_other_errors_are_raised() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
-        run_command(dict, fail(RuntimeError("a bug")), compiles=False)
+        run_command(dict, Mock(side_effect=RuntimeError("a bug")), compiles=False)
 
 
 def test_the_status_of_a_command_is_its_own_and_sigterm_is_as_before() -> None:
@@ -216,10 +210,3 @@ def test_fields_of_bases_and_of_fields_that_are_declared_again_have_their_texts(
     with pytest.raises(SystemExit):
         tyro.cli(Described, args=["--help"])
     assert "A file, the description of which takes two lines." in capsys.readouterr().out
-
-
-def test_entries_of_a_list_are_wrapped_under_their_text(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "30")
-    assert listed("train", 5, "Train a click model on a folder") == (
-        "  train  Train a click model\n         on a folder"
-    )

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from support.tiny_run import light_flags, refusal, write_data
+from support.tiny_run import light_flags, write_data
 
-from dien_jax.utils import command
 from dien_jax.utils.machine import enable_compile_cache
 
 pytestmark = pytest.mark.long
@@ -64,14 +63,6 @@ def test_a_second_process_loads_what_the_first_compiled(data: Path, tmp_path: Pa
     left = [file for file in cut if file.exists()]
     assert len(left) > len(cut) / 2
     assert not [file for file in left if file.read_bytes() == cut[file]]
-
-
-def test_the_flag_turns_it_off(tmp_path: Path, monkeypatch, capfd) -> None:
-    calls: list[bool] = []
-    monkeypatch.setattr(command, "enable_compile_cache", lambda: calls.append(True))
-    for flags in ([], ["--no-compile-cache"]):
-        refusal([*light_flags(tmp_path / "nowhere", tmp_path / "run"), *flags], capfd)
-    assert calls == [True]
 
 
 def test_a_folder_that_the_user_chose_stays() -> None:

@@ -54,13 +54,11 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     assert terminal.getvalue() == "step 1\n"
 
 
-def test_elsewhere_lines_come_every_few_seconds(capfd, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_elsewhere_lines_come_every_few_seconds(capfd, clock):
     with closing(ProgressLine(every=5.0)) as line:
         for step in range(11):
             line.update(f"step {step}", step / 10)
-            now[0] += 1.0
+            clock[0] += 1.0
     assert capfd.readouterr() == ("", "step 0\nstep 5\nstep 10\n")
 
 
@@ -130,15 +128,13 @@ def test_nothing_else_in_the_package_prints():
         assert "print" not in names or file == Path(console.__file__), file
 
 
-def test_a_stage_tells_the_time_left_by_the_pace_since_its_first_progress(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+def test_a_stage_tells_the_time_left_by_the_pace_since_its_first_progress(clock):
     current = console.Stage("writing")
     assert current.left(60.0) == ""
-    now[0] += 40.0  # of compilation
+    clock[0] += 40.0  # of compilation
     current.share = 0.25
     assert current.left(current.seconds()) == ""
-    now[0] += 1.0
+    clock[0] += 1.0
     current.share = 0.5
     assert current.left(1.0) == ""
     assert current.left(current.seconds()) == ", about 2 s left"

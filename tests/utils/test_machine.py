@@ -53,13 +53,18 @@ def test_an_allocator_that_the_user_set_is_left_alone(name: str, monkeypatch) ->
     assert not keep_freed_memory()
 
 
-@pytest.mark.parametrize("flags", [(), ("--keep-memory",), ("--no-keep-memory",)])
-def test_commands_keep_memory_unless_the_flag_says_no(flags: tuple, monkeypatch) -> None:
-    calls: list[None] = []
-    monkeypatch.setattr(command, "keep_freed_memory", lambda: calls.append(None))
+TURNED_OFF = {"keep_freed_memory": "--no-keep-memory", "enable_compile_cache": "--no-compile-cache"}
+"""Functions that commands call first, and the flags against them."""
+
+
+@pytest.mark.parametrize("flag", ["", "--keep-memory", "--no-keep-memory", "--no-compile-cache"])
+def test_commands_keep_memory_and_programs_unless_a_flag_says_no(flag, monkeypatch) -> None:
+    calls: list[str] = []
+    for name in TURNED_OFF:
+        monkeypatch.setattr(command, name, lambda name=name: calls.append(name))
     monkeypatch.setattr(train, "show", lambda arguments: None)
-    assert train.main(["--resume", "runs/first", *flags]) == 0
-    assert len(calls) == ("--no-keep-memory" not in flags)
+    assert train.main(["--resume", "runs/first", *([flag] if flag else [])]) == 0
+    assert {*calls} == {name for name, off in TURNED_OFF.items() if off != flag}
 
 
 def test_only_the_start_of_a_command_sets_the_allocator() -> None:
