@@ -1,12 +1,13 @@
 """A loaded model and its programs, called with padded histories and candidates of several requests.
 
-Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. All calls
-for several requests are made before the first result is waited for.
+Histories are padded to some of the run's buckets, slices of N candidates to ``CANDIDATE_BUCKETS``.
+All calls for several requests are made before the first result is waited for.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,16 @@ from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.utils.machine import map_in_order, thread_count
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
+CANDIDATE_BUCKETS = (64, 512)
+"""Numbers of candidates that programs are compiled for; more are scored in slices."""
+TOWER_ROWS = 1280
+"""Number of candidates that the program of the tower is compiled for; more are in slices."""
+Slices = Mapping[int, int]
+"""Size of slices by the largest number of candidates for it, rising; the last is for any number."""
 
 
 class LoadedModel(NamedTuple):
@@ -41,6 +49,7 @@ class LoadedModel(NamedTuple):
     step: int
     max_history: int
     history_buckets: tuple[int, ...]
+    candidate_slices: Slices
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
     programs: Programs
@@ -55,6 +64,7 @@ class LoadedModel(NamedTuple):
             trained.step,
             config.train.max_history,
             history_buckets(config),
+            candidate_slices(follow_authors=config.model.follow_authors),
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
             (jax.device_put(trained.variables()), tables),
             make_programs(config, dataset.schema),
@@ -72,6 +82,7 @@ class LoadedModel(NamedTuple):
             manifest["step"],
             manifest["max_history"],
             tuple(manifest["history_buckets"]),
+            candidate_slices(follow_authors=manifest["settings"]["model"]["follow_authors"]),
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
             (jax.device_put(exported.weights),),
             ranking_programs(exported.programs),
@@ -109,6 +120,16 @@ def history_buckets(config: Config) -> tuple[int, ...]:
         if edge < edges[0] and least * edge <= edges[0]:
             edges.insert(0, edge)
     return tuple(edges)
+
+
+def candidate_slices(*, follow_authors: bool) -> Slices:
+    """Return the slices that candidates are scored in.
+
+    Four small slices take less time than a large one; but the fewest where scores depend on the
+    candidates of a slice.
+    """
+    small, large = CANDIDATE_BUCKETS
+    return {small * (1 if follow_authors else 4): small, large: large}
 
 
 class RankRequest(NamedTuple):
@@ -158,18 +179,12 @@ def encoded_requests(
     ]
 
 
-CANDIDATE_BUCKETS = (32, 128, 512)
-"""Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
-TOWER_ROWS = 1280
-"""Number of candidates that the program of the tower is compiled for; more are in slices."""
-
-
 class BucketedPrograms:
     """The programs of a model, for any number of histories and requests."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._programs, self.buckets = model.programs, model.history_buckets
-        self._arguments = model.arguments
+        self._arguments, self._slices = model.arguments, model.candidate_slices
 
     @property
     def programs(self) -> Programs:
@@ -181,18 +196,27 @@ class BucketedPrograms:
         self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
     ) -> Iterator[float]:
         """Call every program at every size, up to ``candidates``; yield the share that is done."""
-        sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
+        largest = slice_size(self._slices, candidates)
+        sizes = [size for size in self._slices.values() if size <= largest]
         user = np.full(1, UNKNOWN, np.int32)
-        for number, bucket in enumerate(self.buckets):
+
+        def call(bucket: int) -> None:
             (encoded,) = self.encode([History(np.zeros(bucket, np.int32))])
             assert encoded.interests is not None
             self.extend(encoded.interests, UNKNOWN, bucket - 1)
-            for place, size in enumerate(sizes):
-                yield (number + place / len(sizes)) / len(self.buckets)
-                request = EncodedRequest(encoded, user, context, np.zeros(size, np.int32))
-                self.score([request])
-            if tower:
-                self.tower([request])
+            for size in sizes:
+                self.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
+
+        def call_tower(bucket: int) -> None:
+            history = History(np.zeros(bucket, np.int32))
+            self.tower([EncodedRequest(history, user, context, np.zeros(1, np.int32))])
+
+        calls = [partial(call, bucket) for bucket in self.buckets]
+        calls += [partial(call_tower, bucket) for bucket in self.buckets if tower]
+        yield 0.0
+        done = map_in_order(lambda call: call(), calls, thread_count())
+        for number, _ in enumerate(done, start=1):
+            yield number / len(calls)
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
@@ -222,7 +246,7 @@ class BucketedPrograms:
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.score(*self._arguments, request.history.interests, *inputs)
 
-        return self._in_slices(requests, CANDIDATE_BUCKETS, call)
+        return self._in_slices(requests, self._slices, call)
 
     def tower(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return logits of the tower, float32 ``[N]`` of each request."""
@@ -230,29 +254,30 @@ class BucketedPrograms:
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.tower(*self._arguments, *inputs)
 
-        return self._in_slices(requests, (TOWER_ROWS,), call)
+        return self._in_slices(requests, {TOWER_ROWS: TOWER_ROWS}, call)
 
     def _in_slices(
         self,
         requests: Sequence[EncodedRequest],
-        sizes: Sequence[int],
+        slices: Slices,
         call: Callable[..., jax.Array],
     ) -> list[np.ndarray]:
-        """Return what a program gives for the candidates, padded to some sizes."""
-        largest, results = sizes[-1], []
+        """Return what a program gives for the candidates, in padded slices."""
+        results = []
         for request in requests:
             inputs = (*self._read(request.history), request.user, request.context)
-            for start in range(0, len(request.candidates), largest):
-                items = request.candidates[start : start + largest]
-                padded = _padded(items, sizes[_bucket_place(sizes, len(items))])
-                results.append(call(request, *inputs, padded, np.int32(len(items))))
-        fetched = iter(jax.device_get(results))
-        scores = []
-        for request in requests:
-            count = len(request.candidates)
-            parts = [next(fetched) for _ in range(0, count, largest)]
-            scores.append(np.concatenate([np.zeros(0, np.float32), *parts])[:count])
-        return scores
+            results.append([])
+            start, count = 0, len(request.candidates)
+            while start < count:
+                size = slice_size(slices, count - start)
+                items = request.candidates[start : start + size]
+                result = call(request, *inputs, _padded(items, size), np.int32(len(items)))
+                results[-1].append(result)
+                start += size
+        return [
+            np.concatenate([np.zeros(0, np.float32), *parts])[: len(request.candidates)]
+            for request, parts in zip(requests, jax.device_get(results), strict=True)
+        ]
 
     def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
         """Return a history's rows, padded, and its length."""
@@ -269,6 +294,7 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def _bucket_place(sizes: Sequence[int], candidates: int) -> int:
-    """Return the place of the smallest size that holds the candidates, else of the largest."""
-    return min(bisect_left(sizes, candidates), len(sizes) - 1)
+def slice_size(slices: Slices, candidates: int) -> int:
+    """Return the size of the next slice of some candidates."""
+    sizes = (size for most, size in slices.items() if candidates <= most)
+    return next(sizes, [*slices.values()][-1])

@@ -18,7 +18,13 @@ from support.untrained_run import TOLERANCE
 
 import dien_jax
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, RankRequest, history_buckets
+from dien_jax.inference.bucketed_programs import (
+    CANDIDATE_BUCKETS,
+    RankRequest,
+    candidate_slices,
+    history_buckets,
+    slice_size,
+)
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
@@ -145,13 +151,18 @@ def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
     assert table["score"].tolist() == ranking.scores.tolist()
 
 
-def test_more_candidates_than_the_largest_bucket(ranker) -> None:
-    many = [PEAR, SLASH, ODD] * 200
-    assert len(many) > CANDIDATE_BUCKETS[-1]
-    ranking = ranker.rank([ODD], many, context=CONTEXT)
-    few = ranker.rank([ODD], many[:3], context=CONTEXT)
-    assert ranking.ids == [one for one in few.ids for _ in range(200)]
-    np.testing.assert_allclose(ranking.scores[::200], few.scores, **TOLERANCE)
+def test_candidates_of_several_slices_score_as_in_one(ranker) -> None:
+    few = ranker.rank([ODD], [PEAR, SLASH, ODD], context=CONTEXT)
+    for times in (50, 200):  # small slices alone, and with a large one
+        ranking = ranker.rank([ODD], [PEAR, SLASH, ODD] * times, context=CONTEXT)
+        assert ranking.ids == [one for one in few.ids for _ in range(times)]
+        np.testing.assert_allclose(ranking.scores[::times], few.scores, **TOLERANCE)
+
+
+def test_slices_are_as_few_as_can_be_where_scores_depend_on_other_candidates() -> None:
+    for follow_authors, sizes in ((False, [64, 64, 512]), (True, [64, 512, 512])):
+        slices = candidate_slices(follow_authors=follow_authors)
+        assert [slice_size(slices, count) for count in (64, 256, 600)] == sizes
 
 
 def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
@@ -311,7 +322,7 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path) -> None:
     assert len(COMPILED) - before == lengths * (2 + sizes)
     before = len(COMPILED)
     for length in range(9):
-        for size in (1, *CANDIDATE_BUCKETS, 1300):
+        for size in (1, *CANDIDATE_BUCKETS, 130, 1300):
             ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
     ranker.remember("Ann", [])
     for _ in range(9):
