@@ -6,6 +6,7 @@ All calls for several requests are made before the first result is waited for.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ Slices = Mapping[int, int]
 class LoadedModel(NamedTuple):
     """A model to rank with; ``arguments`` are the first ones of every program, on the device.
 
+    ``may_pad`` is False where scores depend on the length that a history is padded to.
     ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
     ``tables/item/category``.
@@ -50,6 +52,7 @@ class LoadedModel(NamedTuple):
     max_history: int
     history_buckets: tuple[int, ...]
     candidate_slices: Slices
+    may_pad: bool
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
     programs: Programs
@@ -65,6 +68,7 @@ class LoadedModel(NamedTuple):
             config.train.max_history,
             history_buckets(config),
             candidate_slices(follow_authors=config.model.follow_authors),
+            not config.model.follow_authors,
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
             (jax.device_put(trained.variables()), tables),
             make_programs(config, dataset.schema),
@@ -77,12 +81,14 @@ class LoadedModel(NamedTuple):
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
         require_unforked()
         manifest = exported.manifest
+        follow_authors = manifest["settings"]["model"]["follow_authors"]
         return cls(
             exported.schema,
             manifest["step"],
             manifest["max_history"],
             tuple(manifest["history_buckets"]),
-            candidate_slices(follow_authors=manifest["settings"]["model"]["follow_authors"]),
+            candidate_slices(follow_authors=follow_authors),
+            not follow_authors,
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
             (jax.device_put(exported.weights),),
             ranking_programs(exported.programs),
@@ -183,8 +189,9 @@ class BucketedPrograms:
     """The programs of a model, for any number of histories and requests."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self._programs, self.buckets = model.programs, model.history_buckets
-        self._arguments, self._slices = model.arguments, model.candidate_slices
+        self._programs, self._arguments = model.programs, model.arguments
+        self._slices, self._may_pad = model.candidate_slices, model.may_pad
+        self.buckets = self._every = model.history_buckets
 
     @property
     def programs(self) -> Programs:
@@ -193,30 +200,53 @@ class BucketedPrograms:
         return self._programs
 
     def compile_all(
-        self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
+        self,
+        context: dict[str, FeatureValues],
+        candidates: int,
+        *,
+        tower: bool,
+        ready: Callable[[], None],
     ) -> Iterator[float]:
-        """Call every program at every size, up to ``candidates``; yield the share that is done."""
+        """Call every program at every size, up to ``candidates``; yield the share that is done.
+
+        Those for the longest histories come first, and ``ready`` is called after them: shorter
+        histories are padded for these until their own are compiled.
+        """
         largest = slice_size(self._slices, candidates)
         sizes = [size for size in self._slices.values() if size <= largest]
         user = np.full(1, UNKNOWN, np.int32)
 
         def call(bucket: int) -> None:
-            (encoded,) = self.encode([History(np.zeros(bucket, np.int32))])
+            alone = self._alone(bucket)
+            (encoded,) = alone.encode([History(np.zeros(bucket, np.int32))])
             assert encoded.interests is not None
-            self.extend(encoded.interests, UNKNOWN, bucket - 1)
+            alone.extend(encoded.interests, UNKNOWN, bucket - 1)
             for size in sizes:
-                self.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
+                alone.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
 
         def call_tower(bucket: int) -> None:
             history = History(np.zeros(bucket, np.int32))
-            self.tower([EncodedRequest(history, user, context, np.zeros(1, np.int32))])
+            request = EncodedRequest(history, user, context, np.zeros(1, np.int32))
+            self._alone(bucket).tower([request])
 
-        calls = [partial(call, bucket) for bucket in self.buckets]
-        calls += [partial(call_tower, bucket) for bucket in self.buckets if tower]
+        every, functions = self._every, [call, call_tower][: 1 + tower]
+        self.buckets = every[-1:] if self._may_pad else every
+        first = [partial(function, bucket) for bucket in self.buckets for function in functions]
         yield 0.0
-        done = map_in_order(lambda call: call(), calls, thread_count())
-        for number, _ in enumerate(done, start=1):
-            yield number / len(calls)
+        for number, _ in enumerate(map_in_order(lambda call: call(), first, thread_count()), 1):
+            yield number / len(first) * len(self.buckets) / len(every)
+        ready()
+        for bucket in reversed(every[: -len(self.buckets)]):
+            for function in functions:
+                function(bucket)
+            self.buckets = (bucket, *self.buckets)
+            yield len(self.buckets) / len(every)
+
+    def _alone(self, bucket: int) -> "BucketedPrograms":
+        """Return the same programs with a single length of histories."""
+        programs = copy(self)
+        programs.buckets = (bucket,)
+        return programs
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
@@ -229,10 +259,10 @@ class BucketedPrograms:
         """Return the interests after one more event; ``length`` counts the events before it."""
         states, bucket = interests.states, self._bucket(length + 1)
         steps, size = states.shape
-        if bucket > steps:
-            padding = np.zeros((bucket - steps, size), states.dtype)
-            wider = np.concatenate([np.asarray(states), padding])
-            states = placed_like(wider, states)  # or programs would compile again
+        if bucket != steps:
+            padding = np.zeros((max(bucket - steps, 0), size), states.dtype)
+            padded = np.concatenate([np.asarray(states)[:bucket], padding])
+            states = placed_like(padded, states)  # or programs would compile again
         interests = interests._replace(states=states)
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
@@ -280,12 +310,14 @@ class BucketedPrograms:
         ]
 
     def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
-        """Return a history's rows, padded, and its length."""
-        rows = history.rows
-        return _padded(rows, self._bucket(len(rows))), np.int32(len(rows))
+        """Return a history's rows, padded as its interests are, and its length."""
+        rows, interests = history.rows, history.interests
+        steps = self._bucket(len(rows)) if interests is None else len(interests.states)
+        return _padded(rows, steps), np.int32(len(rows))
 
     def _bucket(self, length: int) -> int:
-        return self.buckets[bisect_left(self.buckets, length)]
+        buckets = self.buckets  # another thread may add to them
+        return buckets[bisect_left(buckets, length)]
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:

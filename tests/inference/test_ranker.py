@@ -334,3 +334,34 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path) -> None:
         ranker.observe("Ann", PEAR)
     Ranker(run).warm_up()
     assert len(COMPILED) == before
+
+
+@pytest.mark.parametrize("follow_authors", [False, True])
+def test_a_warm_up_is_ready_once_no_call_compiles(follow_authors, data, tmp_path) -> None:
+    changes = {**NO_COUNTS, "follow_authors": follow_authors}
+    run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **changes)
+    make_programs.cache_clear()
+    ranker, found, compiled = Ranker(run), [], len(COMPILED)
+    candidates = [ODD, SLASH]
+
+    def ready() -> None:
+        lengths = 2 if follow_authors else 1  # scores depend on the padding
+        assert len(COMPILED) - compiled == lengths * (2 + len(CANDIDATE_BUCKETS))
+        before = len(COMPILED)
+        found.append(ranker.rank([PEAR], candidates, "Ann", CONTEXT))
+        for user in ("Bob", "Cid"):
+            ranker.remember(user, [PEAR])
+        ranker.observe("Cid", ODD)
+        assert len(COMPILED) == before
+
+    ranker.warm_up(ready=ready)
+    before = len(COMPILED)
+    assert before - compiled == 2 * (2 + len(CANDIDATE_BUCKETS))
+    same(ranker.rank([PEAR], candidates, "Ann", CONTEXT), found[0])
+    expected = ranker.rank([PEAR], candidates, "Bob", CONTEXT)
+    same(ranker.rank(None, candidates, "Bob", CONTEXT), expected)
+    ranker.observe("Bob", ODD)
+    for user in ("Bob", "Cid"):
+        expected = ranker.rank([PEAR, ODD], candidates, user, CONTEXT)
+        same(ranker.rank(None, candidates, user, CONTEXT), expected)
+    assert len(COMPILED) == before
