@@ -1,10 +1,10 @@
-"""Time from starting `python -m dien_jax.train` to its first step, compile cache empty and full.
+"""Time from starting a command until it does its work, compile cache empty and full.
 
-    python -m benchmarks.first_step DATA [--repeats 3] [--json FILE]
+    python -m benchmarks.first_step DATA [--serve RUN] [--repeats 3] [--json FILE]
 
-Each time is that of a new process up to the line that it prints after one step: imports, the
-dataset folder, parameters, compiling, the step. The process is then stopped. The cache has a
-temporary folder.
+Each time is that of a new process: of `python -m dien_jax.train` up to the line that it prints
+after one step, and of `python -m dien_jax.serve` until it is ready. The process is then stopped.
+The cache, also of the native kernels, has a temporary folder.
 """
 
 import os
@@ -23,25 +23,22 @@ from dien_jax.config.presets import PRESETS
 COLUMNS = ("case", "system", "policy", "threads", "median_ms", "spread_ms")
 
 
-def first_step_milliseconds(data: Path, preset: str, cache: Path) -> float:
-    """Time one process that keeps compiled programs in ``cache``."""
+def milliseconds(command: Sequence[str], wanted: str, cache: Path) -> float:
+    """Time a process that keeps compiled programs in ``cache``, up to a line that starts so."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "dien_jax.train", preset, "--data", str(data)]
-        command += ["--run-dir", f"{folder}/run", "--train.log-every", "1"]
-        start = time.perf_counter()
-        output: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=environment, **output) as process:
-            assert process.stdout is not None
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if line.startswith("step 1 "):
-                    passed = 1e3 * (time.perf_counter() - start)
-                    process.kill()
-                    return passed
-    raise SystemExit("no first step: " + "".join(lines))
+    start = time.perf_counter()
+    output: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, "-m", *command], env=environment, **output) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(wanted):
+                passed = 1e3 * (time.perf_counter() - start)
+                process.kill()
+                return passed
+    raise SystemExit(f"no line {wanted!r}: {''.join(lines)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,16 +46,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="dataset folder")
     parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
+    parser.add_argument("--serve", type=Path, metavar="RUN", help="run folder to serve too")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind")
     options = parse(parser, argv, repeats=1)
-    times: dict[str, list[float]] = {"compile cache empty": [], "compile cache full": []}
-    for _ in range(options.repeats):
-        with tempfile.TemporaryDirectory() as cache:
-            for measured in times.values():
-                measured.append(first_step_milliseconds(options.data, options.preset, Path(cache)))
+    train = ["dien_jax.train", options.preset, "--data", str(options.data)]
+    commands = {options.data.name: ([*train, "--train.log-every", "1"], "step 1 ")}
+    if options.serve:
+        commands["serve"] = (["dien_jax.serve", str(options.serve), "--port", "0"], "ready: ")
+    times: dict[tuple[str, str], list[float]] = {}
+    for case, (command, line) in options.repeats * [*commands.items()]:
+        with tempfile.TemporaryDirectory() as folder:
+            for policy in ("compile cache empty", "compile cache full"):
+                rest = [] if case == "serve" else ["--run-dir", f"{folder}/{policy}"]
+                passed = milliseconds([*command, *rest], line, Path(folder))
+                times.setdefault((case, policy), []).append(passed)
     rows = [
-        timed_row("first_step", measured, case=options.data.name, policy=policy)
-        for policy, measured in times.items()
+        timed_row("first_step", measured, case=case, policy=policy)
+        for (case, policy), measured in times.items()
     ]
     report(options, rows, COLUMNS)
 

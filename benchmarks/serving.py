@@ -53,7 +53,7 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Start a server with flags, wait until it is ready, and yield it and its port.
+    """Start a server with flags, wait until all is compiled, and yield it and its port.
 
     Compiled programs are kept in ``cache``, unless the environment names another folder. The
     benchmark ends where the server does not start, or does not end with status 0.
@@ -71,11 +71,12 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
         lines = []
         for line in server.stderr:
             lines.append(line)
-            if " at http://" in line:
+            if "compiling for all request sizes (" in line:
                 break
         else:
             raise SystemExit(f"the server did not start:\n{''.join(lines)}")
-        yield server, int(line.rpartition(":")[2])
+        ready = next(line for line in lines if " at http://" in line)
+        yield server, int(ready.rpartition(":")[2])
         server.send_signal(signal.SIGTERM)
         rest = server.stderr.read()
         if server.wait(READY_SECONDS):

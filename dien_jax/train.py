@@ -29,7 +29,6 @@ from dien_jax.config.settings import (
     TrainConfig,
 )
 from dien_jax.errors import UserError
-from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import check_words, parse_flags, run_command, stop_signals
 from dien_jax.utils.console import aligned, print_result, say
 
@@ -162,6 +161,8 @@ def run(arguments: Arguments) -> "RunResult":
 
 
 def _table(result: "RunResult") -> str:
+    from dien_jax.metrics.scores import METRICS  # imported here: --help needs no NumPy
+
     rows: dict[str, dict[str, Any]] = {
         "validation": result.valid,
         "test": result.test,

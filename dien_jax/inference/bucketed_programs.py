@@ -1,12 +1,14 @@
 """A loaded model and its programs, called with padded histories and candidates of several requests.
 
-Histories are padded to some of the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. All calls
-for several requests are made before the first result is waited for.
+Histories are padded to some of the run's buckets, slices of N candidates to ``CANDIDATE_BUCKETS``.
+All calls for several requests are made before the first result is waited for.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +26,22 @@ from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.utils.machine import map_in_order, thread_count
 
 LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
+CANDIDATE_BUCKETS = (64, 512)
+"""Numbers of candidates that programs are compiled for; more are scored in slices."""
+TOWER_ROWS = 1280
+"""Number of candidates that the program of the tower is compiled for; more are in slices."""
+Slices = Mapping[int, int]
+"""Size of slices by the largest number of candidates for it, rising; the last is for any number."""
 
 
 class LoadedModel(NamedTuple):
     """A model to rank with; ``arguments`` are the first ones of every program, on the device.
 
+    ``may_pad`` is False where scores depend on the length that a history is padded to.
     ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
     ``tables/item/category``.
@@ -41,6 +51,8 @@ class LoadedModel(NamedTuple):
     step: int
     max_history: int
     history_buckets: tuple[int, ...]
+    candidate_slices: Slices
+    may_pad: bool
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
     programs: Programs
@@ -55,6 +67,8 @@ class LoadedModel(NamedTuple):
             trained.step,
             config.train.max_history,
             history_buckets(config),
+            candidate_slices(follow_authors=config.model.follow_authors),
+            not config.model.follow_authors,
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
             (jax.device_put(trained.variables()), tables),
             make_programs(config, dataset.schema),
@@ -67,11 +81,14 @@ class LoadedModel(NamedTuple):
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
         require_unforked()
         manifest = exported.manifest
+        follow_authors = manifest["settings"]["model"]["follow_authors"]
         return cls(
             exported.schema,
             manifest["step"],
             manifest["max_history"],
             tuple(manifest["history_buckets"]),
+            candidate_slices(follow_authors=follow_authors),
+            not follow_authors,
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
             (jax.device_put(exported.weights),),
             ranking_programs(exported.programs),
@@ -109,6 +126,16 @@ def history_buckets(config: Config) -> tuple[int, ...]:
         if edge < edges[0] and least * edge <= edges[0]:
             edges.insert(0, edge)
     return tuple(edges)
+
+
+def candidate_slices(*, follow_authors: bool) -> Slices:
+    """Return the slices that candidates are scored in.
+
+    Four small slices take less time than a large one; but the fewest where scores depend on the
+    candidates of a slice.
+    """
+    small, large = CANDIDATE_BUCKETS
+    return {small * (1 if follow_authors else 4): small, large: large}
 
 
 class RankRequest(NamedTuple):
@@ -158,18 +185,13 @@ def encoded_requests(
     ]
 
 
-CANDIDATE_BUCKETS = (32, 128, 512)
-"""Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
-TOWER_ROWS = 1280
-"""Number of candidates that the program of the tower is compiled for; more are in slices."""
-
-
 class BucketedPrograms:
     """The programs of a model, for any number of histories and requests."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self._programs, self.buckets = model.programs, model.history_buckets
-        self._arguments = model.arguments
+        self._programs, self._arguments = model.programs, model.arguments
+        self._slices, self._may_pad = model.candidate_slices, model.may_pad
+        self.buckets = self._every = model.history_buckets
 
     @property
     def programs(self) -> Programs:
@@ -178,21 +200,53 @@ class BucketedPrograms:
         return self._programs
 
     def compile_all(
-        self, context: dict[str, FeatureValues], candidates: int, *, tower: bool
+        self,
+        context: dict[str, FeatureValues],
+        candidates: int,
+        *,
+        tower: bool,
+        ready: Callable[[], None],
     ) -> Iterator[float]:
-        """Call every program at every size, up to ``candidates``; yield the share that is done."""
-        sizes = CANDIDATE_BUCKETS[: _bucket_place(CANDIDATE_BUCKETS, candidates) + 1]
+        """Call every program at every size, up to ``candidates``; yield the share that is done.
+
+        Those for the longest histories come first, and ``ready`` is called after them: shorter
+        histories are padded for these until their own are compiled.
+        """
+        largest = slice_size(self._slices, candidates)
+        sizes = [size for size in self._slices.values() if size <= largest]
         user = np.full(1, UNKNOWN, np.int32)
-        for number, bucket in enumerate(self.buckets):
-            (encoded,) = self.encode([History(np.zeros(bucket, np.int32))])
+
+        def call(bucket: int) -> None:
+            alone = self._alone(bucket)
+            (encoded,) = alone.encode([History(np.zeros(bucket, np.int32))])
             assert encoded.interests is not None
-            self.extend(encoded.interests, UNKNOWN, bucket - 1)
-            for place, size in enumerate(sizes):
-                yield (number + place / len(sizes)) / len(self.buckets)
-                request = EncodedRequest(encoded, user, context, np.zeros(size, np.int32))
-                self.score([request])
-            if tower:
-                self.tower([request])
+            alone.extend(encoded.interests, UNKNOWN, bucket - 1)
+            for size in sizes:
+                alone.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
+
+        def call_tower(bucket: int) -> None:
+            history = History(np.zeros(bucket, np.int32))
+            request = EncodedRequest(history, user, context, np.zeros(1, np.int32))
+            self._alone(bucket).tower([request])
+
+        every, functions = self._every, [call, call_tower][: 1 + tower]
+        self.buckets = every[-1:] if self._may_pad else every
+        first = [partial(function, bucket) for bucket in self.buckets for function in functions]
+        yield 0.0
+        for number, _ in enumerate(map_in_order(lambda call: call(), first, thread_count()), 1):
+            yield number / len(first) * len(self.buckets) / len(every)
+        ready()
+        for bucket in reversed(every[: -len(self.buckets)]):
+            for function in functions:
+                function(bucket)
+            self.buckets = (bucket, *self.buckets)
+            yield len(self.buckets) / len(every)
+
+    def _alone(self, bucket: int) -> "BucketedPrograms":
+        """Return the same programs with a single length of histories."""
+        programs = copy(self)
+        programs.buckets = (bucket,)
+        return programs
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
@@ -205,10 +259,10 @@ class BucketedPrograms:
         """Return the interests after one more event; ``length`` counts the events before it."""
         states, bucket = interests.states, self._bucket(length + 1)
         steps, size = states.shape
-        if bucket > steps:
-            padding = np.zeros((bucket - steps, size), states.dtype)
-            wider = np.concatenate([np.asarray(states), padding])
-            states = placed_like(wider, states)  # or programs would compile again
+        if bucket != steps:
+            padding = np.zeros((max(bucket - steps, 0), size), states.dtype)
+            padded = np.concatenate([np.asarray(states)[:bucket], padding])
+            states = placed_like(padded, states)  # or programs would compile again
         interests = interests._replace(states=states)
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
@@ -222,7 +276,7 @@ class BucketedPrograms:
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.score(*self._arguments, request.history.interests, *inputs)
 
-        return self._in_slices(requests, CANDIDATE_BUCKETS, call)
+        return self._in_slices(requests, self._slices, call)
 
     def tower(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return logits of the tower, float32 ``[N]`` of each request."""
@@ -230,37 +284,40 @@ class BucketedPrograms:
         def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
             return self.programs.tower(*self._arguments, *inputs)
 
-        return self._in_slices(requests, (TOWER_ROWS,), call)
+        return self._in_slices(requests, {TOWER_ROWS: TOWER_ROWS}, call)
 
     def _in_slices(
         self,
         requests: Sequence[EncodedRequest],
-        sizes: Sequence[int],
+        slices: Slices,
         call: Callable[..., jax.Array],
     ) -> list[np.ndarray]:
-        """Return what a program gives for the candidates, padded to some sizes."""
-        largest, results = sizes[-1], []
+        """Return what a program gives for the candidates, in padded slices."""
+        results = []
         for request in requests:
             inputs = (*self._read(request.history), request.user, request.context)
-            for start in range(0, len(request.candidates), largest):
-                items = request.candidates[start : start + largest]
-                padded = _padded(items, sizes[_bucket_place(sizes, len(items))])
-                results.append(call(request, *inputs, padded, np.int32(len(items))))
-        fetched = iter(jax.device_get(results))
-        scores = []
-        for request in requests:
-            count = len(request.candidates)
-            parts = [next(fetched) for _ in range(0, count, largest)]
-            scores.append(np.concatenate([np.zeros(0, np.float32), *parts])[:count])
-        return scores
+            results.append([])
+            start, count = 0, len(request.candidates)
+            while start < count:
+                size = slice_size(slices, count - start)
+                items = request.candidates[start : start + size]
+                result = call(request, *inputs, _padded(items, size), np.int32(len(items)))
+                results[-1].append(result)
+                start += size
+        return [
+            np.concatenate([np.zeros(0, np.float32), *parts])[: len(request.candidates)]
+            for request, parts in zip(requests, jax.device_get(results), strict=True)
+        ]
 
     def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
-        """Return a history's rows, padded, and its length."""
-        rows = history.rows
-        return _padded(rows, self._bucket(len(rows))), np.int32(len(rows))
+        """Return a history's rows, padded as its interests are, and its length."""
+        rows, interests = history.rows, history.interests
+        steps = self._bucket(len(rows)) if interests is None else len(interests.states)
+        return _padded(rows, steps), np.int32(len(rows))
 
     def _bucket(self, length: int) -> int:
-        return self.buckets[bisect_left(self.buckets, length)]
+        buckets = self.buckets  # another thread may add to them
+        return buckets[bisect_left(buckets, length)]
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
@@ -269,6 +326,7 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def _bucket_place(sizes: Sequence[int], candidates: int) -> int:
-    """Return the place of the smallest size that holds the candidates, else of the largest."""
-    return min(bisect_left(sizes, candidates), len(sizes) - 1)
+def slice_size(slices: Slices, candidates: int) -> int:
+    """Return the size of the next slice of some candidates."""
+    sizes = (size for most, size in slices.items() if candidates <= most)
+    return next(sizes, [*slices.values()][-1])

@@ -284,21 +284,22 @@ class Ranker:
         *,
         lists: bool = False,
         progress: Callable[[float], None] = lambda share: None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        Each takes about half a second; :func:`dien_jax.utils.enable_compile_cache` keeps them.
+        Each takes up to three seconds; :func:`dien_jax.utils.enable_compile_cache` keeps them.
 
         Args:
           candidates: maximum number of candidates of a request; 512 covers any number.
           lists: compile what :meth:`recommend` calls too.
           progress: called now and then with the share that is done, from 0 to 1.
+          ready: called once no call compiles; short histories are padded more until the end.
         """
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
-        if lists:
-            candidates = max(candidates, self.schema.num_items)
+        most = max(candidates, self.schema.num_items) if lists else candidates
         tower = lists and self._lists.has_tower
-        for share in self._programs.compile_all(context, candidates, tower=tower):
+        for share in self._programs.compile_all(context, most, tower=tower, ready=ready):
             progress(share)
 
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:

@@ -346,7 +346,7 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
     """Refuse arrays of other names, types or shapes than those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
-        plain = leaf if isinstance(leaf, SavedTable) else jax.eval_shape(_without_key, leaf)
+        plain = jax.eval_shape(_without_key, leaf) if _is_key(leaf) else leaf
         wanted, array = _described(plain), found.get(name)
         actual = "nothing" if array is None else _described(array)
         if actual != wanted and not (isinstance(leaf, SavedTable) and _has_rows(array, leaf)):

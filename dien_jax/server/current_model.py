@@ -271,17 +271,19 @@ class CurrentModel:
     ) -> threading.Thread:
         """Start the thread that warms the model up, tells so, and looks for newer models."""
 
+        def is_warm() -> None:
+            self.warm = True
+            self._metrics.ready.set(not self._stopped)
+            ready()
+
         def work() -> None:
             try:
-                self._warm_up(self.served)
+                self._warm_up(self.served, is_warm)
             except CancelledError:  # the server stops during the warm-up
                 return
             except BaseException as error:
                 failed(error)
                 return
-            self.warm = True
-            self._metrics.ready.set(1)
-            ready()
             while not self._stopped:
                 requested = self._wake.wait(self._options.poll_seconds or None)
                 self._wake.clear()
@@ -369,7 +371,7 @@ class CurrentModel:
             raise UserError(f"{options.run} was replaced while it was loaded; load it again")
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
-    def _warm_up(self, model: ServedModel) -> None:
+    def _warm_up(self, model: ServedModel, ready: Callable[[], None] = lambda: None) -> None:
         with stage("compiling for all request sizes") as current:
 
             def progress(share: float) -> None:
@@ -378,5 +380,4 @@ class CurrentModel:
                     raise CancelledError
 
             candidates = self._options.max_candidates
-            model.ranker.warm_up(candidates, lists=True, progress=progress)
-            progress(1.0)
+            model.ranker.warm_up(candidates, lists=True, progress=progress, ready=ready)

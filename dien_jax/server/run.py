@@ -104,8 +104,10 @@ def serve(options: ServerOptions) -> int:
     extras, what = ("serve,export", " an exported file") if options.run.is_file() else ("serve", "")
     require(extras, f"serving{what}")
     import uvicorn
+    from dien_kernels import load_native_in_background
     from prometheus_client import disable_created_metrics
 
+    from dien_jax.runs.folder import Run
     from dien_jax.server import connections as waiting
     from dien_jax.server.app import Application
     from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
@@ -117,6 +119,8 @@ def serve(options: ServerOptions) -> int:
     with bind(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if not options.run.is_file() and Run.load(options.run).config.model.may_be_native:
+            load_native_in_background()  # while the model is read
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
@@ -156,7 +160,7 @@ def serve(options: ServerOptions) -> int:
             def ready() -> None:
                 say(f"ready: {current.served}, at {url}")
 
-            say(f"compiling first, for minutes without a cache; then {url} is ready: see /readyz")
+            say(f"compiling first, half a minute without a cache; then {url} is ready: see /readyz")
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
             thread.join(5.0)  # one that still loads or compiles is then abandoned

@@ -83,19 +83,21 @@ def test_the_train_step_has_a_row_for_each_implementation_and_peer() -> None:
     assert set(called) == {(4, 3)}
 
 
-def test_the_first_step_is_timed_with_an_empty_and_a_full_cache(
-    tmp_path, monkeypatch, capsys
-) -> None:
-    caches: list[Path] = []
+def test_starts_are_timed_with_an_empty_and_a_full_cache(tmp_path, monkeypatch, capsys) -> None:
+    calls: list[tuple[str, Path]] = []
 
-    def timed(data, preset, cache):
-        caches.append(cache)
-        return 1000.0 * len(caches)
+    def timed(command, line, cache):
+        calls.append((command[0], cache))
+        return 1000.0 * len(calls)
 
-    monkeypatch.setattr(first_step, "first_step_milliseconds", timed)
-    empty, full = rows_of(first_step.main, tmp_path / "new", str(tmp_path), "--repeats", "2")
-    assert (empty["median_ms"], full["median_ms"]) == (2000, 3000)
-    assert caches[0] == caches[1] != caches[2] == caches[3]
+    monkeypatch.setattr(first_step, "milliseconds", timed)
+    flags = [str(tmp_path), "--serve", "runs/first", "--repeats", "2"]
+    rows = rows_of(first_step.main, tmp_path / "new", *flags)
+    assert [row["median_ms"] for row in rows] == [3000, 4000, 5000, 6000]
+    assert [name for name, _ in calls] == 2 * [*2 * ["dien_jax.train"], *2 * ["dien_jax.serve"]]
+    caches = [cache for _, cache in calls]
+    assert caches[::2] == caches[1::2]
+    assert len({*caches}) == 4
     assert capsys.readouterr().out.startswith("| case | system | policy |")
 
 

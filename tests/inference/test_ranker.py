@@ -16,7 +16,13 @@ from support.untrained_run import TOLERANCE
 
 import dien_jax
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, RankRequest, history_buckets
+from dien_jax.inference.bucketed_programs import (
+    CANDIDATE_BUCKETS,
+    RankRequest,
+    candidate_slices,
+    history_buckets,
+    slice_size,
+)
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
@@ -132,13 +138,18 @@ def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
     assert table["score"].tolist() == ranking.scores.tolist()
 
 
-def test_more_candidates_than_the_largest_bucket(ranker) -> None:
-    many = [PEAR, SLASH, ODD] * 200
-    assert len(many) > CANDIDATE_BUCKETS[-1]
-    ranking = ranker.rank([ODD], many, context=CONTEXT)
-    few = ranker.rank([ODD], many[:3], context=CONTEXT)
-    assert ranking.ids == [one for one in few.ids for _ in range(200)]
-    np.testing.assert_allclose(ranking.scores[::200], few.scores, **TOLERANCE)
+def test_candidates_of_several_slices_score_as_in_one(ranker) -> None:
+    few = ranker.rank([ODD], [PEAR, SLASH, ODD], context=CONTEXT)
+    for times in (50, 200):  # small slices alone, and with a large one
+        ranking = ranker.rank([ODD], [PEAR, SLASH, ODD] * times, context=CONTEXT)
+        assert ranking.ids == [one for one in few.ids for _ in range(times)]
+        np.testing.assert_allclose(ranking.scores[::times], few.scores, **TOLERANCE)
+
+
+def test_slices_are_as_few_as_can_be_where_scores_depend_on_other_candidates() -> None:
+    for follow_authors, sizes in ((False, [64, 64, 512]), (True, [64, 512, 512])):
+        slices = candidate_slices(follow_authors=follow_authors)
+        assert [slice_size(slices, count) for count in (64, 256, 600)] == sizes
 
 
 def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
@@ -298,7 +309,7 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path) -> None:
     assert len(COMPILED) - before == lengths * (2 + sizes)
     before = len(COMPILED)
     for length in range(9):
-        for size in (1, *CANDIDATE_BUCKETS, 1300):
+        for size in (1, *CANDIDATE_BUCKETS, 130, 1300):
             ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
     ranker.remember("Ann", [])
     for _ in range(9):
@@ -309,4 +320,35 @@ def test_nothing_is_compiled_after_the_warm_up(data, tmp_path) -> None:
         ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
         ranker.observe("Ann", PEAR)
     Ranker(run).warm_up()
+    assert len(COMPILED) == before
+
+
+@pytest.mark.parametrize("follow_authors", [False, True])
+def test_a_warm_up_is_ready_once_no_call_compiles(follow_authors, data, tmp_path) -> None:
+    changes = {**NO_COUNTS, "follow_authors": follow_authors}
+    run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **changes)
+    make_programs.cache_clear()
+    ranker, found, compiled = Ranker(run), [], len(COMPILED)
+    candidates = [ODD, SLASH]
+
+    def ready() -> None:
+        lengths = 2 if follow_authors else 1  # scores depend on the padding
+        assert len(COMPILED) - compiled == lengths * (2 + len(CANDIDATE_BUCKETS))
+        before = len(COMPILED)
+        found.append(ranker.rank([PEAR], candidates, "Ann", CONTEXT))
+        for user in ("Bob", "Cid"):
+            ranker.remember(user, [PEAR])
+        ranker.observe("Cid", ODD)
+        assert len(COMPILED) == before
+
+    ranker.warm_up(ready=ready)
+    before = len(COMPILED)
+    assert before - compiled == 2 * (2 + len(CANDIDATE_BUCKETS))
+    same(ranker.rank([PEAR], candidates, "Ann", CONTEXT), found[0])
+    expected = ranker.rank([PEAR], candidates, "Bob", CONTEXT)
+    same(ranker.rank(None, candidates, "Bob", CONTEXT), expected)
+    ranker.observe("Bob", ODD)
+    for user in ("Bob", "Cid"):
+        expected = ranker.rank([PEAR, ODD], candidates, user, CONTEXT)
+        same(ranker.rank(None, candidates, user, CONTEXT), expected)
     assert len(COMPILED) == before

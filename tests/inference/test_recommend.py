@@ -15,8 +15,8 @@ from support import small_dataset, untrained_run
 from dien_jax.data import dataset as datasets
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
+from dien_jax.inference import bucketed_programs
 from dien_jax.inference.bucketed_programs import (
-    CANDIDATE_BUCKETS,
     BucketedPrograms,
     EncodedRequest,
     History,
@@ -140,14 +140,17 @@ def test_odds_of_scores_at_0_and_1_are_finite() -> None:
 
 
 @pytest.mark.long
-def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(wide_run) -> None:
+def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(
+    wide_run, monkeypatch
+) -> None:
+    monkeypatch.setattr(bucketed_programs, "CANDIDATE_BUCKETS", (16, 512))
     trained = load_run(wide_run)
     offsets, names = trained.list_offsets.copy(), trained.dataset.vocabulary("item")
     offsets[1:] += np.log(np.arange(1, len(offsets)))
     ranker = Ranker(trained._replace(list_offsets=offsets))
     history = ["i9", "i1", "i9"]
     allowed = [name for row, name in enumerate(names) if row and np.isfinite(offsets[row])]
-    assert len(allowed) > CANDIDATE_BUCKETS[0]
+    assert 16 < len(allowed) <= 64  # several slices
     ranked = ranker.rank(history, allowed, "u3")
     score = dict(zip(ranked.ids, log_odds(ranked.scores), strict=True))
     score = {name: odds + offsets[names.index(name)] for name, odds in score.items()}

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import small_dataset, untrained_run
 
+from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 
 pytest.importorskip("uvicorn")
@@ -15,6 +17,7 @@ pytest.importorskip("starlette")
 
 from dien_jax import serve as command
 from dien_jax.errors import UserError
+from dien_jax.runs.folder import Run
 from dien_jax.server.messages import request_decoders
 from dien_jax.server.run import TOKEN_VARIABLE, ServerOptions, bind, serve
 
@@ -51,6 +54,21 @@ def test_an_exported_file_needs_two_extras(tmp_path, monkeypatch) -> None:
         UserError, match=re.escape(f"{needs}: pip install 'dien_jax[serve,export]'")
     ):
         serve(ServerOptions(tmp_path / "model.dien", port=0))
+
+
+@pytest.mark.parametrize(("implementation", "expected"), [("auto", ["kernels"]), ("xla", [])])
+def test_native_kernels_are_compiled_while_the_run_is_read(
+    implementation, expected, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    calls = []
+    monkeypatch.setattr("dien_kernels.load_native_in_background", lambda: calls.append("kernels"))
+    config = untrained_run.config_of("dien", (), implementation=implementation)
+    dataset = open_dataset(small_dataset.write(tmp_path / "data"))
+    Run.create(preset="dien", seed=0, dataset=dataset, config=config).save(tmp_path / "run")
+    with pytest.raises(UserError, match="has no evaluated checkpoint yet"):
+        serve(ServerOptions(tmp_path / "run", port=0))
+    assert calls == expected
 
 
 def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:
