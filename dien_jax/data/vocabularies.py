@@ -20,7 +20,7 @@ from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 _REMEDY = "give each row its own in a column 'history' (--history)"
-_LIST_TEXT = re.compile(r"\[\s*(['\"\d-][^\[\]]*)?\]")
+_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")
 """Text of a list, or of an array, of texts or of whole numbers."""
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 

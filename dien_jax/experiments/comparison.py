@@ -36,7 +36,7 @@ from dien_jax.runs.summary import (
 from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
-_ABSENT, _WITHOUT_RANKS = "-", ", without ranks"
+_ABSENT, _EARLIER = "-", ", by an earlier version"
 
 
 def compare_runs(
@@ -111,10 +111,10 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
     text = f"lists over all items, test split\n{aligned(rows, left=2)}"
     digest = listed[0][0].run.data_digest
     ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
-    if len(ways) > 1 and (len({*ways.values()}) > 1 or _WITHOUT_RANKS in str(ways)):
+    if len(ways) > 1 and (len({*ways.values()}) > 1 or _EARLIER in str(ways)):
         each = ", ".join(f"{name} ({way})" for name, way in ways.items())
         text += (
-            f"\nmeasured in other ways, and so not compared: {each}; "
+            f"\nmeasured in different ways, and compared where alike: {each}; "
             f"python -m dien_jax.evaluate RUN --ranking measures all alike"
         )
     return text
@@ -123,7 +123,7 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
 def _measured(lists: ListMetrics) -> str:
     """Return how lists were measured; those that are compared were measured alike, with ranks."""
     way = f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
-    return way if "ranks" in lists else way + _WITHOUT_RANKS
+    return way if "ranks" in lists else way + _EARLIER
 
 
 def _list_differences(

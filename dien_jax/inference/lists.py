@@ -298,7 +298,7 @@ class Shortlist:
 
 
 def add_cosines(
-    scores: np.ndarray, counts: Sequence[np.ndarray], row: int, weight: float = 1.0
+    scores: np.ndarray, counts: Sequence[np.ndarray], row: np.integer, weight: float = 1.0
 ) -> None:
     """Add to scores ``[I]`` the cosine of who chose each item and who chose that of a row.
 

@@ -260,9 +260,8 @@ class _Reader:
     def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
         """Return events and their offsets, and each row's sequence and end of history in them."""
         if self.events is None:
-            read, use = self._vocabularies.events, tables.USES["history"]
-            column = self._columns.history or ""
-            histories = self._convert(piece, column, use, lambda cells: list(map(read, cells)))
+            name, use, ids = self._columns.history or "", tables.USES["history"], self._vocabularies
+            histories = self._convert(piece, name, use, lambda cells: list(map(ids.events, cells)))
             offsets = np.cumsum([0, *map(len, histories)])
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
             self.counts["unknown_history"] += int(np.count_nonzero(rows == UNKNOWN))

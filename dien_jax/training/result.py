@@ -72,9 +72,9 @@ class RunResult:
         """Return the folder, the preset, and test AUC and HR@10, with those of simple models."""
         values = {"test AUC": self.test.get("auc"), **self.baselines}
         if self.lists is not None:
-            rates = {"test HR@10": "hr_10", "of popular items": "hr_10_popularity"}
-            rates |= {"of co-occurrence": "hr_10_cooccurrence"}
-            values |= {label: self.lists.get(name) for label, name in rates.items()}
+            simple = self.lists["hr_10_popularity"], self.lists.get("hr_10_cooccurrence")
+            names = "test HR@10", "of popular items", "of co-occurrence"
+            values |= dict(zip(names, (self.lists["hr_10"], *simple), strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
 
