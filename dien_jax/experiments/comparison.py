@@ -12,15 +12,8 @@ from dien_jax.data.arrays import read_probabilities
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
-from dien_jax.metrics.intervals import (
-    RESAMPLES,
-    Difference,
-    bootstrap,
-    delong,
-    mean_over_users,
-    paired_seeds,
-)
-from dien_jax.metrics.lists import hit_rate, ndcg
+from dien_jax.metrics import hit_rate, mean_over_users, ndcg
+from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import NAME_DATA, ListMetrics, Run, open_own_data
 from dien_jax.runs.summary import (
@@ -133,13 +126,13 @@ def _list_differences(
     rows = [[f"lists, difference to {_compared_to(first, pairs)}", "", "difference", "95% (users)"]]
     users = np.asarray(dataset.splits["test"].group)
     for run, baseline in pairs:
-        if run.lists is None or baseline.lists is None:
+        if not (run.lists and baseline.lists) or _measured(run.lists) != _measured(baseline.lists):
             continue
-        ours, theirs = run.lists.get("ranks", {}), baseline.lists.get("ranks", {})
-        if ours.keys() != theirs.keys() or _measured(run.lists) != _measured(baseline.lists):
+        ours, theirs = run.lists.get("ranks"), baseline.lists.get("ranks")
+        if not (ours and theirs) or ours.keys() != theirs.keys():
             continue
         examples = list(ours)
-        if max(examples, default=0) >= len(users):
+        if max(examples) >= len(users):
             raise UserError(
                 f"{run.folder / LISTS_FILE}: expected ranks of examples below {len(users)}, found "
                 f"one of {max(examples)}; remove it"
