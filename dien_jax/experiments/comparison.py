@@ -105,9 +105,9 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
     digest = listed[0][0].run.data_digest
     ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
     if len(ways) > 1 and (len({*ways.values()}) > 1 or _EARLIER in str(ways)):
-        each = ", ".join(f"{name} ({way})" for name, way in ways.items())
+        measured = ", ".join(f"{name} ({way})" for name, way in ways.items())
         text += (
-            f"\nmeasured in different ways, and compared where alike: {each}; "
+            f"\nmeasured in different ways, and compared where alike: {measured}; "
             f"python -m dien_jax.evaluate RUN --ranking measures all alike"
         )
     return text
