@@ -3,17 +3,16 @@
     python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
 
 Targets are clicks of the test split on items that are new to their user, ranked among all such
-items. ``co-occurrence`` lists by the cosine of the training users who chose the item and the last
-event, ties by popularity. ``in the order of rank`` is the model without the correction for how
-negatives were drawn. RecBole's models have a script, ``benchmarks/peers/recbole_lists.py``. With
-``--of`` the one row is for targets of another folder of the log, of a run that knows all before.
+items. ``in the order of rank`` is the model without the correction for how negatives were drawn.
+RecBole's models have a script, ``benchmarks/peers/recbole_lists.py``. With ``--of`` the one row is
+for targets of another folder of the log, of a run that knows all before.
 
 ``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
 ten for one user with as many events as stated, and for many with their own histories.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +21,23 @@ import numpy as np
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import surroundings, timed_row
 from dien_jax import Ranker, load_run, open_dataset
-from dien_jax.data.dataset import Dataset
 from dien_jax.inference.list_metrics import (
     MOST_TARGETS,
-    Target,
     list_targets,
     measure_lists,
     report_lists,
+    simple_rules,
     sorted_items,
 )
 from dien_jax.runs.trained import TrainedModel
 
+RULES = {"cooccurrence": "co-occurrence with the last event"}
 TOP = 10
 EVENTS = (8, 20, 100)
 CALLS = 10
 USERS = 200
 COLUMNS = ("case", "hr_10", "ndcg_10", "mrr", "coverage", "mean_popularity", "targets",
            "share_found", "median_ms", "users_per_second")  # fmt: skip
-
-
-def rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
-    """Return the scores ``[I]`` of rules for a target, by name."""
-    popularity = np.asarray(dataset.popularity, np.float64)
-    share = popularity / max(popularity.sum(), 1)  # below 1, for ties
-    found: dict[str, Callable[[Target], np.ndarray]] = {"popularity": lambda _: share.copy()}
-    counts = dataset.statistics.values.get(dataset.schema.item[0].name)
-    if counts is not None:
-
-        def cooccurrence(target: Target) -> np.ndarray:
-            scores = share * 1e-9
-            if len(target.history):
-                last = target.history[-1]
-                pairs = slice(counts.offsets[last], counts.offsets[last + 1])
-                other = counts.other[pairs]
-                norm = np.sqrt((counts.count[last] + 1.0) * (counts.count[other] + 1.0))
-                scores[other] += counts.together[pairs] / norm
-            return scores
-
-        found["co-occurrence with the last event"] = cooccurrence
-    return found
 
 
 def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
@@ -72,9 +49,9 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     rows = {whole: measure_lists(model, "test", most, exact=False)}
     rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most, exact=False)
     targets = list_targets(model.dataset, "test", most)
-    for name, score in rules(model.dataset).items():
+    for name, score in simple_rules(model.dataset).items():
         lists = (sorted_items(target, score(target), popularity) for target in targets)
-        rows[name] = report_lists(targets, lists, popularity)
+        rows[RULES.get(name, name)] = report_lists(targets, lists, popularity)
     about = {"benchmark": "recommend", **surroundings()}
     return [about | {"case": name} | row for name, row in rows.items()]
 

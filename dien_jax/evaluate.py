@@ -10,13 +10,13 @@ from typing import Any, Literal
 import tyro
 
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.list_metrics import measure_lists
+from dien_jax.inference.list_metrics import lists_and_ranks
 from dien_jax.inference.request_tables import has_columns, writing_scores
-from dien_jax.runs.summary import LISTS_FILE
+from dien_jax.runs.summary import save_lists
 from dien_jax.runs.trained import load_run, score_split
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import check_out, write_json
+from dien_jax.utils.files import check_out
 
 COLUMNS = ("user", "item", "label")
 """Columns of predictions before the scores."""
@@ -68,10 +68,10 @@ def evaluate(arguments: Arguments) -> None:
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
     if arguments.ranking:
-        metrics["lists"] = lists = measure_lists(model, split)
+        metrics["lists"], ranks = lists_and_ranks(model, split)
         if split == "test" and arguments.data is None:
             try:
-                write_json(run_dir / LISTS_FILE, {"step": model.step, **lists})
+                save_lists(run_dir, model.step, metrics["lists"], ranks)
             except UserError as error:
                 say(f"warning: {error}; so compare and report do not show the lists")
     print_result(json.dumps(metrics, allow_nan=False), file)

@@ -4,6 +4,7 @@ An id without a row becomes the unknown row, 0, and is counted.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 _REMEDY = "give each row its own in a column 'history' (--history)"
+_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")
+"""Text of a list, or of an array, of texts or of whole numbers."""
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -65,16 +68,22 @@ class Vocabularies:
         """Return the item ids of a history: a text with separators, or a list.
 
         Spaces around an id in a text are dropped, unless training saw the id with them. Empty ids
-        are dropped.
+        are dropped. The text that Python writes for a list of ids is a ``UserError``.
         """
         if not isinstance(value, str):
             parts = [as_text(part) for part in ([] if value is None else value)]
             return [part for part in parts if part.strip(SPACE)]
-        return [
+        found = [
             part if part in self._item_rows else stripped
             for part in value.split(self._separator)
             if (stripped := part.strip(SPACE))
         ]
+        if _LIST_TEXT.fullmatch(value.strip(SPACE)) and found[0] not in self._item_rows:
+            raise UserError(
+                f"{value:.40} is the text of a list; expected ids with {self._separator!r} between "
+                f"them (pandas: .str.join({self._separator!r})), or a list in Parquet"
+            )
+        return found
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
         """Encode a context feature over some rows; return it with the number of unknown values.

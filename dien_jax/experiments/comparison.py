@@ -12,10 +12,12 @@ from dien_jax.data.arrays import read_probabilities
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
+from dien_jax.metrics import hit_rate, mean_over_users, ndcg
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import NAME_DATA, ListMetrics, Run, open_own_data
 from dien_jax.runs.summary import (
+    LISTS_FILE,
     SCORES_FILE,
     BaselineRun,
     RunSummary,
@@ -27,7 +29,7 @@ from dien_jax.runs.summary import (
 from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
-_ABSENT = "-"
+_ABSENT, _EARLIER = "-", ", by an earlier version"
 
 
 def compare_runs(
@@ -43,8 +45,8 @@ def compare_runs(
     Yields:
       The sections as text, each a table: the runs; means over runs that differ by seed only;
       differences over seeds; lists, of runs for which they were measured; the settings that
-      differ; differences of scores between runs of equal seed. A section without rows is left
-      out.
+      differ; differences of scores between runs of equal seed, and of lists that were measured
+      alike. A section without rows is left out.
 
     Raises:
       UserError: if a run or the data is at fault.
@@ -63,10 +65,8 @@ def compare_runs(
                 f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
             )
     yield from seed_tables(runs, split)
-    if rows := [_of_lists(run, run.lists) for run in runs if run.lists is not None]:
-        rates = ["HR@10", "95% (users)", "of popularity", "NDCG@10", "MRR"]
-        header = ["run", "data", *rates, "coverage", "mean popularity", "clicks"]
-        yield f"lists over all items, test split\n{aligned([header, *rows], left=2)}"
+    if listed := [(run, run.lists) for run in runs if run.lists is not None]:
+        yield _list_table(listed)
     if settings := _settings_table(seed_groups(runs)):
         yield settings
     first, *others = runs
@@ -86,15 +86,66 @@ def compare_runs(
         about = first.run.data, first.run.data_digest
         dataset = dataset or open_own_data(*about, first.folder, NAME_DATA)
         yield _pair_table(group, pairs, split, dataset)
+        if differences := _list_differences(group, pairs, dataset):
+            yield differences
 
 
-def _of_lists(run: RunSummary, lists: ListMetrics) -> list[str]:
-    rates = lists["hr_10_popularity"], lists["ndcg_10"], lists["mrr"], lists["coverage"]
-    cells = [_ABSENT if value is None else f"{value:.4f}" for value in (lists["hr_10"], *rates)]
-    ends, popularity = lists.get("hr_10_interval"), lists["mean_popularity"]
-    cells.insert(1, _ABSENT if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}")
-    cells.append(_ABSENT if popularity is None else f"{popularity:,.1f}")
-    return [run.name, Path(run.run.data).name, *cells, f"{lists['targets']:,}"]
+def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
+    rates = ["HR@10", "95% (users)", "of popularity", "of co-occurrence", "NDCG@10", "MRR"]
+    rows = [["run", "data", *rates, "coverage", "mean popularity", "clicks"]]
+    for run, lists in listed:
+        simple = lists["hr_10_popularity"], lists.get("hr_10_cooccurrence")
+        values = lists["hr_10"], *simple, lists["ndcg_10"], lists["mrr"], lists["coverage"]
+        cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
+        ends, popularity = lists.get("hr_10_interval"), lists["mean_popularity"]
+        cells.insert(1, _ABSENT if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}")
+        cells.append(_ABSENT if popularity is None else f"{popularity:,.1f}")
+        rows.append([run.name, Path(run.run.data).name, *cells, f"{lists['targets']:,}"])
+    text = f"lists over all items, test split\n{aligned(rows, left=2)}"
+    digest = listed[0][0].run.data_digest
+    ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
+    if len(ways) > 1 and (len({*ways.values()}) > 1 or _EARLIER in str(ways)):
+        measured = ", ".join(f"{name} ({way})" for name, way in ways.items())
+        text += (
+            f"\nmeasured in different ways, and compared where alike: {measured}; "
+            f"python -m dien_jax.evaluate RUN --ranking measures all alike"
+        )
+    return text
+
+
+def _measured(lists: ListMetrics) -> str:
+    """Return how lists were measured; those that are compared were measured alike, with ranks."""
+    way = f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
+    return way if "ranks" in lists else way + _EARLIER
+
+
+def _list_differences(
+    first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]], dataset: Dataset
+) -> str:
+    """Return the differences of lists between runs that were measured alike."""
+    rows = [[f"lists, difference to {_compared_to(first, pairs)}", "", "difference", "95% (users)"]]
+    users = np.asarray(dataset.splits["test"].group)
+    for run, baseline in pairs:
+        if not (run.lists and baseline.lists) or _measured(run.lists) != _measured(baseline.lists):
+            continue
+        ours, theirs = run.lists.get("ranks"), baseline.lists.get("ranks")
+        if not (ours and theirs) or ours.keys() != theirs.keys():
+            continue
+        examples = list(ours)
+        if max(examples) >= len(users):
+            raise UserError(
+                f"{run.folder / LISTS_FILE}: expected ranks of examples below {len(users)}, found "
+                f"one of {max(examples)}; remove it"
+            )
+        ranks = [
+            np.array([of_run[example] or np.inf for example in examples])
+            for of_run in (ours, theirs)
+        ]
+        for label, gain in {"HR@10": hit_rate, "NDCG@10": ndcg}.items():
+            mean = mean_over_users(gain(ranks[0]) - gain(ranks[1]), users[examples])
+            cells = ("undefined", "") if mean is None else _cells(mean)[:2]
+            rows.append([run.name, label, *cells])
+    return aligned(rows, left=2) if len(rows) > 1 else ""
 
 
 def seed_tables(runs: Sequence[RunSummary], split: str = "test") -> Iterator[str]:
@@ -196,6 +247,11 @@ def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummar
     return pairs
 
 
+def _compared_to(first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]]) -> str:
+    several = len({baseline.name for _, baseline in pairs}) > 1
+    return f"the run of {first.name} with equal seed" if several else first.members[0].name
+
+
 def _pair_table(
     first: SeedGroup,
     pairs: Sequence[tuple[RunSummary, RunSummary]],
@@ -206,10 +262,8 @@ def _pair_table(
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN
     of_baseline = {run.name: _scores(run, dataset, split) for _, run in pairs}
-    to = first.members[0].name
-    if len(of_baseline) > 1:
-        to = f"the run of {first.name} with equal seed"
-    rows = [[f"{split}, difference to {to}", "", "difference", "95% (users)", "95% (DeLong)", "p"]]
+    title = f"{split}, difference to {_compared_to(first, pairs)}"
+    rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
     notes = []
     for run, baseline in pairs:
         scores, others = _scores(run, dataset, split), of_baseline[baseline.name]

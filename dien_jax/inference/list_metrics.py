@@ -6,7 +6,7 @@ the user had not chosen before and that have a training event.
 Dimensions: I items.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
-from dien_jax.inference.lists import ItemLists, first_places
+from dien_jax.inference.lists import PAIR_COUNTS, ItemLists, add_cosines, first_places
 from dien_jax.metrics.lists import CUT, list_metrics
 from dien_jax.runs.calibration import negative_distribution
+from dien_jax.runs.summary import save_lists
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.console import Stage, stage
 
@@ -64,19 +65,49 @@ def report_lists(
     """
     ranks, first = [], []
     for target, rows in zip(targets, lists, strict=True):
-        place = np.flatnonzero(rows == target.item)
-        ranks.append(1.0 + place[0] if len(place) else np.inf)
+        ranks.append(_rank(target, rows))
         first.append(rows[:CUT])
     groups = np.array([target.group for target in targets], np.int64)
     return list_metrics(np.array(ranks), groups, first, popularity)
 
 
-def sorted_items(target: Target, scores: np.ndarray, popularity: np.ndarray) -> np.ndarray:
-    """Return the rows of the list of all items by scores ``[I]``, the best first."""
+def _rank(target: Target, rows: np.ndarray) -> float:
+    """Return the place of a target in the rows of its list, from 1; infinity if it is not there."""
+    place = np.flatnonzero(rows == target.item)
+    return 1.0 + int(place[0]) if len(place) else np.inf
+
+
+def sorted_items(
+    target: Target, scores: np.ndarray, popularity: np.ndarray, most: int | None = None
+) -> np.ndarray:
+    """Return the rows of the list of all items by scores ``[I]``, or its first, the best first."""
     allowed = popularity > 0
     allowed[UNKNOWN] = allowed[target.history] = False
     rows = np.flatnonzero(allowed)
-    return rows[first_places(scores[rows], len(rows))]
+    return rows[first_places(scores[rows], len(rows) if most is None else most)]
+
+
+def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
+    """Return what gives the scores ``[I]`` of simple lists for a target, by name.
+
+    ``popularity`` is that of training events. ``cooccurrence``, of a dataset with counts, is the
+    cosine of the training users who chose an item and the last event, ties by popularity.
+    """
+    popularity = np.asarray(dataset.popularity, np.float64)
+    share = popularity / max(popularity.sum(), 1)  # below 1, for ties
+    rules: dict[str, Callable[[Target], np.ndarray]] = {"popularity": lambda _: share}
+    item = dataset.statistics.values.get(dataset.schema.item[0].name)
+    if item is not None:
+        counts = [getattr(item, name) for name in PAIR_COUNTS]
+
+        def cooccurrence(target: Target) -> np.ndarray:
+            scores = share * 1e-9
+            for last in target.history[-1:]:
+                add_cosines(scores, counts, last)
+            return scores
+
+        rules["cooccurrence"] = cooccurrence
+    return rules
 
 
 def measure_lists(
@@ -84,7 +115,9 @@ def measure_lists(
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
-    ``hr_10_popularity`` is HR@10 of the most popular items for every user, to compare with.
+    To compare with, ``hr_10_popularity`` is HR@10 of the most popular items for every user, and
+    ``hr_10_cooccurrence`` that of the items that most users chose together with the last event,
+    for a dataset with counts.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
@@ -102,12 +135,20 @@ def measure_lists(
     Raises:
       UserError: for a model without list offsets.
     """
+    return lists_and_ranks(model, split, most, exact=exact)[0]
+
+
+def lists_and_ranks(
+    model: TrainedModel, split: str, most: int = MOST_TARGETS, *, exact: bool = True
+) -> tuple[dict[str, Any], dict[int, float]]:
+    """Return :func:`measure_lists`, and ranks of targets, infinity off a list, by example."""
     dataset, loaded = model.dataset, LoadedModel.from_run(model)
     lists, targets = ItemLists(loaded, BucketedPrograms(loaded)), list_targets(dataset, split, most)
     options = lists.options(dataset.schema.num_items if exact else CUT)
     offsets = model.list_offsets
     assert offsets is not None  # or lists has no options
     popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
+    ranks: dict[int, float] = {}
 
     def made(current: Stage) -> Iterator[np.ndarray]:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
@@ -116,21 +157,27 @@ def measure_lists(
             examples = dataset.splits[split].take(np.array([target.example for target in some]))
             histories = [target.history for target in some]
             requests = encoded_requests(loaded, examples, histories)
-            for rows, _ in lists.rows_of_requests(requests, histories, options):
+            found = lists.rows_of_requests(requests, histories, options)
+            for target, (rows, _) in zip(some, found, strict=True):
+                ranks[target.example] = _rank(target, rows)
                 yield rows
 
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
         metrics = report_lists(targets, made(current), popularity)
     dataset.check_files()
     metrics |= {} if exact else {"mrr": None, "mrr_interval": None}
-    popular = (sorted_items(target, popularity, popularity) for target in targets)
-    return metrics | {"hr_10_popularity": report_lists(targets, popular, popularity)["hr_10"]}
+    for name, score in simple_rules(dataset).items():
+        simple = (sorted_items(target, score(target), popularity, CUT) for target in targets)
+        metrics[f"hr_10_{name}"] = report_lists(targets, simple, popularity)["hr_10"]
+    return metrics, ranks
 
 
 def measure_finished(
     run_dir: Path, dataset: Dataset, least: int = LEAST_TARGETS
 ) -> dict[str, Any] | None:
-    """Return metrics of a run's lists as ``recommend`` makes them, for some clicks of test.
+    """Measure a run's lists as ``recommend`` makes them, for some clicks of test.
+
+    Write ``lists.json``, and return the metrics.
 
     None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
     items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
@@ -144,4 +191,8 @@ def measure_finished(
     most = TARGETS_OF_RUN
     if not model.run.config.model.statistics:  # without counts there are no stages
         most = min(most, MOST_SCORES // max(items, 1))
-    return None if most < least else measure_lists(model, "test", most, exact=False)
+    if most < least:
+        return None
+    metrics, ranks = lists_and_ranks(model, "test", most, exact=False)
+    save_lists(run_dir, model.step, metrics, ranks)
+    return metrics

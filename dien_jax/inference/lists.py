@@ -34,6 +34,7 @@ SHORTLIST = TOWER_ROWS
 KEPT = 128
 """Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
 STATISTICS, FACTORS = "tables/statistics", "tables/factors"
+PAIR_COUNTS = ("count", "offsets", "other", "together")
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
 
@@ -241,11 +242,10 @@ class Shortlist:
     def __init__(
         self, tables: Mapping[str, np.ndarray], item: str, features: Sequence[str]
     ) -> None:
-        names = ("count", "offsets", "other", "together")
-        counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
-        self._count, self._offsets, self._other, self._together = counts
-        self._root = np.sqrt(self._count + 1.0).astype(np.float32)
-        self._popular = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
+        self._counts = [tables[f"{STATISTICS}/{item}/{name}"] for name in PAIR_COUNTS]
+        count = self._counts[0]
+        self._root = np.sqrt(count + 1.0).astype(np.float32)
+        self._popular = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
         self._categories = [np.asarray(tables[f"tables/item/{name}"]) for name in features]
         self._vectors: list[np.ndarray] = []
         if f"{FACTORS}/{item}/row" in tables:
@@ -291,13 +291,24 @@ class Shortlist:
 
     def _together_with(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
         """Return the sum over events of recency times the cosine of who chose both, ``[I]``."""
-        total = np.zeros(len(self._count))
+        total = np.zeros(len(self._root))
         for row, weight in zip(history, recency, strict=True):
-            pairs = slice(self._offsets[row], self._offsets[row + 1])
-            other = self._other[pairs]  # an item once
-            expected = (self._count[row] + 1.0) * (self._count[other] + 1.0)
-            total[other] += weight * self._together[pairs] / np.sqrt(expected)
+            add_cosines(total, self._counts, row, weight)
         return total
+
+
+def add_cosines(
+    scores: np.ndarray, counts: Sequence[np.ndarray], row: np.integer, weight: float = 1.0
+) -> None:
+    """Add to scores ``[I]`` the cosine of who chose each item and who chose that of a row.
+
+    ``counts`` are the arrays ``PAIR_COUNTS`` of :class:`~dien_jax.data.tables.ValueStatistics`.
+    """
+    count, offsets, other, together = counts
+    pairs = slice(offsets[row], offsets[row + 1])
+    others = other[pairs]  # an item once
+    expected = (count[row] + 1.0) * (count[others] + 1.0)
+    scores[others] += weight * together[pairs] / np.sqrt(expected)
 
 
 def _top(scores: np.ndarray, most: int) -> np.ndarray:

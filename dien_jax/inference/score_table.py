@@ -260,12 +260,12 @@ class _Reader:
     def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
         """Return events and their offsets, and each row's sequence and end of history in them."""
         if self.events is None:
-            cells = self.table.column(piece, self._columns.history or "", tables.USES["history"])
-            histories = [self._vocabularies.events(cell) for cell in cells]
+            name, use, ids = self._columns.history or "", tables.USES["history"], self._vocabularies
+            histories = self._convert(piece, name, use, lambda cells: list(map(ids.events, cells)))
             offsets = np.cumsum([0, *map(len, histories)])
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
             self.counts["unknown_history"] += int(np.count_nonzero(rows == UNKNOWN))
-            return rows, offsets, np.arange(len(cells), dtype=np.int32), offsets[1:]
+            return rows, offsets, np.arange(len(users), dtype=np.int32), offsets[1:]
         assert self.dataset is not None
         times: Sequence[int | None] = [None] * len(users)
         if (column := self._columns.timestamp) is not None:

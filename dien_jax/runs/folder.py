@@ -45,6 +45,7 @@ from dien_jax.utils.json_values import (
     Count,
     LargeCount,
     NotNegative,
+    Positive,
     as_type,
     check_format,
     converted,
@@ -290,11 +291,15 @@ Interval = Annotated[list[NotNegative], msgspec.Meta(min_length=2, max_length=2)
 
 
 class ListMetrics(TypedDict):
-    """Metrics of lists over all items, of :func:`dien_jax.metrics.list_metrics`."""
+    """Metrics of lists over all items, of :func:`dien_jax.metrics.list_metrics`.
+
+    ``ranks``, in ``lists.json``, are those of targets by example, None where one is not listed.
+    """
 
     hr_10: NotNegative | None
     hr_10_interval: NotRequired[Interval | None]
     hr_10_popularity: NotNegative | None
+    hr_10_cooccurrence: NotRequired[NotNegative | None]
     ndcg_10: NotNegative | None
     ndcg_10_interval: NotRequired[Interval | None]
     mrr: NotNegative | None
@@ -302,6 +307,7 @@ class ListMetrics(TypedDict):
     coverage: NotNegative | None
     mean_popularity: NotNegative | None
     targets: Count
+    ranks: NotRequired[dict[Count, Positive | None]]
 
 
 class StoredResult(TypedDict):

@@ -127,9 +127,12 @@ def lists_line(lists: ListMetrics) -> str:
     """Return a sentence about lists over all items, of clicks of the test split."""
     interval = lists.get("hr_10_interval")
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    simple = f"of the most popular items HR@10 {lists['hr_10_popularity']:.3f}"
+    if (together := lists.get("hr_10_cooccurrence")) is not None:
+        simple += f", of those most often chosen with the last event {together:.3f}"
     return (
         f"Lists of all items: HR@10 {lists['hr_10']:.3f}{between}, NDCG@10 {lists['ndcg_10']:.3f}; "
-        f"of the most popular items HR@10 {lists['hr_10_popularity']:.3f}; "
+        f"{simple}; "
         f"{lists['targets']:,} clicks of test."
     )
 

@@ -7,11 +7,12 @@ run:
     FOLDER/result.json          metrics, in the form of a run's
     FOLDER/baseline.json        name, data and settings; written last: without it, no baseline
 
-``lists.json`` of a run has the metrics of its lists for the test split, if ``evaluate`` measured
-them; they stand for those of ``result.json``, of fewer clicks.
+``lists.json`` of a run has the metrics of its lists for the test split, as the end of ``train`` or
+``evaluate`` measured them last, and the rank of each target, which comparisons read.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class StoredLists(ListMetrics):
     """Content of ``lists.json``: a checkpoint's step, and the metrics of its lists."""
 
     step: Count
+
+
+def save_lists(
+    folder: Path, step: int, metrics: Mapping[str, Any], ranks: Mapping[int, float]
+) -> None:
+    """Write ``lists.json`` of a run folder."""
+    places = {example: int(r) if math.isfinite(r) else None for example, r in ranks.items()}
+    write_json(folder / LISTS_FILE, {"step": step, **metrics, "ranks": places})
 
 
 @dataclass(frozen=True)

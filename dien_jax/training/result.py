@@ -72,8 +72,9 @@ class RunResult:
         """Return the folder, the preset, and test AUC and HR@10, with those of simple models."""
         values = {"test AUC": self.test.get("auc"), **self.baselines}
         if self.lists is not None:
-            rates = self.lists["hr_10"], self.lists["hr_10_popularity"]
-            values |= dict(zip(("test HR@10", "of popular items"), rates, strict=True))
+            simple = self.lists["hr_10_popularity"], self.lists.get("hr_10_cooccurrence")
+            names = "test HR@10", "of popular items", "of co-occurrence"
+            values |= dict(zip(names, (self.lists["hr_10"], *simple), strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
 

@@ -15,7 +15,7 @@ from dien_jax import compare, evaluate, resume, train
 from dien_jax.data.dataset import data_digest, open_dataset
 from dien_jax.experiments import comparison
 from dien_jax.experiments.comparison import compare_runs
-from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
+from dien_jax.metrics.intervals import bootstrap, delong, mean_over_users, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import SplitScores
@@ -289,6 +289,7 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     run, other = (copied(runs / "0.02-0", tmp_path / name) for name in ("measured", "other"))
     assert evaluate.main([str(run), "--ranking"]) == 0
     stored, printed = read_json(run / "lists.json", dict), json.loads(capsys.readouterr().out)
+    assert len(stored.pop("ranks")) == stored["targets"]
     assert {"step": read_json(run / "result.json", dict)["best_step"], **printed["lists"]} == stored
     later = json.dumps(stored | {"step": stored["step"] + 1})
     (other / "lists.json").write_text(later)  # of a checkpoint that is no longer the best
@@ -302,16 +303,65 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     _, header, *rows = section.splitlines()
     assert header.split()[:3] == ["run", "data", "HR@10"]
     interval = [f"{end:.4f}" for end in stored["hr_10_interval"]]
-    data, others = (
-        Path(read_json(run / "config.json", dict)["data"]).name,
-        stored["hr_10_popularity"],
-    )
-    values = [interval[0], "to", interval[1], f"{others:.4f}"]
-    assert [row.split()[:7] for row in rows] == [
+    data = Path(read_json(run / "config.json", dict)["data"]).name
+    simple = (f"{stored[f'hr_10_{name}']:.4f}" for name in ("popularity", "cooccurrence"))
+    values = [interval[0], "to", interval[1], *simple]
+    assert [row.split()[:8] for row in rows[:2]] == [
         ["measured", data, f"{stored['hr_10']:.4f}", *values],
         ["other", data, "0.2500", *values],
     ]
+    [note] = rows[2:]
+    clicks = f"{stored['targets']} clicks"
+    earlier = f"other ({clicks}, as recommend lists, by an earlier version)"
+    assert f"compared where alike: measured ({clicks}), {earlier}; python -m" in note
     (run / "lists.json").unlink()
     (run / "lists.json").mkdir()
     assert evaluate.main([str(run), "--ranking"]) == 0
     assert "lists.json" in capsys.readouterr().err
+
+
+def test_lists_of_the_same_clicks_are_compared_over_users(runs, tmp_path, capfd, scored):
+    examples = open_dataset(runs / "tiny").splits["test"]
+    random, clicks = np.random.default_rng(0), np.flatnonzero(examples.label)
+    ranks = {
+        name: np.where(random.random(len(clicks)) < 0.7, random.integers(1, 25, len(clicks)), 0)
+        for name in ("first", "second", "third")
+    }
+    folders = {name: copied(runs / "0.02-0", tmp_path / name) for name in ranks}
+    copied(runs / "0.005-0", tmp_path / "other")
+    about = dict.fromkeys(("mrr", "coverage", "mean_popularity"))
+    about |= dict.fromkeys(("hr_10", "hr_10_popularity", "ndcg_10"), 0.5)
+    about |= {"step": read_json(runs / "0.02-0" / "result.json", dict)["best_step"]}
+    for name, places in ranks.items():
+        kept = dict(zip(clicks.tolist(), [int(place) or None for place in places], strict=True))
+        if name == "third":
+            kept.popitem()
+        lists = about | {"targets": len(kept), "ranks": kept}
+        (folders[name] / "lists.json").write_text(json.dumps(lists))
+    shown, _ = output([*folders.values(), tmp_path / "other"], capfd)
+    *_, title, hit, ndcg = shown.splitlines()
+    assert title.split("  ")[0] == "lists, difference to first"
+    first, second = (np.where(ranks[name], ranks[name], np.inf) for name in ("first", "second"))
+    hits = (second <= 10).astype(float) - (first <= 10)
+    gains = np.where(second <= 10, 1 / np.log2(1 + second), 0)
+    gains = gains - np.where(first <= 10, 1 / np.log2(1 + first), 0)
+    for row, label, values in ((hit, "HR@10", hits), (ndcg, "NDCG@10", gains)):
+        mean = mean_over_users(values, np.asarray(examples.group)[clicks])
+        ends = [f"{mean.low:+.4f}", "to", f"{mean.high:+.4f}"]
+        assert row.split() == ["second", label, f"{values.mean():+.4f}", *ends]
+    note = f"third ({len(clicks) - 1} clicks, as recommend lists)"
+    assert f"second ({len(clicks)} clicks, as recommend lists), {note}; python -m" in shown
+    for folder in folders.values():
+        (folder / "lists.json").write_text(json.dumps(about | {"targets": 2}))
+    shown, _ = output(folders.values(), capfd)
+    assert "lists, difference" not in shown
+    assert "third (2 clicks, as recommend lists, by an earlier version); python -m" in shown
+    beyond = about | {"targets": 1, "ranks": {len(examples.label): 1}}
+    for folder in folders.values():
+        (folder / "lists.json").write_text(json.dumps(beyond))
+    assert compare.main([str(folders["first"]), str(folders["second"])]) == 2
+    expected = f"{folders['second']}/lists.json: expected ranks of examples below"
+    assert expected in capfd.readouterr().err
+    (folders["first"] / "lists.json").write_text(json.dumps(beyond | {"ranks": {0: 0}}))
+    assert compare.main([str(folders["first"])]) == 2
+    assert f"{folders['first']}/lists.json: Expected 'int' >= 1" in capfd.readouterr().err

@@ -143,6 +143,11 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
             'user,item,timestamp,device,query\nAnn,"x\ny",7,,\nAnn,x,noon,,\n',
             "a.csv:4: column 'timestamp': a time must be a whole number or an ISO date, got 'noon'",
         ),
+        (
+            "user,item,history,device,query\nAnn,x,[x],,\nAnn,x,\"['x', 'y']\",,\n",
+            "a.csv:3: column 'history': ['x', 'y'] is the text of a list; expected ids with '|'",
+        ),
+        ("user,item,history,device,query\nAnn,x,[],,\n", "column 'history': [] is the text"),
         ('user,item,device,query\nAnn,"x,,\n', "a.csv:2: unexpected end of data"),
     ],
 )

@@ -80,11 +80,29 @@ def test_evaluate_and_the_end_of_a_run_measure_the_lists_of_recommend(tmp_path, 
         hits.append(names[target.item] in ranker.recommend(history, user=user).ids)
     assert found["targets"] == len(targets)
     assert found["hr_10"] == np.mean(hits)
+    file = run / "lists.json"
+    stored = json.loads(file.read_text())
+    exact = stored.pop("ranks")
+    assert stored == {"step": stored["step"], **found}
+    assert list(exact) == [str(target.example) for target in targets]
+    assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in exact.values()]))
+    file.unlink()
     at_the_end = measure_finished(run, dataset, least=len(targets))
     assert at_the_end == found | {"mrr": None, "mrr_interval": None}
+    listed = {example: rank if rank <= 10 else None for example, rank in exact.items()}
+    assert json.loads(file.read_text()) == {"step": stored["step"], **at_the_end, "ranks": listed}
     assert measure_finished(run, dataset, least=len(targets) + 1) is None
     assert measure_finished(run, replace(dataset, meta={})) is None  # negatives that were shown
     order = np.argsort(-np.asarray(dataset.popularity[1:]), kind="stable") + 1
     popular = [[*order[~np.isin(order, target.history)][:10]] for target in targets]
     expected = [target.item in ten for target, ten in zip(targets, popular, strict=True)]
     assert found["hr_10_popularity"] == np.mean(expected)
+    counts, rows, hits = dataset.statistics.values["item"], np.arange(1, len(names)), []
+    for target in targets:
+        last, together = target.history[-1], np.zeros(len(names))
+        pairs = slice(counts.offsets[last], counts.offsets[last + 1])
+        together[counts.other[pairs]] = counts.together[pairs]
+        cosine = together / np.sqrt((counts.count[last] + 1.0) * (counts.count + 1.0))
+        order = rows[np.lexsort((-dataset.popularity[rows], -cosine[rows]))]
+        hits.append(target.item in order[~np.isin(order, target.history)][:10])
+    assert found["hr_10_cooccurrence"] == np.mean(hits)

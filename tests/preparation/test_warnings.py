@@ -27,13 +27,14 @@ def warnings(capsys) -> list[str]:
     [
         (["7", "274|164|163", "164|163", "8"], "", 2, "274|164|163"),
         (["a;b", "b;c", "c", "a;d"], ":multivalued", 3, "a;b"),
+        (["['a', 'b']", "['b']", "c", "[d"], ":multivalued", 2, "['a', 'b']"),
         (["a|b", "b|c"] * 3, ":multivalued", 0, ""),
         (["Video Games", "Grocery & Gourmet Food", "Toys", "Books"], "", 0, ""),
         (["Tools, Home", "Pet Supplies, Cats", "Office", "Patio, Garden"], "", 0, ""),
         (["a|b", *(f"value {k}" for k in range(9))], "", 0, ""),
         ([""] * 5, "", 0, ""),
     ],
-    ids=["lists", "another separator", "known lists", "names", "commas", "rare", "no values"],
+    ids=["lists", "another separator", "texts", "known lists", "names", "commas", "rare", "empty"],
 )
 def test_values_that_look_like_lists_are_reported(tmp_path, capsys, values, kind, lists, example):
     make(write(tmp_path, log(values)), item_features=(f"attributes{kind}",))

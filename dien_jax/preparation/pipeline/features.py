@@ -326,7 +326,8 @@ def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) ->
     """
     if not column.flag.endswith("-features"):
         return []  # a column of a published set: no flag says how it is read
-    lists = raws.filter(raws.raw.re_search("[|;]"))  # hardly ever part of one value
+    likely = r"[|;]|^\[.*\]$"  # hardly ever part of one value, and the text of Python's lists
+    lists = raws.filter(raws.raw.re_search(likely))
     count, total = workspace.count(lists), workspace.count(raws)
     if not count or count < MANY * total:
         return []
