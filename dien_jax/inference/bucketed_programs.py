@@ -293,17 +293,16 @@ class BucketedPrograms:
         call: Callable[..., jax.Array],
     ) -> list[np.ndarray]:
         """Return what a program gives for the candidates, in padded slices."""
-        results = []
+        results: list[list[jax.Array]] = []
         for request in requests:
             inputs = (*self._read(request.history), request.user, request.context)
             results.append([])
-            start, count = 0, len(request.candidates)
-            while start < count:
-                size = slice_size(slices, count - start)
-                items = request.candidates[start : start + size]
+            rest = request.candidates
+            while len(rest):
+                size = slice_size(slices, len(rest))
+                items, rest = rest[:size], rest[size:]
                 result = call(request, *inputs, _padded(items, size), np.int32(len(items)))
                 results[-1].append(result)
-                start += size
         return [
             np.concatenate([np.zeros(0, np.float32), *parts])[: len(request.candidates)]
             for request, parts in zip(requests, jax.device_get(results), strict=True)

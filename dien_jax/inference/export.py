@@ -5,6 +5,7 @@ Before it replaces an earlier file, it is read back and must score random reques
 
 import dataclasses
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -181,7 +182,7 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
         score_rows = jax.jit(exported.programs["score_rows"].call)
         return np.asarray(score_rows(*model.arguments, row_arrays(batch)))
 
-    calls = [
+    calls: list[Callable[[], np.ndarray]] = [
         partial(ranked, Ranker(model._replace(candidate_slices=CHECKED_SLICES))),
         partial(ranked, Ranker(trained)),
         rows,
