@@ -20,6 +20,7 @@ from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
+from dien_jax.model.tower import of_part
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
@@ -34,7 +35,7 @@ class LoadedModel(NamedTuple):
 
     ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
-    ``tables/item/category``.
+    ``tables/item/category`` and ``params/tower/item_weights/item``.
     """
 
     schema: Schema
@@ -50,17 +51,19 @@ class LoadedModel(NamedTuple):
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
         config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
+        variables = trained.variables()
+        read = {"tables": tables, "params": of_part(variables["params"], "tower")}
         return cls(
             dataset.schema,
             trained.step,
             config.train.max_history,
             history_buckets(config),
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            (jax.device_put(trained.variables()), tables),
+            (jax.device_put(variables), tables),
             make_programs(config, dataset.schema),
             trained.list_offsets,
             # Not those of the folder, whose files may change. On a CPU they are not copied.
-            {name: np.asarray(leaf) for name, leaf in named_leaves({"tables": tables}).items()},
+            {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
         )
 
     @classmethod
@@ -160,7 +163,7 @@ def encoded_requests(
 
 CANDIDATE_BUCKETS = (32, 128, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
-TOWER_ROWS = 1280
+TOWER_ROWS = 384
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
 
 

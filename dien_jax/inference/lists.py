@@ -30,10 +30,13 @@ USERS_AT_ONCE = 16
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
-"""Maximum number of items that the first stage leaves, for a list of up to 320."""
+"""Number of items that the first stage leaves, for a list of up to 32; 12 for each of a longer."""
 KEPT = 128
 """Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
+POPULARITY = (-0.5, 0.5)
+"""Multiples of the logarithm of an item's users in the orders of the first stage."""
 STATISTICS, FACTORS = "tables/statistics", "tables/factors"
+WEIGHTS_OF = "params/tower/item_weights"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
 
@@ -81,6 +84,11 @@ class ListOptions(NamedTuple):
     candidates: np.ndarray | None
     exclude: np.ndarray
     at_most: Mapping[str, int]
+
+    def of_length(self, n: int) -> "ListOptions":
+        """Return the options of a longer list, with wider limits."""
+        at_most = {name: most * (n // self.n) for name, most in self.at_most.items()}
+        return self._replace(n=n, at_most=at_most)
 
 
 class ItemLists:
@@ -182,7 +190,7 @@ class ItemLists:
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         """Return the rows to rank for each user, rising; ``chosen`` are all behaviours."""
-        listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
+        listed, most = self._listed.copy(), max(SHORTLIST, 12 * options.n)
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
         listed[options.exclude] = False
@@ -191,15 +199,15 @@ class ItemLists:
             for of_user, rows in zip(allowed, chosen, strict=True):
                 of_user[rows] = False
         if self.shortlist is not None and np.count_nonzero(listed) > most:
-            return self.shortlist.rows(kept, allowed, most)
+            limits = options.of_length(most).at_most
+            values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
+            return self.shortlist.rows(kept, allowed, most, values)
         return [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
 
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
         assert self._offsets is not None
-        count = max(KEPT, 8 * options.n)
-        at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
-        more = options._replace(n=count, at_most=at_most)
+        more = options.of_length(max(KEPT, 8 * options.n))
         return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
 
     def best(
@@ -230,12 +238,13 @@ class ItemLists:
 
 
 class Shortlist:
-    """The first stage: few of many items, by what counts of training events say.
+    """The first stage: few of many items, by a rough estimate of the model's scores.
 
-    These are the items that most users chose together with the events of the history, those that
-    share categories with them, those whose vectors are most similar to them or to what follows
-    them, and the most popular. Categories and similarities count times the root of the number of
-    an item's users: without it the first ones would be rare.
+    It sums the tower's weights of an item's values; how many users chose the item together with the
+    events of the history; how similar its vectors are to the events, and to what follows them; and
+    the share of the events that have its categories, of which rare ones count more. Recent events
+    count more. What popularity adds differs between models, so items are taken in turn from the
+    orders of the sum with each of ``POPULARITY``.
     """
 
     def __init__(
@@ -243,67 +252,83 @@ class Shortlist:
     ) -> None:
         names = ("count", "offsets", "other", "together")
         counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
-        self._count, self._offsets, self._other, self._together = counts
-        self._root = np.sqrt(self._count + 1.0).astype(np.float32)
-        self._popular = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
-        self._categories = [np.asarray(tables[f"tables/item/{name}"]) for name in features]
-        self._vectors: list[np.ndarray] = []
-        if f"{FACTORS}/{item}/row" in tables:
+        count, self._offsets, self._other, self._together = counts
+        self._root = np.sqrt(count + 1.0).astype(np.float32)
+        self._popularity = np.log1p(count).astype(np.float32)
+        self._weights = np.asarray(tables[f"{WEIGHTS_OF}/{item}"])[:, 0].copy()
+        self._categories = []
+        for name in features:
+            category = np.asarray(tables[f"tables/item/{name}"])
+            self._weights += np.asarray(tables[f"{WEIGHTS_OF}/{name}"])[category, 0]
+            events = np.bincount(category, count) + 1.0
+            rarity = np.log(events.sum() / events) * (np.arange(len(events)) != UNKNOWN)
+            self._categories.append((category, rarity / len(features)))
+        self._row = tables.get(f"{FACTORS}/{item}/row")
+        if self._row is not None:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
-            parts = np.split(vectors, DIRECTED, axis=1)
-            norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-            self._vectors = [p / np.maximum(n, 1e-5) for p, n in zip(parts, norms, strict=True)]
-            self._row = tables[f"{FACTORS}/{item}/row"]
+            chosen, before, following = map(_unit, np.split(vectors, DIRECTED, axis=1))
+            self._ours = np.concatenate([chosen, following], axis=1)
+            self._theirs = np.stack([chosen, before], axis=1)
 
     def rows(
-        self, histories: Sequence[np.ndarray], allowed: np.ndarray, most: int
+        self,
+        histories: Sequence[np.ndarray],
+        allowed: np.ndarray,
+        most: int,
+        limits: Sequence[tuple[np.ndarray, int]] = (),
     ) -> list[np.ndarray]:
         """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
-        They are the first of every order, in turn: of the sources above, by their scores.
-
         ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
-        the items that may be listed.
+        the items that may be listed. ``limits`` are values of all items, and how many items of each
+        known value to return.
         """
-        recency = [1 / np.arange(len(history), 0, -1.0) for history in histories]
-        weighted, similar = list(zip(histories, recency, strict=True)), []
-        if self._vectors:
-            chosen, before, following = self._vectors
-            for ours, theirs in ((chosen, chosen), (following, before)):
-                sums = np.stack([weights @ theirs[self._row[rows]] for rows, weights in weighted])
-                similar.append((sums.astype(np.float32) @ ours.T)[:, self._row] * self._root)
-        for category in self._categories:
-            sums = np.zeros((len(weighted), category.max() + 1), np.float32)
-            for of_user, (rows, weights) in zip(sums, weighted, strict=True):
-                np.add.at(of_user, category[rows], weights)
-            sums[:, UNKNOWN] = 0
-            similar.append(sums[:, category] * self._root)
         found = []
-        for of_user, history, *scores in zip(allowed, weighted, *similar, strict=True):
-            scores = [np.where(of_user, s, 0) for s in (self._together_with(*history), *scores)]
-            orders = [self._popular[of_user[self._popular]][:most]]
-            orders += [_top(score, most // 2) for score in scores]
-            place = np.concatenate([np.arange(len(order)) for order in orders])
-            in_turn = np.concatenate(orders)[np.argsort(place, kind="stable")]
-            first = np.sort(np.unique(in_turn, return_index=True)[1])
-            found.append(np.sort(in_turn[first[:most]]).astype(np.int32))
+        for of_user, scores in zip(allowed, self._scores(histories), strict=True):
+            for values, limit in limits:
+                of_user = of_user & _within(np.where(of_user, scores, -np.inf), values, limit)
+            scores = np.where(of_user, scores, -np.inf)
+            place = np.full(len(scores), most)  # the best in any order
+            for multiple in POPULARITY:
+                order = first_places(scores + multiple * self._popularity, most)
+                place[order] = np.minimum(place[order], np.arange(len(order)))
+            rows = np.flatnonzero(of_user & (place < most)).astype(np.int32)
+            found.append(np.sort(rows[first_places(-place[rows], most)]))
         return found
 
-    def _together_with(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
-        """Return the sum over events of recency times the cosine of who chose both, ``[I]``."""
-        total = np.zeros(len(self._count))
-        for row, weight in zip(history, recency, strict=True):
-            pairs = slice(self._offsets[row], self._offsets[row + 1])
-            other = self._other[pairs]  # an item once
-            expected = (self._count[row] + 1.0) * (self._count[other] + 1.0)
-            total[other] += weight * self._together[pairs] / np.sqrt(expected)
-        return total
+    def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the estimates without popularity, float32 ``[U, I]``."""
+        scores = np.repeat(self._weights[None], len(histories), axis=0)
+        sums = []
+        for user, rows in enumerate(histories):
+            recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
+            together = np.zeros(len(self._root), np.float32)
+            for row, weight in zip(rows, recency / self._root[rows], strict=True):
+                pairs = slice(self._offsets[row], self._offsets[row + 1])
+                together[self._other[pairs]] += weight * self._together[pairs]  # an item once
+            scores[user] += 4 * np.sqrt(together / self._root)
+            for category, rarity in self._categories:
+                share = np.bincount(category[rows], recency, len(rarity)) / max(recency.sum(), 1)
+                scores[user] += (0.3 * share * rarity).astype(np.float32)[category]
+            if self._row is not None:
+                sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
+        if sums:
+            similar = np.stack(sums).reshape(len(sums), -1) @ self._ours.T
+            scores += 1.5 * similar[:, self._row]
+        return scores
 
 
-def _top(scores: np.ndarray, most: int) -> np.ndarray:
-    """Return the places of the highest scores above 0, the highest first."""
-    places = np.flatnonzero(scores > 0)
-    return places[first_places(scores[places], most)]
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors ``[..., D]`` of length 1, or of 0."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-5)
+
+
+def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
+    """Return which places have one of the ``limit`` highest scores of their value, or no value."""
+    order = np.lexsort((-scores, values))
+    nth = np.empty(len(values), np.int64)
+    nth[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order])
+    return (nth < limit) | (values == UNKNOWN)
 
 
 def first_places(scores: np.ndarray, n: int) -> np.ndarray:
