@@ -136,7 +136,10 @@ class History:
 
 @dataclass
 class EncodedRequest:
-    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
+    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row.
+
+    ``tower`` are the logits of the tower for the candidates, if they are known.
+    """
 
     history: History
     user: np.ndarray
@@ -144,6 +147,7 @@ class EncodedRequest:
     candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     raw: RankRequest = NO_REQUEST
     unknown_context: int = 0
+    tower: np.ndarray | None = None
 
 
 def encoded_requests(
@@ -194,8 +198,9 @@ class BucketedPrograms:
                 yield (number + place / len(sizes)) / len(self.buckets)
                 request = EncodedRequest(encoded, user, context, np.zeros(size, np.int32))
                 self.score([request])
-            if tower:
-                self.tower([request])
+                if tower and place:
+                    (request.tower,) = self.tower([request])
+                    self.score([request])
 
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
@@ -222,8 +227,9 @@ class BucketedPrograms:
         for request, history in zip(missing, read, strict=True):
             request.history = history
 
-        def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
-            return self.programs.score(*self._arguments, request.history.interests, *inputs)
+        def call(request: EncodedRequest, *inputs: Any, **known: Any) -> jax.Array:
+            interests = request.history.interests
+            return self.programs.score(*self._arguments, interests, *inputs, **known)
 
         return self._in_slices(requests, CANDIDATE_BUCKETS, call)
 
@@ -246,9 +252,14 @@ class BucketedPrograms:
         for request in requests:
             inputs = (*self._read(request.history), request.user, request.context)
             for start in range(0, len(request.candidates), largest):
-                items = request.candidates[start : start + largest]
-                padded = _padded(items, sizes[_bucket_place(sizes, len(items))])
-                results.append(call(request, *inputs, padded, np.int32(len(items))))
+                part = slice(start, start + largest)
+                items = request.candidates[part]
+                size = sizes[_bucket_place(sizes, len(items))]
+                known = {}
+                if request.tower is not None:
+                    known = {"tower": _padded(request.tower[part], size, np.float32)}
+                padded = _padded(items, size)
+                results.append(call(request, *inputs, padded, np.int32(len(items)), **known))
         fetched = iter(jax.device_get(results))
         scores = []
         for request in requests:
@@ -266,8 +277,8 @@ class BucketedPrograms:
         return self.buckets[bisect_left(self.buckets, length)]
 
 
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    padded = np.zeros(size, np.int32)
+def _padded(rows: np.ndarray, size: int, dtype: Any = np.int32) -> np.ndarray:
+    padded = np.zeros(size, dtype)
     padded[: len(rows)] = rows
     return padded
 

@@ -106,7 +106,7 @@ class ItemLists:
         offsets = np.zeros(0) if self._offsets is None else self._offsets[listed]
         self._has_counts = len(np.unique(offsets)) > 1  # as log shares of training events
         self.shortlist: Shortlist | None = None
-        if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
+        if len(listed) > exact_items and f"{WEIGHTS_OF}/{item.name}" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
         self.has_tower = bool(self.shortlist and model.programs.tower)
 
@@ -163,12 +163,13 @@ class ItemLists:
             kept = [request.history.rows for request in some]
             found = self.candidates(options, kept, chosen[start : start + USERS_AT_ONCE])
             for request, rows in zip(some, found, strict=True):
-                request.candidates = rows
+                request.candidates, request.tower = rows, None
             if self.has_tower:
                 many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
                 many = [one for one in many if self._is_read(one)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
-                    request.candidates = self.kept(request.candidates, logits, options)
+                    places = self.kept(request.candidates, logits, options)
+                    request.candidates, request.tower = request.candidates[places], logits[places]
             scored = iter(self._programs.score([one for one in some if self._is_read(one)]))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
@@ -205,10 +206,10 @@ class ItemLists:
         return [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
 
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
-        """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
+        """Return the places, rising, that the tower leaves: a longer list by its logits."""
         assert self._offsets is not None
         more = options.of_length(max(KEPT, 8 * options.n))
-        return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
+        return np.sort(self._first(rows, logits + self._offsets[rows], more))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
@@ -267,7 +268,7 @@ class Shortlist:
         if self._row is not None:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
             chosen, before, following = map(_unit, np.split(vectors, DIRECTED, axis=1))
-            self._ours = np.concatenate([chosen, following], axis=1)
+            self._ours = np.ascontiguousarray(np.concatenate([chosen, following], axis=1).T)
             self._theirs = np.stack([chosen, before], axis=1)
 
     def rows(
@@ -313,7 +314,7 @@ class Shortlist:
             if self._row is not None:
                 sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
         if sums:
-            similar = np.stack(sums).reshape(len(sums), -1) @ self._ours.T
+            similar = np.stack(sums).reshape(len(sums), -1) @ self._ours
             scores += 1.5 * similar[:, self._row]
         return scores
 
