@@ -34,9 +34,8 @@ SHORTLIST = TOWER_ROWS
 KEPT = 128
 """Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
 POPULARITY = (-0.5, 0.5)
-"""Multiples of the logarithm of an item's users in the orders of the first stage."""
-STATISTICS, FACTORS = "tables/statistics", "tables/factors"
-WEIGHTS_OF = "params/tower/item_weights"
+"""What the two orders of the first stage add, times the logarithm of an item's users."""
+FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
 
@@ -101,10 +100,9 @@ class ItemLists:
         self._tables, self._offsets, item = model.tables, model.list_offsets, model.schema.item[0]
         self._programs, self._vocabularies = programs, model.vocabularies
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
-        listed = np.zeros(0, bool) if self._offsets is None else np.isfinite(self._offsets)
-        self._listed = listed
-        offsets = np.zeros(0) if self._offsets is None else self._offsets[listed]
-        self._has_counts = len(np.unique(offsets)) > 1  # as log shares of training events
+        offsets = np.zeros(0) if self._offsets is None else self._offsets
+        self._listed = listed = np.isfinite(offsets)
+        self._has_counts = len(np.unique(offsets[listed])) > 1  # as log shares of training events
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{WEIGHTS_OF}/{item.name}" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
@@ -164,18 +162,18 @@ class ItemLists:
             found = self.candidates(options, kept, chosen[start : start + USERS_AT_ONCE])
             for request, rows in zip(some, found, strict=True):
                 request.candidates, request.tower = rows, None
+            read = [request for request in some if self._is_read(request)]
             if self.has_tower:
-                many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
-                many = [one for one in many if self._is_read(one)]
+                many = [one for one in read if len(one.candidates) > max(KEPT, 8 * options.n)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
                     places = self.kept(request.candidates, logits, options)
                     request.candidates, request.tower = request.candidates[places], logits[places]
-            scored = iter(self._programs.score([one for one in some if self._is_read(one)]))
+            scored = iter(self._programs.score(read))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
                 scores = next(scored) if self._is_read(request) else even
-                ids = self._vocabularies.items
                 if not np.isfinite(scores).all():
+                    ids = self._vocabularies.items
                     raise not_finite([ids[row] for row in request.candidates], scores)
                 yield self.best(request.candidates, scores, options)
 
@@ -241,18 +239,17 @@ class ItemLists:
 class Shortlist:
     """The first stage: few of many items, by a rough estimate of the model's scores.
 
-    It sums the tower's weights of an item's values; how many users chose the item together with the
-    events of the history; how similar its vectors are to the events, and to what follows them; and
-    the share of the events that have its categories, of which rare ones count more. Recent events
-    count more. What popularity adds differs between models, so items are taken in turn from the
-    orders of the sum with each of ``POPULARITY``.
+    It adds the tower's weights of an item's values; how many users chose it together with the
+    history; how similar its vectors are to the history and to what follows it; and the share of
+    the history that has its categories. Recent events and rare categories count more. What
+    popularity adds differs between models: items are taken in turn from two orders.
     """
 
     def __init__(
         self, tables: Mapping[str, np.ndarray], item: str, features: Sequence[str]
     ) -> None:
         names = ("count", "offsets", "other", "together")
-        counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
+        counts = (tables[f"tables/statistics/{item}/{name}"] for name in names)
         count, self._offsets, self._other, self._together = counts
         self._root = np.sqrt(count + 1.0).astype(np.float32)
         self._popularity = np.log1p(count).astype(np.float32)
@@ -281,8 +278,7 @@ class Shortlist:
         """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
         ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
-        the items that may be listed. ``limits`` are values of all items, and how many items of each
-        known value to return.
+        the items that may be listed; ``limits`` values of all, and how many of a value to return.
         """
         found = []
         for of_user, scores in zip(allowed, self._scores(histories), strict=True):
@@ -299,8 +295,7 @@ class Shortlist:
 
     def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """Return the estimates without popularity, float32 ``[U, I]``."""
-        scores = np.repeat(self._weights[None], len(histories), axis=0)
-        sums = []
+        scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
         for user, rows in enumerate(histories):
             recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
             together = np.zeros(len(self._root), np.float32)
@@ -314,8 +309,7 @@ class Shortlist:
             if self._row is not None:
                 sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
         if sums:
-            similar = np.stack(sums).reshape(len(sums), -1) @ self._ours
-            scores += 1.5 * similar[:, self._row]
+            scores += 1.5 * (np.stack(sums).reshape(len(sums), -1) @ self._ours)[:, self._row]
         return scores
 
 
@@ -327,8 +321,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
     """Return which places have one of the ``limit`` highest scores of their value, or no value."""
     order = np.lexsort((-scores, values))
-    nth = np.empty(len(values), np.int64)
-    nth[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order])
+    nth = np.argsort(order) - np.searchsorted(values, values, sorter=order)
     return (nth < limit) | (values == UNKNOWN)
 
 

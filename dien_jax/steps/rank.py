@@ -69,7 +69,11 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         return Interests(states, encoded.last)
 
     def score(
-        variables: Any, tables: FeatureTables, interests: Interests, *request: Any, tower: Any = None
+        variables: Any,
+        tables: FeatureTables,
+        interests: Interests,
+        *request: Any,
+        tower: Any = None,
     ) -> Array:
         history, length, *_ = request
         batch, real = requested(*request)
