@@ -253,7 +253,7 @@ class Shortlist:
         count, self._offsets, self._other, self._together = counts
         self._root = np.sqrt(count + 1.0).astype(np.float32)
         self._popularity = np.log1p(count).astype(np.float32)
-        self._weights = np.asarray(tables[f"{WEIGHTS_OF}/{item}"])[:, 0].copy()
+        self._weights = np.asarray(tables[f"{WEIGHTS_OF}/{item}"])[: len(count), 0].copy()
         self._categories = []
         for name in features:
             category = np.asarray(tables[f"tables/item/{name}"])
@@ -294,7 +294,7 @@ class Shortlist:
         return found
 
     def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the estimates without popularity, float32 ``[U, I]``."""
+        """Return estimates but for popularity, float32 ``[U, I]``; four logs chose the factors."""
         scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
         for user, rows in enumerate(histories):
             recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
