@@ -22,6 +22,7 @@ from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
+from dien_jax.model.tower import of_part
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
@@ -32,7 +33,7 @@ LEAST_RATIO = 3
 """Least ratio of two lengths of histories that programs are compiled for."""
 CANDIDATE_BUCKETS = (64, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices."""
-TOWER_ROWS = 1280
+TOWER_ROWS = 384
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
 Slices = Mapping[int, int]
 """Size of slices by the largest number of candidates for it, rising; the last is for any number."""
@@ -44,7 +45,7 @@ class LoadedModel(NamedTuple):
     ``may_pad`` is False where scores depend on the length that a history is padded to.
     ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
-    ``tables/item/category``.
+    ``tables/item/category`` and ``params/tower/item_weights/item``.
     """
 
     schema: Schema
@@ -62,6 +63,8 @@ class LoadedModel(NamedTuple):
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
         config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
+        variables = trained.variables()
+        read = {"tables": tables, "params": of_part(variables["params"], "tower")}
         return cls(
             dataset.schema,
             trained.step,
@@ -70,11 +73,11 @@ class LoadedModel(NamedTuple):
             candidate_slices(follow_authors=config.model.follow_authors),
             not config.model.follow_authors,
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            (jax.device_put(trained.variables()), tables),
+            (jax.device_put(variables), tables),
             make_programs(config, dataset.schema),
             trained.list_offsets,
             # Not those of the folder, whose files may change. On a CPU they are not copied.
-            {name: np.asarray(leaf) for name, leaf in named_leaves({"tables": tables}).items()},
+            {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
         )
 
     @classmethod
@@ -160,7 +163,10 @@ class History:
 
 @dataclass
 class EncodedRequest:
-    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
+    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row.
+
+    ``tower`` are the logits of the tower for the candidates, if they are known.
+    """
 
     history: History
     user: np.ndarray
@@ -168,6 +174,7 @@ class EncodedRequest:
     candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     raw: RankRequest = NO_REQUEST
     unknown_context: int = 0
+    tower: np.ndarray | None = None
 
 
 def encoded_requests(
@@ -225,9 +232,11 @@ class BucketedPrograms:
                 alone.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
 
         def call_tower(bucket: int) -> None:
-            history = History(np.zeros(bucket, np.int32))
-            request = EncodedRequest(history, user, context, np.zeros(1, np.int32))
-            self._alone(bucket).tower([request])
+            alone, history = self._alone(bucket), History(np.zeros(bucket, np.int32))
+            for size in sizes:
+                request = EncodedRequest(history, user, context, np.zeros(size, np.int32))
+                (request.tower,) = alone.tower([request])
+                alone.score([request])
 
         every, functions = self._every, [call, call_tower][: 1 + tower]
         self.buckets = every[-1:] if self._may_pad else every
@@ -273,8 +282,9 @@ class BucketedPrograms:
         for request, history in zip(missing, read, strict=True):
             request.history = history
 
-        def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
-            return self.programs.score(*self._arguments, request.history.interests, *inputs)
+        def call(request: EncodedRequest, *inputs: Any, **known: Any) -> jax.Array:
+            interests = request.history.interests
+            return self.programs.score(*self._arguments, interests, *inputs, **known)
 
         return self._in_slices(requests, self._slices, call)
 
@@ -297,12 +307,17 @@ class BucketedPrograms:
         for request in requests:
             inputs = (*self._read(request.history), request.user, request.context)
             results.append([])
-            rest = request.candidates
-            while len(rest):
-                size = slice_size(slices, len(rest))
-                items, rest = rest[:size], rest[size:]
-                result = call(request, *inputs, _padded(items, size), np.int32(len(items)))
+            start, count = 0, len(request.candidates)
+            while start < count:
+                size = slice_size(slices, count - start)
+                part = slice(start, start + size)
+                items, known = request.candidates[part], {}
+                if request.tower is not None:
+                    known = {"tower": _padded(request.tower[part], size, np.float32)}
+                padded = _padded(items, size)
+                result = call(request, *inputs, padded, np.int32(len(items)), **known)
                 results[-1].append(result)
+                start += size
         return [
             np.concatenate([np.zeros(0, np.float32), *parts])[: len(request.candidates)]
             for request, parts in zip(requests, jax.device_get(results), strict=True)
@@ -319,8 +334,8 @@ class BucketedPrograms:
         return buckets[bisect_left(buckets, length)]
 
 
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    padded = np.zeros(size, np.int32)
+def _padded(rows: np.ndarray, size: int, dtype: Any = np.int32) -> np.ndarray:
+    padded = np.zeros(size, dtype)
     padded[: len(rows)] = rows
     return padded
 

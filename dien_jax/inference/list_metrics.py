@@ -15,7 +15,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
-from dien_jax.inference.lists import PAIR_COUNTS, ItemLists, add_cosines, first_places
+from dien_jax.inference.lists import ItemLists, first_places
 from dien_jax.metrics.lists import CUT, list_metrics
 from dien_jax.runs.calibration import negative_distribution
 from dien_jax.runs.summary import save_lists
@@ -96,14 +96,16 @@ def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
     popularity = np.asarray(dataset.popularity, np.float64)
     share = popularity / max(popularity.sum(), 1)  # below 1, for ties
     rules: dict[str, Callable[[Target], np.ndarray]] = {"popularity": lambda _: share}
-    item = dataset.statistics.values.get(dataset.schema.item[0].name)
-    if item is not None:
-        counts = [getattr(item, name) for name in PAIR_COUNTS]
+    counts = dataset.statistics.values.get(dataset.schema.item[0].name)
+    if counts is not None:
 
         def cooccurrence(target: Target) -> np.ndarray:
             scores = share * 1e-9
             for last in target.history[-1:]:
-                add_cosines(scores, counts, last)
+                pairs = slice(counts.offsets[last], counts.offsets[last + 1])
+                other = counts.other[pairs]  # an item once
+                expected = (counts.count[last] + 1.0) * (counts.count[other] + 1.0)
+                scores[other] += counts.together[pairs] / np.sqrt(expected)
             return scores
 
         rules["cooccurrence"] = cooccurrence

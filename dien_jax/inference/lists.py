@@ -30,11 +30,12 @@ USERS_AT_ONCE = 16
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
-"""Maximum number of items that the first stage leaves, for a list of up to 320."""
+"""Number of items that the first stage leaves, for a list of up to 32; 12 for each of a longer."""
 KEPT = 128
 """Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
-STATISTICS, FACTORS = "tables/statistics", "tables/factors"
-PAIR_COUNTS = ("count", "offsets", "other", "together")
+POPULARITY = (-0.5, 0.5)
+"""What the two orders of the first stage add, times the logarithm of an item's users."""
+FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
 
@@ -83,6 +84,11 @@ class ListOptions(NamedTuple):
     exclude: np.ndarray
     at_most: Mapping[str, int]
 
+    def of_length(self, n: int) -> "ListOptions":
+        """Return the options of a longer list, with wider limits."""
+        at_most = {name: most * (n // self.n) for name, most in self.at_most.items()}
+        return self._replace(n=n, at_most=at_most)
+
 
 class ItemLists:
     """The lists of one model, of up to ``exact_items`` items without a shortlist."""
@@ -94,12 +100,11 @@ class ItemLists:
         self._tables, self._offsets, item = model.tables, model.list_offsets, model.schema.item[0]
         self._programs, self._vocabularies = programs, model.vocabularies
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
-        listed = np.zeros(0, bool) if self._offsets is None else np.isfinite(self._offsets)
-        self._listed = listed
-        offsets = np.zeros(0) if self._offsets is None else self._offsets[listed]
-        self._has_counts = len(np.unique(offsets)) > 1  # as log shares of training events
+        offsets = np.zeros(0) if self._offsets is None else self._offsets
+        self._listed = listed = np.isfinite(offsets)
+        self._has_counts = len(np.unique(offsets[listed])) > 1  # as log shares of training events
         self.shortlist: Shortlist | None = None
-        if len(listed) > exact_items and f"{STATISTICS}/{item.name}/count" in model.tables:
+        if len(listed) > exact_items and f"{WEIGHTS_OF}/{item.name}" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
         self.has_tower = bool(self.shortlist and model.programs.tower)
 
@@ -156,18 +161,19 @@ class ItemLists:
             kept = [request.history.rows for request in some]
             found = self.candidates(options, kept, chosen[start : start + USERS_AT_ONCE])
             for request, rows in zip(some, found, strict=True):
-                request.candidates = rows
+                request.candidates, request.tower = rows, None
+            read = [request for request in some if self._is_read(request)]
             if self.has_tower:
-                many = [one for one in some if len(one.candidates) > max(KEPT, 8 * options.n)]
-                many = [one for one in many if self._is_read(one)]
+                many = [one for one in read if len(one.candidates) > max(KEPT, 8 * options.n)]
                 for request, logits in zip(many, self._programs.tower(many), strict=True):
-                    request.candidates = self.kept(request.candidates, logits, options)
-            scored = iter(self._programs.score([one for one in some if self._is_read(one)]))
+                    places = self.kept(request.candidates, logits, options)
+                    request.candidates, request.tower = request.candidates[places], logits[places]
+            scored = iter(self._programs.score(read))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
                 scores = next(scored) if self._is_read(request) else even
-                ids = self._vocabularies.items
                 if not np.isfinite(scores).all():
+                    ids = self._vocabularies.items
                     raise not_finite([ids[row] for row in request.candidates], scores)
                 yield self.best(request.candidates, scores, options)
 
@@ -183,7 +189,7 @@ class ItemLists:
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         """Return the rows to rank for each user, rising; ``chosen`` are all behaviours."""
-        listed, most = self._listed.copy(), max(SHORTLIST, 4 * options.n)
+        listed, most = self._listed.copy(), max(SHORTLIST, 12 * options.n)
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
         listed[options.exclude] = False
@@ -192,16 +198,16 @@ class ItemLists:
             for of_user, rows in zip(allowed, chosen, strict=True):
                 of_user[rows] = False
         if self.shortlist is not None and np.count_nonzero(listed) > most:
-            return self.shortlist.rows(kept, allowed, most)
+            limits = options.of_length(most).at_most
+            values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
+            return self.shortlist.rows(kept, allowed, most, values)
         return [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
 
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
-        """Return the rows, rising, that the tower leaves: those of a longer list by its logits."""
+        """Return the places, rising, that the tower leaves: a longer list by its logits."""
         assert self._offsets is not None
-        count = max(KEPT, 8 * options.n)
-        at_most = {name: most * (count // options.n) for name, most in options.at_most.items()}
-        more = options._replace(n=count, at_most=at_most)
-        return np.sort(rows[self._first(rows, logits + self._offsets[rows], more)])
+        more = options.of_length(max(KEPT, 8 * options.n))
+        return np.sort(self._first(rows, logits + self._offsets[rows], more))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
@@ -231,90 +237,92 @@ class ItemLists:
 
 
 class Shortlist:
-    """The first stage: few of many items, by what counts of training events say.
+    """The first stage: few of many items, by a rough estimate of the model's scores.
 
-    These are the items that most users chose together with the events of the history, those that
-    share categories with them, those whose vectors are most similar to them or to what follows
-    them, and the most popular. Categories and similarities count times the root of the number of
-    an item's users: without it the first ones would be rare.
+    It adds the tower's weights of an item's values; how many users chose it together with the
+    history; how similar its vectors are to the history and to what follows it; and the share of
+    the history that has its categories. Recent events and rare categories count more. What
+    popularity adds differs between models: items are taken in turn from two orders.
     """
 
     def __init__(
         self, tables: Mapping[str, np.ndarray], item: str, features: Sequence[str]
     ) -> None:
-        self._counts = [tables[f"{STATISTICS}/{item}/{name}"] for name in PAIR_COUNTS]
-        count = self._counts[0]
+        names = ("count", "offsets", "other", "together")
+        counts = (tables[f"tables/statistics/{item}/{name}"] for name in names)
+        count, self._offsets, self._other, self._together = counts
         self._root = np.sqrt(count + 1.0).astype(np.float32)
-        self._popular = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
-        self._categories = [np.asarray(tables[f"tables/item/{name}"]) for name in features]
-        self._vectors: list[np.ndarray] = []
-        if f"{FACTORS}/{item}/row" in tables:
+        self._popularity = np.log1p(count).astype(np.float32)
+        self._weights = np.asarray(tables[f"{WEIGHTS_OF}/{item}"])[: len(count), 0].copy()
+        self._categories = []
+        for name in features:
+            category = np.asarray(tables[f"tables/item/{name}"])
+            self._weights += np.asarray(tables[f"{WEIGHTS_OF}/{name}"])[category, 0]
+            events = np.bincount(category, count) + 1.0
+            rarity = np.log(events.sum() / events) * (np.arange(len(events)) != UNKNOWN)
+            self._categories.append((category, rarity / len(features)))
+        self._row = tables.get(f"{FACTORS}/{item}/row")
+        if self._row is not None:
             vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
-            parts = np.split(vectors, DIRECTED, axis=1)
-            norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-            self._vectors = [p / np.maximum(n, 1e-5) for p, n in zip(parts, norms, strict=True)]
-            self._row = tables[f"{FACTORS}/{item}/row"]
+            chosen, before, following = map(_unit, np.split(vectors, DIRECTED, axis=1))
+            self._ours = np.ascontiguousarray(np.concatenate([chosen, following], axis=1).T)
+            self._theirs = np.stack([chosen, before], axis=1)
 
     def rows(
-        self, histories: Sequence[np.ndarray], allowed: np.ndarray, most: int
+        self,
+        histories: Sequence[np.ndarray],
+        allowed: np.ndarray,
+        most: int,
+        limits: Sequence[tuple[np.ndarray, int]] = (),
     ) -> list[np.ndarray]:
         """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
 
-        They are the first of every order, in turn: of the sources above, by their scores.
-
         ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
-        the items that may be listed.
+        the items that may be listed; ``limits`` values of all, and how many of a value to return.
         """
-        recency = [1 / np.arange(len(history), 0, -1.0) for history in histories]
-        weighted, similar = list(zip(histories, recency, strict=True)), []
-        if self._vectors:
-            chosen, before, following = self._vectors
-            for ours, theirs in ((chosen, chosen), (following, before)):
-                sums = np.stack([weights @ theirs[self._row[rows]] for rows, weights in weighted])
-                similar.append((sums.astype(np.float32) @ ours.T)[:, self._row] * self._root)
-        for category in self._categories:
-            sums = np.zeros((len(weighted), category.max() + 1), np.float32)
-            for of_user, (rows, weights) in zip(sums, weighted, strict=True):
-                np.add.at(of_user, category[rows], weights)
-            sums[:, UNKNOWN] = 0
-            similar.append(sums[:, category] * self._root)
         found = []
-        for of_user, history, *scores in zip(allowed, weighted, *similar, strict=True):
-            scores = [np.where(of_user, s, 0) for s in (self._together_with(*history), *scores)]
-            orders = [self._popular[of_user[self._popular]][:most]]
-            orders += [_top(score, most // 2) for score in scores]
-            place = np.concatenate([np.arange(len(order)) for order in orders])
-            in_turn = np.concatenate(orders)[np.argsort(place, kind="stable")]
-            first = np.sort(np.unique(in_turn, return_index=True)[1])
-            found.append(np.sort(in_turn[first[:most]]).astype(np.int32))
+        for of_user, scores in zip(allowed, self._scores(histories), strict=True):
+            for values, limit in limits:
+                of_user = of_user & _within(np.where(of_user, scores, -np.inf), values, limit)
+            scores = np.where(of_user, scores, -np.inf)
+            place = np.full(len(scores), most)  # the best in any order
+            for multiple in POPULARITY:
+                order = first_places(scores + multiple * self._popularity, most)
+                place[order] = np.minimum(place[order], np.arange(len(order)))
+            rows = np.flatnonzero(of_user & (place < most)).astype(np.int32)
+            found.append(np.sort(rows[first_places(-place[rows], most)]))
         return found
 
-    def _together_with(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
-        """Return the sum over events of recency times the cosine of who chose both, ``[I]``."""
-        total = np.zeros(len(self._root))
-        for row, weight in zip(history, recency, strict=True):
-            add_cosines(total, self._counts, row, weight)
-        return total
+    def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Return estimates but for popularity, float32 ``[U, I]``; four logs chose the factors."""
+        scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
+        for user, rows in enumerate(histories):
+            recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
+            together = np.zeros(len(self._root), np.float32)
+            for row, weight in zip(rows, recency / self._root[rows], strict=True):
+                pairs = slice(self._offsets[row], self._offsets[row + 1])
+                together[self._other[pairs]] += weight * self._together[pairs]  # an item once
+            scores[user] += 4 * np.sqrt(together / self._root)
+            for category, rarity in self._categories:
+                share = np.bincount(category[rows], recency, len(rarity)) / max(recency.sum(), 1)
+                scores[user] += (0.3 * share * rarity).astype(np.float32)[category]
+            if self._row is not None:
+                sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
+        if sums:
+            scores += 1.5 * (np.stack(sums).reshape(len(sums), -1) @ self._ours)[:, self._row]
+        return scores
 
 
-def add_cosines(
-    scores: np.ndarray, counts: Sequence[np.ndarray], row: np.integer, weight: float = 1.0
-) -> None:
-    """Add to scores ``[I]`` the cosine of who chose each item and who chose that of a row.
-
-    ``counts`` are the arrays ``PAIR_COUNTS`` of :class:`~dien_jax.data.tables.ValueStatistics`.
-    """
-    count, offsets, other, together = counts
-    pairs = slice(offsets[row], offsets[row + 1])
-    others = other[pairs]  # an item once
-    expected = (count[row] + 1.0) * (count[others] + 1.0)
-    scores[others] += weight * together[pairs] / np.sqrt(expected)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors ``[..., D]`` of length 1, or of 0."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-5)
 
 
-def _top(scores: np.ndarray, most: int) -> np.ndarray:
-    """Return the places of the highest scores above 0, the highest first."""
-    places = np.flatnonzero(scores > 0)
-    return places[first_places(scores[places], most)]
+def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
+    """Return which places have one of the ``limit`` highest scores of their value, or no value."""
+    order = np.lexsort((-scores, values))
+    nth = np.argsort(order) - np.searchsorted(values, values, sorter=order)
+    return (nth < limit) | (values == UNKNOWN)
 
 
 def first_places(scores: np.ndarray, n: int) -> np.ndarray:

@@ -150,9 +150,8 @@ class Ranker:
         one list. Equal ones are in the order of the item vocabulary. Items without a training event
         are left out. Without a history, the most popular items are listed where negatives were
         drawn by popularity, as no training example lacks one. Of more than ``exact_items`` items,
-        at most 1,280 that users chose together with the history, that are similar to it or popular
-        are scored by the model's tower, and the whole model scores the best 128 of them, if the
-        model has a tower.
+        the 384 that are best by a rough estimate are scored by the model's tower, and the whole
+        model scores the best 128 of them, if the model has a tower; more of them for a long list.
 
         Args:
           history: see :meth:`rank`.

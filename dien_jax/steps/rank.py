@@ -43,7 +43,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
     count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
     of logits under ``CALIBRATION``. ``tower`` has the arguments of ``score`` but the interests, and
-    gives the logits of the tower.
+    gives the logits of the tower, which ``score`` takes by name if they are known.
     """
     model = ClickModel(config.model, schema)
 
@@ -68,12 +68,18 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
-    def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
+    def score(
+        variables: Any,
+        tables: FeatureTables,
+        interests: Interests,
+        *request: Any,
+        tower: Any = None,
+    ) -> Array:
         history, length, *_ = request
         batch, real = requested(*request)
 
         def method(model: ClickModel) -> Array:
-            rows = model.row_inputs(batch, tables)
+            rows = model.row_inputs(batch, tables, tower)
             embedded = model.embed_items(jnp.asarray(history), tables)
             steps = jnp.asarray(length, jnp.int32)
             return model.score_candidates(*interests, embedded, steps, rows, real)

@@ -200,17 +200,39 @@ def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> No
     for history in ([], ["i9"], ["i40", "?", "i41"]):
         found, expected = staged.recommend(history), exact.recommend(history)
         assert found.ids == expected.ids
-    (few,) = staged._lists.shortlist.rows([np.int32([9, 1])], np.ones((1, 60), bool), 8)
-    assert 0 < len(few) <= 8
+    shortlist, allowed = staged._lists.shortlist, np.ones((1, 60), bool)
+    (few,) = shortlist.rows([np.int32([9, 1])], allowed, 8)
+    assert len(few) == 8
+    values = np.arange(60) % 4
+    (limited,) = shortlist.rows([np.int32([9, 1])], allowed, 60, [(values, 2)])
+    assert np.bincount(values[limited]).tolist() == [15, 2, 2, 2]  # unknown ones are not limited
+
+
+@pytest.mark.long
+def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 16)
+    ranker, known = Ranker(wide_run, exact_items=1), np.linspace(3, -3, 60, dtype=np.float32)
+    tower, plain = ranker._programs.tower, Ranker(wide_run).recommend(["i9"], 60)
+
+    def changed(many) -> list[np.ndarray]:
+        return [
+            known[one.candidates] + logits for one, logits in zip(many, tower(many), strict=True)
+        ]
+
+    monkeypatch.setattr(ranker._programs, "tower", changed)
+    found, scores = ranker.recommend(["i9"], 2), dict(zip(plain.ids, plain.scores, strict=True))
+    expected = known[ranker.vocabularies.item_rows(found.ids)]
+    expected = expected + [scores[name] for name in found.ids]
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
 
 
 def test_the_tower_leaves_a_longer_list_within_wider_limits() -> None:
     made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
     rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
-    assert made.kept(rows, logits, options(2)).tolist() == list(range(1, 129))
-    assert made.kept(rows, logits, options(20)).tolist() == list(range(1, 161))
+    assert made.kept(rows, logits, options(2)).tolist() == list(range(128))
+    assert made.kept(rows, logits, options(20)).tolist() == list(range(160))
     limited = made.kept(rows, logits, options(2, at_most={"category": 1}))
-    assert limited.tolist() == [*range(1, 65), *range(200, 264)]
+    assert limited.tolist() == [*range(64), *range(199, 263)]
 
 
 @pytest.mark.long
