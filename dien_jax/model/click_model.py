@@ -181,17 +181,11 @@ class ClickModel(nn.Module):
         embedded, learned = without_own_user(embedded, ids, tables, fold)
         return self._cast(embedded), learned
 
-    def row_inputs(
-        self, batch: Batch, tables: FeatureTables, tower: Float[Array, " B"] | None = None
-    ) -> RowInputs:
+    def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
         """Return the inputs of a batch's candidates, users and context, and the tower's terms.
 
-        User and context may have a single row for all candidates. ``tower`` are the logits of the
-        tower, if they are known.
+        User and context may have a single row for all candidates.
         """
-        terms = None if tower is None else tower[:, None]
-        if self.config.statistics and terms is None:
-            terms = self.tower_terms(batch, tables)
         candidate, learned = self._embed(batch, batch.item, tables)
         user = gather(jnp.asarray(batch.user), tables.user, "user")
         context = batch.context
@@ -199,7 +193,7 @@ class ClickModel(nn.Module):
             candidate,
             self._cast(self.user_embeddings(user)),
             self._cast(self.context_embeddings(context)) if self.schema.context else None,
-            terms,
+            self.tower_terms(batch, tables) if self.config.statistics else None,
             learned,
         )
 

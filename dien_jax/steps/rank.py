@@ -79,7 +79,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         batch, real = requested(*request)
 
         def method(model: ClickModel) -> Array:
-            rows = model.row_inputs(batch, tables, tower)
+            rows = model.row_inputs(batch, tables)
+            if tower is not None:  # and the compiler drops the model's own
+                rows = rows._replace(terms=tower[:, None])
             embedded = model.embed_items(jnp.asarray(history), tables)
             steps = jnp.asarray(length, jnp.int32)
             return model.score_candidates(*interests, embedded, steps, rows, real)
