@@ -55,13 +55,13 @@ CountedFeature = tuple[str, ValueStatistics, np.ndarray]
 """A feature, its counts, and the bits of the training examples, int8 ``[n]``."""
 
 
-def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
-    """Write the files of factors."""
-    for name, (row, vectors, _) in factors.items():
+def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write the files of factors: rows and vectors, by feature."""
+    for name, (row, vectors) in factors.items():
         target = folder / name / FACTORS
         target.mkdir(parents=True)
         np.save(target / "row.npy", row)
-        np.save(target / "vectors.npy", np.asarray(vectors).reshape(-1))
+        np.save(target / "vectors.npy", vectors.reshape(-1))
 
 
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:

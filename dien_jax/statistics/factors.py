@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 
 from dien_jax.data import tables
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds_of
+from dien_jax.data.tables import DIRECTED, FOLDS, factor_levels, folds_of
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
@@ -55,8 +55,8 @@ AT_ONCE = 3
 
 def factorise_features(
     dataset: Dataset, interactions: Mapping[str, int]
-) -> dict[str, ValueFactors]:
-    """Return the vectors of every feature that has some, from the training events of a dataset.
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return rows and vectors of every feature that has some, from training events of a dataset.
 
     ``interactions`` is the number of those of each feature's values, see :func:`factorise`.
     """
@@ -88,8 +88,8 @@ def factorise(
     interactions: int,
     transitions: bool = False,
     most_values: int = MAX_VALUES,
-) -> ValueFactors:
-    """Return the vectors of one feature's values.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and vectors of one feature's values, see :class:`.ValueFactors`.
 
     Args:
       events: the events and the training examples.
@@ -126,7 +126,7 @@ def factorise(
     with threadpool_limits(1, "blas"):
         for _ in map_in_order(fill, tasks, threads):
             trim_memory()  # threads keep what they freed
-    return tables.with_scale(row, vectors, transitions=transitions)
+    return row, vectors
 
 
 def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:
@@ -164,11 +164,12 @@ def _vectors(interactions: _Interactions, values: int, components: int) -> list[
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
     is_next = np.diff(interactions.sequence, prepend=interactions.sequence[:1]) != 0
     sequence = np.cumsum(is_next, dtype=np.int32)
-    degree = np.bincount(sequence).astype(np.float32)
+    degree = np.bincount(sequence)
     users = np.bincount(interactions.value, minlength=values).astype(np.float32)
-    entries = 1 / np.sqrt(degree[sequence] * users[interactions.value])
+    entries = 1 / np.sqrt(degree.astype(np.float32)[sequence] * users[interactions.value])
+    offsets = np.append(0, np.cumsum(degree))
     shape = (len(degree), values)
-    matrix = sparse.csr_array((entries, (sequence, interactions.value)), shape=shape)
+    matrix = sparse.csr_array((entries, interactions.value, offsets), shape=shape)
     return _unit_vectors(matrix, components, sides=("right",))
 
 

@@ -92,7 +92,7 @@ def _cut(kept: list[sparse.csr_array], least: int, most: int) -> int:
     together = np.concatenate([rows.data for rows in kept])
     if len(together) > most:
         at_least = np.cumsum(np.bincount(together)[::-1])[::-1]
-        least = int(np.count_nonzero(at_least > most))
+        least = max(least, int(np.count_nonzero(at_least > most)))
     kept[:] = [_of_users(rows, least) for rows in kept]
     return least
 

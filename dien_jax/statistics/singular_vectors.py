@@ -1,9 +1,9 @@
 """The largest singular values of a sparse matrix and their vectors, by a block Lanczos method.
 
 The matrix M ``[m, n]`` has singular values of at most 1, most of which differ little from their
-neighbours. ``BLOCK`` random columns are multiplied by M^T M ``POWERS`` times, and these and
-``STEPS - 1`` more products of what came before them are made orthonormal. Eigenvectors of M^T M
-within this basis are all polynomials of M^T M times the columns that there are up to a degree.
+neighbours. ``BLOCK`` random columns are multiplied by M^T M ``POWERS`` times. The basis is these
+and ``STEPS - 1`` more blocks, each M^T M times the one before it, made orthonormal; the vectors are
+those of M^T M within it. A matrix of no more columns than that is decomposed whole.
 
 Nothing here has threads of its own: matrices are worked at side by side.
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-BLOCK, POWERS, STEPS = 32, 6, 10
+BLOCK, POWERS, STEPS = 32, 4, 12
 """Columns of a product, products before the basis, and blocks of the basis."""
 WIDTH, ROWS = 16, 1 << 12
 """Columns of a sparse product, and rows of a dense one, that are computed at a time."""
@@ -57,11 +57,10 @@ def singular_vectors(
     is_zero = squares <= SMALLEST * squares[0]
     singular = np.sqrt(np.where(is_zero, 0, squares)).astype(np.float32)
     right = basis @ np.where(is_zero, 0, turn).astype(np.float32)
-    left = None
-    if with_left:
-        pieces = _pieces(right / np.where(is_zero, 1, singular).astype(np.float32))
-        left = np.concatenate([rows @ piece for piece in pieces], axis=1)
-    return Vectors(left, singular, right)
+    if not with_left:
+        return Vectors(None, singular, right)
+    pieces = _pieces(right / np.where(is_zero, 1, singular).astype(np.float32))
+    return Vectors(np.concatenate([rows @ piece for piece in pieces], axis=1), singular, right)
 
 
 def _whole(rows: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +82,7 @@ def _basis(rows: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
         basis[:, new] = _orthonormal(block, scale)
         block = _square(rows, basis[:, new])
         scale = max(scale, float(np.einsum("nb,nb->b", block, block).max()))
-        # The last two blocks have nearly all of it; then what rounding left in any of them.
+        # Nearly all that is not new is in the last two blocks; then what rounding left in any.
         for first in (max(start - BLOCK, 0), 0):
             image[first : new.stop, new] += _take_out(block, basis[:, first : new.stop])
     return basis, image

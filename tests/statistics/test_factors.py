@@ -8,7 +8,7 @@ from support import small_dataset
 from threadpoolctl import threadpool_limits
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds_of
+from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds_of, with_scale
 from dien_jax.statistics import factors
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.training_events import TrainingEvents
@@ -18,10 +18,18 @@ pytestmark = pytest.mark.fast
 VALUES, USERS, LENGTH = 60, 200, 8
 
 
-def factorise(events: TrainingEvents, value_of: np.ndarray, size: int, **options) -> ValueFactors:
+def factorise(
+    events: TrainingEvents,
+    value_of: np.ndarray,
+    size: int,
+    *,
+    transitions: bool = False,
+    **options,
+) -> ValueFactors:
     """Vectors of a log, whose interactions are counted first."""
     options.setdefault("interactions", int(count_values(events, value_of, size)[0].count.sum()))
-    return factors.factorise(events, value_of, size, **options)
+    found = factors.factorise(events, value_of, size, transitions=transitions, **options)
+    return with_scale(*found, transitions=transitions)
 
 
 def log(values: int = VALUES) -> TrainingEvents:

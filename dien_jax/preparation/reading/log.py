@@ -26,6 +26,7 @@ from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.json_values import in_words
+from dien_jax.utils.machine import map_in_order
 from dien_jax.utils.text_files import EXAMPLES, BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
@@ -220,17 +221,29 @@ def text_schema(names: Iterable[str]) -> pa.Schema:
 def text_batches(
     name: Path, batches: Iterable[pa.RecordBatch], form: LogForm, first: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches as line numbers, the first of which is given, and text; empty text is null."""
-    for batch in batches:
-        columns = [pa.array(np.arange(first, first + batch.num_rows))]
-        first += batch.num_rows
+    """Yield batches as line numbers, the first of which is given, and text; empty text is null.
+
+    The next batches are converted while one is stored.
+    """
+
+    def convert(numbered: tuple[int, pa.RecordBatch]) -> pa.RecordBatch:
+        line, batch = numbered
+        columns = [pa.array(np.arange(line, line + batch.num_rows))]
         for column in form.wanted.values():
             where, values = column.where(name), batch.column(column.name)
             texts = column_text(where, values, column.kind)
             if pa.types.is_large_list(texts.type):
                 texts = joined(where, texts, form.separator)
             columns.append(pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.string()))
-        yield pa.record_batch(columns, schema=text_schema(form.wanted))
+        return pa.record_batch(columns, schema=text_schema(form.wanted))
+
+    def numbered() -> Iterator[tuple[int, pa.RecordBatch]]:
+        line = first
+        for batch in batches:
+            yield line, batch
+            line += batch.num_rows
+
+    yield from map_in_order(convert, numbered(), threads=2)
 
 
 def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> tuple[Log, str]:
