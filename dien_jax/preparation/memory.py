@@ -23,7 +23,7 @@ IDLE = 128 << 20
 """Limit of the database while parts are written and counted."""
 OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
 """Bytes of a user or item, of an example of the log, of an event of a part and of its example."""
-OF_COUNTED, OF_VECTORS = 35, 14_000
+OF_COUNTED, OF_VECTORS = 35, 12_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
 LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
 """Events of a part, at least and at most."""

@@ -20,13 +20,11 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
-import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from dien_jax.data import tables
 from dien_jax.data.dataset import Dataset
@@ -49,8 +47,6 @@ MAX_INTERACTIONS = 1 << 22
 """Interactions that are factorised; of longer logs, those of some users, evenly apart."""
 LAGS = 3
 """Events after an event that come next."""
-AT_ONCE = 3
-"""Matrices that are factorised at a time, at most: each takes some 3,500 bytes a value."""
 
 
 def factorise_features(
@@ -109,23 +105,15 @@ def factorise(
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
     fold = folds_of(read.sequence)
-
-    def fill(task: tuple[int, bool]) -> None:
-        table, of_transitions = task
+    for table in range(1 + FOLDS):
         others, frequent = _by_frequency(_where(read, fold != table), len(kept))
-        found = (_transition_vectors if of_transitions else _vectors)(
-            others, len(frequent), components
-        )
-        for place, vectors_of_place in enumerate(found, start=int(of_transitions)):
-            columns = slice(place * components, (place + 1) * components)
-            vectors[table, 1 + frequent, columns] = vectors_of_place
-
-    tasks = itertools.product(range(1 + FOLDS), [False, True] if transitions else [False])
-    threads = min(thread_count(), AT_ONCE)
-    # Threads of BLAS that wait for each other cost more than these short products.
-    with threadpool_limits(1, "blas"):
-        for _ in map_in_order(fill, tasks, threads):
-            trim_memory()  # threads keep what they freed
+        rows = 1 + frequent
+        (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
+        if transitions:
+            earlier, later = _transition_vectors(others, len(frequent), components)
+            vectors[table, rows, components : 2 * components] = earlier
+            vectors[table, rows, 2 * components :] = later
+            del earlier, later
     return row, vectors
 
 
@@ -164,12 +152,11 @@ def _vectors(interactions: _Interactions, values: int, components: int) -> list[
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
     is_next = np.diff(interactions.sequence, prepend=interactions.sequence[:1]) != 0
     sequence = np.cumsum(is_next, dtype=np.int32)
-    degree = np.bincount(sequence)
+    degree = np.bincount(sequence).astype(np.float32)
     users = np.bincount(interactions.value, minlength=values).astype(np.float32)
-    entries = 1 / np.sqrt(degree.astype(np.float32)[sequence] * users[interactions.value])
-    offsets = np.append(0, np.cumsum(degree))
+    entries = 1 / np.sqrt(degree[sequence] * users[interactions.value])
     shape = (len(degree), values)
-    matrix = sparse.csr_array((entries, interactions.value, offsets), shape=shape)
+    matrix = sparse.csr_array((entries, (sequence, interactions.value)), shape=shape)
     return _unit_vectors(matrix, components, sides=("right",))
 
 
@@ -201,6 +188,7 @@ def _unit_vectors(
     units = {side: np.zeros((sizes[side], components), np.float32) for side in sides}
     if matrix.nnz:
         vectors = singular_vectors(matrix, components, with_left="left" in sides)
+        trim_memory()  # threads keep what they freed
         root = np.sqrt(vectors.singular)
         for side, unit in units.items():
             np.multiply(getattr(vectors, side), root, out=unit[:, : len(root)])

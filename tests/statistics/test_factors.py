@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import small_dataset
-from threadpoolctl import threadpool_limits
 
 from dien_jax import UserError, open_dataset
 from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds_of, with_scale
@@ -120,20 +119,6 @@ def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     fold = int(folds_of(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
-
-
-@pytest.mark.parametrize("threads", [2, 3])
-def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
-    items = np.random.default_rng(0).integers(1, 600, 20_000).astype(np.int32)
-    offsets = np.arange(0, 20_001, 10)
-    users, ends = np.arange(2000), offsets[1:] - 1
-    events = TrainingEvents(items, offsets, users, ends, items[ends], np.ones(2000, np.int8))
-    found = []
-    for number in (1, threads):
-        with threadpool_limits(number, "blas"):
-            found.append(factorise(events, np.arange(600), 600, transitions=True))
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_users_are_divided_evenly() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
-from dien_jax.statistics import singular_vectors as module
-from dien_jax.statistics.singular_vectors import singular_vectors
+from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors
 
 pytestmark = pytest.mark.fast
 
@@ -19,11 +19,14 @@ def random_matrix(rows: int = 3000, columns: int = 2000, entries: int = 30_000) 
     return sparse.csr_array((weight, (row, column)), shape=(rows, columns))
 
 
-def test_the_steps_of_the_iteration_suffice_where_most_values_differ_little() -> None:
-    _, singular, right = singular_vectors(random_matrix(), 64)
-    exact = np.linalg.svd(random_matrix().toarray(), compute_uv=False)
-    assert 0.985 < np.square(singular).sum() / np.square(exact[:64]).sum() <= 1
-    np.testing.assert_allclose(right.T @ right, np.eye(64), atol=1e-4)
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+    found = []
+    for number in (1, threads):
+        with threadpool_limits(number, "blas"):
+            found.append(singular_vectors(random_matrix(), 64))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_left_vectors_are_not_computed_if_not_wanted() -> None:
@@ -55,25 +58,16 @@ def test_the_steps_of_the_iteration_suffice_where_values_are_alike() -> None:
         np.testing.assert_allclose(np.linalg.svd(ours.T @ theirs)[1], 1, atol=1e-2)
 
 
-def test_what_depends_on_other_columns_is_zero() -> None:
-    block = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    block[:, 2], block[:, 3] = 0, block[:, 0]
-    found = module._orthonormal(block)
-    assert (np.linalg.norm(found, axis=0) > 0.99).sum() == 2
-    np.testing.assert_allclose(found @ found.T @ block, block, atol=1e-5)
-    assert not module._orthonormal(1e-6 * block, scale=1.0).any()  # a product's rounding
-
-
 @pytest.mark.parametrize("decay", [0.8, 0.95])
 def test_singular_values_that_fall_fast_are_told_apart(decay: float) -> None:
     random = np.random.default_rng(1)
-    bases = [np.linalg.qr(random.standard_normal((500, 500)))[0] for _ in range(2)]
-    expected = decay ** np.arange(500)
+    bases = [np.linalg.qr(random.standard_normal((300, 300)))[0] for _ in range(2)]
+    expected = decay ** np.arange(300)
     matrix = sparse.csr_array(((bases[0] * expected) @ bases[1].T).astype(np.float32))
     left, singular, right = singular_vectors(matrix, 16)
     assert left is not None
     np.testing.assert_allclose(singular, expected[:16], atol=1e-3)
-    exact = np.count_nonzero(expected[:16] ** 2 > 1e-5)  # float32 tells these apart
+    exact = np.count_nonzero(expected[:16] ** 2 > SMALLEST_CUT)  # the filter tells these apart
     for found, base in ((left, bases[0]), (right, bases[1])):
         alike = np.abs(np.einsum("nd,nd->d", found, base[:, :16]))[:exact]
         np.testing.assert_allclose(alike, 1, atol=1e-3)
