@@ -29,7 +29,7 @@ from dien_jax.runs.summary import (
 from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
-_ABSENT, _EARLIER = "-", ", by an earlier version"
+_ABSENT = "-"
 
 
 def compare_runs(
@@ -104,7 +104,7 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
     text = f"lists over all items, test split\n{aligned(rows, left=2)}"
     digest = listed[0][0].run.data_digest
     ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
-    if len(ways) > 1 and (len({*ways.values()}) > 1 or _EARLIER in str(ways)):
+    if len({*ways.values()}) > 1:
         measured = ", ".join(f"{name} ({way})" for name, way in ways.items())
         text += (
             f"\nmeasured in different ways, and compared where alike: {measured}; "
@@ -114,9 +114,8 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
 
 
 def _measured(lists: ListMetrics) -> str:
-    """Return how lists were measured; those that are compared were measured alike, with ranks."""
-    way = f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
-    return way if "ranks" in lists else way + _EARLIER
+    """Return how lists were measured; those that are compared were measured alike."""
+    return f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
 
 
 def _list_differences(
