@@ -2,8 +2,9 @@
 
 The limit is that of the whole process. While the log is read and ordered, the database takes what
 the program leaves. Then it has ``IDLE``, and parts are written of as many events as fit into the
-rest; at last training events are counted and similar items found, which takes no more for longer
-logs. Arrays of all users and items are there throughout.
+rest; at last training events are counted, with some 16 bytes for each value of a user that takes
+part in pairs, and similar items found, which takes no more for longer logs. Arrays of all users and
+items are there throughout.
 """
 
 import math

@@ -82,7 +82,7 @@ def count_values(
         distinct += np.bincount(of_sequences, minlength=limits.distinct + 1)
         used = _values_in_pairs(distinct, limits.pairs)  # falls with each slice
         is_early = firsts.rank < used
-        early.append((firsts.value[is_early], firsts.rank[is_early]))
+        early.append((firsts.value[is_early], firsts.rank[is_early].astype(np.uint8)))
         lengths.append(of_sequences)
         ranks.append(own_ranks)
     bits = np.full(NOT_OWN + 1, OWN_VALUE, np.int8)
