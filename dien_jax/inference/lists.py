@@ -294,7 +294,7 @@ class Shortlist:
         return found
 
     def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """Return estimates but for popularity, float32 ``[U, I]``; four logs chose the factors."""
+        """Return estimates but for popularity, float32 ``[U, I]``; three logs chose the factors."""
         scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
         for user, rows in enumerate(histories):
             recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)

@@ -217,16 +217,17 @@ def restored(
     """Return the state of a checkpoint in the place of ``like``, and the host's values."""
     state, host = checkpoints.restore(step, place.to_restore(like))
     arrays = [state]
-    del state  # or what is replaced would stay in memory
+    del state  # nothing here may hold what ``place`` replaces
     return place.restored(arrays.pop(), like), host
 
 
 def restored_model(
     checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
 ) -> TrainState:
-    """Return the state of a checkpoint without that of the optimizer, to score with."""
-    found = checkpoints.restore(step, place.to_restore(like), optimizer=False)[0]
-    return place.restored(found, like)
+    """Return the state of a checkpoint to score with: None in place of the optimizer's arrays."""
+    return place.restored(
+        checkpoints.restore(step, place.to_restore(like), optimizer=False)[0], like
+    )
 
 
 def _require_shared(directory: Path) -> None:
@@ -321,14 +322,7 @@ def to_write(leaf: Any) -> Any:
     """Return what Orbax writes: an array that is divided over devices, or on the host."""
     leaf = _without_key(leaf)
     sharding = getattr(leaf, "sharding", None)
-    return leaf if isinstance(sharding, NamedSharding) else np.asarray(leaf).view(_Unchanged)
-
-
-class _Unchanged(np.ndarray):
-    """An array that nothing changes before it is written: Orbax need not copy it."""
-
-    def __deepcopy__(self, memo: Any) -> "_Unchanged":
-        return self
+    return leaf if isinstance(sharding, NamedSharding) else jax.device_get(leaf)
 
 
 def _without_key(leaf: Any) -> Any:
