@@ -49,7 +49,7 @@ from dien_jax.training.progress import (
     not_finite,
 )
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.vectors import with_vectors
+from dien_jax.training.vectors import keeps_vectors, with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
 SAVE_SECONDS = 600.0
@@ -80,6 +80,7 @@ class Trainer:
         checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
         devices: Sequence[jax.Device] = (),
+        rotation: np.ndarray | None = None,
     ) -> None:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
@@ -110,16 +111,16 @@ class Trainer:
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
         self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
-        if checkpoints is not None and (latest := checkpoints.latest_step()) is not None:
+        latest = None if checkpoints is None else checkpoints.latest_step()
+        if checkpoints is not None and latest is not None:
             self.state, host = restored(checkpoints, latest, self.state, self._place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
                 at = checkpoints, self.progress.best_step, self.state, self._place
                 self._best_tower = tower_of(restored_model(*at))
-        # The parameters of a warm start have the directions of another factorization.
-        if config.model.initial_embeddings == "vectors" and run.warm_start is None:
-            arrays, is_fresh = (self.state, self._tables), not self.progress.step
-            self.state, self._tables = with_vectors(*arrays, config, dataset, self._place, is_fresh)
+        if keeps_vectors(run):
+            arrays, about = (self.state, self._tables), (config, dataset, self._place)
+            self.state, self._tables = with_vectors(*arrays, *about, latest is None, rotation)
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dien_jax.config.presets import flat_settings, member_name, nearest_preset
 from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
@@ -43,7 +44,15 @@ from dien_jax.training.result import (
     write_result,
 )
 from dien_jax.training.run_data import check_splits, simple_baselines
-from dien_jax.training.warm_start import Grown, Source, grown, load_source
+from dien_jax.training.warm_start import (
+    Grown,
+    Source,
+    grown,
+    load_rotation,
+    load_source,
+    rotation_of,
+    save_rotation,
+)
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked, write_text
 from dien_jax.utils.machine import require_usable_jax
@@ -120,8 +129,15 @@ def fit(
     source = origin = None
     if warm_start is not None:
         source = on_first(lambda: load_source(Path(warm_start), dataset, config))
-        step = from_first(lambda: 0 if source is None else source.step)
-        origin = WarmStart(run=str(Path(warm_start).absolute()), step=step)
+
+        def described() -> WarmStart:
+            assert source is not None
+            vectors = rotation_of(source, dataset, config) is not None
+            return WarmStart(
+                run=str(Path(warm_start).absolute()), step=source.step, vectors=vectors
+            )
+
+        origin = from_first(described)
     about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": len(devices)}
     run = on_each(lambda: Run.create(dataset=dataset, config=config, **about))
     _agree_on(run, devices)
@@ -295,7 +311,11 @@ def _train(
     )
     on_first(lambda: save_list_offsets(folder, dataset))
     fresh = checkpoints.latest_step() is None
-    trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
+    starts = run.warm_start is not None and fresh
+    if starts:
+        source = on_first(lambda: _source_of(run, dataset, source))
+    rotation = _rotation(run, dataset, folder, source)
+    trainer = Trainer(run, dataset, checkpoints, stop_signal, devices, rotation)
     progress = trainer.progress
     device = devices[0].device_kind
     epochs = " and ".join(
@@ -307,13 +327,13 @@ def _train(
     )
     for line in trainer.notes():
         say(line)
-    if run.warm_start is not None and fresh:
-        _start_from(run, dataset, trainer, source)
+    if starts:
+        _start_from(run, dataset, trainer, source, rotation)
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
         make = functools.partial(Reporter, folder, loggers, progress.evaluated_step)
-        if run.warm_start is not None and fresh:
+        if starts:
             metrics = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
@@ -347,27 +367,51 @@ def _train(
     return result
 
 
-def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
-    """Replace the trainer's fresh state by that of another run, and save it as step 0."""
+def _source_of(run: Run, dataset: Dataset, source: Source | None) -> Source:
+    """Return the run to start from, whose best checkpoint must be that of ``config.json``."""
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
+    found = source or load_source(folder, dataset, run.config)
+    if found.step != step:
+        raise UserError(
+            f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
+            f"its best one is now that of step {found.step}; start a new run"
+        )
+    return found
 
-    def loaded() -> Source:
-        found = source or load_source(folder, dataset, run.config)
-        if found.step != step:
-            raise UserError(
-                f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
-                f"its best one is now that of step {found.step}; start a new run"
-            )
-        return found
 
-    origin, fresh = on_first(loaded), trainer.one_device_state()
+def _rotation(run: Run, dataset: Dataset, folder: Path, source: Source | None) -> np.ndarray | None:
+    """Return what turns vectors towards those of the run that a warm start began from.
+
+    It is written at the start, so that resuming does not need that run.
+    """
+    if run.warm_start is None or not run.warm_start["vectors"]:
+        return None
+
+    def values() -> list[list[float]]:
+        if source is not None:
+            save_rotation(folder, source, dataset, run.config)
+        return load_rotation(folder, run).tolist()
+
+    return np.array(from_first(values), np.float32)
+
+
+def _start_from(
+    run: Run,
+    dataset: Dataset,
+    trainer: Trainer,
+    source: Source | None,
+    rotation: np.ndarray | None,
+) -> None:
+    """Replace the trainer's fresh state by that of another run, and save it as step 0."""
+    fresh = trainer.one_device_state()
 
     def started() -> Grown:
-        assert origin is not None
+        assert source is not None
         assert fresh is not None
-        return grown(origin, dataset, fresh)
+        return grown(source, dataset, fresh, run.config, rotation)
 
     start = on_first(started)
     trainer.start_from(None if start is None else start.state)
-    say(f"starting from {folder}, step {step:,}; {start}")
+    assert run.warm_start is not None
+    say(f"starting from {run.warm_start['run']}, step {run.warm_start['step']:,}; {start}")

@@ -19,6 +19,7 @@ from dien_jax.data.arrays import release
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables, ValueFactors, factor_levels
+from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState
 
@@ -30,14 +31,14 @@ def with_vectors(
     dataset: Dataset,
     place: OneDevice,
     is_fresh: bool,
+    rotation: np.ndarray | None = None,
 ) -> tuple[TrainState, Tables]:
     """Return the state and the tables of training by vectors; as they are on data without any.
 
     Embeddings of a fresh state, at the start of a run, become the vectors of all users; items
-    without one keep their random start. The tables get all vectors.
+    without one keep their random start. The tables get all vectors, see :func:`item_vectors`.
     """
-    size = config.model.item_embedding_size or config.model.embedding_size
-    found = item_vectors(dataset.schema, dataset.factors, size)
+    found = item_vectors(dataset.schema, dataset.factors, vector_size(config), rotation)
     if found is None:
         return state, tables
     if is_fresh:
@@ -58,13 +59,28 @@ def started(
     return state._replace(params={**state.params, "item_embeddings": params})
 
 
+def keeps_vectors(run: Run) -> bool:
+    """Return whether a run keeps embeddings of items near vectors, on data that has them."""
+    start = run.warm_start
+    return run.config.model.initial_embeddings == "vectors" and (not start or start["vectors"])
+
+
+def vector_size(config: Config) -> int:
+    """Return E, the size of item embeddings."""
+    return config.model.item_embedding_size or config.model.embedding_size
+
+
 def item_vectors(
-    schema: Schema, factors: dict[str, ValueFactors], size: int
+    schema: Schema,
+    factors: dict[str, ValueFactors],
+    size: int,
+    rotation: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the row of each item and the vectors of rows, int32 ``[V]`` and float16 ``[K, R, E]``.
 
     They are the leading components of unit length, zeros behind them if there are fewer than
-    ``size``, those without a fold turned towards the first table's. None on data without vectors.
+    ``size``, those without a fold turned towards the first table's, and all turned by ``rotation``,
+    ``[E, E]``. None on data without vectors.
     """
     item = schema.item[0]
     if item.name not in factors:
@@ -75,8 +91,10 @@ def item_vectors(
     vectors, row = np.zeros(shape, np.float32), np.array(found.row, np.int32)
     vectors[..., :width] = _units(np.asarray(found.vectors)[..., :width].astype(np.float32))
     release(np.asarray(found.vectors))
-    turned = [vectors[0], *(_turned(table, vectors[0]) for table in vectors[1:])]
     row[~vectors[0].any(1)[row]] = 0
+    turned = [vectors[0], *(table @ rotation_to(vectors[0], table) for table in vectors[1:])]
+    if rotation is not None:
+        turned = [table @ rotation for table in turned]
     return row, np.stack(turned).astype(np.float16)
 
 
@@ -85,15 +103,15 @@ def _units(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-def _turned(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return vectors ``[R, E]`` turned towards others of the same rows.
+def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return what turns vectors ``[R, E]`` towards others of the same rows, ``[E, E]``.
 
-    A factorization without some users has other directions. Source: the orthogonal Procrustes
-    problem, Schonemann, Psychometrika 1966.
+    Factorizations of different users have different directions. Rows of zeros do not count.
+    Source: the orthogonal Procrustes problem, Schonemann, Psychometrika 1966.
     """
     both = vectors.any(1) & reference.any(1)
     left, _, right = np.linalg.svd(vectors[both].T @ reference[both])
-    return vectors @ (left @ right)
+    return left @ right
 
 
 def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.arrays import read_array
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
@@ -24,21 +25,28 @@ from dien_jax.runs.folder import PUT_BACK, Run
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
+from dien_jax.training.vectors import item_vectors, keeps_vectors, rotation_to, vector_size
+from dien_jax.utils.files import write_array
 
 FREE = {"implementation", "initial_embeddings", "recurrence_precision", "dropout",
         "auxiliary_weight", "auxiliary_negatives"}  # fmt: skip
 """Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
 
+ROTATION_FILE = "rotation.npy"
 NEW = -1
 """The row of a value that the run did not know."""
 
 
 class Source(NamedTuple):
-    """The run to start from: its data, and step and state of its best checkpoint."""
+    """The run to start from: its data, and step and state of its best checkpoint.
+
+    ``vectors`` are those near which it kept the embeddings of its items, float32 ``[V, E]``.
+    """
 
     dataset: Dataset
     step: int
     state: TrainState
+    vectors: np.ndarray | None
 
 
 class Grown(NamedTuple):
@@ -74,9 +82,49 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        return Source(before, *restore_state(folder, run, before))
+        vectors = None
+        if keeps_vectors(run):
+            rotation = load_rotation(folder, run) if run.warm_start else None
+            vectors = _of_items(before, run.config, rotation)
+        return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
+
+
+def rotation_of(source: Source, dataset: Dataset, config: Config) -> np.ndarray | None:
+    """Return what turns the vectors of a dataset towards those of the run, float32 ``[E, E]``.
+
+    None if either has no vectors.
+    """
+    vectors = _of_items(dataset, config, None)
+    if source.vectors is None or vectors is None or config.model.initial_embeddings != "vectors":
+        return None
+    name = dataset.schema.item[0].name
+    rows = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
+    return rotation_to(grown_table(source.vectors, rows, 0.0), vectors)
+
+
+def save_rotation(folder: Path, source: Source, dataset: Dataset, config: Config) -> None:
+    """Write :func:`rotation_of` to a run folder."""
+    rotation = rotation_of(source, dataset, config)
+    assert rotation is not None
+    write_array(folder / ROTATION_FILE, rotation.ravel())
+
+
+def load_rotation(folder: Path, run: Run) -> np.ndarray:
+    """Return what :func:`save_rotation` wrote."""
+    size = vector_size(run.config)
+    return read_array(folder / ROTATION_FILE, np.float32, size * size).reshape(size, size)
+
+
+def _of_items(dataset: Dataset, config: Config, rotation: np.ndarray | None) -> np.ndarray | None:
+    """Return the vector of each item, float32 ``[V, E]``, zeros where there is none."""
+    size = vector_size(config)
+    found = item_vectors(dataset.schema, dataset.factors, size, rotation)
+    if found is None:
+        return None
+    row, vectors = found
+    return vectors[0].astype(np.float32)[row] * (row > 0)[:, None]
 
 
 def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
@@ -123,7 +171,13 @@ def _check_inputs(before: Schema, dataset: Dataset) -> None:
         )
 
 
-def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
+def grown(
+    source: Source,
+    dataset: Dataset,
+    fresh: TrainState,
+    config: Config,
+    rotation: np.ndarray | None = None,
+) -> Grown:
     """Return the state to start from, for a dataset that :func:`load_source` checked.
 
     New users start from the unknown row, which scored them until now and was trained to represent
@@ -131,6 +185,9 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     by the inverse of their training events, because new items resemble rare ones. Other new
     values start from the mean of their table. The tower gives new values no weight.
     Steps and key are those of ``fresh``.
+
+    With ``rotation``, see :func:`rotation_of`, an item with a vector starts from that and from what
+    its embedding had learned on top of the vector it had.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
@@ -145,6 +202,13 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     source.dataset.check_files()
     params = _grown_tables(params, rows, rarity)
+    vectors = None if rotation is None else _of_items(dataset, config, rotation)
+    if vectors is not None:
+        assert source.vectors is not None
+        name, embeddings = dataset.schema.item[0].name, params["item_embeddings"]
+        before = grown_table(source.vectors, rows["item", name], 0.0)
+        learned = np.where(before.any(1)[:, None], embeddings[name] - before, 0)
+        embeddings[name] = np.where(vectors.any(1)[:, None], vectors + learned, embeddings[name])
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
     return Grown(state, new_rows, lost_rows)
