@@ -241,7 +241,7 @@ class Placement(OneDevice):
     def put(self, tree: Any, like: Any) -> Any:
         """Put parameters, statistics or slots of one device's form on the devices.
 
-        With several processes, ``tree`` is that of process 0, and None on the others.
+        With several processes, ``tree`` is that of process 0, without keys, and None on the others.
         """
         if self.processes > 1:
             tree = self._of_first(tree, self.like(like))
@@ -253,11 +253,6 @@ class Placement(OneDevice):
         given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
 
         def of_first(value: Any, leaf: Any) -> Any:
-            if _is_key(leaf):
-                data = None if value is None else jax.random.key_data(value)
-                return jax.random.wrap_key_data(
-                    of_first(data, jax.eval_shape(jax.random.key_data, leaf))
-                )
             value = np.zeros(leaf.shape, leaf.dtype) if value is None else np.asarray(value)
             return multihost_utils.broadcast_one_to_all(value)
 

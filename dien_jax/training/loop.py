@@ -46,7 +46,6 @@ from dien_jax.training.progress import (
     StepReport,
     add_metrics,
     mean_metrics,
-    not_finite,
 )
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.vectors import with_vectors
@@ -61,10 +60,9 @@ COUNTS_ALONE = "counts alone"
 class Trainer:
     """One run, from its first step or its latest checkpoint to its result.
 
-    ``checkpoints`` are shared ones with several processes; None saves none, and allows only
-    :meth:`evaluations`. ``stop_signal`` is asked before each batch: the number of a signal stops
-    the run once its state is saved. The number of ``devices`` of all processes divides the batch
-    size; none is the default device.
+    ``checkpoints`` are shared ones with several processes. ``stop_signal`` is asked before each
+    batch: the number of a signal stops the run once its state is saved. The number of ``devices``
+    of all processes divides the batch size; none is the default device.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -77,7 +75,7 @@ class Trainer:
         self,
         run: Run,
         dataset: Dataset,
-        checkpoints: Checkpoints | None,
+        checkpoints: Checkpoints,
         stop_signal: Callable[[], int | None] = lambda: None,
         devices: Sequence[jax.Device] = (),
     ) -> None:
@@ -110,7 +108,7 @@ class Trainer:
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
         self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
-        if checkpoints is not None and (latest := checkpoints.latest_step()) is not None:
+        if (latest := checkpoints.latest_step()) is not None:
             self.state, host = restored(checkpoints, latest, self.state, self._place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
@@ -146,16 +144,13 @@ class Trainer:
             lines.append(f"{share:,} examples of a batch on each of {devices} devices; {tables}")
         return [*lines, f"compiling the train step for histories padded to {lengths} takes a while"]
 
-    def one_device_state(self) -> TrainState | None:
-        """Return the state in the form that it has on one device, on the host if there are more.
+    def start_from(self, trained: tuple[Any, Any, Any] | None) -> None:
+        """Start from parameters, statistics and slots that process 0 has, saved as step 0.
 
-        With several processes, process 0 has it, and the others get None.
+        They have the form and the shapes of one device's.
         """
-        return self._place.joined(self.state)
-
-    def start_from(self, state: TrainState | None) -> None:
-        """Replace the fresh state by that of process 0, of the same shapes, saved as step 0."""
-        self.state = self._place.put(state, self.state)
+        fresh = self.state
+        self.state = TrainState(*self._place.put(trained, fresh[:3]), fresh.step, fresh.key)
         self._save(best=False)
 
     def _evaluation_loader(self, split: str) -> Loader:
@@ -174,10 +169,8 @@ class Trainer:
           Interrupted: after a stop signal; the state is saved.
           NotFiniteError: when the loss or a parameter is not finite; earlier checkpoints are kept.
         """
-        if self._checkpoints is None:
-            raise ValueError("run() needs checkpoints: it measures the best one")
         self._report_scoring = reporter.scoring
-        for record in self.evaluations(reporter.progress):
+        for record in self._evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
             if record["part"] != self.progress.part:  # the network is compiled from here on
                 reporter.note(self.notes()[-1])
@@ -207,16 +200,13 @@ class Trainer:
             "wall_seconds": self._wall_seconds(),
         }
 
-    def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
-        """Train to the end and yield each evaluation; the test set is not used.
+    def _evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
+        """Train to the end and yield each :class:`~dien_jax.runs.folder.Evaluation`.
 
-        ``listener`` receives the progress between evaluations. An evaluation has ``step``,
-        ``epoch``, ``part`` (the one that is trained, ``"tower"`` or ``"network"``), ``train``
-        (training metrics since the last one) and ``valid`` (metrics of the validation split, of the
-        whole model or of the tower alone). Raises as :meth:`run`.
+        ``listener`` receives the progress between them.
         """
         interval = self._config.train.evaluate_every or self.steps_per_epoch
-        while not self.finished:
+        while not self._finished:
             due = (self.progress.evaluated_step // interval + 1) * interval
             self._train_until(min(due, self._part_end), listener)
             record = self._evaluate()
@@ -225,7 +215,7 @@ class Trainer:
             yield record
 
     @property
-    def finished(self) -> bool:
+    def _finished(self) -> bool:
         """True after the last evaluation: all epochs are done, or early stopping applies."""
         if self.progress.part == "tower":
             return False
@@ -378,8 +368,6 @@ class Trainer:
             raise Interrupted(number)
 
     def _save(self, *, best: bool) -> None:
-        if self._checkpoints is None:
-            return
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
         host = dataclasses.asdict(progress)
@@ -393,8 +381,11 @@ class Trainer:
             raise self._not_finite(f"{problem} after step {self.progress.step}")
 
     def _not_finite(self, problem: str) -> NotFiniteError:
-        kept = None if self._checkpoints is None else self._checkpoints.latest_step()
-        return not_finite(problem, self._config.optim, kept)
+        """Return the error of a run that diverged, with what may help."""
+        kept, rate = self._checkpoints.latest_step(), self._config.optim.learning_rate
+        note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
+        advice = f"Try a lower --optim.learning-rate (now {rate:g})"
+        return NotFiniteError(f"training stopped: {problem}. {advice}{note}")
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

@@ -352,22 +352,15 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
 
-    def loaded() -> Source:
+    def started() -> Grown:
         found = source or load_source(folder, dataset, run.config)
         if found.step != step:
             raise UserError(
                 f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
                 f"its best one is now that of step {found.step}; start a new run"
             )
-        return found
-
-    origin, fresh = on_first(loaded), trainer.one_device_state()
-
-    def started() -> Grown:
-        assert origin is not None
-        assert fresh is not None
-        return grown(origin, dataset, fresh)
+        return grown(found, dataset)
 
     start = on_first(started)
-    trainer.start_from(None if start is None else start.state)
+    trainer.start_from(None if start is None else start[:3])
     say(f"starting from {folder}, step {step:,}; {start}")

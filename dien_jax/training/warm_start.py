@@ -42,13 +42,15 @@ class Source(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """A training state for another dataset, on the host, with steps and key of a fresh state.
+    """Parameters, statistics and optimizer state for another dataset, on the host.
 
     ``new_rows`` counts by feature the rows of values that the run did not know, and ``lost_rows``
     those of the run that the data does not have.
     """
 
-    state: TrainState
+    params: Any
+    batch_stats: Any
+    optimizer_state: Any
     new_rows: dict[str, int]
     lost_rows: dict[str, int]
 
@@ -123,14 +125,13 @@ def _check_inputs(before: Schema, dataset: Dataset) -> None:
         )
 
 
-def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
-    """Return the state to start from, for a dataset that :func:`load_source` checked.
+def grown(source: Source, dataset: Dataset) -> Grown:
+    """Return what to start from, for a dataset that :func:`load_source` checked.
 
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
     values start from the mean of their table. The tower gives new values no weight.
-    Steps and key are those of ``fresh``.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
@@ -145,9 +146,8 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     source.dataset.check_files()
     params = _grown_tables(params, rows, rarity)
-    optimizer_state = _grown_slots(source.state.optimizer_state, rows)
-    state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
-    return Grown(state, new_rows, lost_rows)
+    slots = _grown_slots(source.state.optimizer_state, rows)
+    return Grown(params, batch_stats, slots, new_rows, lost_rows)
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
