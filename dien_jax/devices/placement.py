@@ -30,7 +30,7 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update
+from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update, is_key
 from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
 from dien_jax.steps.state import Tables
 from dien_jax.utils.processes import count, index
@@ -40,6 +40,8 @@ ITEMS: Table = ("item", "item")
 
 class Placement(OneDevice):
     """Placement of the arrays of a run on n devices, of one process or of several.
+
+    A method without a docstring does on them what that of :class:`OneDevice` says.
 
     >>> from dien_jax import Loader, open_dataset, preset
     >>> from dien_jax.devices import Placement
@@ -101,7 +103,6 @@ class Placement(OneDevice):
         return jnp.where(random.uniform < keep[places], random.column, alias[places])
 
     def total(self, tree: Any) -> Any:
-        """Return sums over devices."""
         return jax.lax.psum(tree, AXIS)
 
     def mapped(
@@ -172,8 +173,6 @@ class Placement(OneDevice):
         return _SplitRows(jnp.zeros((rows, width), dtype), layout.ordered(drawn))
 
     def split(self, params: Any) -> Any:
-        """Return fresh parameters as they are on the devices."""
-
         def split(path: tuple, leaf: Any) -> Any:
             if isinstance(leaf, _SplitRows):
                 return leaf.value
@@ -185,12 +184,10 @@ class Placement(OneDevice):
         )
 
     def shardings(self, shapes: Any) -> Any:
-        """Return the shardings of parameters, statistics and slots."""
         on_mesh = functools.partial(NamedSharding, self.mesh)
         return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
 
     def on_each(self, tree: Any) -> Any:
-        """Put arrays on every device, as a whole; every process has the same ones."""
         if self.processes == 1:
             return jax.device_put(tree, self._whole)
         return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
@@ -210,15 +207,12 @@ class Placement(OneDevice):
         return jax.make_array_from_callback(shape, self._split, part)
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
-        """Put feature tables on the devices, from the host."""
-
         def put(path: tuple, array: Any) -> jax.Array:
             return self._put(np.asarray(array), self._layout_of_feature(path))
 
         return jax.tree_util.tree_map_with_path(put, features)
 
     def put_items(self, array: Any) -> jax.Array:
-        """Put an array with a row for each item on the devices, from the host."""
         return self._put(np.asarray(array), self.layouts.get(ITEMS))
 
     def put_batch(self, batch: Any) -> Any:
@@ -229,8 +223,6 @@ class Placement(OneDevice):
         return jax.tree.map(put, batch)
 
     def like(self, tree: Any) -> Any:
-        """Return the shapes of parameters, statistics or slots in one device's form."""
-
         def whole(layout: Layout, leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((layout.rows, *leaf.shape[1:]), leaf.dtype)
 
@@ -273,20 +265,18 @@ class Placement(OneDevice):
 
     def _on_host(self, leaf: Any) -> Any:
         """Return an array that is whole on every device."""
-        if not _is_key(leaf):
+        if not is_key(leaf):
             return np.asarray(leaf)
         if self.processes == 1:
             return leaf
         return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)  # of this process
 
     def readable(self, tree: Any) -> Any:
-        """Return arrays that this process can read as a whole."""
         if self.processes == 1:
             return tree
         return jax.jit(lambda tree: tree, out_shardings=self._whole)(tree)
 
     def slots(self, table: Table, rows: Any) -> Any:
-        """Return the places of rows of a table in its array."""
         layout = self.layouts.get(table)
         return rows if layout is None else layout.slots(rows)
 
@@ -317,13 +307,9 @@ class Placement(OneDevice):
         return memory // max(1, self.devices // self.processes)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
     """Return a function of an array, applied to the integers of a typed key."""
-    if not _is_key(leaf):
+    if not is_key(leaf):
         return function(leaf)
     data = function(jax.random.key_data(leaf))
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

@@ -17,8 +17,7 @@ from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.data.tables import is_live
-from dien_jax.model.devices import Axis, total
-from dien_jax.model.layers import BatchNorm, as_logit, rescaled
+from dien_jax.model.layers import Axis, BatchNorm, as_logit, rescaled, total
 
 AUXILIARY_LAYERS = (100, 50)
 """Sizes of the hidden layers, as in the authors' program."""

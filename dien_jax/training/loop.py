@@ -28,7 +28,7 @@ from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.tower import Part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
-from dien_jax.runs.checkpoints import Checkpoints, restored, restored_model
+from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure, score_batches
 from dien_jax.steps.state import (
@@ -112,8 +112,7 @@ class Trainer:
             self.state, host = restored(checkpoints, latest, self.state, self._place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
-                at = checkpoints, self.progress.best_step, self.state, self._place
-                self._best_tower = tower_of(restored_model(*at))
+                self._best_tower = tower_of(self._best_checkpoint())
         # The parameters of a warm start have the directions of another factorization.
         if config.model.initial_embeddings == "vectors" and run.warm_start is None:
             arrays, is_fresh = (self.state, self._tables), not self.progress.step
@@ -153,6 +152,11 @@ class Trainer:
         self.state = TrainState(*self._place.put(trained, fresh[:3]), fresh.step, fresh.key)
         self._save(best=False)
 
+    def _best_checkpoint(self) -> TrainState:
+        """Return the state of the best checkpoint, without its optimizer's arrays."""
+        at = self._checkpoints, self.progress.best_step, self.state, self._place
+        return restored(*at, optimizer=False)[0]
+
     def _evaluation_loader(self, split: str) -> Loader:
         return evaluation_loader(self._dataset, split, self._config.train, self._place.part)
 
@@ -176,7 +180,7 @@ class Trainer:
                 reporter.note(self.notes()[-1])
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
-        best = restored_model(self._checkpoints, progress.best_step, self.state, self._place)
+        best = self._best_checkpoint()
         calibration = self._calibration(best)
         measured, intervals = {}, {}
         labels = {name: np.asarray(self._dataset.splits[name].label) for name in ("valid", "test")}
