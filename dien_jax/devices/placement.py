@@ -32,7 +32,6 @@ from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update, is_key
 from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
-from dien_jax.steps.state import Tables
 from dien_jax.utils.processes import count, index
 
 ITEMS: Table = ("item", "item")
@@ -109,19 +108,14 @@ class Placement(OneDevice):
         self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
     ) -> Callable[..., Any]:
         """Return ``jax.shard_map`` of a function; see :meth:`OneDevice.mapped`."""
-        fixed = {"batch": P(AXIS), "draws": P(None, AXIS), "whole": P()}
-        of_tree: dict[str, Callable[[Any], Any]] = {
-            "state": self.specs,
-            "features": self._feature_specs,
-            "tables": self._table_specs,
-        }
+        of_items = P(AXIS) if ITEMS in self.layouts else P()
+        fixed = {"batch": P(AXIS), "draws": P(None, AXIS), "items": of_items, "whole": P()}
+        of_tree = {"state": self.specs, "features": self._feature_specs}
 
         def call(*arguments: Any) -> Any:
-            specs = {kind: fixed[kind] for kind in fixed}
-            in_specs = tuple(
-                fixed[kind] if kind in fixed else specs.setdefault(kind, of_tree[kind](argument))
-                for kind, argument in zip(inputs, arguments, strict=True)
-            )
+            named = zip(inputs, arguments, strict=True)
+            specs = fixed | {kind: of_tree[kind](tree) for kind, tree in named if kind in of_tree}
+            in_specs = tuple(specs[kind] for kind in inputs)
             out_specs = jax.tree.map(specs.__getitem__, outputs)
             mapped = jax.shard_map(
                 function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -135,16 +129,10 @@ class Placement(OneDevice):
         return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
-        def spec(path: tuple, leaf: Any) -> P:
-            del leaf
+        def spec(path: tuple, _: Any) -> P:
             return P() if self._layout_of_feature(path) is None else P(AXIS)
 
         return jax.tree_util.tree_map_with_path(spec, features)
-
-    def _table_specs(self, tables: Tables) -> Tables:
-        of_items = P(AXIS) if ITEMS in self.layouts else P()
-        sampler = jax.tree.map(lambda _: of_items, tables.sampler)
-        return Tables(self._feature_specs(tables.features), sampler)
 
     def _layout_of_feature(self, path: tuple) -> Layout | None:
         """Return the layout of an array of feature tables; counts and factors have none."""

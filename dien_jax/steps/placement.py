@@ -176,8 +176,8 @@ class OneDevice:
         """Return a function of all arrays, of one that each device applies to its parts.
 
         ``inputs`` and ``outputs`` are kinds: ``state`` (parameters, statistics and slots),
-        ``tables``, ``batch``, ``draws`` (random numbers whose second axis is the batch) and
-        ``whole``.
+        ``features``, ``items`` (arrays with a row for each item), ``batch``, ``draws`` (random
+        numbers whose second axis is the batch) and ``whole``.
         """
         del inputs, outputs
         return function

@@ -205,16 +205,17 @@ def make_train_step(
 
     def on_device(
         trained: tuple[Any, Any, Any],
-        tables: Tables,
+        features: FeatureTables,
+        sampler: Sampler | None,
         batch: Batch,
         random: RandomColumns | None,
         dropout_key: jax.Array,
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
         params, batch_stats, slots = trained
         read = of_part(params, part) if part == "tower" else params
-        negatives = negatives_of(place, tables.sampler, batch, random)
+        negatives = negatives_of(place, sampler, batch, random)
         gather = place.gather(read, by_row)
-        found = look_up(config.model, schema, gather, tables.features, batch, negatives)
+        found = look_up(config.model, schema, gather, features, batch, negatives)
         rows, of_slots = gather.compact(read, slots[part])
         learned = of_part(rows, part)
         fixed = {name: leaf for name, leaf in rows.items() if name not in learned}
@@ -225,15 +226,14 @@ def make_train_step(
         metrics = {**place.total(metrics), "gradient_norm": norm, **gather.metrics()}
         return ({**params, **changed}, batch_stats, {**slots, part: changed_slots}), metrics
 
-    on_devices = place.mapped(
-        on_device, ("state", "tables", "batch", "draws", "whole"), ("state", "whole")
-    )
+    kinds = ("state", "features", "items", "batch", "draws", "whole")
+    on_devices = place.mapped(on_device, kinds, ("state", "whole"))
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch, random, dropout_key = randomised(config, schema, batch, key, part)
         trained = (state.params, state.batch_stats, state.optimizer_state)
-        trained, metrics = on_devices(trained, tables, batch, random, dropout_key)
+        trained, metrics = on_devices(trained, *tables, batch, random, dropout_key)
         params, batch_stats, slots = trained
         return TrainState(params, batch_stats, slots, state.step + 1, state.key), metrics
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dien_jax.config.presets import flat_settings
+from dien_jax.data.dataset import Dataset
 from dien_jax.errors import writing
-from dien_jax.metrics.scores import METRICS
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
@@ -89,6 +92,18 @@ def final_metrics(result: RunResult) -> dict[str, float | None]:
     """Return what loggers get of a result: ``final/SPLIT_METRIC``, None where undefined."""
     splits = {"valid": result.valid, "test": result.test}
     return {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
+
+
+def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
+    """Return the AUC on the test split without histories: popularity, and the best possible."""
+    test = dataset.splits["test"]
+    labels = np.asarray(test.label)
+    baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
+    dataset.check_files()
+    best = dataset.meta.get("best_possible", {}).get("test", {})
+    if "auc" in best:
+        baselines["best possible"] = best["auc"]
+    return baselines
 
 
 def write_result(result: RunResult) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dien_jax.config.presets import flat_settings, member_name, nearest_preset
 from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
@@ -40,9 +41,9 @@ from dien_jax.training.result import (
     final_metrics,
     read_finished,
     run_settings,
+    simple_baselines,
     write_result,
 )
-from dien_jax.training.run_data import check_splits, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked, write_text
@@ -112,7 +113,7 @@ def fit(
         require_usable_jax()
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-        check_splits(dataset, config)
+        _check_splits(dataset, config)
         return dataset, devices
 
     agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})
@@ -232,6 +233,28 @@ def _opened(
         step = checkpoints.latest_step() or 0
         loggers = opened_loggers(folder, names, run_settings(run), step)
         yield checkpoints, on_first(lambda: stack.enter_context(loggers)) or []
+
+
+def _check_splits(dataset: Dataset, config: Config) -> None:
+    """Refuse data without the examples that training needs; warn where AUC is undefined."""
+    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
+        if not len(dataset.splits[split].label):
+            raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
+    labels = np.unique(dataset.splits["train"].label)
+    if len(labels) < 2:
+        problem = f"the train split has label {labels[0]} only, and no model can learn from it"
+        raise UserError(f"{dataset.path}: {problem}")
+    for split in ("valid", "test"):
+        labels = np.unique(dataset.splits[split].label)
+        if len(labels) < 2:
+            content = f"label {labels[0]} only" if len(labels) else "no examples"
+            if split == "valid" and config.train.click_rate is not None:
+                raise UserError(
+                    f"train.click_rate needs validation examples of both labels to be compared "
+                    f"with, {dataset.path} has {content}"
+                )
+            instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
+            say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
 
 
 def _set_xla_flags(config: Config) -> None:
