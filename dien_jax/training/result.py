@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dien_jax.config.presets import flat_settings
 from dien_jax.data.dataset import Dataset
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS, auc
@@ -15,7 +14,6 @@ from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
     Metrics,
-    Run,
     Seed,
     read_evaluations,
     read_result,
@@ -80,18 +78,6 @@ class RunResult:
             values |= dict(zip(names, (self.lists["hr_10"], *simple), strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
-
-
-def run_settings(run: Run) -> dict[str, Any]:
-    """Return what loggers get of a run when it begins: preset, data, seed and all settings."""
-    about = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
-    return about | flat_settings(run.config)
-
-
-def final_metrics(result: RunResult) -> dict[str, float | None]:
-    """Return what loggers get of a result: ``final/SPLIT_METRIC``, None where undefined."""
-    splits = {"valid": result.valid, "test": result.test}
-    return {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
 
 
 def simple_baselines(dataset: Dataset) -> dict[str, float | None]:

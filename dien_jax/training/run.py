@@ -36,14 +36,7 @@ from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.result import (
-    RunResult,
-    final_metrics,
-    read_finished,
-    run_settings,
-    simple_baselines,
-    write_result,
-)
+from dien_jax.training.result import RunResult, read_finished, simple_baselines, write_result
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked, write_text
@@ -231,7 +224,9 @@ def _opened(
         resume_with(folder)
         checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
         step = checkpoints.latest_step() or 0
-        loggers = opened_loggers(folder, names, run_settings(run), step)
+        settings = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+        settings |= flat_settings(run.config)
+        loggers = opened_loggers(folder, names, settings, step)
         yield checkpoints, on_first(lambda: stack.enter_context(loggers)) or []
 
 
@@ -364,7 +359,9 @@ def _train(
     card = model_card(run, dataset.meta, of_card, intervals, calibration)
     on_first(lambda: write_text(folder / CARD_FILE, card))
     files = [folder / CONFIG_FILE, folder / CARD_FILE]
-    on_first(lambda: reporter.finish(result.best_step, final_metrics(result), files))
+    splits = {"valid": result.valid, "test": result.test}
+    metrics = {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
+    on_first(lambda: reporter.finish(result.best_step, metrics, files))
     on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
     return result

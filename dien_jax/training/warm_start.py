@@ -16,7 +16,7 @@ import optax
 
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import UNKNOWN, Feature, Schema
+from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.statistics import statistics_names
 from dien_jax.model.tower import WEIGHTS
@@ -97,8 +97,7 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
 
 def _check_features(before: Schema, dataset: Dataset) -> None:
     for group in ("item", "user", "context"):
-        trained: tuple[Feature, ...] = getattr(before, group)
-        given: tuple[Feature, ...] = getattr(dataset.schema, group)
+        trained, given = (getattr(schema, group) for schema in (before, dataset.schema))
         expected, actual = (
             ", ".join(f"{feature.name} ({feature.kind})" for feature in features) or "none"
             for features in (trained, given)
