@@ -74,8 +74,7 @@ class Placement(OneDevice):
             devices = devices_in_use(MeshConfig(devices), devices)
         super().__init__(schema, len(devices), dense_rows)
         self.processes = count()
-        if self.processes > 1:
-            self.part = (jax.process_index(), self.processes)
+        self.part = (jax.process_index(), self.processes)
         self.mesh = mesh_of(devices)
         self._whole, self._split = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
 
@@ -176,13 +175,11 @@ class Placement(OneDevice):
         return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
 
     def on_each(self, tree: Any) -> Any:
-        if self.processes == 1:
-            return jax.device_put(tree, self._whole)
-        return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
+        def put(leaf: Any) -> jax.Array:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
 
-    def _on_each(self, leaf: Any) -> jax.Array:
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
+        return jax.tree.map(functools.partial(_of_data, put), tree)
 
     def _put(self, array: Any, layout: Layout | None) -> jax.Array:
         if layout is None:
@@ -252,12 +249,10 @@ class Placement(OneDevice):
         return joined if index() == 0 else None
 
     def _on_host(self, leaf: Any) -> Any:
-        """Return an array that is whole on every device."""
+        """Return an array that is whole on every device, of a key one of this process."""
         if not is_key(leaf):
             return np.asarray(leaf)
-        if self.processes == 1:
-            return leaf
-        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)  # of this process
+        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)
 
     def readable(self, tree: Any) -> Any:
         if self.processes == 1:
