@@ -23,6 +23,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.devices import Placement
 from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
@@ -31,6 +32,7 @@ from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure, score_batches
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import (
     TrainState,
     all_finite,
@@ -39,7 +41,7 @@ from dien_jax.steps.state import (
     training_tables,
 )
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.parts import part_steps, place_on, tower_of
+from dien_jax.training.parts import part_steps, tower_of
 from dien_jax.training.progress import (
     EXAMPLES,
     Progress,
@@ -83,7 +85,7 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, agreed_stop(stop_signal)
         self.steps_per_epoch = -(-len(dataset.splits["train"].label) // train.batch_size)
-        self._place = place_on(devices, schema)
+        self._place = Placement(devices, schema) if len(devices) > 1 else OneDevice(schema)
         self._parts = part_steps(config, self._place, self.steps_per_epoch)
         self._loader = Loader(
             dataset,

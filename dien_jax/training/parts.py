@@ -1,6 +1,6 @@
-"""The functions that train and score each part of a model, and the place of a run's arrays."""
+"""The functions that train and score each part of a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from dien_jax.config.settings import LARGEST_INTEGER, Config
-from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch
 from dien_jax.errors import UserError
 from dien_jax.model.tower import Part, of_part
@@ -62,15 +61,6 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
         )
         for part in parts(config.model)
     }
-
-
-def place_on(devices: Sequence[jax.Device], schema: Schema) -> OneDevice:
-    """Return the place of a run's arrays; with one device it is the default one."""
-    if len(devices) <= 1:
-        return OneDevice(schema)
-    from dien_jax.devices import Placement  # not loaded where one device is enough
-
-    return Placement(devices, schema)
 
 
 def tower_of(state: TrainState) -> tuple[Any, Any]:
