@@ -30,9 +30,8 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update
+from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update, is_key
 from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
-from dien_jax.steps.state import Tables
 from dien_jax.utils.processes import count, index
 
 ITEMS: Table = ("item", "item")
@@ -40,6 +39,8 @@ ITEMS: Table = ("item", "item")
 
 class Placement(OneDevice):
     """Placement of the arrays of a run on n devices, of one process or of several.
+
+    A method without a docstring does on them what that of :class:`OneDevice` says.
 
     >>> from dien_jax import Loader, open_dataset, preset
     >>> from dien_jax.devices import Placement
@@ -73,8 +74,7 @@ class Placement(OneDevice):
             devices = devices_in_use(MeshConfig(devices), devices)
         super().__init__(schema, len(devices), dense_rows)
         self.processes = count()
-        if self.processes > 1:
-            self.part = (jax.process_index(), self.processes)
+        self.part = (jax.process_index(), self.processes)
         self.mesh = mesh_of(devices)
         self._whole, self._split = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
 
@@ -101,26 +101,20 @@ class Placement(OneDevice):
         return jnp.where(random.uniform < keep[places], random.column, alias[places])
 
     def total(self, tree: Any) -> Any:
-        """Return sums over devices."""
         return jax.lax.psum(tree, AXIS)
 
     def mapped(
         self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
     ) -> Callable[..., Any]:
         """Return ``jax.shard_map`` of a function; see :meth:`OneDevice.mapped`."""
-        fixed = {"batch": P(AXIS), "draws": P(None, AXIS), "whole": P()}
-        of_tree: dict[str, Callable[[Any], Any]] = {
-            "state": self.specs,
-            "features": self._feature_specs,
-            "tables": self._table_specs,
-        }
+        of_items = P(AXIS) if ITEMS in self.layouts else P()
+        fixed = {"batch": P(AXIS), "draws": P(None, AXIS), "items": of_items, "whole": P()}
+        of_tree = {"state": self.specs, "features": self._feature_specs}
 
         def call(*arguments: Any) -> Any:
-            specs = {kind: fixed[kind] for kind in fixed}
-            in_specs = tuple(
-                fixed[kind] if kind in fixed else specs.setdefault(kind, of_tree[kind](argument))
-                for kind, argument in zip(inputs, arguments, strict=True)
-            )
+            named = zip(inputs, arguments, strict=True)
+            specs = fixed | {kind: of_tree[kind](tree) for kind, tree in named if kind in of_tree}
+            in_specs = tuple(specs[kind] for kind in inputs)
             out_specs = jax.tree.map(specs.__getitem__, outputs)
             mapped = jax.shard_map(
                 function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -134,16 +128,10 @@ class Placement(OneDevice):
         return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
-        def spec(path: tuple, leaf: Any) -> P:
-            del leaf
+        def spec(path: tuple, _: Any) -> P:
             return P() if self._layout_of_feature(path) is None else P(AXIS)
 
         return jax.tree_util.tree_map_with_path(spec, features)
-
-    def _table_specs(self, tables: Tables) -> Tables:
-        of_items = P(AXIS) if ITEMS in self.layouts else P()
-        sampler = jax.tree.map(lambda _: of_items, tables.sampler)
-        return Tables(self._feature_specs(tables.features), sampler)
 
     def _layout_of_feature(self, path: tuple) -> Layout | None:
         """Return the layout of an array of feature tables; counts and factors have none."""
@@ -172,8 +160,6 @@ class Placement(OneDevice):
         return _SplitRows(jnp.zeros((rows, width), dtype), layout.ordered(drawn))
 
     def split(self, params: Any) -> Any:
-        """Return fresh parameters as they are on the devices."""
-
         def split(path: tuple, leaf: Any) -> Any:
             if isinstance(leaf, _SplitRows):
                 return leaf.value
@@ -185,19 +171,15 @@ class Placement(OneDevice):
         )
 
     def shardings(self, shapes: Any) -> Any:
-        """Return the shardings of parameters, statistics and slots."""
         on_mesh = functools.partial(NamedSharding, self.mesh)
         return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
 
     def on_each(self, tree: Any) -> Any:
-        """Put arrays on every device, as a whole; every process has the same ones."""
-        if self.processes == 1:
-            return jax.device_put(tree, self._whole)
-        return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
+        def put(leaf: Any) -> jax.Array:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
 
-    def _on_each(self, leaf: Any) -> jax.Array:
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
+        return jax.tree.map(functools.partial(_of_data, put), tree)
 
     def _put(self, array: Any, layout: Layout | None) -> jax.Array:
         if layout is None:
@@ -210,15 +192,12 @@ class Placement(OneDevice):
         return jax.make_array_from_callback(shape, self._split, part)
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
-        """Put feature tables on the devices, from the host."""
-
         def put(path: tuple, array: Any) -> jax.Array:
             return self._put(np.asarray(array), self._layout_of_feature(path))
 
         return jax.tree_util.tree_map_with_path(put, features)
 
     def put_items(self, array: Any) -> jax.Array:
-        """Put an array with a row for each item on the devices, from the host."""
         return self._put(np.asarray(array), self.layouts.get(ITEMS))
 
     def put_batch(self, batch: Any) -> Any:
@@ -229,8 +208,6 @@ class Placement(OneDevice):
         return jax.tree.map(put, batch)
 
     def like(self, tree: Any) -> Any:
-        """Return the shapes of parameters, statistics or slots in one device's form."""
-
         def whole(layout: Layout, leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((layout.rows, *leaf.shape[1:]), leaf.dtype)
 
@@ -241,7 +218,7 @@ class Placement(OneDevice):
     def put(self, tree: Any, like: Any) -> Any:
         """Put parameters, statistics or slots of one device's form on the devices.
 
-        With several processes, ``tree`` is that of process 0, and None on the others.
+        With several processes, ``tree`` is that of process 0, without keys, and None on the others.
         """
         if self.processes > 1:
             tree = self._of_first(tree, self.like(like))
@@ -253,11 +230,6 @@ class Placement(OneDevice):
         given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
 
         def of_first(value: Any, leaf: Any) -> Any:
-            if _is_key(leaf):
-                data = None if value is None else jax.random.key_data(value)
-                return jax.random.wrap_key_data(
-                    of_first(data, jax.eval_shape(jax.random.key_data, leaf))
-                )
             value = np.zeros(leaf.shape, leaf.dtype) if value is None else np.asarray(value)
             return multihost_utils.broadcast_one_to_all(value)
 
@@ -277,21 +249,17 @@ class Placement(OneDevice):
         return joined if index() == 0 else None
 
     def _on_host(self, leaf: Any) -> Any:
-        """Return an array that is whole on every device."""
-        if not _is_key(leaf):
+        """Return an array that is whole on every device, of a key one of this process."""
+        if not is_key(leaf):
             return np.asarray(leaf)
-        if self.processes == 1:
-            return leaf
-        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)  # of this process
+        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)
 
     def readable(self, tree: Any) -> Any:
-        """Return arrays that this process can read as a whole."""
         if self.processes == 1:
             return tree
         return jax.jit(lambda tree: tree, out_shardings=self._whole)(tree)
 
     def slots(self, table: Table, rows: Any) -> Any:
-        """Return the places of rows of a table in its array."""
         layout = self.layouts.get(table)
         return rows if layout is None else layout.slots(rows)
 
@@ -322,13 +290,9 @@ class Placement(OneDevice):
         return memory // max(1, self.devices // self.processes)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
     """Return a function of an array, applied to the integers of a typed key."""
-    if not _is_key(leaf):
+    if not is_key(leaf):
         return function(leaf)
     data = function(jax.random.key_data(leaf))
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

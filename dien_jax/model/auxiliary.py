@@ -7,7 +7,7 @@ behaviours a position, D item embedding, H hidden.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dien_kernels
 import flax.linen as nn
@@ -17,8 +17,7 @@ from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.data.tables import is_live
-from dien_jax.model.devices import Axis, total
-from dien_jax.model.layers import BatchNorm, as_logit, rescaled
+from dien_jax.model.layers import Axis, BatchNorm, as_logit, rescaled, total
 
 AUXILIARY_LAYERS = (100, 50)
 """Sizes of the hidden layers, as in the authors' program."""
@@ -127,11 +126,10 @@ class BinaryAuxiliaryLoss(nn.Module):
     axis: Axis = None
 
     def setup(self) -> None:
-        def norm() -> BatchNorm:
-            return BatchNorm("frozen" if self.follow_authors else "running", self.axis)
-
+        kind: Literal["frozen", "running"] = "frozen" if self.follow_authors else "running"
         self.network = AuxiliaryNetwork(columns=2 if self.follow_authors else 1)
-        self.norm_state, self.norm_behaviour = norm(), norm()
+        self.norm_state = BatchNorm(kind, self.axis)
+        self.norm_behaviour = BatchNorm(kind, self.axis)
 
     def __call__(
         self,

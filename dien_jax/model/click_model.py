@@ -21,8 +21,6 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables, is_live
-from dien_jax.model import devices
-from dien_jax.model.devices import Axis
 from dien_jax.model.embeddings import (
     EMBEDDING_INITIAL,
     FeatureEmbeddings,
@@ -30,7 +28,7 @@ from dien_jax.model.embeddings import (
     without_own_user,
 )
 from dien_jax.model.family import make_network
-from dien_jax.model.layers import MLP, as_logit
+from dien_jax.model.layers import MLP, Axis, as_logit, total
 from dien_jax.model.shapes import check_axes
 from dien_jax.model.shared_history import EncodedHistory
 from dien_jax.model.statistics import statistics_inputs
@@ -164,7 +162,7 @@ class ClickModel(nn.Module):
         logits = self.click_logits(*inputs, real, train=train)
         weights, of_rows = jnp.asarray(batch.weight), self.pool(of_history[..., None], lengths)
         learned = ((rows.learned + of_rows[:, 0]) * weights).sum()
-        learned = learned / jnp.maximum(devices.total(weights.sum(), self.axis), 1)
+        learned = learned / jnp.maximum(total(weights.sum(), self.axis), 1)
         loss, attention = output.auxiliary_loss, output.attention
         return ModelOutput(logits, loss, attention, output.interests, output.final_state, learned)
 
@@ -254,8 +252,8 @@ class ClickModel(nn.Module):
         if self.config.follow_authors:
             return history.sum(1)
         live = is_live(lengths, history.shape[1])[..., None]
-        total = jnp.where(live, history, 0).sum(1)
-        return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
+        summed = jnp.where(live, history, 0).sum(1)
+        return summed / jnp.maximum(lengths, 1).astype(summed.dtype)[:, None]
 
     def click_logits(
         self,

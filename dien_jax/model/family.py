@@ -9,7 +9,6 @@ import jax
 from dien_jax.config.settings import ModelConfig
 from dien_jax.errors import UserError, require_choice
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
-from dien_jax.model.devices import Axis
 from dien_jax.model.dien import DIEN
 from dien_jax.model.interest import (
     AGRU,
@@ -20,6 +19,7 @@ from dien_jax.model.interest import (
     MLPAttention,
     Recurrence,
 )
+from dien_jax.model.layers import Axis
 
 
 def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:

@@ -1,5 +1,9 @@
 """Layers: batch normalisation with float32 statistics of live entries, Dice, PReLU and the MLP.
 
+A batch may be split over devices, inside ``shard_map``. A module or a loss then has an ``axis``,
+the name of the mesh axis of the batch. Statistics are those of the whole batch, and a loss is one
+device's share: the shares of all devices add up to the loss of the whole batch.
+
 Dimensions: R rows, B examples, D columns, H units.
 """
 
@@ -11,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dien_jax.model.devices import Axis, Dropout, any_of, total
-
+Axis = str | None
+"""Name of a mesh axis; None for a batch on one device."""
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
 BATCH_NORM_MOMENTUM = 0.99
@@ -28,6 +32,11 @@ LogitMap = dict[str, Float[Array, ""]]
 """Calibration in a scoring program: ``slope`` and ``offset`` of an increasing line."""
 Moments = tuple[Float[Array, " D"], Float[Array, " D"]]
 """Mean and variance of columns."""
+
+
+def total(value: jax.Array, axis: Axis) -> jax.Array:
+    """Return the sum of a value over devices."""
+    return value if axis is None else jax.lax.psum(value, axis)
 
 
 class BatchNorm(nn.Module):
@@ -123,16 +132,17 @@ def moments_in_use(
     Source: Kingma and Ba, 2015 (arXiv:1412.6980), section 3, for m / w.
     """
     kept = [module.variable("batch_stats", name, jnp.zeros, width) for name in ("mean", "var")]
-    total = module.variable("batch_stats", TOTAL_WEIGHT, jnp.zeros, ())
+    weight = module.variable("batch_stats", TOTAL_WEIGHT, jnp.zeros, ())
     if batch is not None:
         if not module.is_initializing():
-            for variable, value in zip((*kept, total), (*batch, jnp.ones(())), strict=True):
+            is_live = total(live.any().astype(jnp.int32), axis) > 0
+            for variable, value in zip((*kept, weight), (*batch, jnp.ones(())), strict=True):
                 new = BATCH_NORM_MOMENTUM * variable.value + (1 - BATCH_NORM_MOMENTUM) * value
-                variable.value = jnp.where(any_of(live, axis), new, variable.value)
+                variable.value = jnp.where(is_live, new, variable.value)
         return batch
     mean, variance = (variable.value for variable in kept)
-    weight = jnp.where(total.value > 0, total.value, 1)
-    return mean / weight, jnp.where(total.value > 0, variance / weight, 1)
+    divisor = jnp.where(weight.value > 0, weight.value, 1)
+    return mean / divisor, jnp.where(weight.value > 0, variance / divisor, 1)
 
 
 def live_mean(
@@ -188,6 +198,27 @@ class Dice(nn.Module):
             normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
         p = jax.nn.sigmoid(normed)
         return (alpha[None, :] * (1 - p) + p) * x
+
+
+class Dropout(nn.Module):
+    """``flax.linen.Dropout``, on several devices with the mask of one for the whole batch."""
+
+    rate: float
+    axis: Axis = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H"], *, train: bool) -> Float[Array, "B H"]:
+        """Drop units of this device's rows, in training."""
+        if not self.rate or not train:
+            return x
+        rows, keep = x.shape[0], 1.0 - self.rate
+        devices = 1 if self.axis is None else jax.lax.axis_size(self.axis)
+        shape = (devices * rows, *x.shape[1:])
+        mask = jax.random.bernoulli(self.make_rng("dropout"), p=keep, shape=shape)
+        if self.axis is not None:
+            start = jax.lax.axis_index(self.axis) * rows
+            mask = jax.lax.dynamic_slice_in_dim(mask, start, rows)
+        return jax.lax.select(mask, x / keep, jnp.zeros_like(x))
 
 
 class PReLU(nn.Module):

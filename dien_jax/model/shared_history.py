@@ -18,6 +18,7 @@ from dien_kernels.candidates import in_chunks
 from jaxtyping import Array, Float, Int
 
 from dien_jax.errors import UserError, reason
+from dien_jax.model.shapes import check_attention, checked_states
 
 WEIGHTS = "weights_for_candidates"
 """Method of an attention: ``(candidates [N, Q], states [T, H], length) -> [N, T]``."""
@@ -48,7 +49,9 @@ def attention_weights(
         return getattr(attention, WEIGHTS)(candidates, states, length)
 
     def weights(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
-        return call(rows, copies, lengths), (rows.shape[0], states.shape[0])
+        found = call(rows, copies, lengths)
+        check_attention(attention, found, copies)
+        return found
 
     return _by_copies(attention, WEIGHTS, weights, candidates, states, length)
 
@@ -64,8 +67,8 @@ def last_states(
         return getattr(evolution, LAST_STATES)(states, attention, length)
 
     def last(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
-        _, state = call(copies, rows, lengths)
-        return state, (rows.shape[0], *state.shape[1:2])
+        result = call(copies, rows, lengths)
+        return checked_states("evolution", evolution, result, copies)[1]
 
     return _by_copies(evolution, LAST_STATES, last, attention, states, length)
 
@@ -73,22 +76,19 @@ def last_states(
 def _by_copies(
     module: nn.Module,
     method: str,
-    compute: Callable[..., tuple[Any, tuple]],
+    compute: Callable[..., jax.Array],
     rows: jax.Array,
     states: jax.Array,
     length: jax.Array,
 ) -> jax.Array:
-    """Return the result of ``compute``, which also gives its expected shape, for copied rows."""
+    """Return the result of ``compute``, which calls the module, for copies of the history."""
     unbound, variables = module.unbind()
     call = functools.partial(unbound.apply, variables)
 
     def of_chunk(rows: jax.Array) -> jax.Array:
         copies = jnp.broadcast_to(states, (rows.shape[0], *states.shape))
         lengths = jnp.broadcast_to(length, rows.shape[:1])
-        result, shape = compute(call, rows, copies, lengths)
-        if result.shape != shape:
-            raise ValueError(f"a result of shape {result.shape}, expected {shape}")
-        return result
+        return compute(call, rows, copies, lengths)
 
     try:
         return in_chunks(of_chunk, rows)

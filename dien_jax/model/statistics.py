@@ -7,6 +7,7 @@ Dimensions: B rows, T steps, F inputs, S features with statistics.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -89,30 +90,23 @@ def statistics_inputs(
     def to_rows(values: jax.Array, rows: Any = rows) -> jax.Array:
         return jnp.broadcast_to(values, (rows, *values.shape[1:]))
 
+    def counts(place: int, name: str, values: jax.Array) -> jax.Array:
+        count = values.shape[0]
+        bits = jnp.zeros_like(values) if own is None else own[:, place].astype(values.dtype)
+        history = to_rows(of_history[name], count), to_rows(lengths, count)
+        return jnp.stack(_of_value(tables.statistics[name], values, *history, bits), axis=-1)
+
+    def similar(name: str, values: jax.Array) -> jax.Array:
+        arrays, of_items = (of_history[name], lengths, fold), name == schema.item[0].name
+        return similarities(tables.factors[name], values, *arrays, transitions=of_items)
+
     parts = [to_rows(jnp.log1p(lengths.astype(jnp.float32))[:, None])]
-    for place, feature in enumerate(statistics_features(schema)):
-        name = feature.name
-        bits = None if own is None else own[:, place]
-
-        def counts(values: jax.Array, name: str = name, bits: Any = bits) -> jax.Array:
-            count = values.shape[0]
-            bits = jnp.zeros_like(values) if bits is None else bits.astype(values.dtype)
-            history = to_rows(of_history[name], count), to_rows(lengths, count)
-            return jnp.stack(_of_value(tables.statistics[name], values, *history, bits), axis=-1)
-
-        parts.append(of_each(name, counts))
+    names = [feature.name for feature in statistics_features(schema)]
+    parts += [of_each(name, partial(counts, place, name)) for place, name in enumerate(names)]
     if attributes := _attributes(schema):
         histories = jax.tree.map(to_rows, of_history)
         parts.append(_match(attributes, of_candidate, histories, to_rows(lengths))[:, None])
-    for name, factors in tables.factors.items():
-        arrays = of_history[name], lengths, fold
-        transitions = name == schema.item[0].name
-
-        def similar(values: jax.Array, read: Any = (factors, arrays, transitions)) -> jax.Array:
-            factors, arrays, transitions = read
-            return similarities(factors, values, *arrays, transitions=transitions)
-
-        parts.append(of_each(name, similar))
+    parts += [of_each(name, partial(similar, name)) for name in tables.factors]
     return jnp.concatenate(parts, axis=-1)
 
 

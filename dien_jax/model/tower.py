@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dien_jax.data.schema import FeatureValues, Schema
-from dien_jax.model.devices import Axis, Dropout
 from dien_jax.model.embeddings import FeatureEmbeddings
-from dien_jax.model.layers import BatchNorm, rescaled
+from dien_jax.model.layers import Axis, BatchNorm, Dropout, rescaled
 
 Part = Literal["tower", "network"]
 """The parts of a model that are trained one after the other: the tower, and everything else."""

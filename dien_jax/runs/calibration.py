@@ -66,13 +66,7 @@ class Calibration:
         }
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Return probabilities calibrated and not shifted, float32 ``[n]``, as evaluation has them.
-
-        >>> import numpy as np
-        >>> halved = Calibration(slope=0.5, offset=0.0, step=0)
-        >>> [round(p, 4) for p in halved.apply(np.array([0.5, 0.8])).tolist()]
-        [0.5, 0.6667]
-        """
+        """Return calibrated probabilities without shift, float32 ``[n]``, as evaluation does."""
         logits = self.slope * _logits(scores) + self.offset
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
 

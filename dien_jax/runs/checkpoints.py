@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
 from dien_jax.errors import UserError, reason
-from dien_jax.steps.placement import OneDevice, SavedTable
+from dien_jax.steps.placement import OneDevice, SavedTable, is_key
 from dien_jax.steps.state import TrainState
 from dien_jax.utils import processes
 from dien_jax.utils.json_values import as_type
@@ -178,7 +178,7 @@ class Checkpoints:
         arrays = {name: array for name, array in found.items() if array is not ocp.PLACEHOLDER}
         check_arrays(path, arrays, wanted)
         for name, leaf in wanted.items():
-            if _is_key(leaf):
+            if is_key(leaf):
                 impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None
                 arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
         return jax.tree.unflatten(structure, [arrays.get(name) for name in expected]), host
@@ -212,22 +212,18 @@ class Checkpoints:
 
 
 def restored(
-    checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
+    checkpoints: Checkpoints,
+    step: int,
+    like: TrainState,
+    place: OneDevice,
+    *,
+    optimizer: bool = True,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Return the state of a checkpoint in the place of ``like``, and the host's values."""
-    state, host = checkpoints.restore(step, place.to_restore(like))
+    """Return :meth:`Checkpoints.restore` with the state in the place of ``like``."""
+    state, host = checkpoints.restore(step, place.to_restore(like), optimizer=optimizer)
     arrays = [state]
     del state  # nothing here may hold what ``place`` replaces
     return place.restored(arrays.pop(), like), host
-
-
-def restored_model(
-    checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
-) -> TrainState:
-    """Return the state of a checkpoint to score with: None in place of the optimizer's arrays."""
-    return place.restored(
-        checkpoints.restore(step, place.to_restore(like), optimizer=False)[0], like
-    )
 
 
 def _require_shared(directory: Path) -> None:
@@ -303,16 +299,12 @@ MOST_FILLER = 4096
 """Rows behind those of a table in a file, fewer than there were devices."""
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _how_to_read(leaf: Any) -> Any:
     """Return how Orbax reads an array: where the leaf is divided over devices, or on the host."""
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or isinstance(leaf, jax.Array):
         return ocp.RestoreArgs(restore_type=np.ndarray)
-    plain = jax.eval_shape(_without_key, leaf) if _is_key(leaf) else leaf
+    plain = jax.eval_shape(_without_key, leaf) if is_key(leaf) else leaf
     return ocp.ArrayRestoreArgs(
         sharding=sharding, global_shape=plain.shape, dtype=plain.dtype, strict=False
     )
@@ -327,7 +319,7 @@ def to_write(leaf: Any) -> Any:
 
 def _without_key(leaf: Any) -> Any:
     """Return the integers of a typed PRNG key, and any other array unchanged."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -340,7 +332,7 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
     """Refuse arrays of other names, types or shapes than those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
-        plain = jax.eval_shape(_without_key, leaf) if _is_key(leaf) else leaf
+        plain = jax.eval_shape(_without_key, leaf) if is_key(leaf) else leaf
         wanted, array = _described(plain), found.get(name)
         actual = "nothing" if array is None else _described(array)
         if actual != wanted and not (isinstance(leaf, SavedTable) and _has_rows(array, leaf)):

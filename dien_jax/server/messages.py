@@ -81,11 +81,7 @@ class Status(msgspec.Struct, omit_defaults=True):
 
 
 def utc_text(seconds: float) -> str:
-    """Return a Unix time as an ISO date.
-
-    >>> utc_text(0.5)
-    '1970-01-01T00:00:00Z'
-    """
+    """Return a Unix time as an ISO date, such as ``1970-01-01T00:00:00Z``."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -79,12 +79,15 @@ def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class RandomColumns(NamedTuple):
     """Random numbers of draws: a column of the alias table each, and a number in [0, 1)."""
 
-    column: Int[Array, "..."]
-    uniform: Float[Array, "..."]
+    column: Int[Array, "R B S N"]
+    uniform: Float[Array, "R B S N"]
 
 
-def random_columns(key: PRNGKeyArray, items: int, shape: tuple[int, ...]) -> RandomColumns:
-    """Return the random numbers of draws from the alias table of I items."""
+def random_columns(
+    key: PRNGKeyArray, items: int, history: Int[Array, "B T"], count: int
+) -> RandomColumns:
+    """Return the random numbers of ``1 + REDRAWS`` draws for each negative, of I items."""
+    shape = (1 + REDRAWS, history.shape[0], history.shape[1] - 1, count)
     column_key, keep_key = jax.random.split(key)
     column = jax.random.randint(column_key, shape, 0, items, jnp.int32)
     return RandomColumns(column, jax.random.uniform(keep_key, shape, jnp.float32))
@@ -109,13 +112,8 @@ def auxiliary_negatives(
     >>> auxiliary_negatives(sampler, jax.random.key(0), history, 4).shape
     (1, 2, 4)
     """
-    random = random_columns(key, sampler.keep.shape[0], draws_shape(history, count))
+    random = random_columns(key, sampler.keep.shape[0], history, count)
     return unequal(drawn(sampler, random), history[:, 1:, None])
-
-
-def draws_shape(history: Int[Array, "B T"], count: int) -> tuple[int, int, int, int]:
-    """Return the shape of the draws for a batch: one more than ``REDRAWS`` of each negative."""
-    return (REDRAWS + 1, history.shape[0], history.shape[1] - 1, count)
 
 
 def unequal(draws: Int[Array, "R B S N"], following: Int[Array, "B S 1"]) -> Int[Array, "B S N"]:

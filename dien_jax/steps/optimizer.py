@@ -1,7 +1,5 @@
 """Adam and its learning-rate schedules, through optax; the tower has a schedule of its own."""
 
-from typing import Any
-
 import jax
 import optax
 
@@ -38,10 +36,6 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return Adam with the schedule of a part of the model."""
     adam = optax.adam(learning_rate(config, steps_per_epoch, part))
-
-    def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # Optax raises floats to an int32 count, which strict dtype promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
-            return adam.update(gradients, state, params)
-
+    # Optax raises floats to an int32 count, which strict dtype promotion refuses.
+    lenient = jax.numpy_dtype_promotion("standard")(adam.update)
     return optax.GradientTransformation(adam.init, lenient)

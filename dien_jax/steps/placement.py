@@ -22,8 +22,8 @@ import optax
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.devices import Axis
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.model.layers import Axis
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler, drawn
 from dien_jax.steps.optimizer import make_optimizer
@@ -176,8 +176,8 @@ class OneDevice:
         """Return a function of all arrays, of one that each device applies to its parts.
 
         ``inputs`` and ``outputs`` are kinds: ``state`` (parameters, statistics and slots),
-        ``tables``, ``batch``, ``draws`` (random numbers whose second axis is the batch) and
-        ``whole``.
+        ``features``, ``items`` (arrays with a row for each item), ``batch``, ``draws`` (random
+        numbers whose second axis is the batch) and ``whole``.
         """
         del inputs, outputs
         return function
@@ -287,6 +287,11 @@ class OneDevice:
         if device.platform != "cpu":
             return (device.memory_stats() or {}).get("bytes_limit")
         return machine_bytes()
+
+
+def is_key(leaf: Any) -> bool:
+    """Return whether an array, or a shape, is of typed PRNG keys."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def placed_like(tree: Any, others: Any) -> Any:

@@ -56,13 +56,7 @@ def make_predict_step(
 
     on_devices = place.mapped(on_device, ("state", "whole", "features", "batch", "whole"), "batch")
 
-    def predict(
-        params: Any,
-        batch_stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        logit_map: LogitMap | None = None,
-    ) -> jax.Array:
-        return on_devices(params, batch_stats, features, batch, logit_map)
+    def predict(*arguments: Any, logit_map: LogitMap | None = None) -> jax.Array:
+        return on_devices(*arguments, logit_map)
 
     return jax.jit(predict)

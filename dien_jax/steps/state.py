@@ -1,6 +1,7 @@
 """The state that a train step carries, the tables it reads, and the least memory of both."""
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,24 +170,22 @@ def require_state_memory(
     devices has of them. What is updated densely also needs room for its gradient, at least for the
     largest one; tables that are updated by row do not.
     """
-    by_row = place.tables_by_row(config.optim.embedding_update)
-    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    parts = [leaf.shape for _, leaf in named]
+    named, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    leaves = [leaf for _, leaf in named]
+    parts = [leaf.shape for leaf in leaves]
     if shardings is not None:
         placed = jax.tree.leaves(shardings)
         parts = [on.shard_shape(part) for on, part in zip(placed, parts, strict=True)]
-    counts = [math.prod(part) for part in parts]
-    sizes = [n * leaf.dtype.itemsize for n, (_, leaf) in zip(counts, named, strict=True)]
+    counts = list(map(math.prod, parts))
+    sizes = [count * leaf.dtype.itemsize for count, leaf in zip(counts, leaves, strict=True)]
     parameters = len(jax.tree.leaves(shapes[0]))
-    dense = [
-        size
-        for size, (path, _) in zip(sizes[:parameters], named, strict=False)
-        if table_of(path) not in by_row
-    ]
+    by_row = place.tables_by_row(config.optim.embedding_update)
+    is_dense = [table_of(path) not in by_row for path, _ in named[:parameters]]
+    gradient = max(itertools.compress(sizes, is_dense))
     where = f" on each of {place.devices} devices" if place.devices > 1 else ""
     subject = f"{sum(counts[:parameters]):,} parameters{where} and their optimizer state"
     advice = "choose smaller model sizes"
-    require_memory(sum(sizes) + max(dense), place.bytes_of_device(), subject, advice)
+    require_memory(sum(sizes) + gradient, place.bytes_of_device(), subject, advice)
 
 
 def require_step_memory(config: Config, place: OneDevice, rows: int, steps: int) -> None:

@@ -19,10 +19,10 @@ from jaxtyping import Array, Float
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import Batch, FeatureTables
-from dien_jax.model import devices
 from dien_jax.model.click_model import ClickModel
+from dien_jax.model.layers import Axis, total
 from dien_jax.model.tower import Part, of_part
-from dien_jax.steps.negatives import RandomColumns, Sampler, draws_shape, random_columns, unequal
+from dien_jax.steps.negatives import RandomColumns, Sampler, random_columns, unequal
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
 from dien_jax.steps.state import Tables, TrainState
@@ -39,7 +39,7 @@ def click_loss(
     logits: Float[Array, " B"],
     labels: Float[Array, " B"],
     weights: Float[Array, " B"],
-    axis: devices.Axis = None,
+    axis: Axis = None,
 ) -> Float[Array, ""]:
     """Return the cross-entropy of click logits in nats, a weighted mean over rows.
 
@@ -52,14 +52,14 @@ def click_loss(
     0.6931
     """
     per_row = jax.nn.softplus(logits) - labels * logits
-    return (per_row * weights).sum() / jnp.maximum(devices.total(weights.sum(), axis), 1)
+    return (per_row * weights).sum() / jnp.maximum(total(weights.sum(), axis), 1)
 
 
 def halved_click_loss(
     logits: Float[Array, " B"],
     labels: Float[Array, " B"],
     weights: Float[Array, " B"],
-    axis: devices.Axis = None,
+    axis: Axis = None,
 ) -> Float[Array, ""]:
     """Return the click loss of the authors' program, a mean over rows and over two columns.
 
@@ -74,7 +74,7 @@ def halved_click_loss(
     clicked = jax.nn.sigmoid(logits) + 1e-8
     passed = jax.nn.sigmoid(-logits) + 1e-8
     per_row = -(labels * jnp.log(clicked) + (1 - labels) * jnp.log(passed))
-    return 0.5 * (per_row * weights).sum() / jnp.maximum(devices.total(weights.sum(), axis), 1)
+    return 0.5 * (per_row * weights).sum() / jnp.maximum(total(weights.sum(), axis), 1)
 
 
 def randomised(
@@ -87,8 +87,8 @@ def randomised(
         batch = replaced_items(batch, jax.random.fold_in(user_key, 1), train.unknown_items)
     is_auxiliary = part == "network" and config.model.auxiliary_weight > 0
     if is_auxiliary and batch.history.shape[1] > 1:
-        shape = draws_shape(jnp.asarray(batch.history), config.model.auxiliary_negatives)
-        random = random_columns(sample_key, schema.num_items, shape)
+        history, count = jnp.asarray(batch.history), config.model.auxiliary_negatives
+        random = random_columns(sample_key, schema.num_items, history, count)
     if train.unknown_users:
         user = jnp.asarray(batch.user)
         is_unknown = jax.random.bernoulli(user_key, train.unknown_users, user.shape)
@@ -124,7 +124,7 @@ def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:
 
 
 def make_loss(
-    config: Config, schema: Schema, axis: devices.Axis = None, part: Part = "network"
+    config: Config, schema: Schema, axis: Axis = None, part: Part = "network"
 ) -> Callable[..., tuple[jax.Array, tuple]]:
     """Return ``loss(params, fixed, batch_stats, features, batch, negatives, dropout_key)``.
 
@@ -148,7 +148,7 @@ def make_loss(
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
         variables = {"params": {**params, **fixed}, "batch_stats": batch_stats}
         options: Any = {"rngs": {"dropout": dropout_key}, "mutable": ["batch_stats"]}
-        real = jnp.maximum(devices.total(weights.sum(), axis), 1)
+        real = jnp.maximum(total(weights.sum(), axis), 1)
         if part == "tower":
             options["method"] = "tower_terms"
             terms, changed = model.apply(variables, batch, features, train=True, **options)
@@ -161,12 +161,11 @@ def make_loss(
             logits, auxiliary = output.logits, output.auxiliary_loss
             penalty = config.model.auxiliary_weight * auxiliary + LEARNED_PENALTY * output.learned
         click = click_loss_of(logits, labels, weights, axis)
-        total = click + penalty
         hits = (logits > 0) == (labels > 0.5)
         accuracy = (hits.astype(jnp.float32) * weights).sum() / real
-        losses = {"loss": total, "click_loss": click, "auxiliary_loss": auxiliary}
+        losses = {"loss": click + penalty, "click_loss": click, "auxiliary_loss": auxiliary}
         metrics = {**losses, "accuracy": accuracy, "weight": weights.sum()}
-        return total, (changed.get("batch_stats", batch_stats), metrics)
+        return losses["loss"], (changed.get("batch_stats", batch_stats), metrics)
 
     return loss
 
@@ -206,16 +205,17 @@ def make_train_step(
 
     def on_device(
         trained: tuple[Any, Any, Any],
-        tables: Tables,
+        features: FeatureTables,
+        sampler: Sampler | None,
         batch: Batch,
         random: RandomColumns | None,
         dropout_key: jax.Array,
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
         params, batch_stats, slots = trained
         read = of_part(params, part) if part == "tower" else params
-        negatives = negatives_of(place, tables.sampler, batch, random)
+        negatives = negatives_of(place, sampler, batch, random)
         gather = place.gather(read, by_row)
-        found = look_up(config.model, schema, gather, tables.features, batch, negatives)
+        found = look_up(config.model, schema, gather, features, batch, negatives)
         rows, of_slots = gather.compact(read, slots[part])
         learned = of_part(rows, part)
         fixed = {name: leaf for name, leaf in rows.items() if name not in learned}
@@ -226,15 +226,14 @@ def make_train_step(
         metrics = {**place.total(metrics), "gradient_norm": norm, **gather.metrics()}
         return ({**params, **changed}, batch_stats, {**slots, part: changed_slots}), metrics
 
-    on_devices = place.mapped(
-        on_device, ("state", "tables", "batch", "draws", "whole"), ("state", "whole")
-    )
+    kinds = ("state", "features", "items", "batch", "draws", "whole")
+    on_devices = place.mapped(on_device, kinds, ("state", "whole"))
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch, random, dropout_key = randomised(config, schema, batch, key, part)
         trained = (state.params, state.batch_stats, state.optimizer_state)
-        trained, metrics = on_devices(trained, tables, batch, random, dropout_key)
+        trained, metrics = on_devices(trained, *tables, batch, random, dropout_key)
         params, batch_stats, slots = trained
         return TrainState(params, batch_stats, slots, state.step + 1, state.key), metrics
 

@@ -134,7 +134,14 @@ def _connect(config: DistributedConfig) -> None:
         try:
             jax.distributed.initialize(**options)
         except Exception as error:  # JAX raises errors of every kind
-            raise UserError(_start_failure(config, error)) from error
+            problem = f"the processes of the run cannot be connected: {reason(error)}"
+            if config.auto and "should be defined" in str(error):
+                problem = (
+                    "distributed.auto found no cluster manager (Slurm, Open MPI, Kubernetes, Cloud "
+                    "TPU); give distributed.coordinator, distributed.processes and "
+                    "distributed.process instead"
+                )
+            raise UserError(problem) from error
     if index():
         print_only_errors(index())
     _say_when_aborted("another process of the run has ended; the lines above say which", LOST)
@@ -158,15 +165,6 @@ def _check_port(config: DistributedConfig) -> None:
                 f"distributed.coordinator {config.coordinator}: another program listens at port "
                 f"{port} of this host; choose another port, the same for every process"
             )
-
-
-def _start_failure(config: DistributedConfig, error: Exception) -> str:
-    if config.auto and "should be defined" in str(error):
-        return (
-            "distributed.auto found no cluster manager (Slurm, Open MPI, Kubernetes, Cloud TPU); "
-            "give distributed.coordinator, distributed.processes and distributed.process instead"
-        )
-    return f"the processes of the run cannot be connected: {reason(error)}"
 
 
 def _say_when_aborted(message: str, status: int) -> None:

@@ -23,14 +23,16 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.devices import Placement
 from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.tower import Part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
-from dien_jax.runs.checkpoints import Checkpoints, restored, restored_model
+from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import measure, score_batches
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import (
     TrainState,
     all_finite,
@@ -39,7 +41,7 @@ from dien_jax.steps.state import (
     training_tables,
 )
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.parts import part_steps, place_on, tower_of
+from dien_jax.training.parts import part_steps, tower_of
 from dien_jax.training.progress import (
     EXAMPLES,
     Progress,
@@ -64,7 +66,7 @@ class Trainer:
     ``checkpoints`` are shared ones with several processes; None saves none, and allows only
     :meth:`evaluations`. ``stop_signal`` is asked before each batch: the number of a signal stops
     the run once its state is saved. The number of ``devices`` of all processes divides the batch
-    size; none is the default device.
+    size; none is the default device. ``rotation`` turns vectors, see :mod:`.vectors`.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -86,7 +88,7 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, agreed_stop(stop_signal)
         self.steps_per_epoch = -(-len(dataset.splits["train"].label) // train.batch_size)
-        self._place = place_on(devices, schema)
+        self._place = Placement(devices, schema) if len(devices) > 1 else OneDevice(schema)
         self._parts = part_steps(config, self._place, self.steps_per_epoch)
         self._loader = Loader(
             dataset,
@@ -116,11 +118,11 @@ class Trainer:
             self.state, host = restored(checkpoints, latest, self.state, self._place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
-                at = checkpoints, self.progress.best_step, self.state, self._place
-                self._best_tower = tower_of(restored_model(*at))
+                self._best_tower = tower_of(self._best_checkpoint())
         if keeps_vectors(run):
-            arrays, about = (self.state, self._tables), (config, dataset, self._place)
-            self.state, self._tables = with_vectors(*arrays, *about, latest is None, rotation)
+            self.state, self._tables = with_vectors(
+                self.state, self._tables, config, dataset, self._place, latest is None, rotation
+            )
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
@@ -147,17 +149,20 @@ class Trainer:
             lines.append(f"{share:,} examples of a batch on each of {devices} devices; {tables}")
         return [*lines, f"compiling the train step for histories padded to {lengths} takes a while"]
 
-    def one_device_state(self) -> TrainState | None:
-        """Return the state in the form that it has on one device, on the host if there are more.
+    def start_from(self, trained: tuple[Any, Any, Any] | None) -> None:
+        """Start from parameters, statistics and slots that process 0 has, saved as step 0.
 
-        With several processes, process 0 has it, and the others get None.
+        They have the form and the shapes of one device's.
         """
-        return self._place.joined(self.state)
-
-    def start_from(self, state: TrainState | None) -> None:
-        """Replace the fresh state by that of process 0, of the same shapes, saved as step 0."""
-        self.state = self._place.put(state, self.state)
+        fresh = self.state
+        params, batch_stats, slots = self._place.put(trained, fresh[:3])
+        self.state = TrainState(params, batch_stats, slots, fresh.step, fresh.key)
         self._save(best=False)
+
+    def _best_checkpoint(self) -> TrainState:
+        """Return the state of the best checkpoint, without its optimizer's arrays."""
+        at: Any = self._checkpoints, self.progress.best_step, self.state, self._place
+        return restored(*at, optimizer=False)[0]
 
     def _evaluation_loader(self, split: str) -> Loader:
         return evaluation_loader(self._dataset, split, self._config.train, self._place.part)
@@ -184,13 +189,13 @@ class Trainer:
                 reporter.note(self.notes()[-1])
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
-        best = restored_model(self._checkpoints, progress.best_step, self.state, self._place)
+        best = self._best_checkpoint()
         calibration = self._calibration(best)
         measured, intervals = {}, {}
         labels = {name: np.asarray(self._dataset.splits[name].label) for name in ("valid", "test")}
         for split in labels:
             scores = self._scores(split, best, calibration)
-            measured[split] = self._measured(split, scores)
+            measured[split] = from_first(functools.partial(measure, self._dataset, split, scores))
             intervals[split] = from_first(functools.partial(auc_interval, labels[split], scores))
         baselines = {}
         if self._config.model.statistics:
@@ -209,15 +214,12 @@ class Trainer:
         }
 
     def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
-        """Train to the end and yield each evaluation; the test set is not used.
+        """Train to the end and yield each :class:`~dien_jax.runs.folder.Evaluation`.
 
-        ``listener`` receives the progress between evaluations. An evaluation has ``step``,
-        ``epoch``, ``part`` (the one that is trained, ``"tower"`` or ``"network"``), ``train``
-        (training metrics since the last one) and ``valid`` (metrics of the validation split, of the
-        whole model or of the tower alone). Raises as :meth:`run`.
+        ``listener`` receives the progress between them.
         """
         interval = self._config.train.evaluate_every or self.steps_per_epoch
-        while not self.finished:
+        while not self._finished:
             due = (self.progress.evaluated_step // interval + 1) * interval
             self._train_until(min(due, self._part_end), listener)
             record = self._evaluate()
@@ -226,7 +228,7 @@ class Trainer:
             yield record
 
     @property
-    def finished(self) -> bool:
+    def _finished(self) -> bool:
         """True after the last evaluation: all epochs are done, or early stopping applies."""
         if self.progress.part == "tower":
             return False
@@ -328,7 +330,8 @@ class Trainer:
 
     def validate(self) -> dict[str, Any]:
         """Return the state's metrics on validation; of the tower alone while that is trained."""
-        return self._measured("valid", self._scores("valid", self.state, part=self.progress.part))
+        scores = self._scores("valid", self.state, part=self.progress.part)
+        return from_first(lambda: measure(self._dataset, "valid", scores))
 
     def _calibration(self, best: TrainState) -> Calibration | None:
         """Return the calibration of the best checkpoint, fitted on the validation split."""
@@ -341,10 +344,6 @@ class Trainer:
             lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
         )
         return Calibration(**fitted)
-
-    def _measured(self, split: str, scores: np.ndarray) -> dict[str, Any]:
-        """Return the metrics of a split, which are to the bit the same on every process."""
-        return from_first(lambda: measure(self._dataset, split, scores))
 
     def _scores(
         self,
@@ -395,7 +394,7 @@ class Trainer:
 
     def _not_finite(self, problem: str) -> NotFiniteError:
         kept = None if self._checkpoints is None else self._checkpoints.latest_step()
-        return not_finite(problem, self._config.optim, kept)
+        return not_finite(problem, self._config.optim.learning_rate, kept)
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

@@ -1,22 +1,21 @@
-"""The functions that train and score each part of a model, and the place of a run's arrays."""
+"""The functions that train and score each part of a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dien_jax.config.settings import Config
-from dien_jax.data.schema import Schema
+from dien_jax.config.settings import LARGEST_INTEGER, Config
 from dien_jax.data.tables import Batch
+from dien_jax.errors import UserError
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.optimizer import epochs_of, learning_rate
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, parts
 from dien_jax.steps.train import make_train_step
-from dien_jax.training.progress import all_steps
 
 
 class PartSteps(NamedTuple):
@@ -33,8 +32,16 @@ class PartSteps(NamedTuple):
 
 
 def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[Part, PartSteps]:
-    """Return the functions of each part of a model, in the order of training."""
-    schema = place.schema
+    """Return the functions of each part of a model, in the order of training.
+
+    Epochs of more steps than an int32 counts are a UserError.
+    """
+    schema, longest = place.schema, LARGEST_INTEGER // steps_per_epoch
+    if config.train.epochs > longest:
+        raise UserError(
+            f"train.epochs must be at most {longest:,} with {steps_per_epoch:,} steps an epoch, "
+            f"got {config.train.epochs:,}"
+        )
 
     def predict(part: Part) -> Callable[..., jax.Array]:
         on_place = make_predict_step(config, schema, place, part)
@@ -47,22 +54,13 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
 
     return {
         part: PartSteps(
-            all_steps(steps_per_epoch, epochs_of(config, part)),
+            steps_per_epoch * epochs_of(config, part),
             learning_rate(config, steps_per_epoch, part),
             make_train_step(config, schema, steps_per_epoch, place, part),
             predict(part),
         )
         for part in parts(config.model)
     }
-
-
-def place_on(devices: Sequence[jax.Device], schema: Schema) -> OneDevice:
-    """Return the place of a run's arrays; with one device it is the default one."""
-    if len(devices) <= 1:
-        return OneDevice(schema)
-    from dien_jax.devices import Placement  # not loaded where one device is enough
-
-    return Placement(devices, schema)
 
 
 def tower_of(state: TrainState) -> tuple[Any, Any]:

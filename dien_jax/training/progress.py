@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dien_jax.config.settings import LARGEST_INTEGER, OptimConfig
 from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.model.tower import Part
 from dien_jax.utils.json_values import Count, NotNegative, as_complete
@@ -125,22 +124,8 @@ def mean_metrics(totals: dict[str, float]) -> dict[str, float]:
     return {name: value / totals[EXAMPLES] for name, value in totals.items() if name != EXAMPLES}
 
 
-def all_steps(steps_per_epoch: int, epochs: int) -> int:
-    """Return the number of steps of all epochs; one that is too large is a UserError."""
-    steps = steps_per_epoch * epochs
-    if steps > LARGEST_INTEGER:
-        raise UserError(
-            f"train.epochs must be at most {LARGEST_INTEGER // steps_per_epoch:,} with "
-            f"{steps_per_epoch:,} steps an epoch, got {epochs:,}"
-        )
-    return steps
-
-
-def not_finite(problem: str, optim: OptimConfig, kept: int | None) -> NotFiniteError:
-    """Return the error for a run that diverged, with what may help.
-
-    ``kept`` is the step of the latest checkpoint; None if there is none.
-    """
+def not_finite(problem: str, learning_rate: float, kept: int | None) -> NotFiniteError:
+    """Return the error of a run that diverged; ``kept`` is the step of its latest checkpoint."""
     note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
-    rate = f"a lower --optim.learning-rate (now {optim.learning_rate:g})"
-    return NotFiniteError(f"training stopped: {problem}. Try {rate}{note}")
+    advice = f"Try a lower --optim.learning-rate (now {learning_rate:g})"
+    return NotFiniteError(f"training stopped: {problem}. {advice}{note}")

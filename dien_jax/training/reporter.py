@@ -87,7 +87,6 @@ class Reporter:
         self._line.say(f"{where}: {', '.join(parts)}")
 
     def note(self, line: str) -> None:
-        """Say a line."""
         self._line.say(line)
 
     def finish(self, step: int, metrics: Mapping[str, float | None], files: Sequence[Path]) -> None:
@@ -97,7 +96,6 @@ class Reporter:
             logger.finish(step, defined, files)
 
     def close(self) -> None:
-        """Remove the progress line."""
         self._line.close()
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dien_jax.config.presets import flat_settings
+import numpy as np
+
+from dien_jax.data.dataset import Dataset
 from dien_jax.errors import writing
-from dien_jax.metrics.scores import METRICS
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
     Metrics,
-    Run,
     Seed,
     read_evaluations,
     read_result,
@@ -79,16 +80,16 @@ class RunResult:
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
 
 
-def run_settings(run: Run) -> dict[str, Any]:
-    """Return what loggers get of a run when it begins: preset, data, seed and all settings."""
-    about = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
-    return about | flat_settings(run.config)
-
-
-def final_metrics(result: RunResult) -> dict[str, float | None]:
-    """Return what loggers get of a result: ``final/SPLIT_METRIC``, None where undefined."""
-    splits = {"valid": result.valid, "test": result.test}
-    return {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
+def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
+    """Return the AUC on the test split without histories: popularity, and the best possible."""
+    test = dataset.splits["test"]
+    labels = np.asarray(test.label)
+    baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
+    dataset.check_files()
+    best = dataset.meta.get("best_possible", {}).get("test", {})
+    if "auc" in best:
+        baselines["best possible"] = best["auc"]
+    return baselines
 
 
 def write_result(result: RunResult) -> None:

@@ -25,7 +25,6 @@ from dien_jax.runs.folder import (
     CONFIG_FILE,
     PUT_BACK,
     Run,
-    WarmStart,
     versions,
 )
 from dien_jax.runs.model_card import CARD_FILE, model_card
@@ -36,22 +35,16 @@ from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.result import (
-    RunResult,
-    final_metrics,
-    read_finished,
-    run_settings,
-    write_result,
-)
-from dien_jax.training.run_data import check_splits, simple_baselines
+from dien_jax.training.result import RunResult, read_finished, simple_baselines, write_result
+from dien_jax.training.vectors import vectors_of_items
 from dien_jax.training.warm_start import (
     Grown,
     Source,
     grown,
-    load_rotation,
     load_source,
     rotation_of,
-    save_rotation,
+    source_of,
+    warm_start_of,
 )
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked, write_text
@@ -121,7 +114,7 @@ def fit(
         require_usable_jax()
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-        check_splits(dataset, config)
+        _check_splits(dataset, config)
         return dataset, devices
 
     agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})
@@ -129,15 +122,7 @@ def fit(
     source = origin = None
     if warm_start is not None:
         source = on_first(lambda: load_source(Path(warm_start), dataset, config))
-
-        def described() -> WarmStart:
-            assert source is not None
-            vectors = rotation_of(source, dataset, config) is not None
-            return WarmStart(
-                run=str(Path(warm_start).absolute()), step=source.step, vectors=vectors
-            )
-
-        origin = from_first(described)
+        origin = from_first(lambda: warm_start_of(Path(warm_start), source, dataset, config))
     about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": len(devices)}
     run = on_each(lambda: Run.create(dataset=dataset, config=config, **about))
     _agree_on(run, devices)
@@ -246,8 +231,32 @@ def _opened(
         resume_with(folder)
         checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
         step = checkpoints.latest_step() or 0
-        loggers = opened_loggers(folder, names, run_settings(run), step)
+        settings = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+        settings |= flat_settings(run.config)
+        loggers = opened_loggers(folder, names, settings, step)
         yield checkpoints, on_first(lambda: stack.enter_context(loggers)) or []
+
+
+def _check_splits(dataset: Dataset, config: Config) -> None:
+    """Refuse data without the examples that training needs; warn where AUC is undefined."""
+    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
+        if not len(dataset.splits[split].label):
+            raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
+    labels = np.unique(dataset.splits["train"].label)
+    if len(labels) < 2:
+        problem = f"the train split has label {labels[0]} only, and no model can learn from it"
+        raise UserError(f"{dataset.path}: {problem}")
+    for split in ("valid", "test"):
+        labels = np.unique(dataset.splits[split].label)
+        if len(labels) < 2:
+            content = f"label {labels[0]} only" if len(labels) else "no examples"
+            if split == "valid" and config.train.click_rate is not None:
+                raise UserError(
+                    f"train.click_rate needs validation examples of both labels to be compared "
+                    f"with, {dataset.path} has {content}"
+                )
+            instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
+            say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -313,8 +322,8 @@ def _train(
     fresh = checkpoints.latest_step() is None
     starts = run.warm_start is not None and fresh
     if starts:
-        source = on_first(lambda: _source_of(run, dataset, source))
-    rotation = _rotation(run, dataset, folder, source)
+        source = on_first(lambda: source or source_of(run, dataset))
+    rotation = rotation_of(run, folder, dataset, source)
     trainer = Trainer(run, dataset, checkpoints, stop_signal, devices, rotation)
     progress = trainer.progress
     device = devices[0].device_kind
@@ -361,57 +370,25 @@ def _train(
     card = model_card(run, dataset.meta, of_card, intervals, calibration)
     on_first(lambda: write_text(folder / CARD_FILE, card))
     files = [folder / CONFIG_FILE, folder / CARD_FILE]
-    on_first(lambda: reporter.finish(result.best_step, final_metrics(result), files))
+    splits = {"valid": result.valid, "test": result.test}
+    metrics = {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
+    on_first(lambda: reporter.finish(result.best_step, metrics, files))
     on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
     return result
 
 
-def _source_of(run: Run, dataset: Dataset, source: Source | None) -> Source:
-    """Return the run to start from, whose best checkpoint must be that of ``config.json``."""
-    assert run.warm_start is not None
-    folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
-    found = source or load_source(folder, dataset, run.config)
-    if found.step != step:
-        raise UserError(
-            f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
-            f"its best one is now that of step {found.step}; start a new run"
-        )
-    return found
-
-
-def _rotation(run: Run, dataset: Dataset, folder: Path, source: Source | None) -> np.ndarray | None:
-    """Return what turns vectors towards those of the run that a warm start began from.
-
-    It is written at the start, so that resuming does not need that run.
-    """
-    if run.warm_start is None or not run.warm_start["vectors"]:
-        return None
-
-    def values() -> list[list[float]]:
-        if source is not None:
-            save_rotation(folder, source, dataset, run.config)
-        return load_rotation(folder, run).tolist()
-
-    return np.array(from_first(values), np.float32)
-
-
 def _start_from(
-    run: Run,
-    dataset: Dataset,
-    trainer: Trainer,
-    source: Source | None,
-    rotation: np.ndarray | None,
+    run: Run, dataset: Dataset, trainer: Trainer, source: Source | None, rotation: np.ndarray | None
 ) -> None:
     """Replace the trainer's fresh state by that of another run, and save it as step 0."""
-    fresh = trainer.one_device_state()
+    assert run.warm_start is not None
 
     def started() -> Grown:
         assert source is not None
-        assert fresh is not None
-        return grown(source, dataset, fresh, run.config, rotation)
+        vectors = None if rotation is None else vectors_of_items(dataset, run.config, rotation)
+        return grown(source, dataset, vectors)
 
     start = on_first(started)
-    trainer.start_from(None if start is None else start.state)
-    assert run.warm_start is not None
+    trainer.start_from(None if start is None else start[:3])
     say(f"starting from {run.warm_start['run']}, step {run.warm_start['step']:,}; {start}")

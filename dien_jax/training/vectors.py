@@ -103,6 +103,20 @@ def _units(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
+def vectors_of_items(
+    dataset: Dataset, config: Config, rotation: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the vector of each item, zeros where it has none: float32 ``[V, E]``.
+
+    See :func:`item_vectors`.
+    """
+    found = item_vectors(dataset.schema, dataset.factors, vector_size(config), rotation)
+    if found is None:
+        return None
+    row, vectors = found
+    return vectors[0].astype(np.float32)[row] * (row > 0)[:, None]
+
+
 def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Return what turns vectors ``[R, E]`` towards others of the same rows, ``[E, E]``.
 

@@ -17,16 +17,17 @@ import optax
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.arrays import read_array
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import UNKNOWN, Feature, Schema
+from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.statistics import statistics_names
 from dien_jax.model.tower import WEIGHTS
-from dien_jax.runs.folder import PUT_BACK, Run
+from dien_jax.runs.folder import PUT_BACK, Run, WarmStart
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
-from dien_jax.training.vectors import item_vectors, keeps_vectors, rotation_to, vector_size
+from dien_jax.training.vectors import keeps_vectors, rotation_to, vector_size, vectors_of_items
 from dien_jax.utils.files import write_array
+from dien_jax.utils.processes import from_first
 
 FREE = {"implementation", "initial_embeddings", "recurrence_precision", "dropout",
         "auxiliary_weight", "auxiliary_negatives"}  # fmt: skip
@@ -50,13 +51,15 @@ class Source(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """A training state for another dataset, on the host, with steps and key of a fresh state.
+    """Parameters, statistics and optimizer state for another dataset, on the host.
 
     ``new_rows`` counts by feature the rows of values that the run did not know, and ``lost_rows``
     those of the run that the data does not have.
     """
 
-    state: TrainState
+    params: Any
+    batch_stats: Any
+    optimizer_state: Any
     new_rows: dict[str, int]
     lost_rows: dict[str, int]
 
@@ -84,19 +87,41 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
             _check_inputs(before.schema, dataset)
         vectors = None
         if keeps_vectors(run):
-            rotation = load_rotation(folder, run) if run.warm_start else None
-            vectors = _of_items(before, run.config, rotation)
+            rotation = _read_rotation(folder, run.config) if run.warm_start else None
+            vectors = vectors_of_items(before, run.config, rotation)
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
 
 
-def rotation_of(source: Source, dataset: Dataset, config: Config) -> np.ndarray | None:
+def warm_start_of(
+    folder: Path, source: Source | None, dataset: Dataset, config: Config
+) -> WarmStart:
+    """Describe the start of a run from another, which is in a folder."""
+    assert source is not None  # on process 0
+    vectors = make_rotation(source, dataset, config) is not None
+    return WarmStart(run=str(folder.absolute()), step=source.step, vectors=vectors)
+
+
+def source_of(run: Run, dataset: Dataset) -> Source:
+    """Load the run that another one began from, whose best checkpoint must be the same."""
+    assert run.warm_start is not None
+    folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
+    found = load_source(folder, dataset, run.config)
+    if found.step != step:
+        raise UserError(
+            f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
+            f"its best one is now that of step {found.step}; start a new run"
+        )
+    return found
+
+
+def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray | None:
     """Return what turns the vectors of a dataset towards those of the run, float32 ``[E, E]``.
 
-    None if either has no vectors.
+    None if embeddings are not kept near vectors, or either has none.
     """
-    vectors = _of_items(dataset, config, None)
+    vectors = vectors_of_items(dataset, config)
     if source.vectors is None or vectors is None or config.model.initial_embeddings != "vectors":
         return None
     name = dataset.schema.item[0].name
@@ -104,27 +129,29 @@ def rotation_of(source: Source, dataset: Dataset, config: Config) -> np.ndarray 
     return rotation_to(grown_table(source.vectors, rows, 0.0), vectors)
 
 
-def save_rotation(folder: Path, source: Source, dataset: Dataset, config: Config) -> None:
-    """Write :func:`rotation_of` to a run folder."""
-    rotation = rotation_of(source, dataset, config)
-    assert rotation is not None
-    write_array(folder / ROTATION_FILE, rotation.ravel())
+def rotation_of(
+    run: Run, folder: Path, dataset: Dataset, source: Source | None
+) -> np.ndarray | None:
+    """Return the rotation of a run that is a warm start and keeps vectors, on every process.
 
-
-def load_rotation(folder: Path, run: Run) -> np.ndarray:
-    """Return what :func:`save_rotation` wrote."""
-    size = vector_size(run.config)
-    return read_array(folder / ROTATION_FILE, np.float32, size * size).reshape(size, size)
-
-
-def _of_items(dataset: Dataset, config: Config, rotation: np.ndarray | None) -> np.ndarray | None:
-    """Return the vector of each item, float32 ``[V, E]``, zeros where there is none."""
-    size = vector_size(config)
-    found = item_vectors(dataset.schema, dataset.factors, size, rotation)
-    if found is None:
+    Process 0 writes it at the start, from ``source``: resuming does not need that run.
+    """
+    if run.warm_start is None or not run.warm_start["vectors"]:
         return None
-    row, vectors = found
-    return vectors[0].astype(np.float32)[row] * (row > 0)[:, None]
+
+    def values() -> list[list[float]]:
+        if source is not None:
+            made = make_rotation(source, dataset, run.config)
+            assert made is not None
+            write_array(folder / ROTATION_FILE, made.ravel())
+        return _read_rotation(folder, run.config).tolist()
+
+    return np.array(from_first(values), np.float32)
+
+
+def _read_rotation(folder: Path, config: Config) -> np.ndarray:
+    size = vector_size(config)
+    return read_array(folder / ROTATION_FILE, np.float32, size * size).reshape(size, size)
 
 
 def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
@@ -143,8 +170,7 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
 
 def _check_features(before: Schema, dataset: Dataset) -> None:
     for group in ("item", "user", "context"):
-        trained: tuple[Feature, ...] = getattr(before, group)
-        given: tuple[Feature, ...] = getattr(dataset.schema, group)
+        trained, given = (getattr(schema, group) for schema in (before, dataset.schema))
         expected, actual = (
             ", ".join(f"{feature.name} ({feature.kind})" for feature in features) or "none"
             for features in (trained, given)
@@ -171,23 +197,16 @@ def _check_inputs(before: Schema, dataset: Dataset) -> None:
         )
 
 
-def grown(
-    source: Source,
-    dataset: Dataset,
-    fresh: TrainState,
-    config: Config,
-    rotation: np.ndarray | None = None,
-) -> Grown:
-    """Return the state to start from, for a dataset that :func:`load_source` checked.
+def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -> Grown:
+    """Return what to start from, for a dataset that :func:`load_source` checked.
 
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
     values start from the mean of their table. The tower gives new values no weight.
-    Steps and key are those of ``fresh``.
 
-    With ``rotation``, see :func:`rotation_of`, an item with a vector starts from that and from what
-    its embedding had learned on top of the vector it had.
+    ``vectors`` are those near which embeddings of items are kept, turned by :func:`rotation_of`:
+    an item with one starts from that and what its embedding had learned on top of the one it had.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
@@ -202,16 +221,15 @@ def grown(
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     source.dataset.check_files()
     params = _grown_tables(params, rows, rarity)
-    vectors = None if rotation is None else _of_items(dataset, config, rotation)
     if vectors is not None:
         assert source.vectors is not None
         name, embeddings = dataset.schema.item[0].name, params["item_embeddings"]
-        before = grown_table(source.vectors, rows["item", name], 0.0)
-        learned = np.where(before.any(1)[:, None], embeddings[name] - before, 0)
-        embeddings[name] = np.where(vectors.any(1)[:, None], vectors + learned, embeddings[name])
-    optimizer_state = _grown_slots(source.state.optimizer_state, rows)
-    state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
-    return Grown(state, new_rows, lost_rows)
+        had = grown_table(source.vectors, rows["item", name], 0.0)
+        learned = np.where(had.any(1, keepdims=True), embeddings[name] - had, 0)
+        has_vector = vectors.any(1, keepdims=True)
+        embeddings[name] = np.where(has_vector, vectors + learned, embeddings[name])
+    slots = _grown_slots(source.state.optimizer_state, rows)
+    return Grown(params, batch_stats, slots, new_rows, lost_rows)
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:

@@ -252,6 +252,7 @@ def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypa
         wrap_step(monkeypatch, spoil)
         message = refusal(light_flags(data, tmp_path / "run"), capfd, status=1)
     assert "is not finite after step 4" in message
+    assert message.strip().endswith("Try a lower --optim.learning-rate (now 0.02)")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 

@@ -48,7 +48,7 @@ def imported_by(module: str, among: str) -> set[str]:
 def test_the_network_alone_needs_few_files_and_no_schema_dataset_or_model_around_it() -> None:
     needed = imported_by("dien_jax.model.dien", "dien_jax.model.")
     read = {"dien", "interest", "auxiliary", "layers"}
-    helpers = {"devices", "shapes", "shared_history"}
+    helpers = {"shapes", "shared_history"}
     assert needed == {f"dien_jax.model.{name}" for name in read | helpers}
     step = imported_by("dien_jax.model.click_model", "dien_jax.model.") - needed
     beside_counts = {"statistics", "tower", "factors"}

@@ -8,8 +8,7 @@ import pytest
 
 from dien_jax import errors
 from dien_jax.errors import UserError
-from dien_jax.training.loggers import Logger, opened_loggers, trackers
-from dien_jax.training.loggers.trackers import LONGEST_QUEUE, Background
+from dien_jax.training.loggers import LONGEST_QUEUE, TRACKERS, Background, Logger, opened_loggers
 
 pytestmark = pytest.mark.fast
 
@@ -101,7 +100,7 @@ def test_all_loggers_are_closed_with_what_ended_the_run(tmp_path, monkeypatch):
         return made[-1]
 
     for name in ("mlflow", "wandb"):
-        monkeypatch.setitem(trackers.TRACKERS, name, (name, tracker))
+        monkeypatch.setitem(TRACKERS, name, (name, tracker))
     error = RuntimeError("stopped")
     with pytest.raises(RuntimeError), opened_loggers(tmp_path, ["mlflow", "wandb"]):
         raise error

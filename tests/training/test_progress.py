@@ -7,8 +7,7 @@ import pytest
 from support.json_files import REMOVED, edit
 
 from dien_jax import UserError
-from dien_jax.config.settings import OptimConfig
-from dien_jax.training.progress import EXAMPLES, Progress, not_finite
+from dien_jax.training.progress import EXAMPLES, Progress
 
 BEFORE = Progress(step=8, evaluated_step=6, best_step=4, best_score=0.5, totals={EXAMPLES: 2.0})
 
@@ -51,12 +50,3 @@ def test_every_key_is_needed_and_has_its_type(name: str, value: Any) -> None:
     edit(values, [name], value)
     with pytest.raises(UserError, match=r"^host: "):
         Progress.restored(values, 8, "host")
-
-
-@pytest.mark.parametrize(
-    ("kept", "end"), [(4, "(now 0.5); the checkpoint of step 4 is kept"), (None, "(now 0.5)")]
-)
-def test_divergence_names_the_rate_in_force_and_what_is_kept(kept, end) -> None:
-    error = not_finite("the loss", OptimConfig(learning_rate=0.5), kept)
-    assert str(error).startswith("training stopped: the loss. Try a lower --optim.learning-rate")
-    assert str(error).endswith(end)

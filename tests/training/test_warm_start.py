@@ -24,7 +24,6 @@ from dien_jax.metrics.scores import auc
 from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, trained_scores
-from dien_jax.steps.state import create_state
 from dien_jax.training import loop, warm_start
 from dien_jax.utils.files import read_json
 
@@ -65,13 +64,12 @@ def tiny(tmp_path_factory):
 def started(tiny: Tiny) -> warm_start.Grown:
     """What a run on the grown data starts from."""
     config = Run.load(tiny.run).config
-    fresh = create_state(config, tiny.new.schema, tiny_run.STEPS_PER_EPOCH, 5)
-    return warm_start.grown(warm_start.load_source(tiny.run, tiny.new, config), tiny.new, fresh)
+    return warm_start.grown(warm_start.load_source(tiny.run, tiny.new, config), tiny.new)
 
 
 def scores(tiny: Tiny, split: str) -> np.ndarray:
     """Of the new data, before training there."""
-    state, trained = started(tiny).state, load_run(tiny.run)
+    state, trained = started(tiny), load_run(tiny.run)
     params = {"params": state.params, "batch_stats": state.batch_stats}
     model = trained._replace(dataset=tiny.new, calibration=None, **params)
     return trained_scores(model, split)
@@ -100,7 +98,7 @@ def test_tables_grow_by_rows_that_start_as_said():
 def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
     trained = load_run(tiny.run)
     found = started(tiny)
-    params = found.state.params
+    params = found.params
     assert found.new_rows == {"item": 2, "category": 1, "user": 2}
     assert found.lost_rows == {"item": 1, "category": 0, "user": 0}
     assert str(found).endswith("; dropped rows: 1 of item")
@@ -128,15 +126,14 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
     of_rows = {"item_embeddings", "user_embeddings", "tower"}
     for name in set(trained.params) - of_rows:
         assert bits(params[name]) == bits(trained.params[name])
-    assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
-    assert bits(found.state.batch_stats) == bits(trained.batch_stats)
-    assert int(found.state.step) == 0
+    assert len(jax.tree.leaves(found.batch_stats)) >= 4  # BatchNorm and Dice
+    assert bits(found.batch_stats) == bits(trained.batch_stats)
 
 
 def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
     found = started(tiny)
     _, before, _ = tiny_run.saved_states(tiny.run)["best"]
-    (old, _), (new, schedule) = (s.optimizer_state["tower"] for s in (before, found.state))
+    (old, _), (new, schedule) = (s.optimizer_state["tower"] for s in (before, found))
     assert int(new.count) == int(old.count) > 0
     assert int(schedule.count) == 0, "the schedule starts anew"
     assert bits(new.nu["tower"]["logit"]) == bits(old.nu["tower"]["logit"])
@@ -179,8 +176,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     result = read_json(tiny.warm / "result.json", dict)
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
     start, ended = (
-        of_part(params, "network")
-        for params in (started(tiny).state.params, latest(tiny.warm)[1].params)
+        of_part(params, "network") for params in (started(tiny).params, latest(tiny.warm)[1].params)
     )
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
@@ -223,7 +219,7 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
         assert train.main(flags(tiny.new.path, folder, start)) == 130
     step, state = latest(folder)
     assert step == 0
-    expected = started(tiny).state
+    expected = started(tiny)
     for name in ("params", "batch_stats", "optimizer_state"):
         assert bits(getattr(state, name)) == bits(getattr(expected, name))
     shutil.rmtree(start)

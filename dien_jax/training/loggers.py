@@ -1,4 +1,7 @@
-"""The loggers of a run, and those that keep it elsewhere: MLflow and W&B, each behind a thread.
+"""The loggers of a run: TensorBoard in its folder, and MLflow and W&B, each behind a thread.
+
+A logger that keeps runs elsewhere connects before the slow work of a run, so that a server that
+cannot be reached is refused at once. Later nothing that a server does stops or slows training.
 
 ``loggers.json`` of a run folder has the names of the loggers and, for those that keep runs
 elsewhere, the id of the run there, for a later resumption. A run with TensorBoard alone has no such
@@ -11,17 +14,22 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
 from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
-from dien_jax.errors import Interrupted, UserError, reason, require, require_choice
-from dien_jax.training.loggers.tensorboard import TensorBoard
+from dien_jax.errors import Interrupted, UserError, reason, require, require_choice, writing
 from dien_jax.utils.console import say
 from dien_jax.utils.files import read_json, write_json
 
+LOGGERS_FILE = "loggers.json"
 LONGEST_QUEUE = 1000
 """Calls that wait for a server; further ones are left out."""
 CLOSE_SECONDS = 40.0
@@ -105,6 +113,46 @@ class Background(Logger):
         if not self._lacks_reports:
             say(f"warning: {self._title} lacks reports of this run: {why}")
         self._lacks_reports = True
+
+
+class TensorBoard:
+    """The :class:`Logger` that writes event files, which are on disk when a method returns.
+
+    tensorboardX's ``SummaryWriter`` is not used: it writes in a thread, so that ``flush`` may
+    return before events are in the file, and an event that cannot be written ends that thread
+    silently and then blocks training. The run folder gets a folder ``tensorboard``; a file that
+    cannot be written is a ``UserError``.
+    """
+
+    def __init__(self, run_dir: Path, restored_step: int = 0) -> None:
+        self._folder, self._restored_step = run_dir / "tensorboard", restored_step
+        self._writer: EventsWriter | None = None
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._write(*(Event(step=step, summary=scalar(*entry)) for entry in values.items()))
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Write the metrics; files are not copied."""
+        self.scalars(step, metrics)
+
+    def close(self, error: BaseException | None) -> None:
+        if self._writer is not None:
+            with writing(self._folder):
+                self._writer.close()
+
+    def _write(self, *events: Event) -> None:
+        with writing(self._folder):
+            if self._writer is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # TensorBoard reads files in order of their names, which start with the time.
+                self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
+                if self._restored_step:  # TensorBoard drops earlier events from this step on
+                    restart = SessionLog(status=SessionLog.START)
+                    events = Event(step=self._restored_step + 1, session_log=restart), *events
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write_event(event)
+            self._writer.flush()
 
 
 class MLflow(Logger):
@@ -218,9 +266,6 @@ TRACKERS: dict[str, tuple[str, Any]] = {
 def without_password(text: str) -> str:
     """Return text without user names and passwords in addresses, ``//NAME:PASSWORD@HOST``."""
     return re.sub(r"//[^/@\s]*@", "//", text)
-
-
-LOGGERS_FILE = "loggers.json"
 
 
 class _LoggersFile(TypedDict):
