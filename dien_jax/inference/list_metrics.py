@@ -141,7 +141,12 @@ def measure_lists(
 
 
 def lists_and_ranks(
-    model: TrainedModel, split: str, most: int = MOST_TARGETS, *, exact: bool = True
+    model: TrainedModel,
+    split: str,
+    most: int = MOST_TARGETS,
+    *,
+    exact: bool = True,
+    watch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[int, float]]:
     """Return :func:`measure_lists`, and ranks of targets, infinity off a list, by example."""
     dataset, loaded = model.dataset, LoadedModel.from_run(model)
@@ -154,6 +159,7 @@ def lists_and_ranks(
 
     def made(current: Stage) -> Iterator[np.ndarray]:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
+            watch()
             current.share = start / len(targets)
             some = targets[start : start + TARGETS_AT_ONCE]
             examples = dataset.splits[split].take(np.array([target.example for target in some]))
@@ -175,7 +181,10 @@ def lists_and_ranks(
 
 
 def measure_finished(
-    run_dir: Path, dataset: Dataset, least: int = LEAST_TARGETS
+    run_dir: Path,
+    dataset: Dataset,
+    least: int = LEAST_TARGETS,
+    watch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Measure a run's lists as ``recommend`` makes them, for some clicks of test.
 
@@ -183,6 +192,7 @@ def measure_finished(
 
     None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
     items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
+    ``watch`` is called again and again, and may raise.
     """
     items = int(np.count_nonzero(dataset.popularity))
     if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
@@ -195,6 +205,6 @@ def measure_finished(
         most = min(most, MOST_SCORES // max(items, 1))
     if most < least:
         return None
-    metrics, ranks = lists_and_ranks(model, "test", most, exact=False)
+    metrics, ranks = lists_and_ranks(model, "test", most, exact=False, watch=watch)
     save_lists(run_dir, model.step, metrics, ranks)
     return metrics

@@ -107,8 +107,7 @@ class Trainer:
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed, self._place)
         shapes = self._place.like(self.state.params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-        # After the state, which is larger and is refused where it does not fit.
-        self._tables = training_tables(dataset, config, self._place)
+        self._tables = training_tables(dataset, config, self._place)  # after the larger state
         # A warm start has a tower, which it keeps.
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
@@ -256,7 +255,7 @@ class Trainer:
             epoch, start = divmod(self.progress.step, self.steps_per_epoch)
             with closing(self._loader.epoch(epoch, start)) as batches:
                 for batch in batches:
-                    self._stop_if_asked()
+                    self.stop_if_asked()
                     self._step(batch, listener)
                     if self.progress.step == target:
                         break
@@ -362,14 +361,15 @@ class Trainer:
         loader = self._validation if split == "valid" else self._evaluation_loader(split)
 
         def watch(done: float) -> None:
-            self._stop_if_asked()
+            self.stop_if_asked()
             self._report_scoring(split, loader.num_examples, done)
 
         model = state.params, state.batch_stats, self._tables.features
         predict = functools.partial(self._parts[part].predict, *model, logit_map=logit_map)
         return score_batches(predict, loader, watch)
 
-    def _stop_if_asked(self) -> None:
+    def stop_if_asked(self) -> None:
+        """Save the state and raise ``Interrupted`` after a stop signal."""
         if (number := self._stop_signal()) is not None:
             self._fetch()
             if self._saved_step != self.progress.step:

@@ -17,7 +17,7 @@ from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshCo
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.devices.mesh import devices_in_use, devices_there
 from dien_jax.errors import Interrupted, UserError, writing
-from dien_jax.metrics.scores import METRICS, SELECTION
+from dien_jax.metrics.scores import METRICS, SELECTION, selection_score
 from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import (
@@ -343,29 +343,30 @@ def _train(
     try:
         make = functools.partial(Reporter, folder, loggers, progress.evaluated_step)
         if starts:
-            metrics = trainer.validate()
-            shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
+            before = trainer.validate()
+            shown = (f"{METRICS[key].label} {METRICS[key].text(before)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
         with contextlib.closing(on_first(make) or NoReports()) as reporter:
             outcome = trainer.run(reporter)
+        calibration = outcome.pop("calibration")
+        if calibration is not None:
+            on_first(lambda: calibration.save(folder))
+            say(f"calibration: slope {calibration.slope:.3f}, offset {calibration.offset:.3f}")
+        from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
+
+        watch = trainer.stop_if_asked
+        lists: Any = measure_finished(folder, dataset, watch=watch) if count() == 1 else None
     except Interrupted:
         kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
         where = " and the same --distributed flags on every host" if count() > 1 else ""
         say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}{where}")
         raise
-    calibration = outcome.pop("calibration")
-    if calibration is not None:
-        on_first(lambda: calibration.save(folder))
-        say(f"calibration: slope {calibration.slope:.3f}, offset {calibration.offset:.3f}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
     intervals = outcome.pop("intervals")
-    from dien_jax.inference.list_metrics import measure_finished  # half a second, at the end
-
-    about["lists"] = measure_finished(folder, dataset) if count() == 1 else None
-    result = RunResult(run_dir=folder, **about, **outcome)
+    result = RunResult(run_dir=folder, lists=lists, **about, **outcome)
     of_card = {**vars(result), "parameters": trainer.parameters}
     card = model_card(run, dataset.meta, of_card, intervals, calibration)
     on_first(lambda: write_text(folder / CARD_FILE, card))
@@ -375,6 +376,8 @@ def _train(
     on_first(lambda: reporter.finish(result.best_step, metrics, files))
     on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
+    if starts and (selection_score(before) or 0) > (selection_score(result.valid) or 0):
+        say("validation was better before the first step: keep the run that this one started from")
     return result
 
 

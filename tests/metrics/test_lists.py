@@ -11,6 +11,7 @@ from support.small_dataset import write_wide
 
 from dien_jax import evaluate
 from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import Interrupted
 from dien_jax.inference.list_metrics import (
     list_targets,
     measure_finished,
@@ -87,6 +88,13 @@ def test_evaluate_and_the_end_of_a_run_measure_the_lists_of_recommend(tmp_path, 
     assert list(exact) == [str(target.example) for target in targets]
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in exact.values()]))
     file.unlink()
+
+    def interrupted() -> None:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        measure_finished(run, dataset, least=len(targets), watch=interrupted)
+    assert not file.exists()
     at_the_end = measure_finished(run, dataset, least=len(targets))
     assert at_the_end == found | {"mrr": None, "mrr_interval": None}
     listed = {example: rank if rank <= 10 else None for example, rank in exact.items()}

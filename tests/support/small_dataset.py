@@ -122,13 +122,13 @@ def leftovers(parent: Path) -> list[str]:
     return sorted(entry.name for entry in parent.iterdir())
 
 
-def write_wide(path: Path) -> Path:
+def write_wide(path: Path, seed: int = 0, first: int = 1) -> Path:
     """Users of two tastes; each has its last event and one item of the other taste as targets.
 
-    There are so many items that they have factors. The first 60 users are for training, 15 for
-    validation.
+    There are so many items that they have factors; their ids count from ``first``. The first 60
+    users are for training, 15 for validation.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     size, users, events = 60, 90, 6
     likes_second = random.random((users, 1)) < 0.5
     half = size // 2
@@ -154,7 +154,7 @@ def write_wide(path: Path) -> Path:
     return write_folder(
         path,
         Schema((item,), (user,)),
-        {"item": ["", *(f"i{item}" for item in range(1, size))], "user": ["", *names]},
+        {"item": ["", *(f"i{first + item}" for item in range(size - 1))], "user": ["", *names]},
         groups=names,
         events={
             "item": items.reshape(-1),

@@ -12,6 +12,7 @@ from support.forks import Ended, Forks, Job
 from support.tiny_run import assert_same, flags, light_flags
 
 from dien_jax import train
+from dien_jax.inference import list_metrics
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.training import loop
@@ -113,6 +114,23 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert steps_saved(folder) == ["4", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_same(folder, light_whole)
+
+
+def test_a_signal_while_lists_are_measured_stops_and_the_run_can_be_finished(
+    data, light_whole, tmp_path, monkeypatch, capfd
+):
+    folder = tmp_path / "run"
+
+    def signalled(*given, watch):
+        signal.raise_signal(signal.SIGTERM)
+        watch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(list_metrics, "measure_finished", signalled)
+        assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
+    assert f"Resume with: python -m dien_jax.train --resume {folder}" in capfd.readouterr().err
     assert train.main(["--resume", str(folder)]) == 0
     assert_same(folder, light_whole)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,24 +12,31 @@ import numpy as np
 import pytest
 from support.small_dataset import write_wide
 
-from dien_jax.config.settings import Config, ModelConfig, TrainConfig
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.tables import FOLDS, FeatureTables
-from dien_jax.errors import Interrupted
+from dien_jax.errors import Interrupted, UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import without_own_user
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training.run import fit, resume
-from dien_jax.training.vectors import item_vectors, started
+from dien_jax.training.vectors import item_vectors, started, vectors_of_items
+from dien_jax.training.warm_start import NEW, grown, load_source, make_rotation, trained_rows
 
 pytestmark = pytest.mark.long
 
 LEVEL, SIZE = 16, 18
 """Components of the vectors of this data, and of the embeddings."""
 MODEL = ModelConfig(embedding_size=4, item_embedding_size=SIZE, hidden_size=4, layers=(4,))
+WITHOUT = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0, "statistics": False}
+LIGHT = Config(
+    model=dataclasses.replace(MODEL, **WITHOUT),
+    train=TrainConfig(batch_size=16, epochs=2),
+    optim=OptimConfig(learning_rate=0.02),
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +141,111 @@ def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(dataset
     assert run(variables, has_all, tables).learned == 0
 
 
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose embeddings have moved from their vectors."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    fit(LIGHT, data=dataset, run_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Data with other users, four new items with vectors, and most of the others in other rows."""
+    folder = Path(tmp_path_factory.mktemp("other"))
+    return open_dataset(write_wide(folder / "data", seed=1, first=6))
+
+
+def start_of(run_dir: Path, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rotation, vectors and embeddings of items at the start of a run from another."""
+    source = load_source(run_dir, dataset, LIGHT)
+    rotation = make_rotation(source, dataset, LIGHT)
+    assert rotation is not None
+    vectors = vectors_of_items(dataset, LIGHT, rotation)
+    assert vectors is not None
+    embeddings = grown(source, dataset, vectors).params["item_embeddings"]["item"]
+    return rotation, vectors, embeddings
+
+
+def test_a_warm_start_on_the_same_data_is_the_run_with_its_vectors(
+    dataset: Dataset, trained: Path
+) -> None:
+    rotation, vectors, embeddings = start_of(trained, dataset)
+    np.testing.assert_allclose(rotation[:LEVEL, :LEVEL], np.eye(LEVEL), atol=1e-3)
+    np.testing.assert_allclose(vectors, vectors_of_items(dataset, LIGHT), atol=2e-3)
+    params = load_run(trained).params["item_embeddings"]["item"]
+    np.testing.assert_allclose(embeddings, np.asarray(params), atol=2e-3)
+
+
+def test_a_warm_start_keeps_what_was_learned_on_top_of_vectors_of_its_own_data(
+    dataset: Dataset, other: Dataset, trained: Path
+) -> None:
+    rotation, vectors, embeddings = start_of(trained, other)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(SIZE), atol=1e-5)
+    before, fresh = vectors_of_items(dataset, LIGHT), vectors_of_items(other, LIGHT)
+    assert before is not None
+    assert fresh is not None
+    rows, now = trained_rows(dataset.vocabulary("item"), other.vocabulary("item")), vectors.any(1)
+    shared = now & (rows != NEW) & before.any(1)[rows]
+    assert shared.sum() > 40
+    params = np.asarray(load_run(trained).params["item_embeddings"]["item"])
+    learned = (params - before)[rows[shared]]
+    assert np.abs(learned).max() > 0.01  # far more than the rounding of vectors
+    np.testing.assert_allclose((embeddings - vectors)[shared], learned, atol=1e-6)
+    new = now & (rows == NEW)
+    assert new.sum() == 4
+    np.testing.assert_array_equal(embeddings[new], vectors[new])
+
+    def distance(vectors: np.ndarray) -> float:
+        return float(((vectors[shared] - before[rows[shared]]) ** 2).sum())
+
+    assert distance(vectors) < 0.9 * distance(fresh)  # turned towards those of the run
+
+
+def test_a_warm_start_is_resumed_without_its_run_and_may_be_started_from(
+    dataset: Dataset, other: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    fit(LIGHT, data=other, run_dir=tmp_path / "whole", warm_start=source)
+    calls = itertools.count()
+
+    def stop_signal() -> int | None:
+        return signal.SIGTERM if next(calls) == 3 else None
+
+    with pytest.raises(Interrupted):
+        fit(LIGHT, data=other, run_dir=tmp_path / "stopped", warm_start=source,
+            stop_signal=stop_signal)  # fmt: skip
+    shutil.rmtree(source)
+    resume(tmp_path / "stopped")
+    whole, stopped = (load_run(tmp_path / name) for name in ("whole", "stopped"))
+    jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
+    vectors = vectors_of_items(other, LIGHT, start_of(trained, other)[0])
+    learned = np.asarray(whole.params["item_embeddings"]["item"]) - vectors
+    _, again, embeddings = start_of(tmp_path / "whole", dataset)  # whose vectors are turned too
+    rows = trained_rows(other.vocabulary("item"), dataset.vocabulary("item"))
+    shared = again.any(1) & (rows != NEW) & vectors.any(1)[rows]
+    np.testing.assert_allclose((embeddings - again)[shared], learned[rows[shared]], atol=1e-6)
+
+
+def test_a_warm_start_without_its_rotation_is_refused(
+    other: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    fit(LIGHT, data=other, run_dir=tmp_path / "run", warm_start=trained)
+    (tmp_path / "run" / "rotation.npy").unlink()
+    with pytest.raises(UserError, match=r"rotation\.npy is missing"):
+        load_source(tmp_path / "run", other, LIGHT)
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(dataset: Dataset, tmp_path) -> None:
-    parts = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
-    train = TrainConfig(batch_size=16, epochs=2)
-    config = Config(model=dataclasses.replace(MODEL, **parts), train=train)
-    fit(config, data=dataset, run_dir=tmp_path / "whole")
+    fit(LIGHT, data=dataset, run_dir=tmp_path / "whole")
     calls = itertools.count()
 
     def stop_signal() -> int | None:
         return signal.SIGTERM if next(calls) == 11 else None
 
     with pytest.raises(Interrupted):
-        fit(config, data=dataset, run_dir=tmp_path / "stopped", stop_signal=stop_signal)
+        fit(LIGHT, data=dataset, run_dir=tmp_path / "stopped", stop_signal=stop_signal)
     resume(tmp_path / "stopped")
     whole, stopped = (load_run(tmp_path / name) for name in ("whole", "stopped"))
     assert whole.step == stopped.step

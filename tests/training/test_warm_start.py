@@ -171,7 +171,7 @@ def test_before_training_scores_are_those_of_the_run(tiny):
 def test_the_run_tells_what_it_started_from_and_trains(tiny):
     told = Run.load(tiny.warm).warm_start
     best = read_json(tiny.run / "result.json", dict)["best_step"]
-    assert told == {"run": str(tiny.run), "step": best}
+    assert told == {"run": str(tiny.run), "step": best, "vectors": False}
     assert Run.load(tiny.run).warm_start is None
     result = read_json(tiny.warm / "result.json", dict)
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
@@ -187,6 +187,8 @@ def test_the_start_is_scored_on_the_new_validation_split(tiny):
     assert "starting from" in before
     area = auc(np.asarray(tiny.new.splits["valid"].label), scores(tiny, "valid"))
     assert after.startswith(f"{area:.4f}, ")
+    is_worse = read_json(tiny.warm / "result.json", dict)["valid"]["auc"] < area
+    assert ("validation was better before the first step" in after) == is_worse
 
 
 def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
