@@ -1,0 +1,80 @@
+"""What groups of the tower's inputs are worth: its validation AUC without each.
+
+    python -m benchmarks.inputs DATA [DATA ...] [--seeds N] [--json FILE]
+
+The tower of ``wide_dien`` is trained alone, on inputs of which those of a group are 0 in training
+and in scoring. The AUC is that of its best epoch.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings
+from dien_jax.config.presets import preset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.model import click_model, statistics_names
+from dien_jax.model.statistics import statistics_inputs
+from dien_jax.runs.folder import Run
+from dien_jax.training.loop import Trainer
+
+PRESET = "wide_dien"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "popularity": (" popularity", "history_popularity"),
+    "repeats": ("repeat_share",),
+    "lift": ("lift",),
+    "match": ("match",),
+    "similarities": ("similarity", "next"),
+    "transitions": ("next",),
+    "levels 16 and 64": ("_16_", "_64_"),
+    "levels 32 and 128": ("_32_", "_128_"),
+    "by recency": ("recent",),
+}
+"""Parts of the names of inputs; see :func:`dien_jax.model.statistics_names`."""
+COLUMNS = ("data", "without", "inputs", "seed", "valid_auc")
+
+
+def tower_auc(dataset: Dataset, seed: int, kept: np.ndarray) -> float:
+    """Return the best validation AUC of a tower that reads the inputs ``kept``, bool ``[F]``."""
+
+    def some_inputs(*arrays: Any) -> Any:
+        return statistics_inputs(*arrays) * kept
+
+    with mock.patch.object(click_model, "statistics_inputs", some_inputs):
+        run = Run.create(preset=PRESET, seed=seed, dataset=dataset, config=preset(PRESET))
+        trainer, best = Trainer(run, dataset, checkpoints=None), 0.0
+        for record in trainer.evaluations(lambda report: None):
+            best = max(best, record["valid"]["auc"])
+            if trainer.progress.part != "tower":  # that was its last epoch
+                break
+    return best
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, print and write the rows."""
+    parser = make_parser(__doc__)
+    parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each, from 0")
+    options = parse(parser, arguments, seeds=1)
+    rows = []
+    for data in options.data:
+        dataset = open_dataset(data)
+        names = statistics_names(dataset.schema)
+        for group, parts in GROUPS.items():
+            kept = np.array([not any(part in name for part in parts) for name in names])
+            for seed in range(options.seeds):
+                area = tower_auc(dataset, seed, kept)
+                row = {"data": data.name, "without": group, "inputs": int(kept.sum())}
+                rows.append(row | {"seed": seed, "valid_auc": area} | surroundings())
+                print(data.name, group, seed, f"{area:.4f}", file=sys.stderr, flush=True)
+    report(options, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
