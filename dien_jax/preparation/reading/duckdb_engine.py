@@ -189,7 +189,7 @@ def _read(
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
     if magic == PARQUET_MAGIC:
         return _read_parquet(workspace, file, form), int
-    delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+    delimiter = "\t" if file.name.removesuffix(".gz").endswith((".tsv", ".inter")) else ","
     header = form.columns or csv_header(file, delimiter)
     places = log.column_places(file, form, header, form.hint)
     read = partial(_records, file, delimiter, len(header), not form.columns)
