@@ -101,3 +101,8 @@ def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
     found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
     assert found.ids == expected.ids
     assert found.scores.tolist() == expected.scores.tolist()
+
+
+def test_what_is_no_model_is_refused_with_what_is_expected():
+    with pytest.raises(TypeError, match=r"path must be a run folder such as .*, got dict"):
+        Ranker({})
