@@ -206,6 +206,7 @@ def test_wrong_columns_are_named_with_what_was_found(tmp_path):
     refused(write(tmp_path, "user,user,item,category,timestamp\n"), "two columns 'user'")
     tabs = write(tmp_path, HEADER.replace(",", "\t"), "log.txt")
     refused(tabs, r"no column 'user'.*; the first line looks tab-separated: name the file .tsv")
+    refused(write(tmp_path, HEADER.replace(",", ";")), "looks separated by ';': read it by pandas")
     file = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user": [1], "item": [1]}), file)
     refused(file, r"no column 'timestamp' \(--timestamp\); its columns are user")

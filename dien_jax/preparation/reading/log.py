@@ -195,6 +195,8 @@ def column_places(
         form.found.update(header)
     if any("\t" in name for name in header):
         hint = "; the first line looks tab-separated: name the file .tsv (in pandas sep='\\t')"
+    elif any(";" in name for name in header):
+        hint = "; the first line looks separated by ';': read it by pandas with sep=';'"
     for column in form.wanted.values():
         named = f"{column.name!r} ({column.flag})"
         if column.name not in header:
