@@ -47,6 +47,7 @@ def main() -> None:
         trainer, best = Trainer(run, dataset, checkpoints=None), 0.0
         for number, evaluation in enumerate(trainer.evaluations(lambda report: None)):
             best = max(best, evaluation["valid"]["auc"])
+            print(f"trial {trial.number}, evaluation {number}: best validation AUC {best:.4f}")
             trial.report(best, number)
             if trial.should_prune():
                 raise optuna.TrialPruned

@@ -89,7 +89,7 @@ class Dataset:
     def __repr__(self) -> str:
         """Sizes, as the arrays would fill the screen."""
         sizes = ", ".join(f"{len(part.label)} {name}" for name, part in self.splits.items())
-        return f"Dataset({str(self.path)!r}, {self.schema.num_items} items, examples: {sizes})"
+        return f"Dataset({str(self.path)!r}, {self.schema.num_items - 1} items, examples: {sizes})"
 
     def vocabulary(self, feature: str) -> list[str]:
         """Return the raw values of a categorical or multi-valued feature, by index."""

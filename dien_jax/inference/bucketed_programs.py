@@ -4,6 +4,7 @@ Histories are padded to some of the run's buckets, slices of N candidates to ``C
 All calls for several requests are made before the first result is waited for.
 """
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -106,6 +107,9 @@ def load_model(
     """Load the best checkpoint of a run folder, or an exported file; see :class:`Ranker`."""
     if isinstance(path, TrainedModel):
         return LoadedModel.from_run(path, separator)
+    if not isinstance(path, str | os.PathLike):
+        expected = "a run folder such as result.run_dir, an exported file, or what load_run returns"
+        raise TypeError(f"path must be {expected}, got {type(path).__name__}")
     path = Path(path)
     if path.is_dir():
         return LoadedModel.from_run(load_run(path, data), separator)

@@ -3,7 +3,7 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set, Sized
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -391,10 +391,10 @@ def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:
 
 
 def as_list(name: str, ids: Any) -> list[Any]:
-    """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
-    unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
-    if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
-        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
+    """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
+    is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
+    if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
+        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"
         hint = "; give the user's items, from the oldest on" if name == "history" else ""
-        raise UserError(f"{name} must be a list of ids, got {kind}{hint}")
+        raise UserError(f"{name} must be a list of ids, got {' '.join(kind.split())[:60]}{hint}")
     return list(ids)

@@ -202,7 +202,7 @@ class Ranker:
         """
         filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
         options = self._lists.options(n, exclude_history=exclude_history, **filters)
-        count = len(histories)
+        count = len(histories := list(histories))  # rows of a sparse matrix have no len
         columns: Any = [[None] * count if ids is None else ids for ids in (users, contexts)]
         if {*map(len, columns)} != {count}:
             expected = f"expected users and contexts for {count} histories"

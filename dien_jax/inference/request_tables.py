@@ -76,7 +76,7 @@ Write = Callable[[Sequence[Any], np.ndarray], None]
 
 
 class TextTable:
-    """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs."""
+    """CSV with a header; tabs separate columns of ``.tsv`` and ``.inter``."""
 
     schema: Any = None
     """Types of the columns in Parquet."""
@@ -281,4 +281,4 @@ def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
 
 
 def _delimiter(file: Path) -> str:
-    return "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+    return "\t" if file.name.removesuffix(".gz").endswith((".tsv", ".inter")) else ","

@@ -53,6 +53,10 @@ class TrainedModel(NamedTuple):
     calibration: Calibration | None = None
     list_offsets: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        """Preset, checkpoint and data, as the arrays would fill the screen."""
+        return f"TrainedModel({self.run.preset!r}, checkpoint {self.step}, {self.dataset!r})"
+
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
         """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
         return None if self.calibration is None else self.calibration.logit_map(in_use=in_use)

@@ -78,8 +78,10 @@ def test_unknown_split_is_refused_with_the_nearest_name(folder: Path) -> None:
 
 
 def test_the_text_of_a_dataset_is_one_line(folder: Path) -> None:
-    text = repr(open_dataset(folder))
+    dataset = open_dataset(folder)
+    text = repr(dataset)
     assert "\n" not in text
+    assert f"{len(dataset.vocabulary('item')) - 1} items" in text
     assert str(folder) in text
     assert "examples: " in text
 

@@ -8,6 +8,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from support.small_dataset import CONTEXT, PEAR, SLASH
 
 from dien_jax import Ranker, RankRequest
@@ -26,7 +27,8 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
     "series": lambda ids: pd.Series(ids, index=[7, 3]),
     "series with labels in another order": lambda ids: pd.Series(ids, index=[1, 0]),
 }
-NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]))
+TABLES = (pd.DataFrame({"item": [PEAR]}), np.array([[PEAR]]), csr_matrix([[1, 0]]))
+NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]), *TABLES)
 NO_IDS = (None, float("nan"))
 NO_USERS = (["Ann"], True, 1.5)
 MANY_DIGITS = "a whole number has too many"
@@ -57,6 +59,8 @@ for user in (*NO_IDS, "", *NO_USERS):
     message = "ids and categories must be" if user in NO_USERS else no_id
     REFUSED.append((f"remember {user}", lambda ranker, u=user: ranker.remember(u, [PEAR]), message))
 REFUSED.append(("at most 2", lambda r: r.recommend([], at_most=2), "at_most: expected a limit by"))
+rows = "history must be a list of ids, got csr_matrix <Compressed Sparse Row"
+REFUSED.append(("a sparse matrix", lambda r: r.recommend_many(TABLES[2]), rows))
 REFUSED.append(("a user alone", lambda r: r.recommend(5), "history must be a list of ids"))
 for none in NO_IDS:
     message = f"id 1 of 1 is {none!r}"
@@ -97,3 +101,8 @@ def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
     found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
     assert found.ids == expected.ids
     assert found.scores.tolist() == expected.scores.tolist()
+
+
+def test_what_is_no_model_is_refused_with_what_is_expected():
+    with pytest.raises(TypeError, match=r"path must be a run folder such as .*, got dict"):
+        Ranker({})

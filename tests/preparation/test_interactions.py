@@ -52,6 +52,15 @@ def test_missing_numbers_are_the_mean_and_a_constant_is_not_divided_by_0(tmp_pat
     assert dataset.schema.user[1].deviation == 1.0
 
 
+def test_ids_that_look_like_missing_ones_are_named(tmp_path):
+    log = LOG + "nan,i1,c1,500\nnan,-1,c1,501\n"
+    _, summary = make(write(tmp_path, log))
+    places = [f":{log[: log.index(line)].count(chr(10)) + 1}: " for line in ("nan,i1", "nan,-1")]
+    warnings = [line for line in summary if line.startswith("warning: ")]
+    for warning, place, found in zip(warnings, places, ("user 'nan'", "item '-1'"), strict=True):
+        assert f"log.csv{place}{found}; if the id is missing, leave" in warning
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -69,6 +78,12 @@ def test_text_comes_in_several_shapes(tmp_path, change, expected):
     content = change(LOG)
     file = write(tmp_path, content, "log.tsv" if "\t" in content else "log.csv")
     assert events_of(make(file)[0]) == expected
+
+
+def test_recbole_files_are_tab_separated_and_keep_the_names_of_their_columns(tmp_path, expected):
+    content = LOG.replace(",", "\t").replace("user", "user_id:token", 1)
+    file = write(tmp_path, content, "log.inter")
+    assert events_of(make(file, user="user_id:token")[0]) == expected
 
 
 @pytest.mark.parametrize("name", ["log.csv.gz", "log"])
@@ -189,8 +204,9 @@ def test_wrong_columns_are_named_with_what_was_found(tmp_path):
     refused(file, r"no column 'user' \(--user\); did you mean 'usr'\?; its columns are usr, item")
     refused(write(tmp_path, LOG), "no column 'price'.*--item-features", item_features=("price",))
     refused(write(tmp_path, "user,user,item,category,timestamp\n"), "two columns 'user'")
-    tabs = write(tmp_path, HEADER.replace(",", "\t"), "log.inter")
+    tabs = write(tmp_path, HEADER.replace(",", "\t"), "log.txt")
     refused(tabs, r"no column 'user'.*; the first line looks tab-separated: name the file .tsv")
+    refused(write(tmp_path, HEADER.replace(",", ";")), "looks separated by ';': read it by pandas")
     file = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user": [1], "item": [1]}), file)
     refused(file, r"no column 'timestamp' \(--timestamp\); its columns are user")

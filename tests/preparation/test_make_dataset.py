@@ -96,15 +96,20 @@ def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
 
 
 MISSING = "1 of 15 rows are malformed, more than the allowed share of 0.01 (max_bad_share):\n"
-SEVERAL = "Could not convert 'a' with type str: tried to convert to int64; convert it to one type"
+SEVERAL = "int (row 0), str (row 2); convert it to one type, such as astype('string')"
+LARGE = (
+    "Python int too large to convert to C long; convert it to one type, such as astype('string')"
+)
 COLUMNS = "its columns are user, item, timestamp"
 
 
 FORMS = "write ISO dates, or seconds or milliseconds since 1970"
 EXPECTED = "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log"
 CHANGED = {
-    f"data: column 'item' (item) cannot be read: {SEVERAL}":
+    f"data: column 'item' (item) holds {SEVERAL}":
         lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
+    f"data: column 'item' (item) cannot be read: {LARGE}":
+        lambda d: d.assign(item=[10**30] * 15),
     "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
     "convert the column to one of these, in pandas by astype('Int64'); "
     "a feature of numbers is NAME:numeric":

@@ -115,6 +115,7 @@ def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeyp
     make = Mock(wraps=state.make_sampler)
     monkeypatch.setattr(state, "make_sampler", make)
     model = load_run(run)
+    assert repr(model) == f"TrainedModel('wide_dien', checkpoint {model.step}, {model.dataset!r})"
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")
     Ranker(run).rank(["i2"], ["i3"])

@@ -24,9 +24,12 @@ from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
+from dien_jax.utils.text_files import BadLines
 
 SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # before the name of a column: its numbers
+LIKE_MISSING = ("-1", "nan", "NaN", "NaT", "None", "<NA>", "NULL", "null")
+"""Ids that programs write for a missing one, as do ``cat.codes`` and ``astype(str)`` of pandas."""
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 """Conditions under which a row is malformed, and why; the first one counts."""
@@ -145,6 +148,13 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
         arrays = workspace.array_files("events", rows, dtypes)
         of_users = rows.group_by("sequence").aggregate(rows=rows.count()).order_by("sequence")
         lengths = workspace.array_files("users", of_users, {"rows": np.int64})["rows"].read()
+        doubtful = BadLines(log.bad.unit)
+        for name, table in {"user": users, "item": items}.items():
+            chosen = table.filter(table.raw.isin(LIKE_MISSING)).select("raw", "first")
+            for row in (row for batch in workspace.batches(chosen) for row in batch.to_pylist()):
+                problem = f"{name} {row['raw']!r}; if the id is missing, leave such rows out"
+                doubtful.show(*log.place(row["first"]), problem)
+        report += [f"warning: {example}" for example in doubtful.examples]
         times = workspace.numbers(rows.aggregate(first=rows.time.min(), last=rows.time.max()))
     return Events(
         item=arrays["code"],

@@ -186,10 +186,11 @@ def _read(
     with contextlib.suppress(OSError, EOFError, zlib.error), text_files.open_bytes(file) as stream:
         magic = stream.read(len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
-        raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
+        advice = "unpack it, or save a spreadsheet as CSV, and name that file"
+        raise UserError(f"{file} is a zip archive; {advice}")
     if magic == PARQUET_MAGIC:
         return _read_parquet(workspace, file, form), int
-    delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+    delimiter = "\t" if file.name.removesuffix(".gz").endswith((".tsv", ".inter")) else ","
     header = form.columns or csv_header(file, delimiter)
     places = log.column_places(file, form, header, form.hint)
     read = partial(_records, file, delimiter, len(header), not form.columns)

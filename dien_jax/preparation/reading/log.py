@@ -195,6 +195,8 @@ def column_places(
         form.found.update(header)
     if any("\t" in name for name in header):
         hint = "; the first line looks tab-separated: name the file .tsv (in pandas sep='\\t')"
+    elif any(";" in name for name in header):
+        hint = "; the first line looks separated by ';': read it by pandas with sep=';'"
     for column in form.wanted.values():
         named = f"{column.name!r} ({column.flag})"
         if column.name not in header:
@@ -302,5 +304,12 @@ def _of_pandas(name: Path, column: LogColumn, series: Any) -> Any:
     try:
         return pa.array(series, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        problem = f"cannot be read: {reason(error)}; convert it to one type"
-        raise UserError(f"{column.where(name)} {problem}") from error
+        first: dict[str, int] = {}
+        for row, (value, known) in enumerate(zip(series, series.notna(), strict=True)):
+            if known:
+                first.setdefault(type(value).__name__, row)
+        problem = f"cannot be read: {reason(error)}"
+        if len(first) > 1:
+            problem = "holds " + ", ".join(f"{kind} (row {row})" for kind, row in first.items())
+        advice = "convert it to one type, such as astype('string')"
+        raise UserError(f"{column.where(name)} {problem}; {advice}") from error

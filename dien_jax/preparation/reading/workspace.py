@@ -46,7 +46,7 @@ class Workspace(abc.ABC):
     def read_columns(self, file: Path, form: LogForm) -> "Log":
         """Read columns of a CSV or Parquet file, or of a folder of such files.
 
-        Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
+        Values of a ``.tsv`` or ``.inter`` (RecBole's) are separated by tabs, others by commas.
         """
 
     @abc.abstractmethod
