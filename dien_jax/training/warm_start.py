@@ -41,13 +41,13 @@ NEW = -1
 class Source(NamedTuple):
     """The run to start from: its data, and step and state of its best checkpoint.
 
-    ``vectors`` are those near which it kept the embeddings of its items, float32 ``[V, E]``.
+    ``vectors`` tells whether it kept the embeddings of its items near vectors.
     """
 
     dataset: Dataset
     step: int
     state: TrainState
-    vectors: np.ndarray | None
+    vectors: bool
 
 
 class Grown(NamedTuple):
@@ -85,10 +85,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        vectors = None
-        if keeps_vectors(run):
-            rotation = _read_rotation(folder, run.config) if run.warm_start else None
-            vectors = vectors_of_items(before, run.config, rotation)
+        vectors = keeps_vectors(run) and before.schema.item[0].name in before.factors
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
@@ -117,16 +114,27 @@ def source_of(run: Run, dataset: Dataset) -> Source:
 
 
 def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray | None:
-    """Return what turns the vectors of a dataset towards those of the run, float32 ``[E, E]``.
+    """Return what turns the vectors of a dataset to the embeddings of the run, float32 ``[E, E]``.
 
-    None if embeddings are not kept near vectors, or either has none.
+    None if embeddings are not kept near vectors, or either has none; and where every example is of
+    an event after the run's training, as vectors and embeddings of the run do not know it.
     """
-    vectors = vectors_of_items(dataset, config)
-    if source.vectors is None or vectors is None or config.model.initial_embeddings != "vectors":
+    kept = source.vectors and config.model.initial_embeddings == "vectors"
+    if not kept or _is_later(dataset, source.dataset):
+        return None
+    if (vectors := vectors_of_items(dataset, config)) is None:
         return None
     name = dataset.schema.item[0].name
     rows = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
-    return rotation_to(grown_table(source.vectors, rows, 0.0), vectors)
+    embeddings = np.asarray(source.state.params["item_embeddings"][name])
+    return rotation_to(grown_table(embeddings, rows, 0.0), vectors)
+
+
+def _is_later(dataset: Dataset, before: Dataset) -> bool:
+    """Return whether all training examples are of events after the training of other data."""
+    start = dataset.meta.get("split", {}).get("train_from")
+    end = before.meta.get("split", {}).get("valid_from")
+    return start is not None and end is not None and start >= end
 
 
 def rotation_of(
@@ -205,8 +213,8 @@ def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -
     by the inverse of their training events, because new items resemble rare ones. Other new
     values start from the mean of their table. The tower gives new values no weight.
 
-    ``vectors`` are those near which embeddings of items are kept, turned by :func:`rotation_of`:
-    an item with one starts from that and what its embedding had learned on top of the one it had.
+    ``vectors`` are those near which embeddings of items are kept, turned by :func:`rotation_of`,
+    float32 ``[V, E]``: new items start from theirs.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
@@ -222,12 +230,9 @@ def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -
     source.dataset.check_files()
     params = _grown_tables(params, rows, rarity)
     if vectors is not None:
-        assert source.vectors is not None
-        name, embeddings = dataset.schema.item[0].name, params["item_embeddings"]
-        had = grown_table(source.vectors, rows["item", name], 0.0)
-        learned = np.where(had.any(1, keepdims=True), embeddings[name] - had, 0)
-        has_vector = vectors.any(1, keepdims=True)
-        embeddings[name] = np.where(has_vector, vectors + learned, embeddings[name])
+        name = dataset.schema.item[0].name
+        new = (rows["item", name] == NEW) & vectors.any(1)
+        params["item_embeddings"][name][new] = vectors[new]
     slots = _grown_slots(source.state.optimizer_state, rows)
     return Grown(params, batch_stats, slots, new_rows, lost_rows)
 
