@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, encodable
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
@@ -130,7 +130,7 @@ class Application:
         except msgspec.ValidationError as error:
             return _Json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _error(400, f"the body is not JSON: {error}")
+            return _error(400, f"the body is not JSON: {error if body else 'it is empty'}")
         except NotRememberedError as error:
             return _error(404, str(error), "user")
         except UserError as error:
@@ -169,9 +169,10 @@ class Application:
     async def _describe(
         self, form: Callable[[dict[str, Any], int], Response], request: Request
     ) -> Response:
-        content = document(
-            self._current.served.decoders, self._options, token=self._token is not None
-        )
+        served, token = self._current.served, self._token is not None
+        # Without a token anyone may list all items; with one the description stays open.
+        items = [] if token else [encodable(item) for item in served.ranker.vocabularies.items[1:5]]
+        content = document(served.decoders, self._options, token=token, items=items)
         return form(content, request.scope["server"][1] or self._options.port)
 
 

@@ -9,7 +9,7 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any
@@ -176,22 +176,17 @@ _ERRORS = {
     500: "Internal server error; its cause is in the log of the server.",
     503: "Not available: the server is starting, stopping or has failed.",
 }
-_EXAMPLES = {
-    "candidates": ["item 3", "item 4"],
-    "history": ["item 1", "item 7"],
-    "user": "Ann",
-    "event": "item 3",
-}
-"""Fields in the examples of requests; context features have missing values there."""
+_ITEMS = ("item 1", "item 7", "item 3", "item 4")
+"""Made-up ids for examples that must not show those of the model."""
 _OPERATIONS = (
     (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
-        "Sort candidates by the probability that the user clicks them, given `history` (oldest "
-        "event first) or, without it, the remembered history of `user`.",
+        "Sort candidates by the probability that the user clicks them, given a history, oldest "
+        "event first, or the remembered history of the user.",
     ),
     (
         "/v1/recommend", "post", "recommend", Ranked, _ERRORS.keys(),
-        "List the `n` items that the user most probably chooses next, of all items; scores are log "
+        "List the items that the user most probably chooses next, n of all items; scores are log "
         "odds, corrected for how negatives were drawn.",
     ),
     (
@@ -210,9 +205,16 @@ _OPERATIONS = (
 
 
 def document(
-    decoders: Mapping[str, msgspec.json.Decoder], options: ServerOptions, *, token: bool
+    decoders: Mapping[str, msgspec.json.Decoder],
+    options: ServerOptions,
+    *,
+    token: bool,
+    items: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document; ``token`` says whether requests need a bearer token."""
+    """Return the OpenAPI 3.1 document.
+
+    ``token`` says whether requests need a bearer token. The examples have ``items``, if any.
+    """
     requests: dict[str, Any] = {name: decoder.type for name, decoder in decoders.items()}
     answers = dict.fromkeys(answer for _, _, _, answer, _, _ in _OPERATIONS if answer is not str)
     types = [*requests.values(), *answers, Failure, str]
@@ -235,7 +237,8 @@ def document(
     for path, method, name, answer, errors, summary in _OPERATIONS:
         operation: dict[str, Any] = {"operationId": name, "summary": summary}
         if name in requests:
-            media = {"schema": schema_of[requests[name]], "example": _example(requests[name])}
+            example = _example(requests[name], items or _ITEMS)
+            media = {"schema": schema_of[requests[name]], "example": example}
             content = {"application/json": media}
             operation["requestBody"] = {"required": True, "content": content}
         failure = Status if answer is Status else Failure
@@ -260,15 +263,16 @@ def document(
     }
 
 
-def _example(request: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return a request with what it needs, a user and a history."""
+def _example(request: type[msgspec.Struct], items: Sequence[str]) -> dict[str, Any]:
+    """Return a request with what it needs, a user and a history; context values are missing."""
+    examples = {"candidates": items[-2:], "history": items[:2], "user": "Ann", "event": items[-1]}
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(request):
         if field.name == "context" and field.required:
             features = msgspec.structs.fields(field.type)
             values["context"] = {feature.encode_name: None for feature in features}
         elif field.required or field.name in ("history", "user"):
-            values[field.name] = _EXAMPLES[field.name]
+            values[field.name] = examples[field.name]
     return values
 
 

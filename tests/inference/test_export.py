@@ -213,20 +213,19 @@ def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch
     assert prepare_command.main(["impressions", str(log), "--out", str(data), *flags]) == 0
     run = untrained_run.write(tmp_path / "run", data, buckets=(), statistics=False)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 4
     namespace = {"__name__": "page", "run": run, "folder": folder}
-    for number, block in enumerate(blocks[:2]):
-        exec(compile(block, f"{PAGE.name}[{number}]", "exec"), namespace)
+    exec(compile(blocks[0], PAGE.name, "exec"), namespace)
 
     if importlib.util.find_spec("jax2onnx"):
         more = ["--out", str(folder / "other.dien"), "--onnx", str(folder / "model.onnx")]
         assert export.main([str(run), *more]) == 0
-        blocks[4] += "\nnp.testing.assert_allclose(onnx_scores, scores, 1e-5)\n"
+        blocks[3] += "\nnp.testing.assert_allclose(onnx_scores, scores, 1e-5)\n"
     else:
-        del blocks[4]
+        del blocks[3]
     tell = "\nprint(json.dumps([scores.tolist(), ranked.tolist()]))\n"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE + "\n".join(blocks[2:]) + tell],
+        [sys.executable, "-I", "-c", ALONE + "\n".join(blocks[1:]) + tell],
         capture_output=True,
         text=True,
         cwd=folder,
