@@ -41,10 +41,10 @@ COLUMNS = ("data", "without", "inputs", "seed", "valid_auc")
 
 
 def tower_auc(dataset: Dataset, seed: int, kept: np.ndarray) -> float:
-    """Return the best validation AUC of a tower that reads the inputs ``kept``, bool ``[F]``."""
+    """Return the best validation AUC of a tower; ``kept`` is 1 for inputs it reads, ``[F]``."""
 
     def some_inputs(*arrays: Any) -> Any:
-        return statistics_inputs(*arrays) * kept
+        return statistics_inputs(*arrays) * kept[None]
 
     with mock.patch.object(click_model, "statistics_inputs", some_inputs):
         run = Run.create(preset=PRESET, seed=seed, dataset=dataset, config=preset(PRESET))
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = open_dataset(data)
         names = statistics_names(dataset.schema)
         for group, parts in GROUPS.items():
-            kept = np.array([not any(part in name for part in parts) for name in names])
+            kept = np.float32([not any(part in name for part in parts) for name in names])
             for seed in range(options.seeds):
                 area = tower_auc(dataset, seed, kept)
                 row = {"data": data.name, "without": group, "inputs": int(kept.sum())}

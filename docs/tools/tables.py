@@ -256,6 +256,15 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for whole in [mean(PARTS, "test_auc", row="wide_dien", data="toys")]
         for name in (row["row"] for row in rows(PARTS, data="toys"))
     ],
+    "inputs": [
+        (
+            group,
+            str(found[0]["inputs"]),
+            *(auc("inputs.json", "valid_auc", data=data, without=group) for data in SETS[:2]),
+        )
+        for group in dict.fromkeys(row["without"] for row in read("inputs.json"))
+        for found in [rows("inputs.json", without=group)]
+    ],
     "long": [
         (label, *(auc(name, column, data="long", row=row) for column in shown))
         for name, label, row, _ in (

@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks import (
     compile_only,
     embedding_rows,
     first_step,
+    inputs,
     networks,
     peer_accuracy,
     peers,
@@ -38,6 +40,7 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import Batch
+from dien_jax.model import statistics_names
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
@@ -62,6 +65,18 @@ def test_the_networks_benchmark_compares_with_the_oracle(tmp_path, monkeypatch) 
     found = [(row["network"], row["implementation"]) for row in rows]
     assert found == [*itertools.product(names, ("reference", "xla", "native"))][:12]
     assert all(0 <= row["max_error"] < 1e-4 for row in rows)
+
+
+def test_inputs_of_a_group_are_0_to_the_tower(tmp_path, monkeypatch) -> None:
+    data = small_dataset.write_wide(tmp_path / "data")
+    model = replace(SMALL, statistics=True)
+    monkeypatch.setattr(inputs, "preset", lambda name: Config(model, train=TrainConfig(epochs=1)))
+    monkeypatch.setattr(inputs, "GROUPS", {"none": (), "similarities": ("similarity", "next")})
+    rows = rows_of(inputs.main, tmp_path, str(data), "--seeds", "1")
+    names = statistics_names(open_dataset(data).schema)
+    without = sum("similarity" not in name and "next" not in name for name in names)
+    assert [row["inputs"] for row in rows] == [len(names), without]
+    assert rows[0]["valid_auc"] != rows[1]["valid_auc"]
 
 
 def test_the_train_step_has_a_row_for_each_implementation_and_peer() -> None:
