@@ -18,15 +18,13 @@ from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.json_values import check_format
 
 DEFAULT_PRESET = "wide_dien"
-RUN_FORMAT = 1
-"""``format_version`` of ``config.json`` of a run folder."""
+RUN_FORMAT = 1  # ``format_version`` of ``config.json`` of a run folder
 RUN_FIELDS = frozenset(
     {"format_version", "seed", "data", "data_digest", "schema", "versions", "vocabularies"}
     | {"tables"}
 )
 """Fields of ``config.json`` besides the preset and the settings."""
-WARM_START = "warm_start"
-"""One more, in a run that did not start from fresh parameters."""
+WARM_START = "warm_start"  # one more, in a run that did not start from fresh parameters
 
 AUTHORS = Config(
     model=ModelConfig(

@@ -20,13 +20,11 @@ Attention = Literal["mlp", "bilinear"]
 
 LARGEST_NUMBER = 3.4e38
 """Largest value of a setting that is not an integer: about the largest of float32."""
-LARGEST_INTEGER = 2**31 - 1
-"""Largest value of an integer setting, and of the steps of a run."""
+LARGEST_INTEGER = 2**31 - 1  # largest value of an integer setting, and of the steps of a run
 
 UNKNOWN_ITEMS = 0.02
 """See :attr:`TrainConfig.unknown_items`."""
-MOST_LAYERS = 100
-"""Layers of a network; compilation takes longer with each."""
+MOST_LAYERS = 100  # layers of a network; compilation takes longer with each
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:

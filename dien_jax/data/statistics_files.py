@@ -26,10 +26,8 @@ from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
 
-STATISTICS = "statistics"
-"""Name of the folder."""
-FACTORS = "factors"
-"""Name of the folder of a feature's factors."""
+STATISTICS = "statistics"  # name of the folder
+FACTORS = "factors"  # name of the folder of a feature's factors
 
 
 class _Numbers(TypedDict):

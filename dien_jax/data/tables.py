@@ -21,12 +21,10 @@ OWN_VALUE, OWN_PAIR = 1, 2
 of the candidate; in its pairs with the history."""
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
-FOLDS = 4
-"""Folds of users."""
+FOLDS = 4  # folds of users
 DIRECTED = 3
 """Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
-CHUNK_ROWS = 1024
-"""Vectors whose scale is computed at a time, in the processor's cache."""
+CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, in the processor's cache
 
 
 @jax.tree_util.register_dataclass

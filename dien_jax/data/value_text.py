@@ -58,8 +58,7 @@ ISO_DATE = (
 )
 """Dates that all engines read alike."""
 LARGEST_WHOLE_TIME = 1e18
-SPACE = " \t\n\r\v\f"
-"""Characters that do not count around a number, and around a value of a list."""
+SPACE = " \t\n\r\v\f"  # characters that do not count around a number, and around a value of a list
 NUMBER = "(?i:[+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan))"
 """Numbers as DuckDB reads them."""
 BEYOND_FLOAT32 = "is beyond the range of float32, 3.4e38 at most"

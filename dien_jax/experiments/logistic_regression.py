@@ -32,15 +32,12 @@ from dien_jax.model.statistics import MATCH, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, say, stage
 
-LOGISTIC_REGRESSION = "logistic regression"
-"""Its name among baselines."""
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Values of C, the inverse of the strength of regularization."""
+LOGISTIC_REGRESSION = "logistic regression"  # its name among baselines
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # values of C, the inverse of the strength of regularization
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-5
 """A fit ends where the mean loss is at most about the square of this above its least value."""
-BLOCK = 1 << 12
-"""Rows that are float64 at a time: they stay in the processor's cache."""
+BLOCK = 1 << 12  # rows that are float64 at a time: they stay in the processor's cache
 MAX_ROWS = 1 << 20
 """Training examples, and validation examples for choices, in memory; more are a random sample."""
 GROUPS = ("item", "user", "context")

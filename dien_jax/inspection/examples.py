@@ -294,8 +294,7 @@ class Inspector:
         return [examples[number] for number in numbers]
 
 
-_NAMED = 3
-"""Number of ids that an error message names."""
+_NAMED = 3  # number of ids that an error message names
 
 
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:

@@ -40,10 +40,8 @@ from dien_jax.utils.plots import drawing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LISTED = 10
-"""Number of examples of each kind in a table."""
-SHOWN = 2
-"""Number of examples of each kind that are shown with their histories."""
+LISTED = 10  # number of examples of each kind in a table
+SHOWN = 2  # number of examples of each kind that are shown with their histories
 
 _ABSENT = "-"
 _FORM, _MARK = Path(__file__), b"<meta name='generator' content='dien_jax'>"

@@ -18,8 +18,7 @@ from dien_jax.metrics.scores import METRICS, Metric, auc, checked
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
-_NORMAL_QUANTILE = 1.959963984540054
-"""The quantile of (1 + CONFIDENCE) / 2."""
+_NORMAL_QUANTILE = 1.959963984540054  # the quantile of (1 + CONFIDENCE) / 2
 _OfResample = Callable[[np.ndarray], float | None]
 
 

@@ -18,8 +18,7 @@ from dien_jax.errors import UserError
 LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
 """Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
 
-CALIBRATION_BINS = 15
-"""Bins of equal counts in the calibration error."""
+CALIBRATION_BINS = 15  # bins of equal counts in the calibration error
 
 _ByUser = tuple[np.ndarray, np.ndarray]
 

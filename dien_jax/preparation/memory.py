@@ -13,21 +13,16 @@ import re
 from dien_jax.errors import UserError
 from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
-"""Sizes that a user may write."""
+SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)  # sizes that a user may write
 UNITS = "kmgt"
-PROGRAM = 480 << 20
-"""Bytes of the program with its libraries."""
-OVERSHOOT = 1.35
-"""What the database takes, as a share of its own limit."""
-IDLE = 128 << 20
-"""Limit of the database while parts are written and counted."""
+PROGRAM = 480 << 20  # bytes of the program with its libraries
+OVERSHOOT = 1.35  # what the database takes, as a share of its own limit
+IDLE = 128 << 20  # limit of the database while parts are written and counted
 OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
 """Bytes of a user or item, of an example of the log, of an event of a part and of its example."""
 OF_COUNTED, OF_VECTORS = 35, 12_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
-LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
-"""Events of a part, at least and at most."""
+LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22  # events of a part, at least and at most
 
 
 def parse_size(text: str) -> int:

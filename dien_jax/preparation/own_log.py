@@ -15,8 +15,7 @@ from dien_jax.preparation.sources import impressions, interactions
 from dien_jax.utils.console import say
 from dien_jax.utils.json_values import as_declared
 
-IN_MEMORY = Path("data")
-"""What messages call a table in memory."""
+IN_MEMORY = Path("data")  # what messages call a table in memory
 
 
 def make_dataset(

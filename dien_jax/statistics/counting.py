@@ -30,8 +30,7 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import map_in_order, thread_count
 
-NOT_OWN = 255
-"""Rank of a value that a user did not choose at an example or after it."""
+NOT_OWN = 255  # rank of a value that a user did not choose at an example or after it
 
 
 class Firsts(NamedTuple):

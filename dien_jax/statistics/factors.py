@@ -41,12 +41,10 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import map_in_order, thread_count, trim_memory
 
-MAX_VALUES = 1 << 16
-"""Values with a vector, at most."""
+MAX_VALUES = 1 << 16  # values with a vector, at most
 MAX_INTERACTIONS = 1 << 22
 """Interactions that are factorised; of longer logs, those of some users, evenly apart."""
-LAGS = 3
-"""Events after an event that come next."""
+LAGS = 3  # events after an event that come next
 
 
 def factorise_features(

@@ -25,15 +25,13 @@ from threadpoolctl import threadpool_limits
 
 from dien_jax.utils.machine import thread_count
 
-EXTRA = 32
-"""Columns of the basis beyond those that are kept."""
+EXTRA = 32  # columns of the basis beyond those that are kept
 POWERS, ROUNDS, DEGREE = 2, 1, 5
 """Products with M^T M at first; rounds of the filter, and the degree of its polynomial."""
 SMALLEST_CUT = 0.03
 """Least square that the filter tells from smaller ones, relative to the largest. The polynomial is
 2e10 at the largest then, and rounding of that vector hides no other one."""
-MOST_TURNS = 3
-"""Turns of a basis to the vectors within it, at most."""
+MOST_TURNS = 3  # turns of a basis to the vectors within it, at most
 SMALLEST = 1e-13
 """Least square of a singular value, relative to the largest: smaller ones are rounding."""
 SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5

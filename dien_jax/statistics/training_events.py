@@ -13,8 +13,7 @@ from dien_jax.data.arrays import chunks, first_bad, release
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 
-SLICE_EVENTS = 1 << 18
-"""Events that a thread counts at a time, or one longer sequence."""
+SLICE_EVENTS = 1 << 18  # events that a thread counts at a time, or one longer sequence
 
 
 class TrainingEvents(NamedTuple):

@@ -27,8 +27,7 @@ from rich.text import Text
 from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
-SECONDS_BETWEEN_UPDATES = 0.25
-"""Least time between updates of a terminal."""
+SECONDS_BETWEEN_UPDATES = 0.25  # least time between updates of a terminal
 BAR_WIDTH = 20
 
 

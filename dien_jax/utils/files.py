@@ -18,15 +18,12 @@ T = TypeVar("T")
 
 OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 """Starts of paths of files that a process has open already; another file cannot replace them."""
-MARKED = 500
-"""Bytes at the start of a file that have the mark of its writer."""
-LARGEST_JSON = 64 << 20
-"""Bytes of the largest JSON file that is read."""
+MARKED = 500  # bytes at the start of a file that have the mark of its writer
+LARGEST_JSON = 64 << 20  # bytes of the largest JSON file that is read
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
 
-MAPPED: dict[str, int] = {}
-"""Files that this process maps, and their sizes in bytes when it did."""
+MAPPED: dict[str, int] = {}  # files that this process maps, and their sizes in bytes when it did
 _unfinished: list[Path] = []
 """Partial files and folders of this process, each after the folders that were made for it."""
 

@@ -19,22 +19,18 @@ import msgspec
 from dien_jax.errors import UserError, require_choice, suggestion
 
 T = TypeVar("T")
-Source = Path | str
-"""File, or file and place in it, as messages name it."""
+Source = Path | str  # file, or file and place in it, as messages name it
 
 LARGEST_COUNT = 2**31 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 """A whole number, 0 to ``LARGEST_COUNT``, such as a step."""
 LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-"""A number, 0 or more."""
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]  # a number, 0 or more
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 """A whole number, 1 or more, such as how many values are kept."""
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-"""A number from 0 to 1."""
-BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-"""A number from 0 on, below 1."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]  # a number from 0 to 1
+BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]  # a number from 0 on, below 1
 
 _LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60

@@ -28,8 +28,7 @@ GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.spl
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # options of mallopt(3)
 _NEVER = -1
-LEAST_SECONDS = 0.05
-"""Programs that compile faster than this are not cached."""
+LEAST_SECONDS = 0.05  # programs that compile faster than this are not cached
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?P<name>[^']+)'")
 """JAX's warning of a program that it cannot read, and compiles again."""
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
-SOFTWARE = "dien_jax"
-"""Name of the program that drew a figure, in its file."""
+SOFTWARE = "dien_jax"  # name of the program that drew a figure, in its file
 
 
 def check_picture(file: Path, **options: Any) -> None:

@@ -10,10 +10,8 @@ import numpy as np
 
 from dien_jax.preparation.pipeline.splits import EventPart
 
-MOST_EVENTS = 1 << 21
-"""Events that are looked at, the first ones."""
-LEAST_PAIRS = 100
-"""Pairs of items that must have followed each other for several users."""
+MOST_EVENTS = 1 << 21  # events that are looked at, the first ones
+LEAST_PAIRS = 100  # pairs of items that must have followed each other for several users
 MIXED = 0.01
 """Smallest share of these in both orders. Logs of choices have .3 and more."""
 SHUFFLE = "shuffle the rows, in pandas by log.sample(frac=1, random_state=0),"

@@ -18,8 +18,7 @@ from dien_jax.utils.files import atomic_path, locked, user_cache, write_text
 from dien_jax.utils.text_files import sha256
 
 CHUNK = 1 << 18
-TRANSIENT = {408, 425, 429}
-"""Statuses below 500 after which another attempt may succeed."""
+TRANSIENT = {408, 425, 429}  # statuses below 500 after which another attempt may succeed
 ALIBABA_TERMS = "by Alibaba, for research, under the terms that its page shows after the login"
 
 

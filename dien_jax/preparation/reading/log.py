@@ -34,8 +34,7 @@ ROWS = 1 << 18  # rows of Arrow converted at a time
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
 LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
-LOCAL_SCHEMES = ("dbfs", "file")
-"""Schemes of addresses that name no host."""
+LOCAL_SCHEMES = ("dbfs", "file")  # schemes of addresses that name no host
 
 
 class FileStart(NamedTuple):

@@ -33,16 +33,12 @@ from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
-PORT = 15002
-"""Port of Spark Connect where an address names none."""
+PORT = 15002  # port of Spark Connect where an address names none
 SECONDS_TO_ANSWER = 10
-OLDEST = 4
-"""First major version that has all functions that are used."""
+OLDEST = 4  # first major version that has all functions that are used
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
-PLACE_BITS = 33
-"""Bits of a place that number the rows of one range; those above number the ranges."""
-PLACE = "_place"
-"""Column that rises in the order of the rows, int64."""
+PLACE_BITS = 33  # bits of a place that number the rows of one range; those above number the ranges
+PLACE = "_place"  # column that rises in the order of the rows, int64
 BATCH_ROWS = 1 << 16
 OPEN_AT_A_TIME = 16
 """Files whose ends are read at a time: a request to a store of objects takes long."""

@@ -23,8 +23,7 @@ from dien_jax.preparation.reading.array_files import ArrayFile
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log import Log
 
-POSITION = "position"
-"""Column of an ordered table: the row's number, int64 from 0."""
+POSITION = "position"  # column of an ordered table: the row's number, int64 from 0
 
 
 class Workspace(abc.ABC):
