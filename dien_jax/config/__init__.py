@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dien_jax.config.distributed import DistributedConfig
     from dien_jax.config.presets import PRESETS, preset
-    from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+    from dien_jax.config.settings import (
+        Config,
+        DistributedConfig,
+        MeshConfig,
+        ModelConfig,
+        OptimConfig,
+        TrainConfig,
+    )
 
 __all__ = [
     "PRESETS",
