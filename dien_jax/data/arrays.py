@@ -160,6 +160,25 @@ def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
     return offsets
 
 
+def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, int64, rising, and the number of each; both are 0 or more. Changes the keys.
+
+    >>> [column.tolist() for column in sort_together(np.array([7, 5, 5]), np.array([1, 2, 0]))]
+    [[5, 5, 7], [0, 2, 1]]
+    """
+    bits = int(number.max(initial=0)).bit_length()
+    if int(key.max(initial=0)).bit_length() + bits > 63:
+        order = np.lexsort((number, key))
+        return key[order], number[order]
+    # Numbers sort several times faster than an order of numbers.
+    key <<= bits
+    key |= number
+    key.sort()
+    number = (key & ((1 << bits) - 1)).astype(number.dtype, copy=False)
+    key >>= bits
+    return key, number
+
+
 class Column(NamedTuple):
     """Values of one feature over some rows.
 

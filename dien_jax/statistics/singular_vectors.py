@@ -67,12 +67,9 @@ class _Matrix(NamedTuple):
 def singular_vectors(
     matrix: sparse.csr_array, components: int, *, with_left: bool = True
 ) -> Vectors:
-    """Return the largest singular values of a matrix, and their vectors.
+    """Return the largest singular values of a matrix M, float32, and their vectors.
 
-    Args:
-      matrix: M, float32.
-      components: D; there are fewer where M has fewer rows or columns.
-      with_left: whether the left vectors are wanted.
+    There are fewer than D = ``components`` where M has fewer rows or columns.
     """
     # Threads of BLAS that wait for each other cost more than these short products.
     with ThreadPoolExecutor(thread_count()) as threads, threadpool_limits(1, "blas"):
@@ -150,14 +147,10 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
 def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the squared singular values of M within a basis, and how its vectors come from it.
 
-    Args:
-      inner: the products of the basis's columns with each other, ``[C, C]``.
-      image: those with M^T M times the columns.
-
-    Returns:
-      Squares, rising ``[C]``, and the turn ``[C, C]``: the basis times it has orthonormal columns,
-      or zeros for what depends on others. And the least square of what a column has that others
-      do not have.
+    ``inner`` are the products of the basis's columns with each other, ``[C, C]``, ``image`` those
+    with M^T M times the columns. Return squares, rising ``[C]``, and the turn ``[C, C]``: the basis
+    times it has orthonormal columns, or zeros for what depends on others. And the least square of
+    what a column has that others do not have.
     """
     norm = np.sqrt(np.diag(inner))
     scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1), 0)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.arrays import release
-from dien_jax.statistics.pairs import sort_together
+from dien_jax.data.arrays import release, sort_together
 
 BLOCK = 1 << 20  # entries read at a time
 
