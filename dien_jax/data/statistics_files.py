@@ -30,27 +30,19 @@ STATISTICS = "statistics"  # name of the folder
 FACTORS = "factors"  # name of the folder of a feature's factors
 
 
-class _Numbers(TypedDict):
-    """Content of ``counts.json``."""
-
+class _Numbers(TypedDict):  # in counts.json
     sequences: Count
     least: Count
 
 
 class Statistics(NamedTuple):
-    """Counts of training events.
+    """Counts of training events."""
 
-    Attributes:
-      values: the counts, by feature.
-      own: bits of each training example, int8 ``[n]`` for each of these features.
-    """
-
-    values: dict[str, ValueStatistics]
-    own: tuple[np.ndarray, ...]
+    values: dict[str, ValueStatistics]  # by feature
+    own: tuple[np.ndarray, ...]  # bits of the training examples, int8 [n] for each of these
 
 
-CountedFeature = tuple[str, ValueStatistics, np.ndarray]
-"""A feature, its counts, and the bits of the training examples, int8 ``[n]``."""
+CountedFeature = tuple[str, ValueStatistics, np.ndarray]  # with the bits of the training examples
 
 
 def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

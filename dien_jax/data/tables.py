@@ -32,28 +32,17 @@ CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, in the processor
 class ValueStatistics:
     """Users of each of the V values of a feature in training, and of P pairs of values.
 
-    A tree of arrays: JAX may put anything in their place.
-
-    A user counts once for a value, and once for a pair. Row v of the pairs is
-    ``offsets[v] : offsets[v + 1]``.
-
-    Attributes:
-      count: int32 ``[V]``, users who chose each value; 0 for the unknown value.
-      offsets: int32 ``[V + 1]``, start of each row of pairs.
-      other: int32 ``[P]``, the other value; rising in a row.
-      together: int32 ``[P]``, users who chose both.
-      sequences: number of users.
-      least: minimum of ``together``; pairs of fewer users are left out.
-      longest: pairs of the longest row.
+    A tree of arrays: JAX may put anything in their place. A user counts once for a value, and once
+    for a pair. Row v of the pairs is ``offsets[v] : offsets[v + 1]``.
     """
 
-    count: Any
-    offsets: Any
-    other: Any
-    together: Any
-    sequences: int = field(metadata={"static": True})
-    least: int = field(metadata={"static": True})
-    longest: int = field(metadata={"static": True})
+    count: Any  # int32 [V], users who chose each value; 0 for the unknown value
+    offsets: Any  # int32 [V + 1], start of each row of pairs
+    other: Any  # int32 [P], the other value; rising in a row
+    together: Any  # int32 [P], users who chose both
+    sequences: int = field(metadata={"static": True})  # number of users
+    least: int = field(metadata={"static": True})  # of ``together``; rarer pairs are left out
+    longest: int = field(metadata={"static": True})  # pairs of the longest row
 
 
 class ValueFactors(NamedTuple):

@@ -2,9 +2,8 @@
 
 The limit is that of the whole process. While the log is read and ordered, the database takes what
 the program leaves. Then it has ``IDLE``, and parts are written of as many events as fit into the
-rest; at last training events are counted, with some 16 bytes for each value of a user that takes
-part in pairs, and similar items found, which takes no more for longer logs. Arrays of all users and
-items are there throughout.
+rest; at last training events are counted and factorised. Arrays of all users and items are there
+throughout.
 """
 
 import math
@@ -18,10 +17,11 @@ UNITS = "kmgt"
 PROGRAM = 480 << 20  # bytes of the program with its libraries
 OVERSHOOT = 1.35  # what the database takes, as a share of its own limit
 IDLE = 128 << 20  # limit of the database while parts are written and counted
-OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
-"""Bytes of a user or item, of an example of the log, of an event of a part and of its example."""
-OF_COUNTED, OF_VECTORS = 35, 12_000
-"""Bytes of each event that is counted and factorised, and of each item with vectors."""
+OF_ID = 100  # bytes of a user or item
+OF_EVENT = 1  # bytes of an example of the log
+OF_PART_EVENT, OF_PART_EXAMPLE = 250, 33  # bytes of an event of a part and of its example
+OF_COUNTED = 35  # bytes of each event that is counted and factorised
+OF_VECTORS = 12_000  # bytes of each item with vectors
 LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22  # events of a part, at least and at most
 
 

@@ -36,8 +36,7 @@ class Vocabulary(NamedTuple):
     source: Table  # table position and raw of all n raw values
     # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
     values: np.ndarray
-    # int32 [n + 1]: the row of each of n values, 0 for one too rare. The last entry is 0 too, so
-    # that -1 (no value) maps to the unknown row
+    # int32 [n + 1]: row of each of n values, 0 for one too rare and at last for -1 (no value)
     row_of: np.ndarray
     known: list[str]  # raw values of the first rows, those of the extended folder
 
@@ -98,12 +97,8 @@ class Encoder:
 
     Values with fewer occurrences in training than ``options.min_count`` share the unknown row. The
     context features of a row count once if training sees it. A split that leaves training nothing
-    is a ``UserError``.
-
-    Attributes:
-      counts: occurrences of each ``item`` and ``user`` among the marked events, int64 ``[n]``.
-      items, users: their vocabularies.
-      notes: lines about encoded features, for the user.
+    is a ``UserError``. ``counts`` are occurrences of each ``item`` and ``user`` among the marked
+    events, int64 ``[n]``, ``items`` and ``users`` their vocabularies, ``notes`` lines for the user.
     """
 
     def __init__(
@@ -122,7 +117,7 @@ class Encoder:
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
-        self.notes: list[str] = []
+        self.notes, self._warnings = list[str](), list[str]()
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, seen["item"])
         self.users = self.vocabulary("user", events.users, seen["user"])
@@ -135,7 +130,7 @@ class Encoder:
         counted once, or with those of the extended folder. Lists that were cut are noted;
         categorical columns that look like lists are reported on standard error.
         """
-        events, warnings = self.events, list[str]()
+        events = self.events
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
             if not columns:
@@ -149,11 +144,9 @@ class Encoder:
                     counts = self.counts.seen[group]
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
-                    if column.kind == "numeric":
-                        encoded[group].append(self._numeric(column, values, counts))
-                    else:
-                        encoded[group].append(self._values(column, values, counts, warnings))
-        for warning in warnings:
+                    encode = self._numeric if column.kind == "numeric" else self._values
+                    encoded[group].append(encode(column, values, counts))
+        for warning in self._warnings:
             say(warning)
         return encoded
 
@@ -199,9 +192,7 @@ class Encoder:
             encoded.append(np.nan_to_num(standard, nan=0.0))
         return EncodedFeature(feature, StoredColumn(encoded, None))
 
-    def _values(
-        self, column: LogColumn, values: Table, counts: np.ndarray, warnings: list[str]
-    ) -> EncodedFeature:
+    def _values(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         """Encode a multi-valued column, or a categorical one, each cell of which is one piece."""
         name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
@@ -209,8 +200,11 @@ class Encoder:
         if is_list:
             pieces = self.workspace.pieces(cells, settings.separator)
             pieces = self.workspace.store(f"pieces of {name}", pieces)
-        raws, count = self._numbered(name, pieces)
-        warnings += _separator_warnings(self.workspace, column, raws)
+        first = pieces.position.cast("int64") * (1 << 20) + pieces["rank"]
+        raws = pieces.group_by("raw").aggregate(first=first.min())
+        raws = self.workspace.store_ordered(f"values of {name}", raws, ["first"])
+        count = self.workspace.count(raws)
+        self._warnings += _separator_warnings(self.workspace, column, raws)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
         files = self._files(ordered, {"position": np.int64, "code": np.int32})
@@ -255,13 +249,6 @@ class Encoder:
 
     def _file(self, kind: str, dtype: type[np.generic]) -> ArrayFile:
         return ArrayFile(self.workspace.folder / f"column {self._columns} {kind}", dtype)
-
-    def _numbered(self, name: str, values: Table) -> tuple[Table, int]:
-        """Return all raw values once, numbered by first appearance, and how many there are."""
-        first = values.position.cast("int64") * (1 << 20) + values["rank"]
-        grouped = values.group_by("raw").aggregate(first=first.min())
-        stored = self.workspace.store_ordered(f"values of {name}", grouped, ["first"])
-        return stored, self.workspace.count(stored)
 
 
 def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:

@@ -1,9 +1,8 @@
 """Checks of the order of events: a log that is sorted by item, or has rows twice, has none.
 
-In a log of choices some users choose a before b, and others b before a. Where one of two items
-always comes first, the log was sorted by item, by accident or because its times are too coarse. A
-model learns such an order, and metrics praise it for guessing what the user never decided. The same
-holds for a log whose rows are there twice: the next item then is the last one.
+Where one of two items always comes first, the log was sorted by item, by accident or because its
+times are too coarse. A model learns such an order, and metrics praise it for guessing what the user
+never decided. The same holds for a log whose rows are there twice: the next item is the last one.
 """
 
 import numpy as np
@@ -12,12 +11,9 @@ from dien_jax.preparation.pipeline.splits import EventPart
 
 MOST_EVENTS = 1 << 21  # events that are looked at, the first ones
 LEAST_PAIRS = 100  # pairs of items that must have followed each other for several users
-MIXED = 0.01
-"""Smallest share of these in both orders. Logs of choices have .3 and more."""
+MIXED = 0.01  # smallest share of these in both orders; logs of choices have .3 and more
+MOST_COPIES = 0.05  # largest silent share of events with the user, item and time of another
 SHUFFLE = "shuffle the rows, in pandas by log.sample(frac=1, random_state=0),"
-"""What to do about events at one time; their order is then that of the rows."""
-MOST_COPIES = 0.05
-"""Largest share of events with the user, item and time of another that passes silently."""
 
 
 class OrderCheck:

@@ -1,8 +1,4 @@
-"""Arrays that are longer than the memory: files that are read a range at a time.
-
-A memory map counts towards the process's resident size as far as it was read, until its pages are
-given back.
-"""
+"""Arrays that are longer than the memory: files that are read a range at a time."""
 
 from collections.abc import Iterator
 from itertools import pairwise

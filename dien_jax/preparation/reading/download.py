@@ -53,11 +53,8 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
     """Return a file from the cache folder; download it there first if necessary.
 
     Pauses of 1, 2 and so on seconds precede ``retries``. An attempt fails after ``stall_seconds``
-    without a single byte.
-
-    Raises:
-      UserError: when the server does not have the file or repeatedly cannot be reached, the cache
-        folder cannot be written, or the file differs from the one first seen.
+    without a single byte. A file that cannot be had, or differs from the one first seen, is a
+    ``UserError``.
     """
     folder = user_cache() / "downloads" / remote.folder
     file, record = folder / remote.name, folder / f"{remote.name}.sha256"

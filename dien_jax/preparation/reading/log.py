@@ -76,9 +76,7 @@ class Log(NamedTuple):
 
 
 def address_of(file: Path) -> str | None:
-    """Return a path that is an address as it was given, None for one of this machine.
-
-    A path of Python has one slash where an address has two.
+    """Return a path that is an address, with the slashes of one; None for one of this machine.
 
     >>> [address_of(Path(path)) for path in ("s3://bucket/log", "file:///log", "log")]
     ['s3://bucket/log', 'file:///log', None]
@@ -242,14 +240,13 @@ def text_batches(
             yield line, batch
             line += batch.num_rows
 
-    yield from map_in_order(convert, numbered(), threads=2)
+    return map_in_order(convert, numbered(), threads=2)
 
 
 def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> tuple[Log, str]:
     """Read columns of a table in memory, which messages call ``name``; its rows count from 0.
 
-    Returns:
-      The log, and a digest of the columns that does not depend on the library.
+    Also returns a digest of the columns that does not depend on the library.
     """
     digests = [hashlib.sha256() for _ in form.wanted]
     slices = _slices(name, table, form)

@@ -1,7 +1,4 @@
-"""Parquet files in Spark, read by Spark's own reader; DuckDB reads the text files of this machine.
-
-Columns of Parquet become the text that :mod:`dien_jax.data.value_text` gives them.
-"""
+"""Parquet files, read by Spark; text files of this machine are read by DuckDB, and given to it."""
 
 import re
 from pathlib import Path

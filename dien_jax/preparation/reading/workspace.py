@@ -3,8 +3,7 @@
 Ibis only writes the SQL, so nothing depends on which releases of the Python interfaces of Ibis and
 an engine work together. Expressions are those that all engines have, with equal results; what an
 engine has in words of its own is a method of :class:`Workspace`. Importing this module needs the
-extra ``data``: sources import it in their ``prepare``, after ``require("data", ...)`` of
-:mod:`dien_jax.errors`.
+extra ``data``.
 """
 
 import abc
@@ -27,15 +26,10 @@ POSITION = "position"  # column of an ordered table: the row's number, int64 fro
 
 
 class Workspace(abc.ABC):
-    """Tables in an engine.
+    """Tables in an engine."""
 
-    Attributes:
-      folder: folder for temporary files of this process.
-      metadata: entries of ``source`` in ``meta.json``; none for the default engine.
-    """
-
-    folder: Path
-    metadata: Mapping[str, str] = MappingProxyType({})
+    folder: Path  # for temporary files of this process
+    metadata: Mapping[str, str] = MappingProxyType({})  # entries of ``source`` in ``meta.json``
 
     @abc.abstractmethod
     def limit(self, memory: int) -> None:
@@ -108,22 +102,16 @@ class Workspace(abc.ABC):
 
         ``name`` is that of the files.
         """
-        files = {
-            column: ArrayFile(self.folder / f"{name} {column}", dtype)
-            for column, dtype in dtypes.items()
-        }
+        files = {c: ArrayFile(self.folder / f"{name} {c}", dtype) for c, dtype in dtypes.items()}
         for batch in self.batches(table, list(dtypes)):
             for column, file in files.items():
-                file.append(_numbers(batch.column(column), dtypes[column]))
+                values = batch.column(column)
+                if values.null_count and issubclass(dtypes[column], np.integer):
+                    values = values.fill_null(-1)
+                file.append(values.to_numpy(zero_copy_only=False))
         return files
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
         """Yield one text column of a table, row by row."""
         for batch in self.batches(table, [column]):
             yield from batch.column(column).to_pylist()
-
-
-def _numbers(column: pa.Array, dtype: type[np.generic]) -> np.ndarray:
-    if issubclass(dtype, np.integer) and column.null_count:
-        column = column.fill_null(-1)
-    return column.to_numpy(zero_copy_only=False)

@@ -12,9 +12,7 @@ Contents of a review and a product, by year:
     2018         product  asin, category: one path
     2023         product  parent_asin, categories: one path; main_category where that is empty
 
-All but the products of 2014 are JSON lines.
-
-``docs/data.md`` says where each address was read.
+All but the products of 2014 are JSON lines. ``docs/data.md`` says where each address was read.
 """
 
 import ast
