@@ -25,8 +25,8 @@ from dien_jax.experiments.comparison import metric_headers
 from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
+    Baseline,
     Inputs,
-    Predict,
     RegressionInputs,
     fit_logistic,
     minimise,
@@ -43,11 +43,12 @@ from dien_jax.runs.trained import measure
 from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.files import partial_folder
 
-TREES = ((7, 15), (31, 255))
-"""Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
-MOST_TREES, PATIENCE = 2000, 50
-"""Trees in all, and those without a better validation score before boosting stops."""
+TREES = ((7, 15), (31, 255))  # leaves and bins of a column: few of both, LightGBM's defaults
+MOST_TREES = 2000
+PATIENCE = 50  # trees without a better validation score before boosting stops
 SEED = 0
+HELD_OUT = ("valid", "test")
+_PACKAGES = ("scipy", "lightgbm")
 SINGLE = {
     "popularity": "item popularity",
     "attribute match": MATCH,
@@ -57,13 +58,6 @@ SINGLE = {
 BOOSTED_TREES = "boosted trees"
 BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
 """Names of the baselines, in the order of tables."""
-
-
-class Baseline(NamedTuple):
-    """A fitted model: inputs to click probabilities, float32 ``[R]``, and what was chosen."""
-
-    predict: Predict
-    settings: dict[str, Any]
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:
@@ -102,7 +96,7 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
     def predict(booster: Any, used: list[int], rows: Inputs) -> np.ndarray:
         return np.asarray(booster.predict(matrix(used, rows)), np.float32)
 
-    best: tuple[float, Baseline] | None = None
+    best = float("-inf")
     columns = {"all": list(range(len(inputs.names))), "no counts": inputs.uncounted}
     for (name, used), (leaves, bins) in itertools.product(columns.items(), TREES):
         current.note = f"columns {name}, {leaves} leaves"
@@ -113,15 +107,10 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
         booster = lightgbm.train(options, rows, MOST_TREES, [held_out], callbacks=[stop])
         fitted = functools.partial(predict, booster, used)
         score = selection(fitted(valid), valid.labels)
-        if best is None or score > best[0]:
+        if score > best:
             size = {"trees": booster.best_iteration, "num_leaves": leaves, "max_bin": bins}
-            best = score, Baseline(fitted, {"columns": name} | size)
-    assert best is not None
-    return best[1]
-
-
-HELD_OUT = ("valid", "test")
-_PACKAGES = ("scipy", "lightgbm")
+            best, chosen = score, Baseline(fitted, {"columns": name} | size)
+    return chosen
 
 
 class BaselineResult(NamedTuple):
@@ -241,8 +230,7 @@ def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
     with stage(LOGISTIC_REGRESSION) as current:
-        predict, strength = fit_logistic(train, valid, current)
-        models[LOGISTIC_REGRESSION] = Baseline(predict, {"C": strength})
+        models[LOGISTIC_REGRESSION] = fit_logistic(train, valid, current)
     with stage(BOOSTED_TREES) as current:
         models[BOOSTED_TREES] = fit_trees(inputs, train, valid, current)
     return models
