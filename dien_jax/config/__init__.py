@@ -1,7 +1,6 @@
 """Settings of a run: dataclasses that check themselves, named presets and preset files.
 
-Nothing here reads data, compiles or knows command-line flags. Names below are imported when they
-are first used.
+Names below are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING

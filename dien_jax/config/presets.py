@@ -19,11 +19,9 @@ from dien_jax.utils.json_values import check_format
 
 DEFAULT_PRESET = "wide_dien"
 RUN_FORMAT = 1  # ``format_version`` of ``config.json`` of a run folder
-RUN_FIELDS = frozenset(
-    {"format_version", "seed", "data", "data_digest", "schema", "versions", "vocabularies"}
-    | {"tables"}
-)
-"""Fields of ``config.json`` besides the preset and the settings."""
+# Fields of config.json besides the preset and the settings
+RUN_FIELDS = {"format_version", "seed", "data", "data_digest", "schema", "versions"}
+RUN_FIELDS |= {"vocabularies", "tables"}
 WARM_START = "warm_start"  # one more, in a run that did not start from fresh parameters
 
 AUTHORS = Config(
@@ -110,7 +108,7 @@ def nearest_preset(config: Config) -> str:
     """Return the preset that settings equal, else that of the network's name, else the nearest.
 
     That is the default for a network beside counts, else the one from which the fewest settings of
-    the network differ, the later in :data:`PRESETS` of several: ``dien`` with a cell of one's own.
+    the network differ, the later in :data:`PRESETS` of several.
     """
     equal = [name for name, values in PRESETS.items() if values == config]
     name = equal[0] if equal else member_name(config.model)

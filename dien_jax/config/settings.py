@@ -19,12 +19,9 @@ from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positi
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
-LARGEST_NUMBER = 3.4e38
-"""Largest value of a setting that is not an integer: about the largest of float32."""
+LARGEST_NUMBER = 3.4e38  # of a setting that is no integer: about the largest of float32
 LARGEST_INTEGER = 2**31 - 1  # largest value of an integer setting, and of the steps of a run
 
-UNKNOWN_ITEMS = 0.02
-"""See :attr:`TrainConfig.unknown_items`."""
 MOST_LAYERS = 100  # layers of a network; compilation takes longer with each
 LARGEST_PORT = 65535
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>[0-9]{1,5})")
@@ -204,7 +201,7 @@ class TrainConfig:
 
         It trains the embedding of items outside the training split.
         """
-        return UNKNOWN_ITEMS if self.unknown_users else 0.0
+        return 0.02 if self.unknown_users else 0.0
 
 
 LoggerName = Literal["tensorboard", "mlflow", "wandb"]
