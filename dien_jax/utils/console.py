@@ -223,22 +223,9 @@ class Stage:
 
     def __init__(self, name: str) -> None:
         self.name, self.note = name, ""
+        self.share: float | None = None  # None while it is unknown
         self._start = time.monotonic()  # as seconds() does
-        self._share: float | None = None
         self._first: tuple[float, float] | None = None  # seconds and share at the first progress
-
-    @property
-    def share(self) -> float | None:
-        """The share that is done; None while it is unknown."""
-        return self._share
-
-    @share.setter
-    def share(self, share: float | None) -> None:
-        if not share:
-            self._first = None
-        elif self._first is None:
-            self._first = self.seconds(), share
-        self._share = share
 
     def now(self, note: str) -> None:
         """Show what is worked at now; the share of that which is done is not known."""
@@ -251,14 +238,15 @@ class Stage:
     def left(self, seconds: float) -> str:
         """Return the time that is left after some seconds, in words; empty where it is unknown.
 
-        The pace is that since the first progress, which has waited for compilation.
+        The pace is that since this first saw progress, which has waited for compilation.
         """
-        if self._share is None or self._first is None or seconds < SECONDS_BETWEEN_LINES:
+        if not self.share:
+            self._first = None
             return ""
-        start, share = self._first
-        if self._share <= share:
+        start, share = self._first = self._first or (seconds, self.share)
+        if self.share <= share or seconds < SECONDS_BETWEEN_LINES:
             return ""
-        left = (seconds - start) * (1 - self._share) / (self._share - share)
+        left = (seconds - start) * (1 - self.share) / (self.share - share)
         return f", about {left:.0f} s left"
 
     def __str__(self) -> str:
