@@ -39,10 +39,9 @@ from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
 from dien_jax.utils.text_files import sha256
 
-IN_MEMORY = 1 << 28
-"""Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
-Content = TypeVar("Content")
+IN_MEMORY = 1 << 28  # bytes of arrays that are copied to memory, where no change of files reaches
 READERS = 8  # threads that open and check arrays
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Sch
 OWN_VALUE, OWN_PAIR = 1, 2
 """Bits of ``own``: what the sequence of an example did at the example or after it is in the count
 of the candidate; in its pairs with the history."""
-LEVELS = (16, 32, 64, 128)
-"""Leading components whose similarities are inputs of a model, where there are enough values."""
+LEVELS = (16, 32, 64, 128)  # leading components whose similarities are inputs of a model
 FOLDS = 4  # folds of users
-DIRECTED = 3
-"""Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
+DIRECTED = 3  # vectors with transitions: of who chose a value, as an event, as what comes next
 CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, in the processor's cache
 
 
@@ -186,9 +184,8 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
     places = [(part * components, level) for part in range(parts) for level in levels]
-    for table, begin in itertools.product(
-        range(len(vectors)), range(0, vectors.shape[1], CHUNK_ROWS)
-    ):
+    starts = range(0, vectors.shape[1], CHUNK_ROWS)
+    for table, begin in itertools.product(range(len(vectors)), starts):
         rows = slice(begin, begin + CHUNK_ROWS)
         squares = np.square(vectors[table, rows].astype(np.float32))
         for place, (start, level) in enumerate(places):
@@ -207,11 +204,11 @@ def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
 
 def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
     """Return factors without a vector, for initialising a model."""
-
-    def blank(feature: Feature) -> ValueFactors:
+    blank = {}
+    for feature in factor_features(schema):
         transitions = feature is schema.item[0]
         components = (DIRECTED if transitions else 1) * factor_levels(feature.size or 0)[-1]
         vectors = np.zeros((1, 1, components), np.float16)
-        return with_scale(np.zeros(1, np.int32), vectors, transitions=transitions)
-
-    return {feature.name: blank(feature) for feature in factor_features(schema)}
+        row = np.zeros(1, np.int32)
+        blank[feature.name] = with_scale(row, vectors, transitions=transitions)
+    return blank

@@ -79,10 +79,9 @@ class Vocabularies:
             if (stripped := part.strip(SPACE))
         ]
         if _LIST_TEXT.fullmatch(value.strip(SPACE)) and found[0] not in self._item_rows:
-            raise UserError(
-                f"{value:.40} is the text of a list; expected ids with {self._separator!r} between "
-                f"them (pandas: .str.join({self._separator!r})), or a list in Parquet"
-            )
+            between, pandas = repr(self._separator), f".str.join({self._separator!r})"
+            expected = f"ids with {between} between them (pandas: {pandas}), or a list in Parquet"
+            raise UserError(f"{value:.40} is the text of a list; expected {expected}")
         return found
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:

@@ -155,11 +155,9 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     dataset = open_dataset(data)
     labels = np.unique(dataset.splits["train"].label)
     if len(labels) < 2:
-        content = f"label {labels[0]} only" if len(labels) else "no examples"
-        raise UserError(
-            f"{dataset.path}: expected training examples of both labels to fit baselines to, "
-            f"found {content}"
-        )
+        expected = "expected training examples of both labels to fit baselines to"
+        found = f"label {labels[0]} only" if len(labels) else "no examples"
+        raise UserError(f"{dataset.path}: {expected}, found {found}")
     if not len(dataset.splits["valid"].label):
         raise UserError(f"{dataset.path} has no valid examples to choose settings by")
     if out is None:
@@ -190,15 +188,11 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:
             packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-            run = BaselineRun(
-                preset=name,
-                seed=SEED,
-                data=str(dataset.path.absolute()),
-                data_digest=data_digest(dataset),
-                settings=settings,
-                versions=versions() | packages,
-            )
+            about: dict[str, Any] = {"data": str(dataset.path.absolute())}
+            about |= {"data_digest": data_digest(dataset), "settings": settings}
             of_run = {"best_step": 0, "train_examples_per_second": None}
+            about |= {"versions": versions() | packages}
+            run = BaselineRun(preset=name, seed=SEED, **about)
             run.save(out / folder_of(name), of_run | metrics, of_model)
     say(f"baselines took {time.perf_counter() - start:.0f} s")
     return results

@@ -60,10 +60,9 @@ def compare_runs(
     dataset = None if data is None else _data_of(runs[0], Path(data))
     for run in runs:
         if run.result is None:
-            say(
-                f"{run.name} is unfinished: its best evaluation so far is shown, and no test "
-                f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
-            )
+            shown = "its best evaluation so far is shown, and no test metrics"
+            command = f"python -m dien_jax.train --resume {run.folder}"
+            say(f"{run.name} is unfinished: {shown}; resume it with {command}")
     yield from seed_tables(runs, split)
     if listed := [(run, run.lists) for run in runs if run.lists is not None]:
         yield _list_table(listed)
@@ -76,10 +75,9 @@ def compare_runs(
     same = [run for run in others if run.run.data_digest == first.run.data_digest]
     for run in others:
         if run not in same:
-            say(
-                f"no paired difference of {run.name} to {first.name}: it was trained on other "
-                f"data, {run.run.data}, so there are no scores of the same examples"
-            )
+            why = f"it was trained on other data, {run.run.data}"
+            pair = f"no paired difference of {run.name} to {first.name}"
+            say(f"{pair}: {why}, so there are no scores of the same examples")
     finished = [run for run in same if run.result is not None]
     group = seed_groups(runs)[0]
     if pairs := _pairs(group, finished):
@@ -136,12 +134,11 @@ def _list_differences(
                 f"{run.folder / LISTS_FILE}: expected ranks of examples below {len(users)}, found "
                 f"one of {max(examples)}; remove it"
             )
-        ranks = [
-            np.array([of_run[example] or np.inf for example in examples])
-            for of_run in (ours, theirs)
-        ]
+        first_ranks, second_ranks = (
+            np.array([of_run[k] or np.inf for k in examples]) for of_run in (ours, theirs)
+        )
         for label, gain in {"HR@10": hit_rate, "NDCG@10": ndcg}.items():
-            mean = mean_over_users(gain(ranks[0]) - gain(ranks[1]), users[examples])
+            mean = mean_over_users(gain(first_ranks) - gain(second_ranks), users[examples])
             cells = ("undefined", "") if mean is None else _cells(mean)[:2]
             rows.append([run.name, label, *cells])
     return aligned(rows, left=2) if len(rows) > 1 else ""
@@ -161,10 +158,8 @@ def _data_of(run: RunSummary, folder: Path) -> Dataset:
     """Return the dataset of a folder, which must be the one that a run was trained on."""
     dataset = open_dataset(folder)
     if data_digest(dataset) != run.run.data_digest:
-        raise UserError(
-            f"{dataset.path} is not the data that {run.name} was trained on (its meta.json "
-            f"differs), so scores on it cannot be compared"
-        )
+        problem = f"is not the data that {run.name} was trained on (its meta.json differs)"
+        raise UserError(f"{dataset.path} {problem}, so scores on it cannot be compared")
     return dataset
 
 
