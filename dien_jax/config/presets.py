@@ -65,10 +65,7 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Return the row of the paper's table that a network is, or ``"custom"``.
-
-    ``wide_`` precedes the name of a network beside counts, as in ``wide_dien``.
-    """
+    """Return the paper's row that a network is, ``wide_`` before it beside counts, or "custom"."""
     beside = "wide_" if model.statistics else ""
     names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
@@ -143,10 +140,7 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def read_preset_file(file: str | Path) -> tuple[str, Config]:
-    """Read a preset file; return the preset that it starts from, and all settings.
-
-    An unknown or invalid setting is a UserError that names it, the nearest one and the file.
-    """
+    """Read a preset file; return the preset that it starts from, and all settings."""
     file = Path(file)
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)

@@ -115,10 +115,7 @@ def read_array(
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped array's pages; they are read again from the file if used.
-
-    The pages of a file that is mapped count as memory of the process until then.
-    """
+    """Give back the memory of a mapped array's pages; they are read again from the file if used."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -151,9 +151,9 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMORY) -> Dataset:
-    """Open a dataset folder, see :func:`open_dataset`; one that is not counted has no statistics.
+    """Open a dataset folder, in memory if its arrays have at most ``in_memory`` bytes together.
 
-    Arrays are copied to memory if they have at most ``in_memory`` bytes together.
+    One that is not counted has no statistics; see :func:`open_dataset`.
     """
     files = FolderFiles(path)
     meta = metadata.read_meta(path)

@@ -84,10 +84,7 @@ def _is_within_one(values: np.ndarray) -> np.ndarray:
 
 
 def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, int]:
-    """Write the files of counts, and of the bits of the training examples.
-
-    Return the number of interactions of each feature's values.
-    """
+    """Write the files of counts and bits; return the number of interactions of each feature."""
     interactions = {}
     for name, counts, own in features:
         target = folder / name

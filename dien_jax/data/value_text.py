@@ -65,10 +65,7 @@ SHOWN = 40  # characters shown of a text that is no time
 
 
 def as_text(value: Any) -> str:
-    """Return an id or a category as text, as in a log; empty for None and NaN.
-
-    A value that is not text, a whole number or a date is a ``UserError``.
-    """
+    """Return text, a whole number or a date as in a log, empty for None and NaN; refuse others."""
     if isinstance(value, str):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -187,10 +184,7 @@ def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
 
 
 def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
-    """Join the values of a column of lists of text, as :func:`column_text` returns them.
-
-    A list with a value that holds the separator is a ``UserError``.
-    """
+    """Join the values of lists of text; one that holds the separator is a ``UserError``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -53,10 +53,7 @@ class Vocabularies:
         return self._user_rows.get(as_text(raw), UNKNOWN)
 
     def split(self, value: Any) -> list[str]:
-        """Split a text into its values, or take those of a list; empty ones are dropped.
-
-        Another value is one by itself.
-        """
+        """Split a text into its values, or take those of a list, or one; empty ones are dropped."""
         if isinstance(value, str):
             parts = value.split(self._separator)
         else:

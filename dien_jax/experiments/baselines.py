@@ -188,11 +188,9 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:
             packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-            about: dict[str, Any] = {"data": str(dataset.path.absolute())}
-            about |= {"data_digest": data_digest(dataset), "settings": settings}
+            data, digest = str(dataset.path.absolute()), data_digest(dataset)
+            run = BaselineRun(name, SEED, data, digest, settings, versions() | packages)
             of_run = {"best_step": 0, "train_examples_per_second": None}
-            about |= {"versions": versions() | packages}
-            run = BaselineRun(preset=name, seed=SEED, **about)
             run.save(out / folder_of(name), of_run | metrics, of_model)
     say(f"baselines took {time.perf_counter() - start:.0f} s")
     return results

@@ -120,8 +120,7 @@ class RegressionInputs:
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield the batches of a split, at most so many; those of training have the bits ``own``.
 
-        Each split has a seed of its own: splits of the same size would be sampled alike, and larger
-        weights of users would seem better than they are.
+        Each split has a seed of its own, as splits of the same size would be sampled alike.
         """
         how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
         loader = Loader(self._dataset, split, self._train, **how)

@@ -39,10 +39,7 @@ def parse_size(text: str) -> int:
 
 
 def reading_limit(memory: str) -> int:
-    """Return the limit of the database while it reads a log of which nothing is known, in bytes.
-
-    A ``--memory`` that leaves the database nothing is a ``UserError``.
-    """
+    """Return the limit of the database while it reads a log of which nothing is known, in bytes."""
     limit = _limit(memory, PROGRAM + round(OVERSHOOT * IDLE), "the program takes at least")
     return int((limit - PROGRAM) / OVERSHOOT)
 

@@ -49,10 +49,7 @@ LAGS = 3  # events after an event that come next
 def factorise_features(
     dataset: Dataset, interactions: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return rows and vectors of every feature that has some, from training events of a dataset.
-
-    ``interactions`` is the number of those of each feature's values, see :func:`factorise`.
-    """
+    """Return rows and vectors, see :func:`factorise`, of every feature that has some."""
     schema, events = dataset.schema, training_events(dataset)
     return {
         feature.name: factorise(

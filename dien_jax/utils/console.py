@@ -144,8 +144,7 @@ def replace_what_encodings_lack() -> None:
 def take_closed_streams() -> None:
     """Keep files that are opened later from becoming standard input, output or error.
 
-    Where one of these is closed, the next file gets its number, and a library that prints would
-    print into that file. A closed standard output is a ``UserError``: the result would be lost.
+    A library that prints would print into such a file. A closed standard output is a ``UserError``.
     """
     for number in range(3):
         try:

@@ -141,10 +141,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 
 @contextlib.contextmanager
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
-    """Open the bytes of one file in a zip archive.
-
-    A member that is absent, encrypted or compressed in an unknown way is a UserError.
-    """
+    """Open a file in a zip archive; one that is not there or cannot be unpacked is a UserError."""
     shown = file / member
     refuse_pipe(file)
     with zipfile.ZipFile(file) as archive:

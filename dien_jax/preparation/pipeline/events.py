@@ -33,10 +33,7 @@ Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 
 
 class Events(NamedTuple):
-    """E events of a log, grouped by sequence (one for each of S users).
-
-    Users and items are numbered by first appearance.
-    """
+    """E events of S users, grouped by sequence; users and items are numbered as they appear."""
 
     item: ArrayFile  # int32 [E]
     timestamp: ArrayFile  # int64 [E]

@@ -48,10 +48,7 @@ def write_log(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log that ``source`` describes; return lines about it.
-
-    Negatives are drawn for options that are :class:`ImplicitOptions`.
-    """
+    """Write the dataset folder of a log, with negatives if it is implicit; return lines about it."""
     drawn = options if isinstance(options, ImplicitOptions) else None
     events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
     with stage("splitting rows"):

@@ -77,10 +77,7 @@ def _read_parquet(workspace: SparkWorkspace, file: Path, frame: Any, form: LogFo
 
 
 def _column_text(column: LogColumn, kind: pa.DataType) -> Any:
-    """Return a column of Spark as the text of :mod:`dien_jax.data.value_text`, NULL where missing.
-
-    Lists are joined by ``INSIDE``.
-    """
+    """Return a column as text, NULL where missing; lists are joined by ``INSIDE``."""
     from pyspark.sql import functions
 
     values = functions.col("`" + column.name.replace("`", "``") + "`")

@@ -91,10 +91,7 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
 
 
 class SparkWorkspace(Workspace):
-    """Tables that Spark stores as Parquet in a folder, and views of them.
-
-    ``local`` is the workspace of this process, for files that Spark does not read.
-    """
+    """Views of Parquet that Spark writes; ``local`` reads the files that Spark does not."""
 
     def __init__(self, local: Workspace, session: Any, shared: "SharedFolder") -> None:
         assert ibis.pyspark  # this registers the settings that writing its SQL reads

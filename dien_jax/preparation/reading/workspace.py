@@ -78,10 +78,7 @@ class Workspace(abc.ABC):
 
     @abc.abstractmethod
     def milliseconds(self, date: StringValue) -> Value:
-        """Parse dates of the form of :data:`dien_jax.data.value_text.ISO_DATE`, int64 since 1970.
-
-        NULL for one that is none.
-        """
+        """Parse dates in the form of ``ISO_DATE``, int64 since 1970; NULL for another text."""
 
     @abc.abstractmethod
     def pieces(self, cells: Table, separator: str) -> Table:
@@ -98,10 +95,7 @@ class Workspace(abc.ABC):
     def array_files(
         self, name: str, table: Table, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, ArrayFile]:
-        """Write columns of a table to files, rows in order; NULL is -1 in integers, NaN in floats.
-
-        ``name`` is that of the files.
-        """
+        """Write columns to files, rows in order; NULL is -1 in integers, NaN in floats."""
         files = {c: ArrayFile(self.folder / f"{name} {c}", dtype) for c, dtype in dtypes.items()}
         for batch in self.batches(table, list(dtypes)):
             for column, file in files.items():

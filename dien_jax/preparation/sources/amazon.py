@@ -171,10 +171,7 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """Return the published reviews and products of a category.
-
-    A name that no category can have is a ``UserError``; one that a server lacks, of :func:`fetch`.
-    """
+    """Return the published reviews and products of a category; refuse a name that none can have."""
     reviews, meta, page, terms, *_ = SETS[year]
     if not re.fullmatch(r"\w+", name, re.ASCII):
         expected = f"a category of {page} as its address has it, such as Toys_and_Games"

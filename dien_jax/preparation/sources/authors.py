@@ -134,8 +134,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
     """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip, of any protocol.
 
-    Nothing in the file is ever imported or called. Any other content is a ``UserError``, and so is
-    one in which ``unknown``, if given, is not the unknown row.
+    Nothing in the file is ever imported or called. ``unknown``, if given, must be the unknown row.
     """
     expected = f"{file}: expected a pickled dict of strings to the numbers 0 to n-1"
     with reading(file), open_bytes(file) as stream:
