@@ -290,16 +290,13 @@ def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, st
         ]
     for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
         tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
-    return {name: _digest(parts) for name, parts in tables.items()}
-
-
-def _digest(parts: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in parts:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in chunks(array.size):
-            digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
-    return digest.hexdigest()
+    digests = {name: hashlib.sha256() for name in tables}
+    for name, parts in tables.items():
+        for array in parts:
+            digests[name].update(f"{array.dtype.str}{array.shape}".encode())
+            for part in chunks(array.size):
+                digests[name].update(np.ascontiguousarray(array.reshape(-1)[part]).data)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def data_digest(dataset: Dataset) -> str:

@@ -56,13 +56,15 @@ def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]
 
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     """Read and check the files of factors."""
+    # Bits of float16 without the sign rise with the size; integers are compared much faster.
+    within_one: Check = (lambda v: v.view(np.uint16) & 0x7FFF <= 0x3C00, "from -1 to 1")
     factors = {}
     for feature in tables.factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
         transitions = feature is schema.item[0]
         components = (tables.DIRECTED if transitions else 1) * tables.factor_levels(size)[-1]
         file = target / "vectors.npy"
-        flat = read_array(file, np.float16, None, (_is_within_one, "from -1 to 1"))
+        flat = read_array(file, np.float16, None, within_one)
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
         expected = (1 + FOLDS) * rows * components
@@ -73,14 +75,6 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
         factors[feature.name] = tables.with_scale(row, vectors, transitions=transitions)
         release(flat)
     return factors
-
-
-def _is_within_one(values: np.ndarray) -> np.ndarray:
-    """Return whether float16 numbers are from -1 to 1; NaN is not.
-
-    Their bits without the sign rise with the size, and integers are compared much faster.
-    """
-    return values.view(np.uint16) & 0x7FFF <= 0x3C00
 
 
 def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, int]:

@@ -231,7 +231,7 @@ def _of_users(rows: sparse.csr_array, least: int) -> sparse.csr_array:
 
 
 def _cut(kept: list[sparse.csr_array], least: int, most: int) -> int:
-    """Leave out pairs of the fewest users until ``most`` are left; return the least users of one."""
+    """Leave out pairs of fewest users until ``most`` are left; return the least users of one."""
     together = np.concatenate([rows.data for rows in kept])
     if len(together) > most:
         at_least = np.cumsum(np.bincount(together)[::-1])[::-1]

@@ -111,10 +111,9 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 
 def _print_message(line: str) -> None:
-    if sys.stderr is None:  # print would take standard output in its place
-        return
     try:
-        _print(line, sys.stderr)
+        if sys.stderr is not None:  # print would take standard output in its place
+            _print(line, sys.stderr)
     except OSError:
         give_up(sys.stderr)
 

@@ -120,8 +120,6 @@ def require_usable_jax() -> None:
 
     A process that was forked after JAX had started lacks its threads. In the mode of 64 bits a run
     could be read by no other process. Both are a ``UserError``.
-
-    >>> require_usable_jax()
     """
     import jax  # here, as importing this module is cheap otherwise
 

@@ -48,7 +48,7 @@ def write_log(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log, with negatives if it is implicit; return lines about it."""
+    """Write the dataset folder of a log, and draw negatives if it is implicit; return lines."""
     drawn = options if isinstance(options, ImplicitOptions) else None
     events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
     with stage("splitting rows"):

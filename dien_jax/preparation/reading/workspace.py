@@ -6,11 +6,10 @@ engine has in words of its own is a method of :class:`Workspace`. Importing this
 extra ``data``.
 """
 
-import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +24,22 @@ if TYPE_CHECKING:
 POSITION = "position"  # column of an ordered table: the row's number, int64 from 0
 
 
-class Workspace(abc.ABC):
+@runtime_checkable
+class Workspace(Protocol):
     """Tables in an engine."""
 
     folder: Path  # for temporary files of this process
     metadata: Mapping[str, str] = MappingProxyType({})  # entries of ``source`` in ``meta.json``
 
-    @abc.abstractmethod
     def limit(self, memory: int) -> None:
         """Limit the memory that the engine takes of this process, in bytes."""
 
-    @abc.abstractmethod
     def read_columns(self, file: Path, form: LogForm) -> "Log":
         """Read columns of a CSV or Parquet file, or of a folder of such files.
 
         Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
         """
 
-    @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
 
@@ -50,37 +47,30 @@ class Workspace(abc.ABC):
         """Return a table that is read more than once: stored where that is cheaper, or itself."""
         return table
 
-    @abc.abstractmethod
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         """Store a table with its rows in the order of some columns, numbered as ``position``.
 
         No two rows have equal values in all of these columns.
         """
 
-    @abc.abstractmethod
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
         """Store a new table batch by batch."""
 
-    @abc.abstractmethod
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a table a batch at a time: all columns, or the given ones.
 
         The rows are in the order that ``order_by`` or :meth:`store_ordered` gave the table.
         """
 
-    @abc.abstractmethod
     def numbers(self, table: Table) -> dict[str, int]:
         """Return the one row of a table of whole numbers; NULL becomes 0."""
 
-    @abc.abstractmethod
     def number(self, text: StringValue) -> Value:
         """Parse numbers as at ranking, float64; NULL for another text."""
 
-    @abc.abstractmethod
     def milliseconds(self, date: StringValue) -> Value:
         """Parse dates in the form of ``ISO_DATE``, int64 since 1970; NULL for another text."""
 
-    @abc.abstractmethod
     def pieces(self, cells: Table, separator: str) -> Table:
         """Split text at a separator; no row for a piece of white space alone.
 
