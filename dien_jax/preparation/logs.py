@@ -71,7 +71,7 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
     with open_workspace(options) as workspace:
         source = read(workspace, options)
         events = load_events(workspace, source, options.max_bad_share)
-        written = write_log(workspace, options, events, source.about, source.extended)
+        written = write_log(workspace, options, events, source)
         return source.report + written
 
 

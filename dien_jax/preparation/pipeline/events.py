@@ -75,14 +75,9 @@ class Events(NamedTuple):
 
         ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
         """
-        database, part_events = divide(
-            memory,
-            users=self.num_users,
-            items=self.num_items,
-            events=len(self.item),
-            longest=int(np.diff(self.offsets).max()),
-            examples=examples,
-        )
+        sizes = {"users": self.num_users, "items": self.num_items, "events": len(self.item)}
+        longest = int(np.diff(self.offsets).max())
+        database, part_events = divide(memory, **sizes, longest=longest, examples=examples)
         workspace.limit(database)
         return self._replace(part_events=min(PART_EVENTS, part_events))
 

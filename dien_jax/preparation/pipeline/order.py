@@ -38,11 +38,9 @@ class OrderCheck:
         item, following, is_tie = np.concatenate(self._neighbours, axis=1)
         lines = []
         if self._copies > MOST_COPIES * self._events:
-            lines.append(
-                f"warning: {self._copies:,} of {self._events:,} events repeat the user, item and "
-                "time of another; if users did not choose twice, leave such rows out, in pandas by "
-                "log.drop_duplicates()"
-            )
+            problem = f"{self._copies:,} of {self._events:,} events repeat the user, item and time"
+            remedy = "leave such rows out, in pandas by log.drop_duplicates()"
+            lines.append(f"warning: {problem} of another; if users did not choose twice, {remedy}")
         for kind, where in ((" at one time", is_tie == 1), ("", is_tie == 0)):
             pairs, mixed = _orders(item[where], following[where])
             if pairs >= LEAST_PAIRS and mixed < MIXED * pairs:
@@ -68,8 +66,7 @@ def _copies(part: EventPart) -> int:
 def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:
     """Return the pairs of items that occur twice or more, and how many of them in both orders."""
     less, more = np.minimum(item, following), np.maximum(item, following)
-    _, number, count = np.unique(
-        less * (more.max(initial=0) + 1) + more, return_inverse=True, return_counts=True
-    )
+    keys = less * (more.max(initial=0) + 1) + more
+    _, number, count = np.unique(keys, return_inverse=True, return_counts=True)
     rising = np.bincount(number, item < following, len(count))
     return int((count > 1).sum()), int(((rising > 0) & (rising < count)).sum())
