@@ -6,7 +6,7 @@ An id without a row becomes the unknown row, 0, and is counted.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -144,13 +144,12 @@ def _standard(feature: Feature, cell: Any) -> float:
     number = number_of(text)
     if number is None or math.isnan(number):
         raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
-    assert feature.mean is not None
-    assert feature.deviation is not None
+    mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
     if abs(number) > LARGEST_NUMBER:
         raise UserError(f"{text[:40]!r} {value_text.BEYOND_FLOAT32}")
-    standard = (number - feature.mean) / feature.deviation
+    standard = (number - mean) / deviation
     if abs(standard) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} {value_text.too_far(feature.mean, feature.deviation)}")
+        raise UserError(f"{text[:40]!r} {value_text.too_far(mean, deviation)}")
     return standard
 
 

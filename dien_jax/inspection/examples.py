@@ -86,9 +86,8 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
         params: Any, stats: Any, features: FeatureTables, logit_map: LogitMap | None, batch: Batch
     ) -> dict[str, Any]:
         variables = {"params": params, "batch_stats": stats}
-        output, captured = model.apply(
-            variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
-        )
+        capture: Any = {"capture_intermediates": is_captured, "mutable": ["intermediates"]}
+        output, captured = model.apply(variables, batch, features, **capture)
         returned = captured.get("intermediates", {}).get("network", {})
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
@@ -323,7 +322,6 @@ def _unknown(
 ) -> UserError:
     near = suggestion(value, known) if len(known) <= 100_000 else ""  # slow beyond
     ids = ", ".join(repr(printable(raw)) for raw in named[:NAMED])
-    return UserError(
-        f"{flag} {value!r} does not exist in {dataset.path}{near}; the folder has {len(known):,} "
-        f"{flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
-    )
+    holds = f"{len(known):,} {flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
+    problem = f"{flag} {value!r} does not exist in {dataset.path}{near}"
+    return UserError(f"{problem}; the folder has {holds}")

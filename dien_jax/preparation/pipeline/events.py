@@ -306,8 +306,6 @@ def training_values(workspace: Workspace, events: Events, group: str, split: Spl
     seen = clean.group_by(raw=clean[group]).aggregate(**first_values(clean, columns))
     seen = seen.rename({f"seen {column.alias}": column.alias for column in columns}, seen="raw")
     joined = table.left_join(seen, table.raw == seen.seen)
-    values = {
-        c.alias: joined.seen.isnull().ifelse(joined[c.alias], joined[f"seen {c.alias}"])
-        for c in columns
-    }
+    unseen, aliases = joined.seen.isnull(), [column.alias for column in columns]
+    values = {alias: unseen.ifelse(joined[alias], joined[f"seen {alias}"]) for alias in aliases}
     return workspace.store(f"{group}s in training", joined.mutate(**values).select(*table.columns))

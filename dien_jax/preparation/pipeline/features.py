@@ -7,7 +7,7 @@ Dimensions: n rows that a feature describes (items, users or impressions), V row
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -179,9 +179,7 @@ class Encoder:
         ordered = values.order_by("position")
         numbers = self._files(ordered, {"raw": np.float64})["raw"]
         feature = self._before.get(column.name) or _standard(column, numbers, counts)
-        mean, deviation = feature.mean, feature.deviation
-        assert mean is not None
-        assert deviation is not None
+        mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
         encoded = self._file("values", np.float32)
         for block in numbers.blocks():
             standard = (block - mean) / deviation
@@ -237,9 +235,9 @@ class Encoder:
             return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
         offsets.append(np.full(missing, total))
         if long:
-            cut_cells = f"{long:,} of {self.workspace.count(cells):,} cells hold more"
-            first_ones = f"than {settings.max_values:,} values and keep the first ones"
-            self.notes.append(f"{name}: {cut_cells} {first_ones} (--max-values)")
+            cells_of = f"{long:,} of {self.workspace.count(cells):,} cells"
+            more = f"hold more than {settings.max_values:,} values and keep the first ones"
+            self.notes.append(f"{name}: {cells_of} {more} (--max-values)")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
         return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
 
@@ -319,8 +317,7 @@ def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) ->
     if not count or count < MANY * total:
         return []
     (example,) = workspace.strings(lists.order_by("position").limit(1), "raw")
-    return [
-        f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values look like "
-        f"lists, for example {example[:LONGEST_EXAMPLE]!r}, and each is one value; lists need "
-        f"{column.flag} {column.name}:multivalued and their --separator"
-    ]
+    named, shown = f"{column.flag} {column.name}", repr(example[:LONGEST_EXAMPLE])
+    problem = f"{count:,} of {total:,} different values look like lists, for example {shown}"
+    remedy = f"lists need {named}:multivalued and their --separator"
+    return [f"warning: {named}: {problem}, and each is one value; {remedy}"]

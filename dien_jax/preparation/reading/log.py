@@ -49,11 +49,9 @@ class Log(NamedTuple):
     """A log in an engine."""
 
     file: Path  # the file, or the folder of files, it was read from
-    # the requested columns as text, NULL where empty, and line, rising in the log's order
-    rows: Table
+    rows: Table  # columns as text, NULL where empty, and line, rising in the log's order
     bad: BadLines  # the malformed lines that are not among rows
-    # the files, in the log's order; none: lines are those of one
-    starts: tuple[FileStart, ...] = ()
+    starts: tuple[FileStart, ...] = ()  # files in the log's order; none: lines are those of one
 
     def place(self, line: int) -> tuple[str, int]:
         """Return the file of a line of the log, and its number there."""
@@ -176,10 +174,8 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
     ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
     first value that is not missing counts.
     """
-    values = {}
-    for column in columns:
-        value = other[column.name]
-        values[column.alias] = value.argmin(other.line, where=value.notnull())
+    found = {column.alias: other[column.name] for column in columns}
+    values = {a: value.argmin(other.line, where=value.notnull()) for a, value in found.items()}
     joined = rows.left_join(other.group_by(key).aggregate(**values), key)
     return joined.select(*rows.columns, *values)
 
@@ -278,8 +274,7 @@ def _slices(name: Path, table: Any, form: LogForm) -> Iterator[pa.RecordBatch]:
         is_indexed = not {*table.index.names}.isdisjoint(column.name for column in wanted.values())
         hint = "; reset_index() makes columns of its index" if is_indexed else ""
         places = column_places(name, form, list(map(str, table.columns)), hint)
-        columns = {alias: table.iloc[:, place] for alias, place in places.items()}
-        chosen = {c.name: _of_pandas(name, c, columns[alias]) for alias, c in wanted.items()}
+        chosen = {c.name: _of_pandas(name, c, table.iloc[:, places[a]]) for a, c in wanted.items()}
         reader = pa.table(chosen).to_reader()
     else:
         try:

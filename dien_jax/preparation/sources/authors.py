@@ -127,8 +127,8 @@ def prepare(options: AuthorsOptions) -> list[str]:
         f"{len(rows.label):,} examples of {len(np.unique(rows.group)):,} users for {split}"
         for split, rows in splits.items()
     )
-    summary = f"{', '.join(numbers)}; {len(events):,} events in {len(offsets) - 1:,} histories"
-    return [summary, *warnings]
+    histories = f"{len(events):,} events in {len(offsets) - 1:,} histories"
+    return [f"{', '.join(numbers)}; {histories}", *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
