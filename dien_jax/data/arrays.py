@@ -53,10 +53,9 @@ class FolderFiles:
                 continue
             if not (opening or file in by_name) and (now is None or now[0] != seen[0]):
                 continue
-            raise UserError(
-                f"{file} changed while it was in use: {_described(seen)} when it was opened, "
-                f"{_described(now)} now. Write a dataset to a new folder, and start again"
-            )
+            change = f"{_described(seen)} when it was opened, {_described(now)} now"
+            advice = "Write a dataset to a new folder, and start again"
+            raise UserError(f"{file} changed while it was in use: {change}. {advice}")
 
 
 _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the last change
@@ -108,9 +107,11 @@ def read_array(
         raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
     if rows is not None and len(array) != rows:
         raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
-    row = first_bad(len(array), lambda part: check[0](array[part]), array) if check else None
-    if check and row is not None:
-        raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
+    if check is not None:
+        is_valid, expected = check
+        row = first_bad(len(array), lambda part: is_valid(array[part]), array)
+        if row is not None:
+            raise UserError(f"{file}: entry {row} should be {expected}, found {array[row]}")
     return array
 
 

@@ -113,9 +113,9 @@ def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
     together = read_array(folder / "together.npy", np.int32, len(other), counted)
     most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
+        expected = f"{most:,}, the largest count, to {sequences:,}, those of the dataset"
         raise UserError(
-            f"{folder / 'counts.json'}: sequences should be {most:,}, the largest count, to "
-            f"{sequences:,}, those of the dataset, found {found:,}"
+            f"{folder / 'counts.json'}: sequences should be {expected}, found {found:,}"
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     longest = int(np.diff(offsets).max())

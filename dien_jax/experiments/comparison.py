@@ -30,6 +30,7 @@ from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
 _ABSENT = "-"
+Pairs = list[tuple[RunSummary, RunSummary]]  # runs, and what each is compared with
 
 
 def compare_runs(
@@ -104,10 +105,9 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
     ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
     if len({*ways.values()}) > 1:
         measured = ", ".join(f"{name} ({way})" for name, way in ways.items())
-        text += (
-            f"\nmeasured in different ways, and compared where alike: {measured}; "
-            f"python -m dien_jax.evaluate RUN --ranking measures all alike"
-        )
+        command = "python -m dien_jax.evaluate RUN --ranking"
+        text += f"\nmeasured in different ways, and compared where alike: {measured}"
+        text += f"; {command} measures all alike"
     return text
 
 
@@ -116,9 +116,7 @@ def _measured(lists: ListMetrics) -> str:
     return f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
 
 
-def _list_differences(
-    first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]], dataset: Dataset
-) -> str:
+def _list_differences(first: SeedGroup, pairs: Pairs, dataset: Dataset) -> str:
     """Return the differences of lists between runs that were measured alike."""
     rows = [[f"lists, difference to {_compared_to(first, pairs)}", "", "difference", "95% (users)"]]
     users = np.asarray(dataset.splits["test"].group)
@@ -130,10 +128,8 @@ def _list_differences(
             continue
         examples = list(ours)
         if max(examples) >= len(users):
-            raise UserError(
-                f"{run.folder / LISTS_FILE}: expected ranks of examples below {len(users)}, found "
-                f"one of {max(examples)}; remove it"
-            )
+            found = f"expected ranks of examples below {len(users)}, found one of {max(examples)}"
+            raise UserError(f"{run.folder / LISTS_FILE}: {found}; remove it")
         first_ranks, second_ranks = (
             np.array([of_run[k] or np.inf for k in examples]) for of_run in (ours, theirs)
         )
@@ -227,7 +223,7 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
     return aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
 
 
-def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummary, RunSummary]]:
+def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> Pairs:
     """Pair each run with that of the first group which has its seed, or else with its first run.
 
     A baseline is a model of no seed. Runs of that group which differ by seed alone are left out.
@@ -241,17 +237,12 @@ def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummar
     return pairs
 
 
-def _compared_to(first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]]) -> str:
+def _compared_to(first: SeedGroup, pairs: Pairs) -> str:
     several = len({baseline.name for _, baseline in pairs}) > 1
     return f"the run of {first.name} with equal seed" if several else first.members[0].name
 
 
-def _pair_table(
-    first: SeedGroup,
-    pairs: Sequence[tuple[RunSummary, RunSummary]],
-    split: str,
-    dataset: Dataset,
-) -> str:
+def _pair_table(first: SeedGroup, pairs: Pairs, split: str, dataset: Dataset) -> str:
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN
@@ -272,13 +263,11 @@ def _pair_table(
             rows.append([run.name, metric.label, *cells])
         seeds = {one.run.seed for one in (run, baseline) if isinstance(one.run, Run)}
         if len(seeds) > 1:
-            notes.append(f"\n{run.name} differs from {baseline.name} by its seed too")
+            notes.append(f"{run.name} differs from {baseline.name} by its seed too")
     dataset.check_files()
-    return (
-        f"{aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
-        f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
-        f"{''.join(notes)}"
-    )
+    sizes = f"{len(labels):,} examples of {len(np.unique(users)):,} users"
+    how = f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
+    return "\n".join([aligned(rows, left=2), f"{sizes}, {how}", *notes])
 
 
 def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:

@@ -19,12 +19,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
 from dien_jax.inspection.example_view import example_lines, measure_lines
-from dien_jax.inspection.examples import (
-    Example,
-    Inspector,
-    available_measures,
-    missing_measures,
-)
+from dien_jax.inspection.examples import Example, Inspector, available_measures, missing_measures
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.calibration import negative_distribution
@@ -129,10 +124,8 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     lists = summary.lists
     notes = [lists_line(lists)] if lists is not None and lists["targets"] else []
     if negative_distribution(dataset) == "popularity":
-        notes.append(
-            "Popularity alone may have an AUC below .5: negatives were drawn by popularity, and "
-            "are as popular as what users chose, or more."
-        )
+        why = "negatives were drawn by popularity, and are as popular as what users chose, or more"
+        notes.append(f"Popularity alone may have an AUC below .5: {why}.")
     described = table(["", ""], list(map(list, facts.items())), "The run", left=2)
     return note + measured + described + "".join(map(paragraph, notes))
 
@@ -150,11 +143,9 @@ def _curves_section(summary: RunSummary) -> str:
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
     error = calibration_error(scored.labels, scored.scores)
-    text = (
-        f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
-        f"of the {split} examples are clicked. The expected calibration error is "
-        f"{_number(error)} over {CALIBRATION_BINS} bins of equal counts."
-    )
+    share = f"{scored.labels.mean():.4f} of the {split} examples are clicked"
+    text = f"The mean click probability is {scored.scores.mean():.4f}, and {share}. The expected "
+    text += f"calibration error is {_number(error)} over {CALIBRATION_BINS} bins of equal counts."
     rows = [
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
         for part in diagnostics.calibration(scored.labels, scored.scores)

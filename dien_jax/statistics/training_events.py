@@ -42,10 +42,8 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Trainin
     after each slice.
     """
     sequence = np.asarray(events.sequence)
-    fall = first_bad(
-        len(sequence) - 1, lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0, sequence
-    )
-    if fall is not None:
+    rises = lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0  # noqa: E731
+    if first_bad(len(sequence) - 1, rises, sequence) is not None:
         yield events
         return
     places = borders(events.offsets, most)

@@ -283,11 +283,9 @@ def check_out(
             is_read_only = os.statvfs(target.parent).f_flag & os.ST_RDONLY
             why = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise OSError(f"{why}; name a file in another folder")
-    if size is None:
-        return
     if file.is_dir():
         raise UserError(f"{file} cannot be written: it is a folder")
-    if _is_written_into(file):
+    if size is None or _is_written_into(file):
         return
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):
@@ -302,10 +300,8 @@ def check_out(
         if target.is_relative_to(path):
             raise UserError(f"{file} cannot be written: it is a file of {path}, which is read")
     if not overwrite:
-        raise UserError(
-            f"{file} exists and was not written by this command; give --overwrite to replace it, "
-            f"or name another file"
-        )
+        advice = "give --overwrite to replace it, or name another file"
+        raise UserError(f"{file} exists and was not written by this command; {advice}")
 
 
 def content(folder: Path) -> list[str]:

@@ -71,11 +71,10 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
             if seen is None:
                 write_text(record, f"{digest}  {remote.name}\n")
             elif digest != seen:
-                raise UserError(
-                    f"{file} has the sha256 {digest}, but it was {seen} when first seen: it is "
-                    f"damaged, or {remote.url} has changed. Delete {file} to fetch it again, or "
-                    f"{record} to accept this file"
-                )
+                problem = f"{file} has the sha256 {digest}, but it was {seen} when first seen"
+                cause = f"it is damaged, or {remote.url} has changed"
+                advice = f"Delete {file} to fetch it again, or {record} to accept this file"
+                raise UserError(f"{problem}: {cause}. {advice}")
     return LocalFile(file, digest)
 
 

@@ -133,9 +133,8 @@ def _numbered(
     stored = workspace.store("blocks", pa.Table.from_pylist(shifts))
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     lines = joined.select(*names, line=joined[PLACE] + joined["shift"])
-    return lines, tuple(
-        FileStart(line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items()
-    )
+    places = ((line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items())
+    return lines, tuple(FileStart(*place) for place in places)
 
 
 def _check_separator(

@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dien_jax.preparation.logs import SourceLog, prepare_log
-from dien_jax.preparation.options import (
-    Features,
-    LogForm,
-    LogOptions,
-    SplitPolicy,
-    feature_columns,
-)
+from dien_jax.preparation.options import Features, LogForm, LogOptions, SplitPolicy, feature_columns
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import plain_or_gzip
@@ -41,11 +35,7 @@ _PROFILE = (
     "cms_segid cms_group_id final_gender_code age_level pvalue_level shopping_level occupation "
     "new_user_class_level"
 )
-FEATURES = Features(
-    item=feature_columns("--from", _AD.split()),
-    user=feature_columns("--from", _PROFILE.split()),
-    context=feature_columns("--from", ["pid"]),
-)
+FEATURES = Features(*(feature_columns("--from", t.split()) for t in (_AD, _PROFILE, "pid")))
 
 
 @dataclass(frozen=True, kw_only=True)
