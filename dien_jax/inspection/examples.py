@@ -207,11 +207,8 @@ class Names:
         """Return an item, compared with the candidate."""
         if self.feature is None:
             return Behaviour(self.item(row), None, matches=False)
-        values, offsets = self._column
-        categories, of_candidate = (
-            values[k : k + 1] if offsets is None else values[offsets[k] : offsets[k + 1]]
-            for k in (row, candidate)
-        )
+        of_rows = (self._column.take(np.array([k])).values for k in (row, candidate))
+        categories, of_candidate = of_rows
         shared = set(categories.tolist()) & set(of_candidate.tolist()) - {UNKNOWN}
         names = [printable(self._values[k]) if k != UNKNOWN else UNKNOWN_NAME for k in categories]
         return Behaviour(self.item(row), ", ".join(names), bool(shared))

@@ -21,7 +21,7 @@ vector, L levels.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -50,17 +50,12 @@ def factorise_features(
     dataset: Dataset, interactions: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return rows and vectors, see :func:`factorise`, of every feature that has some."""
-    schema, events = dataset.schema, training_events(dataset)
-    return {
-        feature.name: factorise(
-            events,
-            values_of_items(dataset, feature),
-            feature.size or 0,
-            interactions=interactions[feature.name],
-            transitions=feature is schema.item[0],
-        )
-        for feature in tables.factor_features(schema)
-    }
+    events, found = training_events(dataset), {}
+    for feature in tables.factor_features(dataset.schema):
+        value_of, count = values_of_items(dataset, feature), interactions[feature.name]
+        how: Any = {"interactions": count, "transitions": feature is dataset.schema.item[0]}
+        found[feature.name] = factorise(events, value_of, feature.size or 0, **how)
+    return found
 
 
 class _Interactions(NamedTuple):
