@@ -2,9 +2,7 @@
 
 OUT/<baseline>/    one folder each, see :mod:`dien_jax.runs.summary`
 
-The models are of one column, logistic regressions and boosted trees, fitted on training rows. What
-a fit leaves open is chosen by the metrics that choose checkpoints, on validation rows. LightGBM is
-imported only to fit.
+LightGBM is imported only to fit.
 """
 
 import functools

@@ -186,7 +186,7 @@ class DatasetWriter:
 
 
 class _FolderFiles:
-    """Writer of the files of a folder, which are extended; messages name the folder ``shown``."""
+    """Writer of a folder's files, each extended where it is there; messages name ``shown``."""
 
     def __init__(self, folder: Path, shown: Path) -> None:
         self.folder, self.shown = folder, shown

@@ -18,8 +18,8 @@ from dien_jax.statistics.counting import Limits, count_values, first_occurrences
 from dien_jax.statistics.factors import MAX_INTERACTIONS, factorise
 from dien_jax.statistics.training_events import (
     TrainingEvents,
-    of_sequences,
     map_slices,
+    of_sequences,
     slices,
     training_events,
 )

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data import value_text
+from dien_jax.data.arrays import ArrayFile
 from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
@@ -20,7 +21,6 @@ from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.memory import PART_EVENTS, divide
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.splits import EventPart, Marks, Split
-from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage

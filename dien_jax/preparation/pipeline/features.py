@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.arrays import Column
+from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.value_text import too_far
@@ -22,7 +22,6 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import Events, count_events, training_values
 from dien_jax.preparation.pipeline.splits import Split
-from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
@@ -273,10 +272,10 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feat
 
 
 def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions and codes, about ``BLOCK`` at a time; all of a position together."""
+    """Yield positions and codes, about ``CHUNK_ROWS`` at a time; all of a position together."""
     start = 0
     while start < len(position):
-        size = BLOCK
+        size = CHUNK_ROWS
         block = position.read(start, start + size)
         while start + size < len(position) and block[0] == block[-1]:
             size *= 2

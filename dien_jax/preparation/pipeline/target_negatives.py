@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.arrays import sort_together
+from dien_jax.data.arrays import ArrayFile, sort_together
 from dien_jax.preparation.options import Distribution, ImplicitOptions
 from dien_jax.preparation.pipeline.splits import TRAIN, EventPart, Split
-from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.utils.machine import map_in_order, thread_count
 
 if TYPE_CHECKING:

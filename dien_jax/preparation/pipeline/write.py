@@ -34,7 +34,7 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
-MEANING = {  # of each ``--negative-distribution``, as the summary says it
+MEANING = {  # what each --negative-distribution means, in the summary
     "popularity": "by popularity, so AUC does not reward popular items; recommend does",
     "uniform": "uniformly, so AUC rewards popular items; so does recommend",
 }

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
+from dien_jax.data.arrays import ArrayFile
 from dien_jax.preparation.options import LogForm
-from dien_jax.preparation.reading.array_files import ArrayFile
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log import Log

@@ -35,7 +35,11 @@ _PROFILE = (
     "cms_segid cms_group_id final_gender_code age_level pvalue_level shopping_level occupation "
     "new_user_class_level"
 )
-FEATURES = Features(*(feature_columns("--from", t.split()) for t in (_AD, _PROFILE, "pid")))
+FEATURES = Features(
+    item=feature_columns("--from", _AD.split()),
+    user=feature_columns("--from", _PROFILE.split()),
+    context=feature_columns("--from", ["pid"]),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
