@@ -204,8 +204,7 @@ class TrainConfig:
         return 0.02 if self.unknown_users else 0.0
 
 
-LoggerName = Literal["tensorboard", "mlflow", "wandb"]
-"""A logger of a run; it does not change what is trained."""
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]  # it does not change what is trained
 LOGGERS: tuple[LoggerName, ...] = typing.get_args(LoggerName)
 DEFAULT_LOGGERS: tuple[LoggerName, ...] = ("tensorboard",)
 

@@ -28,8 +28,7 @@ from dien_jax.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Use = Literal["categorical", "multivalued", "numeric", "time"]
-"""How the values of a column are read; ids are categorical."""
+Use = Literal["categorical", "multivalued", "numeric", "time"]  # ids are categorical
 
 _EXPECTED: dict[Use, str] = {
     "categorical": "text, whole numbers or dates",

@@ -20,8 +20,7 @@ from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 _REMEDY = "give each row its own in a column 'history' (--history)"
-_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")
-"""Text of a list, or of an array, of texts or of whole numbers."""
+_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")  # of texts or whole numbers
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 

@@ -54,8 +54,7 @@ SINGLE = {
 }
 """The column of each baseline that has one."""
 BOOSTED_TREES = "boosted trees"
-BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
-"""Names of the baselines, in the order of tables."""
+BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)  # in the order of tables
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:

@@ -35,14 +35,11 @@ from dien_jax.utils.console import Stage, say, stage
 LOGISTIC_REGRESSION = "logistic regression"  # its name among baselines
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # values of C, the inverse of the strength of regularization
 MAX_ITERATIONS = 300
-TOLERANCE = 1e-5
-"""A fit ends where the mean loss is at most about the square of this above its least value."""
+TOLERANCE = 1e-5  # a fit ends where the mean loss is about the square of this above its least
 BLOCK = 1 << 12  # rows that are float64 at a time: they stay in the processor's cache
-MAX_ROWS = 1 << 20
-"""Training examples, and validation examples for choices, in memory; more are a random sample."""
+MAX_ROWS = 1 << 20  # examples of a split in memory; more are a random sample
 GROUPS = ("item", "user", "context")
-UNCOUNTED = ("length", "repeat_share", MATCH)
-"""Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
+UNCOUNTED = ("length", "repeat_share", MATCH)  # inputs of the history alone
 
 
 class Inputs(NamedTuple):

@@ -63,8 +63,7 @@ MEASURES = {
 """The measures by name, in the order in which a model computes them."""
 
 
-UNKNOWN_NAME = "(unknown)"
-"""Shown for values that have no row of their own, because training did not see them often."""
+UNKNOWN_NAME = "(unknown)"  # of values without a row of their own, too rare in training
 NAMED = 3  # number of ids that an error message names
 
 

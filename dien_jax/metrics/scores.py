@@ -15,8 +15,7 @@ import numpy as np
 
 from dien_jax.errors import UserError
 
-LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
-"""Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
+LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)  # least distance of p from 0 and 1
 
 CALIBRATION_BINS = 15  # bins of equal counts in the calibration error
 
@@ -246,8 +245,7 @@ METRICS = {
 }
 """The metrics that are reported, by name, in the order of tables."""
 
-SELECTION = ("auc", "logloss")
-"""The metrics that choose the best checkpoint: the first that the validation split defines."""
+SELECTION = ("auc", "logloss")  # choose the best checkpoint: the first that is defined
 
 
 def selection_score(metrics: Mapping[str, Any]) -> float | None:

@@ -41,8 +41,7 @@ from dien_jax.statistics.training_events import (
 from dien_jax.utils.machine import thread_count, trim_memory
 
 MAX_VALUES = 1 << 16  # values with a vector, at most
-MAX_INTERACTIONS = 1 << 22
-"""Interactions that are factorised; of longer logs, those of some users, evenly apart."""
+MAX_INTERACTIONS = 1 << 22  # that are factorised; of longer logs, those of some users, evenly apart
 LAGS = 3  # events after an event that come next
 
 

@@ -32,13 +32,11 @@ SMALLEST_CUT = 0.03
 """Least square that the filter tells from smaller ones, relative to the largest. The polynomial is
 2e10 at the largest then, and rounding of that vector hides no other one."""
 MOST_TURNS = 3  # turns of a basis to the vectors within it, at most
-SMALLEST = 1e-13
-"""Least square of a singular value, relative to the largest: smaller ones are rounding."""
+SMALLEST = 1e-13  # least square of a singular value, relative to the largest; less is rounding
 SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5
 """Least square of what a column has that others do not have. Below the first it is rounding; below
 the second, vectors within a basis are found in several turns, as float32 rounds the first."""
-WIDTH, BLOCK = 20, 1 << 12
-"""Columns of a sparse product, and rows of a dense one, that are computed at a time."""
+WIDTH, BLOCK = 20, 1 << 12  # columns of a sparse product, and rows of a dense one, at a time
 
 Pieces = list[np.ndarray]  # float32 [n, WIDTH], and the rest of the columns
 

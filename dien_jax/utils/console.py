@@ -31,8 +31,7 @@ SECONDS_BETWEEN_UPDATES = 0.25  # least time between updates of a terminal
 BAR_WIDTH = 20
 
 
-_other_process: int | None = None
-"""Number of this process if it is not the one of its run that prints."""
+_other_process: int | None = None  # number of this process, if another one of its run prints
 
 
 def print_only_errors(process: int) -> None:

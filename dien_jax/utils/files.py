@@ -16,16 +16,13 @@ from dien_jax.utils.json_values import parse_json
 
 T = TypeVar("T")
 
-OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
-"""Starts of paths of files that a process has open already; another file cannot replace them."""
+OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # no file can replace these
 MARKED = 500  # bytes at the start of a file that have the mark of its writer
 LARGEST_JSON = 64 << 20  # bytes of the largest JSON file that is read
-LOCK_FILE = ".lock"
-"""File in a folder that one process at a time may write; it stays, and is locked or free."""
+LOCK_FILE = ".lock"  # in a folder that one process at a time may write; it stays, locked or free
 
 MAPPED: dict[str, int] = {}  # files that this process maps, and their sizes in bytes when it did
-_unfinished: list[Path] = []
-"""Partial files and folders of this process, each after the folders that were made for it."""
+_unfinished: list[Path] = []  # partial ones, each after the folders that were made for it
 
 _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 

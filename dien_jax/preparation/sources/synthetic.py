@@ -40,8 +40,7 @@ from dien_jax.utils.files import locked, user_cache
 from dien_jax.utils.json_values import LargeCount, convert_fields
 
 KINDS = ("bicycle", "camera", "guitar", "kayak", "lamp", "tent")
-FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")
-"""What there is of each kind: things at a price, cheapest first, then the offers."""
+FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")  # things, cheapest first; offers
 PRICES = 4
 NEW, USED = PRICES, PRICES + 1
 ITEMS = len(KINDS) * len(FORMS)
