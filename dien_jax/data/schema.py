@@ -56,8 +56,8 @@ class Feature:
     def __post_init__(self) -> None:
         where = f"feature {self.name!r}"
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            expected = "letters, digits, '_' and '-'"
-            raise ValueError(f"feature name must be {expected}, got {self.name!r}")
+            allowed = "letters, digits, '_' and '-'"
+            raise ValueError(f"feature name must be {allowed}, got {self.name!r}")
         expected = {
             "categorical": (True, False, False),
             "multivalued": (True, True, False),

@@ -160,9 +160,9 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
         report.append(f"{counts['unnamed']:,} of {counts['all']:,} items {lack}")
         return kept
 
-    digests = {local.file.name: local.sha256 for local in files}
-    about = {"name": "amazon", "year": options.year, "files": digests}
-    about |= {"five_core": options.five_core}
+    about: dict[str, Any] = {"name": "amazon", "year": options.year}
+    about["files"] = {local.file.name: local.sha256 for local in files}
+    about["five_core"] = options.five_core
     log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
     return SourceLog(log, Features(item=(CATEGORY,)), about, report, narrow)
 
