@@ -76,11 +76,7 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
 
 
 def prepare_columns(options: ColumnOptions, name: str, table: Any = None) -> list[str]:
-    """Make a dataset folder from a log in columns, which ``prepare NAME`` reads.
-
-    A ``table`` in memory replaces the file, which is then its name in messages; see
-    :func:`dien_jax.make_dataset`.
-    """
+    """Make a dataset folder from a log in columns: the file, or a table that messages call so."""
 
     def read(workspace: "Workspace", options: ColumnOptions) -> SourceLog:
         from dien_jax.preparation.pipeline.from_columns import read_own_log
