@@ -226,7 +226,7 @@ class Stage:
 
     def now(self, note: str) -> None:
         """Show what is worked at now; the share of that which is done is not known."""
-        self.note, self.share = note, None
+        self.note, self.share, self._first = note, None, None
 
     def seconds(self) -> float:
         """Return the seconds since the start."""
