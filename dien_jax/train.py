@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from dien_jax.config.distributed import DistributedConfig
 from dien_jax.config.presets import DEFAULT_PRESET, PRESETS, preset, read_preset_file
 from dien_jax.config.settings import (
     DEFAULT_LOGGERS,
     Config,
+    DistributedConfig,
     LoggerName,
     MeshConfig,
     ModelConfig,

@@ -1,7 +1,6 @@
 """Settings of a run: dataclasses that check themselves, named presets and preset files.
 
-Nothing here reads data, compiles or knows command-line flags. Names below are imported when they
-are first used.
+Names below are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING
@@ -9,9 +8,15 @@ from typing import TYPE_CHECKING
 from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dien_jax.config.distributed import DistributedConfig
     from dien_jax.config.presets import PRESETS, preset
-    from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+    from dien_jax.config.settings import (
+        Config,
+        DistributedConfig,
+        MeshConfig,
+        ModelConfig,
+        OptimConfig,
+        TrainConfig,
+    )
 
 __all__ = [
     "PRESETS",

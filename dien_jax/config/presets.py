@@ -18,15 +18,11 @@ from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.json_values import check_format
 
 DEFAULT_PRESET = "wide_dien"
-RUN_FORMAT = 1
-"""``format_version`` of ``config.json`` of a run folder."""
-RUN_FIELDS = frozenset(
-    {"format_version", "seed", "data", "data_digest", "schema", "versions", "vocabularies"}
-    | {"tables"}
-)
-"""Fields of ``config.json`` besides the preset and the settings."""
-WARM_START = "warm_start"
-"""One more, in a run that did not start from fresh parameters."""
+RUN_FORMAT = 1  # ``format_version`` of ``config.json`` of a run folder
+# Fields of config.json besides the preset and the settings
+RUN_FIELDS = {"format_version", "seed", "data", "data_digest", "schema", "versions"}
+RUN_FIELDS |= {"vocabularies", "tables"}
+WARM_START = "warm_start"  # one more, in a run that did not start from fresh parameters
 
 AUTHORS = Config(
     model=ModelConfig(
@@ -69,10 +65,7 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Return the row of the paper's table that a network is, or ``"custom"``.
-
-    ``wide_`` precedes the name of a network beside counts, as in ``wide_dien``.
-    """
+    """Return the paper's row that a network is, ``wide_`` before it beside counts, or "custom"."""
     beside = "wide_" if model.statistics else ""
     names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
@@ -112,7 +105,7 @@ def nearest_preset(config: Config) -> str:
     """Return the preset that settings equal, else that of the network's name, else the nearest.
 
     That is the default for a network beside counts, else the one from which the fewest settings of
-    the network differ, the later in :data:`PRESETS` of several: ``dien`` with a cell of one's own.
+    the network differ, the later in :data:`PRESETS` of several.
     """
     equal = [name for name, values in PRESETS.items() if values == config]
     name = equal[0] if equal else member_name(config.model)
@@ -147,10 +140,7 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def read_preset_file(file: str | Path) -> tuple[str, Config]:
-    """Read a preset file; return the preset that it starts from, and all settings.
-
-    An unknown or invalid setting is a UserError that names it, the nearest one and the file.
-    """
+    """Read a preset file; return the preset that it starts from, and all settings."""
     file = Path(file)
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -18,15 +19,12 @@ from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positi
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
-LARGEST_NUMBER = 3.4e38
-"""Largest value of a setting that is not an integer: about the largest of float32."""
-LARGEST_INTEGER = 2**31 - 1
-"""Largest value of an integer setting, and of the steps of a run."""
+LARGEST_NUMBER = 3.4e38  # of a setting that is no integer: about the largest of float32
+LARGEST_INTEGER = 2**31 - 1  # largest value of an integer setting, and of the steps of a run
 
-UNKNOWN_ITEMS = 0.02
-"""See :attr:`TrainConfig.unknown_items`."""
-MOST_LAYERS = 100
-"""Layers of a network; compilation takes longer with each."""
+MOST_LAYERS = 100  # layers of a network; compilation takes longer with each
+LARGEST_PORT = 65535
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>[0-9]{1,5})")
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -203,11 +201,10 @@ class TrainConfig:
 
         It trains the embedding of items outside the training split.
         """
-        return UNKNOWN_ITEMS if self.unknown_users else 0.0
+        return 0.02 if self.unknown_users else 0.0
 
 
-LoggerName = Literal["tensorboard", "mlflow", "wandb"]
-"""A logger of a run; it does not change what is trained."""
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]  # it does not change what is trained
 LOGGERS: tuple[LoggerName, ...] = typing.get_args(LoggerName)
 DEFAULT_LOGGERS: tuple[LoggerName, ...] = ("tensorboard",)
 
@@ -228,6 +225,60 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         check_values(self, "mesh")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Processes of a run, one or more a host. They do not change what is trained.
+
+    >>> from dien_jax.config import DistributedConfig
+    >>> DistributedConfig("10.0.0.1:5000", processes=2, process=0).is_asked
+    True
+    >>> DistributedConfig().is_asked
+    False
+
+    Attributes:
+      is_asked: whether the run has several processes, as far as the settings know.
+    """
+
+    coordinator: str | None = None
+    """Address HOST:PORT where process 0 listens, a free port of its host. The same on every
+    process; needs --distributed.processes and --distributed.process."""
+    processes: Positive | None = None
+    """Number of processes of the run, the same on every process. 1 is the program of one."""
+    process: int | None = None
+    """Number of this process, from 0. Process 0 writes the run folder and prints."""
+    auto: bool = False
+    """Take coordinator, number of processes and number of this process from the cluster manager:
+    Slurm, Open MPI, Kubernetes or Cloud TPU."""
+    timeout: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600)] = 300
+    """Seconds that a process waits at the start for all others."""
+
+    def __post_init__(self) -> None:
+        check_values(self, "distributed")
+        three = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
+        given = [f"distributed.{name}" for name, value in three.items() if value is not None]
+        missing = [f"distributed.{name}" for name, value in three.items() if value is None]
+        together = "distributed.coordinator, distributed.processes and distributed.process"
+        if self.auto and given:
+            found = f"distributed.auto finds {', '.join(given)} by itself"
+            raise UserError(f"{found}; give it alone, or all of {together}")
+        if given and missing:
+            lack = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            raise UserError(f"{together} go together; {lack}")
+        if self.coordinator is not None:
+            match = _ADDRESS.fullmatch(self.coordinator)
+            is_valid = match is not None and 1 <= int(match["port"]) <= LARGEST_PORT
+            expected = f"HOST:PORT with a port of 1 to {LARGEST_PORT}, such as 10.0.0.1:5000"
+            _require(is_valid, "distributed.coordinator", expected, self.coordinator)
+        last = (self.processes or 1) - 1
+        expected = f"0 to {last}, as distributed.processes is {self.processes}"
+        is_valid = self.process is None or 0 <= self.process <= last
+        _require(is_valid, "distributed.process", expected, self.process)
+
+    @property
+    def is_asked(self) -> bool:
+        return self.auto or (self.processes or 1) > 1
 
 
 @dataclass(frozen=True)
@@ -267,7 +318,6 @@ def _build(cls: type, values: Any, group: str = "") -> Any:
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown setting {prefix + name!r}{suggestion(name, hints)}")
-        is_group = dataclasses.is_dataclass(hints[name])
-        convert = _build if is_group else converted
+        convert = _build if dataclasses.is_dataclass(hints[name]) else converted
         arguments[name] = convert(hints[name], value, prefix + name)
     return cls(**arguments)

@@ -1,7 +1,6 @@
 """Datasets: schema, dataset folders, vocabularies, and the loader of padded batches.
 
-Plain NumPy: Flax, Optax and Orbax do not enter, nor does anything that knows the model. Names below
-are imported when they are first used: a model needs the schema alone.
+Names below are imported when they are first used: a model needs the schema alone.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Arrays of a dataset folder, checked in bounded memory, and columns of features and examples.
+"""Arrays in files, read in bounded memory and checked, and columns of features and examples.
 
 Dimensions: n examples of a split, R rows that are read.
 """
@@ -6,6 +6,7 @@ Dimensions: n examples of a split, R rows that are read.
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +54,9 @@ class FolderFiles:
                 continue
             if not (opening or file in by_name) and (now is None or now[0] != seen[0]):
                 continue
-            raise UserError(
-                f"{file} changed while it was in use: {_described(seen)} when it was opened, "
-                f"{_described(now)} now. Write a dataset to a new folder, and start again"
-            )
+            change = f"{_described(seen)} when it was opened, {_described(now)} now"
+            advice = "Write a dataset to a new folder, and start again"
+            raise UserError(f"{file} changed while it was in use: {change}. {advice}")
 
 
 _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the last change
@@ -108,17 +108,16 @@ def read_array(
         raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
     if rows is not None and len(array) != rows:
         raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
-    row = first_bad(len(array), lambda part: check[0](array[part]), array) if check else None
-    if check and row is not None:
-        raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
+    if check is not None:
+        is_valid, expected = check
+        row = first_bad(len(array), lambda part: is_valid(array[part]), array)
+        if row is not None:
+            raise UserError(f"{file}: entry {row} should be {expected}, found {array[row]}")
     return array
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped array's pages; they are read again from the file if used.
-
-    The pages of a file that is mapped count as memory of the process until then.
-    """
+    """Give back the memory of a mapped array's pages; they are read again from the file if used."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -158,6 +157,74 @@ def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
         fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
         raise UserError(f"{file}: offsets must not fall, found {fall}")
     return offsets
+
+
+def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, int64, rising, and the number of each; both are 0 or more. Changes the keys.
+
+    >>> [column.tolist() for column in sort_together(np.array([7, 5, 5]), np.array([1, 2, 0]))]
+    [[5, 5, 7], [0, 2, 1]]
+    """
+    bits = int(number.max(initial=0)).bit_length()
+    if int(key.max(initial=0)).bit_length() + bits > 63:
+        order = np.lexsort((number, key))
+        return key[order], number[order]
+    # Numbers sort several times faster than an order of numbers.
+    key <<= bits
+    key |= number
+    key.sort()
+    number = (key & ((1 << bits) - 1)).astype(number.dtype, copy=False)
+    key >>= bits
+    return key, number
+
+
+class ArrayFile:
+    """A one-dimensional array in a new file of raw values, to which entries are added.
+
+    >>> import tempfile
+    >>> squares = ArrayFile(Path(tempfile.mkdtemp()) / "squares", np.int64)
+    >>> squares.append(np.arange(3) ** 2)
+    >>> squares.append(np.array([9, 16]))
+    >>> len(squares), squares.read(2, 4).tolist(), squares.take(np.array([4, 0, 4])).tolist()
+    (5, [4, 9], [16, 0, 16])
+    """
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        path.write_bytes(b"")
+
+    def __len__(self) -> int:
+        return self.path.stat().st_size // self.dtype.itemsize
+
+    def append(self, values: Any) -> None:
+        """Write some more entries."""
+        with self.path.open("ab") as stream:
+            stream.write(np.ascontiguousarray(values, self.dtype).data)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the entries from ``start`` to ``stop``, all of them by default."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        count, offset = max(stop - start, 0), start * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=offset)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all entries, ``CHUNK_ROWS`` at a time."""
+        for part in chunks(len(self)):
+            yield self.read(part.start, part.stop)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Return the entries at some places, integers of any order, ``[n]``."""
+        taken = np.empty(len(places), self.dtype)
+        if not len(places):
+            return taken
+        ordered, order = sort_together(places.astype(np.int64), np.arange(len(places)))
+        entries = np.asarray(np.memmap(self.path, self.dtype, "r", shape=(len(self),)))
+        ends = [part.stop for part in chunks(len(self))]
+        for begin, end in pairwise([0, *np.searchsorted(ordered, ends).tolist()]):
+            if begin < end:
+                taken[order[begin:end]] = entries[ordered[begin:end]]
+                release(entries)
+        return taken
 
 
 class Column(NamedTuple):

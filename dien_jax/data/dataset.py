@@ -39,10 +39,9 @@ from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
 from dien_jax.utils.text_files import sha256
 
-IN_MEMORY = 1 << 28
-"""Bytes of arrays that opening a folder copies to memory, where changes of files do not reach."""
-Content = TypeVar("Content")
+IN_MEMORY = 1 << 28  # bytes of arrays that are copied to memory, where no change of files reaches
 READERS = 8  # threads that open and check arrays
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,9 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMORY) -> Dataset:
-    """Open a dataset folder, see :func:`open_dataset`; one that is not counted has no statistics.
+    """Open a dataset folder, in memory if its arrays have at most ``in_memory`` bytes together.
 
-    Arrays are copied to memory if they have at most ``in_memory`` bytes together.
+    One that is not counted has no statistics; see :func:`open_dataset`.
     """
     files = FolderFiles(path)
     meta = metadata.read_meta(path)
@@ -291,16 +290,13 @@ def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, st
         ]
     for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
         tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
-    return {name: _digest(parts) for name, parts in tables.items()}
-
-
-def _digest(parts: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in parts:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in chunks(array.size):
-            digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
-    return digest.hexdigest()
+    digests = {name: hashlib.sha256() for name in tables}
+    for name, parts in tables.items():
+        for array in parts:
+            digests[name].update(f"{array.dtype.str}{array.shape}".encode())
+            for part in chunks(array.size):
+                digests[name].update(np.ascontiguousarray(array.reshape(-1)[part]).data)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def data_digest(dataset: Dataset) -> str:

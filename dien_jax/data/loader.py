@@ -24,10 +24,9 @@ from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
-STAGES, STAGE_BATCHES = 64, 64
-"""Most stages of an epoch in the order "time", and the least batches of one."""
-FEW_EXAMPLES = 2048
-"""Examples of an epoch that are worth a padded length, and so a program, of their own."""
+STAGES = 64  # of an epoch in the order "time", at most
+STAGE_BATCHES = 64  # of a stage, at least
+FEW_EXAMPLES = 2048  # that are worth a padded length, and so a program, of their own
 
 
 class Loader:

@@ -20,17 +20,13 @@ SPLITS = ("train", "valid", "test")
 LINES = 1 << 14  # values that are written at a time
 
 
-class _SchemaGroups(TypedDict):
-    """Form of a schema in JSON."""
-
+class _SchemaGroups(TypedDict):  # a schema in JSON
     item: list[dict[str, Any]]
     user: list[dict[str, Any]]
     context: list[dict[str, Any]]
 
 
-class Counts(TypedDict):
-    """Counts in ``meta.json``."""
-
+class Counts(TypedDict):  # in meta.json
     sequences: LargeCount
     events: LargeCount
     groups: LargeCount
@@ -39,17 +35,13 @@ class Counts(TypedDict):
     test: LargeCount
 
 
-class _MadeBy(TypedDict):
-    """Origin of the data, as far as it is read again."""
-
+class _MadeBy(TypedDict):  # origin of the data, as far as it is read again
     name: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
     time_unit: NotRequired[Literal["seconds", "milliseconds"]]
 
 
-class _Meta(TypedDict):
-    """Form of ``meta.json``, as far as it is read again."""
-
+class _Meta(TypedDict):  # meta.json, as far as it is read again
     schema: _SchemaGroups
     counts: Counts
     source: NotRequired[_MadeBy]

@@ -56,9 +56,8 @@ class Feature:
     def __post_init__(self) -> None:
         where = f"feature {self.name!r}"
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            raise ValueError(
-                f"feature name must be letters, digits, '_' and '-', got {self.name!r}"
-            )
+            allowed = "letters, digits, '_' and '-'"
+            raise ValueError(f"feature name must be {allowed}, got {self.name!r}")
         expected = {
             "categorical": (True, False, False),
             "multivalued": (True, True, False),
@@ -68,10 +67,9 @@ class Feature:
             raise ValueError(f"{where}: kind must be one of {sorted(expected)}, got {self.kind!r}")
         given = (self.size is not None, self.max_values is not None, self.mean is not None)
         if given != expected[self.kind] or (self.mean is None) != (self.deviation is None):
-            raise ValueError(
-                f"{where}: a {self.kind} feature does not have size={self.size}, "
-                f"max_values={self.max_values}, mean={self.mean}, deviation={self.deviation}"
-            )
+            sizes = f"size={self.size}, max_values={self.max_values}"
+            numbers = f"mean={self.mean}, deviation={self.deviation}"
+            raise ValueError(f"{where}: a {self.kind} feature does not have {sizes}, {numbers}")
         for name, value in (("size", self.size), ("max_values", self.max_values)):
             if value is not None and not 1 <= value < 2**31:  # ids are int32
                 raise ValueError(f"{where}: {name} must be at least 1, below 2^31, got {value}")

@@ -26,33 +26,23 @@ from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
 
-STATISTICS = "statistics"
-"""Name of the folder."""
-FACTORS = "factors"
-"""Name of the folder of a feature's factors."""
+STATISTICS = "statistics"  # name of the folder
+FACTORS = "factors"  # name of the folder of a feature's factors
 
 
-class _Numbers(TypedDict):
-    """Content of ``counts.json``."""
-
+class _Numbers(TypedDict):  # in counts.json
     sequences: Count
     least: Count
 
 
 class Statistics(NamedTuple):
-    """Counts of training events.
+    """Counts of training events."""
 
-    Attributes:
-      values: the counts, by feature.
-      own: bits of each training example, int8 ``[n]`` for each of these features.
-    """
-
-    values: dict[str, ValueStatistics]
-    own: tuple[np.ndarray, ...]
+    values: dict[str, ValueStatistics]  # by feature
+    own: tuple[np.ndarray, ...]  # bits of the training examples, int8 [n] for each of these
 
 
-CountedFeature = tuple[str, ValueStatistics, np.ndarray]
-"""A feature, its counts, and the bits of the training examples, int8 ``[n]``."""
+CountedFeature = tuple[str, ValueStatistics, np.ndarray]  # with the bits of the training examples
 
 
 def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -66,13 +56,15 @@ def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]
 
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     """Read and check the files of factors."""
+    # Bits of float16 without the sign rise with the size; integers are compared much faster.
+    within_one: Check = (lambda v: v.view(np.uint16) & 0x7FFF <= 0x3C00, "from -1 to 1")
     factors = {}
     for feature in tables.factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
         transitions = feature is schema.item[0]
         components = (tables.DIRECTED if transitions else 1) * tables.factor_levels(size)[-1]
         file = target / "vectors.npy"
-        flat = read_array(file, np.float16, None, (_is_within_one, "from -1 to 1"))
+        flat = read_array(file, np.float16, None, within_one)
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
         expected = (1 + FOLDS) * rows * components
@@ -85,19 +77,8 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     return factors
 
 
-def _is_within_one(values: np.ndarray) -> np.ndarray:
-    """Return whether float16 numbers are from -1 to 1; NaN is not.
-
-    Their bits without the sign rise with the size, and integers are compared much faster.
-    """
-    return values.view(np.uint16) & 0x7FFF <= 0x3C00
-
-
 def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, int]:
-    """Write the files of counts, and of the bits of the training examples.
-
-    Return the number of interactions of each feature's values.
-    """
+    """Write the files of counts and bits; return the number of interactions of each feature."""
     interactions = {}
     for name, counts, own in features:
         target = folder / name
@@ -132,9 +113,9 @@ def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
     together = read_array(folder / "together.npy", np.int32, len(other), counted)
     most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
+        expected = f"{most:,}, the largest count, to {sequences:,}, those of the dataset"
         raise UserError(
-            f"{folder / 'counts.json'}: sequences should be {most:,}, the largest count, to "
-            f"{sequences:,}, those of the dataset, found {found:,}"
+            f"{folder / 'counts.json'}: sequences should be {expected}, found {found:,}"
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     longest = int(np.diff(offsets).max())

@@ -19,14 +19,10 @@ from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Sch
 OWN_VALUE, OWN_PAIR = 1, 2
 """Bits of ``own``: what the sequence of an example did at the example or after it is in the count
 of the candidate; in its pairs with the history."""
-LEVELS = (16, 32, 64, 128)
-"""Leading components whose similarities are inputs of a model, where there are enough values."""
-FOLDS = 4
-"""Folds of users."""
-DIRECTED = 3
-"""Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
-CHUNK_ROWS = 1024
-"""Vectors whose scale is computed at a time, in the processor's cache."""
+LEVELS = (16, 32, 64, 128)  # leading components whose similarities are inputs of a model
+FOLDS = 4  # folds of users
+DIRECTED = 3  # vectors with transitions: of who chose a value, as an event, as what comes next
+CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, in the processor's cache
 
 
 @jax.tree_util.register_dataclass
@@ -34,28 +30,17 @@ CHUNK_ROWS = 1024
 class ValueStatistics:
     """Users of each of the V values of a feature in training, and of P pairs of values.
 
-    A tree of arrays: JAX may put anything in their place.
-
-    A user counts once for a value, and once for a pair. Row v of the pairs is
-    ``offsets[v] : offsets[v + 1]``.
-
-    Attributes:
-      count: int32 ``[V]``, users who chose each value; 0 for the unknown value.
-      offsets: int32 ``[V + 1]``, start of each row of pairs.
-      other: int32 ``[P]``, the other value; rising in a row.
-      together: int32 ``[P]``, users who chose both.
-      sequences: number of users.
-      least: minimum of ``together``; pairs of fewer users are left out.
-      longest: pairs of the longest row.
+    A tree of arrays: JAX may put anything in their place. A user counts once for a value, and once
+    for a pair. Row v of the pairs is ``offsets[v] : offsets[v + 1]``.
     """
 
-    count: Any
-    offsets: Any
-    other: Any
-    together: Any
-    sequences: int = field(metadata={"static": True})
-    least: int = field(metadata={"static": True})
-    longest: int = field(metadata={"static": True})
+    count: Any  # int32 [V], users who chose each value; 0 for the unknown value
+    offsets: Any  # int32 [V + 1], start of each row of pairs
+    other: Any  # int32 [P], the other value; rising in a row
+    together: Any  # int32 [P], users who chose both
+    sequences: int = field(metadata={"static": True})  # number of users
+    least: int = field(metadata={"static": True})  # of ``together``; rarer pairs are left out
+    longest: int = field(metadata={"static": True})  # pairs of the longest row
 
 
 class ValueFactors(NamedTuple):
@@ -199,9 +184,8 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
     places = [(part * components, level) for part in range(parts) for level in levels]
-    for table, begin in itertools.product(
-        range(len(vectors)), range(0, vectors.shape[1], CHUNK_ROWS)
-    ):
+    starts = range(0, vectors.shape[1], CHUNK_ROWS)
+    for table, begin in itertools.product(range(len(vectors)), starts):
         rows = slice(begin, begin + CHUNK_ROWS)
         squares = np.square(vectors[table, rows].astype(np.float32))
         for place, (start, level) in enumerate(places):
@@ -220,11 +204,11 @@ def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
 
 def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
     """Return factors without a vector, for initialising a model."""
-
-    def blank(feature: Feature) -> ValueFactors:
+    blank = {}
+    for feature in factor_features(schema):
         transitions = feature is schema.item[0]
         components = (DIRECTED if transitions else 1) * factor_levels(feature.size or 0)[-1]
         vectors = np.zeros((1, 1, components), np.float16)
-        return with_scale(np.zeros(1, np.int32), vectors, transitions=transitions)
-
-    return {feature.name: blank(feature) for feature in factor_features(schema)}
+        row = np.zeros(1, np.int32)
+        blank[feature.name] = with_scale(row, vectors, transitions=transitions)
+    return blank

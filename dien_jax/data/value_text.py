@@ -28,8 +28,7 @@ from dien_jax.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Use = Literal["categorical", "multivalued", "numeric", "time"]
-"""How the values of a column are read; ids are categorical."""
+Use = Literal["categorical", "multivalued", "numeric", "time"]  # ids are categorical
 
 _EXPECTED: dict[Use, str] = {
     "categorical": "text, whole numbers or dates",
@@ -39,10 +38,9 @@ _EXPECTED: dict[Use, str] = {
 }
 INTEGERS_OF_FLOATS = 2.0**63  # floats below it have an int64
 END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
+# Whole-number times are milliseconds when most of them are larger. As seconds this would be after
+# the year 5138; as milliseconds it is after March 1973.
 LIKELY_MILLISECONDS = 10**11
-"""Whole-number times are milliseconds when most of them are larger. As seconds this would be after
-the year 5138; as milliseconds it is after March 1973."""
-
 TIME_UNIT = "time_unit"  # entry of source in meta.json
 DATE_NUMBER = (
     "(19|20|21)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
@@ -51,29 +49,22 @@ DATE_NUMBER = (
 """Digits of a date without hyphens, 20130201 or 201302011230, which are neither seconds nor
 milliseconds."""
 LATEST_DATE_NUMBER = 21991231
-ISO_DATE = (
+ISO_DATE = (  # dates that all engines read alike
     "([0-9]{4,6})-([0-9]{1,2})-([0-9]{1,2})"
     "(?:[ T]([01]?[0-9]|2[0-3]):([0-9]{1,2})(?::([0-9]{1,2})(?:[.]([0-9]*))?)?"
     "( UTC|Z|[+-](?:0[0-9]|1[0-4])(?::?[0-9]{2})?)?)?"
 )
-"""Dates that all engines read alike."""
 LARGEST_WHOLE_TIME = 1e18
-SPACE = " \t\n\r\v\f"
-"""Characters that do not count around a number, and around a value of a list."""
+SPACE = " \t\n\r\v\f"  # characters that do not count around a number, and around a value of a list
 NUMBER = "(?i:[+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan))"
 """Numbers as DuckDB reads them."""
 BEYOND_FLOAT32 = "is beyond the range of float32, 3.4e38 at most"
-"""End of the message about a number."""
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 SHOWN = 40  # characters shown of a text that is no time
 
 
 def as_text(value: Any) -> str:
-    """Return an id or a category as text, as in a log; empty for None and NaN.
-
-    Raises:
-      UserError: for a value that is not text, a whole number or a date.
-    """
+    """Return text, a whole number or a date as in a log, empty for None and NaN; refuse others."""
     if isinstance(value, str):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -184,19 +175,15 @@ def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
         values = pc.if_else(pc.is_nan(values.cast(pa.float64())), pa.scalar(None, kind), values)
         if use == "time":
             values = values.cast(pa.float64())
-            fits = pc.and_(
-                pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), INTEGERS_OF_FLOATS)
-            )
+            is_whole = pc.equal(values, pc.floor(values))
+            fits = pc.and_(is_whole, pc.less(pc.abs(values), INTEGERS_OF_FLOATS))
             whole = pc.if_else(fits, values, pa.scalar(None, pa.float64())).cast(pa.int64())
             return pc.coalesce(whole.cast(pa.string()), values.cast(pa.string()))
     return values.cast(pa.string())
 
 
 def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
-    """Join the values of a column of lists of text, as :func:`column_text` returns them.
-
-    A list with a value that holds the separator is a ``UserError``.
-    """
+    """Join the values of lists of text; one that holds the separator is a ``UserError``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -6,7 +6,7 @@ An id without a row becomes the unknown row, 0, and is counted.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 _REMEDY = "give each row its own in a column 'history' (--history)"
-_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")
-"""Text of a list, or of an array, of texts or of whole numbers."""
+_LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")  # of texts or whole numbers
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -53,10 +52,7 @@ class Vocabularies:
         return self._user_rows.get(as_text(raw), UNKNOWN)
 
     def split(self, value: Any) -> list[str]:
-        """Split a text into its values, or take those of a list; empty ones are dropped.
-
-        Another value is one by itself.
-        """
+        """Split a text into its values, or take those of a list, or one; empty ones are dropped."""
         if isinstance(value, str):
             parts = value.split(self._separator)
         else:
@@ -79,10 +75,9 @@ class Vocabularies:
             if (stripped := part.strip(SPACE))
         ]
         if _LIST_TEXT.fullmatch(value.strip(SPACE)) and found[0] not in self._item_rows:
-            raise UserError(
-                f"{value:.40} is the text of a list; expected ids with {self._separator!r} between "
-                f"them (pandas: .str.join({self._separator!r})), or a list in Parquet"
-            )
+            between, pandas = repr(self._separator), f".str.join({self._separator!r})"
+            expected = f"ids with {between} between them (pandas: {pandas}), or a list in Parquet"
+            raise UserError(f"{value:.40} is the text of a list; expected {expected}")
         return found
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
@@ -148,13 +143,12 @@ def _standard(feature: Feature, cell: Any) -> float:
     number = number_of(text)
     if number is None or math.isnan(number):
         raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
-    assert feature.mean is not None
-    assert feature.deviation is not None
+    mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
     if abs(number) > LARGEST_NUMBER:
         raise UserError(f"{text[:40]!r} {value_text.BEYOND_FLOAT32}")
-    standard = (number - feature.mean) / feature.deviation
+    standard = (number - mean) / deviation
     if abs(standard) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} {value_text.too_far(feature.mean, feature.deviation)}")
+        raise UserError(f"{text[:40]!r} {value_text.too_far(mean, deviation)}")
     return standard
 
 

@@ -1,7 +1,6 @@
 """Experiments over several runs: comparison, baselines and the paper's table.
 
 Everything that trains or scores goes through :mod:`dien_jax.training` and :mod:`dien_jax.runs`.
-No flag parsing may enter, and nothing that inspects a single model.
 """
 
 from dien_jax.experiments.baselines import BaselineResult, baseline_table, run_baselines

@@ -2,9 +2,7 @@
 
 OUT/<baseline>/    one folder each, see :mod:`dien_jax.runs.summary`
 
-The models are of one column, logistic regressions and boosted trees, fitted on training rows. What
-a fit leaves open is chosen by the metrics that choose checkpoints, on validation rows. LightGBM is
-imported only to fit.
+LightGBM is imported only to fit.
 """
 
 import functools
@@ -25,8 +23,8 @@ from dien_jax.experiments.comparison import metric_headers
 from dien_jax.experiments.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
+    Baseline,
     Inputs,
-    Predict,
     RegressionInputs,
     fit_logistic,
     minimise,
@@ -43,11 +41,12 @@ from dien_jax.runs.trained import measure
 from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.files import partial_folder
 
-TREES = ((7, 15), (31, 255))
-"""Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
-MOST_TREES, PATIENCE = 2000, 50
-"""Trees in all, and those without a better validation score before boosting stops."""
+TREES = ((7, 15), (31, 255))  # leaves and bins of a column: few of both, LightGBM's defaults
+MOST_TREES = 2000
+PATIENCE = 50  # trees without a better validation score before boosting stops
 SEED = 0
+HELD_OUT = ("valid", "test")
+_PACKAGES = ("scipy", "lightgbm")
 SINGLE = {
     "popularity": "item popularity",
     "attribute match": MATCH,
@@ -55,15 +54,7 @@ SINGLE = {
 }
 """The column of each baseline that has one."""
 BOOSTED_TREES = "boosted trees"
-BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
-"""Names of the baselines, in the order of tables."""
-
-
-class Baseline(NamedTuple):
-    """A fitted model: inputs to click probabilities, float32 ``[R]``, and what was chosen."""
-
-    predict: Predict
-    settings: dict[str, Any]
+BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)  # in the order of tables
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:
@@ -102,7 +93,7 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
     def predict(booster: Any, used: list[int], rows: Inputs) -> np.ndarray:
         return np.asarray(booster.predict(matrix(used, rows)), np.float32)
 
-    best: tuple[float, Baseline] | None = None
+    best = float("-inf")
     columns = {"all": list(range(len(inputs.names))), "no counts": inputs.uncounted}
     for (name, used), (leaves, bins) in itertools.product(columns.items(), TREES):
         current.note = f"columns {name}, {leaves} leaves"
@@ -113,15 +104,10 @@ def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: S
         booster = lightgbm.train(options, rows, MOST_TREES, [held_out], callbacks=[stop])
         fitted = functools.partial(predict, booster, used)
         score = selection(fitted(valid), valid.labels)
-        if best is None or score > best[0]:
+        if score > best:
             size = {"trees": booster.best_iteration, "num_leaves": leaves, "max_bin": bins}
-            best = score, Baseline(fitted, {"columns": name} | size)
-    assert best is not None
-    return best[1]
-
-
-HELD_OUT = ("valid", "test")
-_PACKAGES = ("scipy", "lightgbm")
+            best, chosen = score, Baseline(fitted, {"columns": name} | size)
+    return chosen
 
 
 class BaselineResult(NamedTuple):
@@ -166,11 +152,9 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     dataset = open_dataset(data)
     labels = np.unique(dataset.splits["train"].label)
     if len(labels) < 2:
-        content = f"label {labels[0]} only" if len(labels) else "no examples"
-        raise UserError(
-            f"{dataset.path}: expected training examples of both labels to fit baselines to, "
-            f"found {content}"
-        )
+        expected = "expected training examples of both labels to fit baselines to"
+        found = f"label {labels[0]} only" if len(labels) else "no examples"
+        raise UserError(f"{dataset.path}: {expected}, found {found}")
     if not len(dataset.splits["valid"].label):
         raise UserError(f"{dataset.path} has no valid examples to choose settings by")
     if out is None:
@@ -201,14 +185,8 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:
             packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-            run = BaselineRun(
-                preset=name,
-                seed=SEED,
-                data=str(dataset.path.absolute()),
-                data_digest=data_digest(dataset),
-                settings=settings,
-                versions=versions() | packages,
-            )
+            data, digest = str(dataset.path.absolute()), data_digest(dataset)
+            run = BaselineRun(name, SEED, data, digest, settings, versions() | packages)
             of_run = {"best_step": 0, "train_examples_per_second": None}
             run.save(out / folder_of(name), of_run | metrics, of_model)
     say(f"baselines took {time.perf_counter() - start:.0f} s")
@@ -241,8 +219,7 @@ def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
     with stage(LOGISTIC_REGRESSION) as current:
-        predict, strength = fit_logistic(train, valid, current)
-        models[LOGISTIC_REGRESSION] = Baseline(predict, {"C": strength})
+        models[LOGISTIC_REGRESSION] = fit_logistic(train, valid, current)
     with stage(BOOSTED_TREES) as current:
         models[BOOSTED_TREES] = fit_trees(inputs, train, valid, current)
     return models

@@ -30,6 +30,7 @@ from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
 _ABSENT = "-"
+Pairs = list[tuple[RunSummary, RunSummary]]  # runs, and what each is compared with
 
 
 def compare_runs(
@@ -60,10 +61,9 @@ def compare_runs(
     dataset = None if data is None else _data_of(runs[0], Path(data))
     for run in runs:
         if run.result is None:
-            say(
-                f"{run.name} is unfinished: its best evaluation so far is shown, and no test "
-                f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
-            )
+            shown = "its best evaluation so far is shown, and no test metrics"
+            command = f"python -m dien_jax.train --resume {run.folder}"
+            say(f"{run.name} is unfinished: {shown}; resume it with {command}")
     yield from seed_tables(runs, split)
     if listed := [(run, run.lists) for run in runs if run.lists is not None]:
         yield _list_table(listed)
@@ -76,10 +76,9 @@ def compare_runs(
     same = [run for run in others if run.run.data_digest == first.run.data_digest]
     for run in others:
         if run not in same:
-            say(
-                f"no paired difference of {run.name} to {first.name}: it was trained on other "
-                f"data, {run.run.data}, so there are no scores of the same examples"
-            )
+            why = f"it was trained on other data, {run.run.data}"
+            pair = f"no paired difference of {run.name} to {first.name}"
+            say(f"{pair}: {why}, so there are no scores of the same examples")
     finished = [run for run in same if run.result is not None]
     group = seed_groups(runs)[0]
     if pairs := _pairs(group, finished):
@@ -106,10 +105,9 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
     ways = {run.name: _measured(lists) for run, lists in listed if run.run.data_digest == digest}
     if len({*ways.values()}) > 1:
         measured = ", ".join(f"{name} ({way})" for name, way in ways.items())
-        text += (
-            f"\nmeasured in different ways, and compared where alike: {measured}; "
-            f"python -m dien_jax.evaluate RUN --ranking measures all alike"
-        )
+        command = "python -m dien_jax.evaluate RUN --ranking"
+        text += f"\nmeasured in different ways, and compared where alike: {measured}"
+        text += f"; {command} measures all alike"
     return text
 
 
@@ -118,9 +116,7 @@ def _measured(lists: ListMetrics) -> str:
     return f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
 
 
-def _list_differences(
-    first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]], dataset: Dataset
-) -> str:
+def _list_differences(first: SeedGroup, pairs: Pairs, dataset: Dataset) -> str:
     """Return the differences of lists between runs that were measured alike."""
     rows = [[f"lists, difference to {_compared_to(first, pairs)}", "", "difference", "95% (users)"]]
     users = np.asarray(dataset.splits["test"].group)
@@ -132,16 +128,13 @@ def _list_differences(
             continue
         examples = list(ours)
         if max(examples) >= len(users):
-            raise UserError(
-                f"{run.folder / LISTS_FILE}: expected ranks of examples below {len(users)}, found "
-                f"one of {max(examples)}; remove it"
-            )
-        ranks = [
-            np.array([of_run[example] or np.inf for example in examples])
-            for of_run in (ours, theirs)
-        ]
+            found = f"expected ranks of examples below {len(users)}, found one of {max(examples)}"
+            raise UserError(f"{run.folder / LISTS_FILE}: {found}; remove it")
+        first_ranks, second_ranks = (
+            np.array([of_run[k] or np.inf for k in examples]) for of_run in (ours, theirs)
+        )
         for label, gain in {"HR@10": hit_rate, "NDCG@10": ndcg}.items():
-            mean = mean_over_users(gain(ranks[0]) - gain(ranks[1]), users[examples])
+            mean = mean_over_users(gain(first_ranks) - gain(second_ranks), users[examples])
             cells = ("undefined", "") if mean is None else _cells(mean)[:2]
             rows.append([run.name, label, *cells])
     return aligned(rows, left=2) if len(rows) > 1 else ""
@@ -161,10 +154,8 @@ def _data_of(run: RunSummary, folder: Path) -> Dataset:
     """Return the dataset of a folder, which must be the one that a run was trained on."""
     dataset = open_dataset(folder)
     if data_digest(dataset) != run.run.data_digest:
-        raise UserError(
-            f"{dataset.path} is not the data that {run.name} was trained on (its meta.json "
-            f"differs), so scores on it cannot be compared"
-        )
+        problem = f"is not the data that {run.name} was trained on (its meta.json differs)"
+        raise UserError(f"{dataset.path} {problem}, so scores on it cannot be compared")
     return dataset
 
 
@@ -232,7 +223,7 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
     return aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
 
 
-def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummary, RunSummary]]:
+def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> Pairs:
     """Pair each run with that of the first group which has its seed, or else with its first run.
 
     A baseline is a model of no seed. Runs of that group which differ by seed alone are left out.
@@ -246,17 +237,12 @@ def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> list[tuple[RunSummar
     return pairs
 
 
-def _compared_to(first: SeedGroup, pairs: Sequence[tuple[RunSummary, RunSummary]]) -> str:
+def _compared_to(first: SeedGroup, pairs: Pairs) -> str:
     several = len({baseline.name for _, baseline in pairs}) > 1
     return f"the run of {first.name} with equal seed" if several else first.members[0].name
 
 
-def _pair_table(
-    first: SeedGroup,
-    pairs: Sequence[tuple[RunSummary, RunSummary]],
-    split: str,
-    dataset: Dataset,
-) -> str:
+def _pair_table(first: SeedGroup, pairs: Pairs, split: str, dataset: Dataset) -> str:
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN
@@ -277,13 +263,11 @@ def _pair_table(
             rows.append([run.name, metric.label, *cells])
         seeds = {one.run.seed for one in (run, baseline) if isinstance(one.run, Run)}
         if len(seeds) > 1:
-            notes.append(f"\n{run.name} differs from {baseline.name} by its seed too")
+            notes.append(f"{run.name} differs from {baseline.name} by its seed too")
     dataset.check_files()
-    return (
-        f"{aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
-        f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
-        f"{''.join(notes)}"
-    )
+    sizes = f"{len(labels):,} examples of {len(np.unique(users)):,} users"
+    how = f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
+    return "\n".join([aligned(rows, left=2), f"{sizes}, {how}", *notes])
 
 
 def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:

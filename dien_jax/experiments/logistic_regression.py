@@ -32,43 +32,41 @@ from dien_jax.model.statistics import MATCH, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, say, stage
 
-LOGISTIC_REGRESSION = "logistic regression"
-"""Its name among baselines."""
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Values of C, the inverse of the strength of regularization."""
+LOGISTIC_REGRESSION = "logistic regression"  # its name among baselines
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # values of C, the inverse of the strength of regularization
 MAX_ITERATIONS = 300
-TOLERANCE = 1e-5
-"""A fit ends where the mean loss is at most about the square of this above its least value."""
-BLOCK = 1 << 12
-"""Rows that are float64 at a time: they stay in the processor's cache."""
-MAX_ROWS = 1 << 20
-"""Training examples, and validation examples for choices, in memory; more are a random sample."""
+TOLERANCE = 1e-5  # a fit ends where the mean loss is about the square of this above its least
+BLOCK = 1 << 12  # rows that are float64 at a time: they stay in the processor's cache
+MAX_ROWS = 1 << 20  # examples of a split in memory; more are a random sample
 GROUPS = ("item", "user", "context")
-UNCOUNTED = ("length", "repeat_share", MATCH)
-"""Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
+UNCOUNTED = ("length", "repeat_share", MATCH)  # inputs of the history alone
 
 
 class Inputs(NamedTuple):
-    """Some examples as a logistic regression sees them.
+    """Some examples as a logistic regression sees them."""
 
-    ``dense`` are float32 ``[R, D]``, the columns :attr:`RegressionInputs.names`, ``one_hot`` sparse
-    float32 ``[R, W]``: features, whose values share 1, then the ids of item and user. ``labels``
-    are int8 ``[R]``, 1 for a click.
-    """
-
-    dense: np.ndarray
+    dense: np.ndarray  # float32 [R, D], the columns RegressionInputs.names
+    # float32 [R, W]: features, whose values share 1, then the ids of item and user
     one_hot: sparse.csr_array
-    labels: np.ndarray
+    labels: np.ndarray  # int8 [R], 1 for a click
+
+
+Predict = Callable[[Inputs], np.ndarray]  # to click probabilities, float32 [R]
+
+
+class Baseline(NamedTuple):
+    """A fitted model, and what was chosen."""
+
+    predict: Predict
+    settings: dict[str, Any]
 
 
 class RegressionInputs:
     """The inputs of a logistic regression for the examples of a dataset.
 
-    Attributes:
-      names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, and the
-        numbers of candidates, users and requests.
-      uncounted: the places of the dense columns that no count enters.
-      num_attributes: the one-hot columns that are not of an id come first, and are so many.
+    ``names`` are the D dense columns: inputs of :func:`dien_jax.model.statistics_names` and numbers
+    of candidates, users and requests. No count enters those at the places ``uncounted``. Of the
+    one-hot columns the first ``num_attributes`` are not of an id.
     """
 
     def __init__(self, dataset: Dataset, max_history: int, batch_size: int = 1024) -> None:
@@ -83,11 +81,9 @@ class RegressionInputs:
         self._numbers = [(f.name, group) for f, group in features if f.kind == "numeric"]
         counts = statistics_names(schema)
         self.names = (*counts, *(name for name, _ in self._numbers))
-        self.uncounted = [
-            place
-            for place, name in enumerate(self.names)
-            if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
-        ]
+        is_uncounted = [name.rpartition(" ")[2] in UNCOUNTED for name in counts]
+        is_uncounted += [True] * len(self._numbers)
+        self.uncounted = np.flatnonzero(is_uncounted).tolist()
         self._counts = jax.jit(
             lambda tables, batch: with_statistics(model, schema, tables, batch).statistics
         )
@@ -121,8 +117,7 @@ class RegressionInputs:
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield the batches of a split, at most so many; those of training have the bits ``own``.
 
-        Each split has a seed of its own: splits of the same size would be sampled alike, and larger
-        weights of users would seem better than they are.
+        Each split has a seed of its own, as splits of the same size would be sampled alike.
         """
         how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
         loader = Loader(self._dataset, split, self._train, **how)
@@ -172,12 +167,8 @@ def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
     return values, np.ones(values.shape, np.float32)
 
 
-Predict = Callable[[Inputs], np.ndarray]
-"""Inputs of examples to click probabilities, float32 ``[R]``."""
-
-
-def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict, float]:
-    """Fit a logistic regression on all columns; return it, and C, chosen on validation.
+def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
+    """Fit a logistic regression on all columns, with C chosen on validation.
 
     The dense columns are standardised. C rises, each fit starts from the one before, and the first
     C that is no better than the one before ends the search.
@@ -191,17 +182,16 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> tuple[Predict,
         dense = (inputs.dense - mean) @ (of_dense / scale)
         return probability(dense + inputs.one_hot @ of_values + start)
 
-    best: tuple[float, Predict, float] | None = None
+    best = float("-inf")
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
         weights = minimise(dense, train.one_hot, train.labels, strength, weights)
         fitted = functools.partial(predict, weights.astype(np.float32))
         score = selection(fitted(valid), valid.labels)
-        if best is not None and score <= best[0]:
+        if score <= best:
             break
-        best = score, fitted, strength
-    assert best is not None
-    return best[1:]
+        best, chosen = score, Baseline(fitted, {"C": strength})
+    return chosen
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:

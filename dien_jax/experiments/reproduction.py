@@ -140,11 +140,8 @@ def reproduce_table(
             write_results(out)
             jax.clear_caches()
         say(f"results are in {out}")
-        return "\n\n".join(
-            f"{name}\n{section}"
-            for name in datasets
-            for section in seed_tables(load_summaries(folders[name]))
-        )
+        tables = {name: seed_tables(load_summaries(runs)) for name, runs in folders.items()}
+        return "\n\n".join(f"{name}\n{one}" for name, parts in tables.items() for one in parts)
 
 
 def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) -> None:

@@ -1,8 +1,4 @@
-"""Inspection of trained models: attention and gates, and reports.
-
-The model gets no hooks for this package, which reads what modules return. Flags and printing stay
-in the commands ``explain`` and ``report``.
-"""
+"""Inspection of trained models, which get no hooks for it: attention and gates, and reports."""
 
 from dien_jax.inspection.example_view import draw_example
 from dien_jax.inspection.examples import Example, Inspector

@@ -13,13 +13,10 @@ from dien_jax.utils.plots import new_figure, padded, shortened
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ITEM_WIDTH, CATEGORY_WIDTH = 24, 18
-"""Maximum number of columns of text."""
+ITEM_WIDTH, CATEGORY_WIDTH = 24, 18  # maximum number of columns of text
 BAR_WIDTH = 8
-LISTED, READ = 5, 3
-"""Items at the top of a ranking that are shown, and behaviours with each."""
-MATCH = "*"
-"""Marks a behaviour that shares a category with the candidate."""
+LISTED, READ = 5, 3  # items at the top of a ranking that are shown, and behaviours with each
+MATCH = "*"  # marks a behaviour that shares a category with the candidate
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 

@@ -1,7 +1,7 @@
 """Examples as a trained model reads them: raw ids, and attention and gates for each behaviour.
 
-The model has no inspection hooks: Flax's ``capture_intermediates`` records what modules return, and
-gates are recomputed from the inputs and states of a recurrence, whichever implementation it ran:
+Flax's ``capture_intermediates`` records what modules return, and gates are recomputed from the
+inputs and states of a recurrence, whichever implementation it ran:
 
     u_t = sigmoid(W_u x_t + U_u h_{t-1} + b_u)
 
@@ -40,8 +40,7 @@ class Measure(NamedTuple):
 
     title: str
     explanation: str
-    is_relative: bool = False
-    """True for bars relative to the largest, as all numbers of a long history are small."""
+    is_relative: bool = False  # bars are relative to the largest: in a long history all are small
 
 
 MEASURES = {
@@ -64,8 +63,12 @@ MEASURES = {
 """The measures by name, in the order in which a model computes them."""
 
 
+UNKNOWN_NAME = "(unknown)"  # of values without a row of their own, too rare in training
+NAMED = 3  # number of ids that an error message names
+
+
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[str, Any]]:
-    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``.
+    """Return the jitted ``internals(params, batch_stats, features, logit_map, batch)``.
 
     These are the click ``probability`` ``[B]``, that ``by_counts``, without the networks that read
     the history, of a model beside counts, and the ``measures`` that the model has, by name,
@@ -79,16 +82,11 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
         return method == "__call__" and module.name in ("extractor", "evolution")
 
     def internals(
-        params: Any,
-        stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        logit_map: LogitMap | None = None,
+        params: Any, stats: Any, features: FeatureTables, logit_map: LogitMap | None, batch: Batch
     ) -> dict[str, Any]:
         variables = {"params": params, "batch_stats": stats}
-        output, captured = model.apply(
-            variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
-        )
+        capture: Any = {"capture_intermediates": is_captured, "mutable": ["intermediates"]}
+        output, captured = model.apply(variables, batch, features, **capture)
         returned = captured.get("intermediates", {}).get("network", {})
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
@@ -143,10 +141,6 @@ def missing_measures(model: ModelConfig) -> list[str]:
     titles = " and no ".join(MEASURES[name].title for name in sorted(missing))
     name = member_name(model).replace("custom", "this model")
     return [f"{name} has no {titles}"] if missing else []
-
-
-UNKNOWN_NAME = "(unknown)"
-"""Shown for values that have no row of their own, because training did not see them often."""
 
 
 class Behaviour(NamedTuple):
@@ -212,11 +206,8 @@ class Names:
         """Return an item, compared with the candidate."""
         if self.feature is None:
             return Behaviour(self.item(row), None, matches=False)
-        values, offsets = self._column
-        categories, of_candidate = (
-            values[k : k + 1] if offsets is None else values[offsets[k] : offsets[k + 1]]
-            for k in (row, candidate)
-        )
+        of_rows = (self._column.take(np.array([k])).values for k in (row, candidate))
+        categories, of_candidate = of_rows
         shared = set(categories.tolist()) & set(of_candidate.tolist()) - {UNKNOWN}
         names = [printable(self._values[k]) if k != UNKNOWN else UNKNOWN_NAME for k in categories]
         return Behaviour(self.item(row), ", ".join(names), bool(shared))
@@ -239,9 +230,8 @@ class Inspector:
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
         step = make_internals_step(trained.run.config, trained.dataset.schema)
-        inputs = (trained.params, trained.batch_stats, trained.feature_tables())
-        logit_map = trained.logit_map(in_use=False)
-        self._internals = functools.partial(step, *inputs, logit_map=logit_map)
+        inputs = trained.params, trained.batch_stats, trained.feature_tables()
+        self._internals = functools.partial(step, *inputs, trained.logit_map(in_use=False))
         self.names = Names(trained.dataset)
 
     def examples(
@@ -294,10 +284,6 @@ class Inspector:
         return [examples[number] for number in numbers]
 
 
-_NAMED = 3
-"""Number of ids that an error message names."""
-
-
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
     """Return the dataset with one test example: an item for a user after all of their events."""
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
@@ -308,7 +294,7 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     [row] = vocabularies.item_rows([item])
     if row == UNKNOWN:
         known = vocabularies.items[1:]
-        frequent = np.argsort(-dataset.popularity[1:], kind="stable")[:_NAMED]
+        frequent = np.argsort(-dataset.popularity[1:], kind="stable")[:NAMED]
         raise _unknown("--item", item, known, [known[k] for k in frequent], dataset)
     missing = [f.name for f in dataset.schema.context if f.name not in context]
     if missing:
@@ -331,8 +317,7 @@ def _unknown(
     flag: str, value: str, known: Sequence[str], named: Sequence[str], dataset: Dataset
 ) -> UserError:
     near = suggestion(value, known) if len(known) <= 100_000 else ""  # slow beyond
-    ids = ", ".join(repr(printable(raw)) for raw in named[:_NAMED])
-    return UserError(
-        f"{flag} {value!r} does not exist in {dataset.path}{near}; the folder has {len(known):,} "
-        f"{flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
-    )
+    ids = ", ".join(repr(printable(raw)) for raw in named[:NAMED])
+    holds = f"{len(known):,} {flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
+    problem = f"{flag} {value!r} does not exist in {dataset.path}{near}"
+    return UserError(f"{problem}; the folder has {holds}")

@@ -19,12 +19,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
 from dien_jax.inspection.example_view import example_lines, measure_lines
-from dien_jax.inspection.examples import (
-    Example,
-    Inspector,
-    available_measures,
-    missing_measures,
-)
+from dien_jax.inspection.examples import Example, Inspector, available_measures, missing_measures
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.calibration import negative_distribution
@@ -40,14 +35,11 @@ from dien_jax.utils.plots import drawing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LISTED = 10
-"""Number of examples of each kind in a table."""
-SHOWN = 2
-"""Number of examples of each kind that are shown with their histories."""
+LISTED = 10  # number of examples of each kind in a table
+SHOWN = 2  # number of examples of each kind that are shown with their histories
 
 _ABSENT = "-"
-_FORM, _MARK = Path(__file__), b"<meta name='generator' content='dien_jax'>"
-"""Place of the form of the page, and what each page has near its start."""
+_MARK = b"<meta name='generator' content='dien_jax'>"  # near the start of each page
 
 
 def write_report(
@@ -132,10 +124,8 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     lists = summary.lists
     notes = [lists_line(lists)] if lists is not None and lists["targets"] else []
     if negative_distribution(dataset) == "popularity":
-        notes.append(
-            "Popularity alone may have an AUC below .5: negatives were drawn by popularity, and "
-            "are as popular as what users chose, or more."
-        )
+        why = "negatives were drawn by popularity, and are as popular as what users chose, or more"
+        notes.append(f"Popularity alone may have an AUC below .5: {why}.")
     described = table(["", ""], list(map(list, facts.items())), "The run", left=2)
     return note + measured + described + "".join(map(paragraph, notes))
 
@@ -153,11 +143,9 @@ def _curves_section(summary: RunSummary) -> str:
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
     error = calibration_error(scored.labels, scored.scores)
-    text = (
-        f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
-        f"of the {split} examples are clicked. The expected calibration error is "
-        f"{_number(error)} over {CALIBRATION_BINS} bins of equal counts."
-    )
+    share = f"{scored.labels.mean():.4f} of the {split} examples are clicked"
+    text = f"The mean click probability is {scored.scores.mean():.4f}, and {share}. The expected "
+    text += f"calibration error is {_number(error)} over {CALIBRATION_BINS} bins of equal counts."
     rows = [
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
         for part in diagnostics.calibration(scored.labels, scored.scores)
@@ -194,15 +182,14 @@ def _example_sections(
     picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
     inspector = Inspector(trained)
 
-    def shown(numbers: list[int], title: str) -> str:
-        scores = scored.scores[numbers]
-        return _examples(inspector, split, numbers, scores, title, command)
+    def shown(title: str, numbers: list[int]) -> str:
+        return _examples(inspector, split, numbers, scored.scores[numbers], title, command)
 
-    wrong = shown(picks.false_alarms, "Not clicked, at the highest probabilities")
-    wrong += shown(picks.misses, "Clicked, at the lowest probabilities")
-    right = shown(picks.hits, "Clicked, at the highest probabilities")
-    right += shown(picks.rejections, "Not clicked, at the lowest probabilities")
-    right += shown(picks.typical, "Typical: loss near the median")
+    wrong = shown("Not clicked, at the highest probabilities", picks.false_alarms)
+    wrong += shown("Clicked, at the lowest probabilities", picks.misses)
+    right = shown("Clicked, at the highest probabilities", picks.hits)
+    right += shown("Not clicked, at the lowest probabilities", picks.rejections)
+    right += shown("Typical: loss near the median", picks.typical)
     model = trained.run.config.model
     if lines := measure_lines(available_measures(model)):
         lines.append("Gates are means over units")
@@ -225,12 +212,11 @@ def _examples(
     losses = example_losses(np.asarray(examples.label), scores)
     lengths = examples.history_end - dataset.event_offsets[np.asarray(examples.sequence)]
     rows = []
-    for row, (number, item) in enumerate(
-        zip(numbers, np.asarray(examples.item).tolist(), strict=True)
-    ):
-        ids = [names.user(int(examples.group[row])), names.item(item), str(number)]
+    for row, number in enumerate(numbers):
+        user, item = int(examples.group[row]), int(examples.item[row])
         fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
-        rows.append([*ids, *fit, f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"])
+        sizes = [f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"]
+        rows.append([names.user(user), names.item(item), str(number), *fit, *sizes])
     header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
     blocks = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
     for example in inspector.examples(split, numbers[:SHOWN]):
@@ -257,7 +243,8 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
     for number, (name, body) in enumerate(sections, start=1):
         links += f"<a href='#part-{number}'>{escape(name)}</a>"
         parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
-    template, style = (_FORM.with_suffix(end).read_text("utf-8") for end in (".html", ".css"))
+    files = map(Path(__file__).with_suffix, (".html", ".css"))
+    template, style = (file.read_text("utf-8") for file in files)
     texts = {"title": escape(title), "subtitle": escape(subtitle), "style": style}
     return Template(template).substitute(texts, links=links, parts=parts)
 

@@ -18,8 +18,7 @@ from dien_jax.metrics.scores import METRICS, Metric, auc, checked
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
-_NORMAL_QUANTILE = 1.959963984540054
-"""The quantile of (1 + CONFIDENCE) / 2."""
+_NORMAL_QUANTILE = 1.959963984540054  # the quantile of (1 + CONFIDENCE) / 2
 _OfResample = Callable[[np.ndarray], float | None]
 
 
@@ -68,10 +67,8 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     value = (auc(labels, scores) or 0.0) - (auc(labels, baseline) or 0.0)
     sides = _placements(labels, scores), _placements(labels, baseline)
     clicks_part, others_part = (ours - theirs for ours, theirs in zip(*sides, strict=True))
-    variance = clicks_part.var(ddof=1) / clicks + others_part.var(ddof=1) / others
-    return _with_interval(
-        value, math.sqrt(variance), _NORMAL_QUANTILE, lambda z: math.erfc(z / math.sqrt(2))
-    )
+    error = math.sqrt(clicks_part.var(ddof=1) / clicks + others_part.var(ddof=1) / others)
+    return _with_interval(value, error, _NORMAL_QUANTILE, lambda z: math.erfc(z / math.sqrt(2)))
 
 
 def auc_interval(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
@@ -172,13 +169,10 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
         return None
     from scipy.special import stdtr, stdtrit  # 0.1 s; a dependency of JAX
 
-    differences = ours - theirs
-    return _with_interval(
-        float(differences.mean()),
-        float(differences.std(ddof=1)) / math.sqrt(seeds),
-        float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)),
-        lambda t: 2 * float(stdtr(seeds - 1, -t)),
-    )
+    mean, error = (ours - theirs).mean(), (ours - theirs).std(ddof=1) / math.sqrt(seeds)
+    quantile = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2))
+    p_value = lambda t: 2 * float(stdtr(seeds - 1, -t))  # noqa: E731
+    return _with_interval(float(mean), float(error), quantile, p_value)
 
 
 def _drawn(users: int, resamples: int, seed: int, of: Sequence[_OfResample]) -> np.ndarray:

@@ -9,8 +9,7 @@ import numpy as np
 
 from dien_jax.metrics.intervals import mean_over_users
 
-CUT = 10
-"""Length of a list."""
+CUT = 10  # length of a list
 
 
 def hit_rate(ranks: np.ndarray, k: int = CUT) -> np.ndarray:

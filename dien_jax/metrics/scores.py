@@ -15,11 +15,9 @@ import numpy as np
 
 from dien_jax.errors import UserError
 
-LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
-"""Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
+LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)  # least distance of p from 0 and 1
 
-CALIBRATION_BINS = 15
-"""Bins of equal counts in the calibration error."""
+CALIBRATION_BINS = 15  # bins of equal counts in the calibration error
 
 _ByUser = tuple[np.ndarray, np.ndarray]
 
@@ -47,9 +45,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     >>> auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.4, 0.4]))
     0.875
     """
-    areas, examples = _user_aucs(
-        labels, scores, np.zeros(np.size(labels), np.int8), np.argsort(scores)
-    )
+    one_group = np.zeros(np.size(labels), np.int8)
+    areas, examples = _user_aucs(labels, scores, one_group, np.argsort(scores))
     return float(areas[0]) if examples.any() else None
 
 
@@ -230,35 +227,25 @@ class Metric:
         return "none" if value is None else value if value is absent else f"{value:.4f}"
 
 
+def _of_scores(function: Callable[[np.ndarray, np.ndarray], float | None]) -> Callable:
+    """Return a function of labels and scores as one of groups too."""
+    return lambda labels, scores, groups: function(labels, scores)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("auc", "AUC", lambda labels, scores, _: auc(labels, scores), interval="delong"),
-        Metric(
-            "auc_known", "AUC known", lambda labels, scores, _: auc(labels, scores),
-            known_only=True, interval="delong",
-        ),
+        Metric("auc", "AUC", _of_scores(auc), interval="delong"),
+        Metric("auc_known", "AUC known", _of_scores(auc), known_only=True, interval="delong"),
         Metric("gauc", "GAUC", lambda *arrays: gauc(*arrays).value, user_terms=_gauc_terms),
-        Metric(
-            "logloss", "log loss", lambda labels, scores, _: logloss(labels, scores),
-            higher_is_better=False, user_terms=_logloss_terms,
-        ),
-        Metric(
-            "normalised_entropy", "normalised entropy",
-            lambda labels, scores, _: normalised_entropy(labels, scores),
-            higher_is_better=False,
-        ),
-        Metric(
-            "calibration_error", "calibration error",
-            lambda labels, scores, _: calibration_error(labels, scores),
-            higher_is_better=False,
-        ),
+        Metric("logloss", "log loss", _of_scores(logloss), False, user_terms=_logloss_terms),
+        Metric("normalised_entropy", "normalised entropy", _of_scores(normalised_entropy), False),
+        Metric("calibration_error", "calibration error", _of_scores(calibration_error), False),
     )
-}  # fmt: skip
+}
 """The metrics that are reported, by name, in the order of tables."""
 
-SELECTION = ("auc", "logloss")
-"""The metrics that choose the best checkpoint: the first that the validation split defines."""
+SELECTION = ("auc", "logloss")  # choose the best checkpoint: the first that is defined
 
 
 def selection_score(metrics: Mapping[str, Any]) -> float | None:
@@ -294,15 +281,13 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Check labels and scores; return labels as bool and scores unchanged."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(
-            f"labels and scores must be [n] of one length, got {labels.shape} and {scores.shape}"
-        )
+        shapes = f"{labels.shape} and {scores.shape}"
+        raise ValueError(f"labels and scores must be [n] of one length, got {shapes}")
     clicked = labels == 1
     if not np.all(clicked | (labels == 0)):
         raise ValueError(f"labels must be 0 or 1, got {np.unique(labels)[:8].tolist()}")
     if (missing := np.isnan(scores)).any():
-        raise UserError(
-            f"{int(missing.sum())} of {scores.size} scores are not a number, the first that of "
-            f"example {int(missing.argmax())}: the model's parameters are not finite"
-        )
+        first = f"the first that of example {int(missing.argmax())}"
+        problem = f"{int(missing.sum())} of {scores.size} scores are not a number, {first}"
+        raise UserError(f"{problem}: the model's parameters are not finite")
     return clicked, scores

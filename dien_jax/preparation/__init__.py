@@ -9,8 +9,6 @@ Each module of :mod:`dien_jax.preparation.sources` has options and a function ``
 >>> options = synthetic.SyntheticOptions(out=out, users=40)
 >>> synthetic.prepare(options)[0]
 '40 simulated users with 640 events; examples: 128 for train, 16 for valid, 16 for test'
-
-Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter.
 """
 
 from dien_jax.preparation import sources

@@ -3,11 +3,15 @@
 Nothing here needs the extra ``data`` before it is called: sources can be listed without it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dien_jax.errors import require
+from dien_jax.errors import require, writing
+from dien_jax.preparation.memory import reading_limit
 from dien_jax.preparation.options import ColumnOptions, Features, LogOptions
+from dien_jax.preparation.writer import check_target
+from dien_jax.utils.files import check_utf8, partial_folder
 
 if TYPE_CHECKING:
     from ibis.expr.types import Table, Value
@@ -19,25 +23,43 @@ if TYPE_CHECKING:
 
 
 class SourceLog(NamedTuple):
-    """A log as its source reads it.
-
-    Attributes:
-      log: the rows.
-      features: the features that they have.
-      about: the entry ``source`` of ``meta.json``.
-      report: lines for the user; ``narrow`` may add some.
-      narrow: filters the rows that are not malformed, before anything is counted.
-      refuse: returns more reasons for which rows are malformed, from the rows and their times.
-      extended: the dataset folder that the new one extends.
-    """
+    """A log as its source reads it."""
 
     log: "Log"
     features: Features
-    about: dict[str, Any]
-    report: list[str]
+    about: dict[str, Any]  # the entry ``source`` of ``meta.json``
+    report: list[str]  # lines for the user; ``narrow`` may add some
+    # filters the rows that are not malformed, before anything is counted
     narrow: "Callable[[Table], Table]" = lambda clean: clean
+    # more reasons for which rows are malformed, of the rows and their times
     refuse: "Callable[[Table, Value], Reasons]" = lambda rows, time: []
-    extended: "Dataset | None" = None
+    extended: "Dataset | None" = None  # the dataset folder that the new one extends
+
+
+@contextlib.contextmanager
+def open_workspace(options: LogOptions) -> "Iterator[Workspace]":
+    """Open the engine with a hidden folder next to ``--out``, the folder to create, and remove it.
+
+    Tables of DuckDB beyond ``--memory`` spill to that disk. Errors of the engine that a user can
+    act on leave the block as ``UserError``.
+    """
+    from dien_jax.preparation.reading.duckdb_engine import duckdb_workspace
+
+    check_target(options.out)
+    check_utf8(options.out, "--out")
+    with (
+        writing(options.out, "dataset folder"),
+        partial_folder(options.out, "work-") as folder,
+        duckdb_workspace(options.out, folder, f"{reading_limit(options.memory)}B") as local,
+    ):
+        if options.engine == "duckdb":
+            yield local
+            return
+        require("spark", "--engine spark")
+        from dien_jax.preparation.reading.spark_workspace import spark_workspace
+
+        with spark_workspace(local, options.spark_url, options.spark_folder) as workspace:
+            yield workspace
 
 
 def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog]") -> list[str]:
@@ -45,21 +67,16 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.write import write_log
-    from dien_jax.preparation.reading.engines import open_workspace
 
     with open_workspace(options) as workspace:
         source = read(workspace, options)
         events = load_events(workspace, source, options.max_bad_share)
-        written = write_log(workspace, options, events, source.about, source.extended)
+        written = write_log(workspace, options, events, source)
         return source.report + written
 
 
 def prepare_columns(options: ColumnOptions, name: str, table: Any = None) -> list[str]:
-    """Make a dataset folder from a log in columns, which ``prepare NAME`` reads.
-
-    A ``table`` in memory replaces the file, which is then its name in messages; see
-    :func:`dien_jax.make_dataset`.
-    """
+    """Make a dataset folder from a log in columns: the file, or a table that messages call so."""
 
     def read(workspace: "Workspace", options: ColumnOptions) -> SourceLog:
         from dien_jax.preparation.pipeline.from_columns import read_own_log

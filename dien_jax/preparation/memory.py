@@ -2,9 +2,8 @@
 
 The limit is that of the whole process. While the log is read and ordered, the database takes what
 the program leaves. Then it has ``IDLE``, and parts are written of as many events as fit into the
-rest; at last training events are counted, with some 16 bytes for each value of a user that takes
-part in pairs, and similar items found, which takes no more for longer logs. Arrays of all users and
-items are there throughout.
+rest; at last training events are counted and factorised. Arrays of all users and items are there
+throughout.
 """
 
 import math
@@ -13,21 +12,17 @@ import re
 from dien_jax.errors import UserError
 from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
-"""Sizes that a user may write."""
+SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)  # sizes that a user may write
 UNITS = "kmgt"
-PROGRAM = 480 << 20
-"""Bytes of the program with its libraries."""
-OVERSHOOT = 1.35
-"""What the database takes, as a share of its own limit."""
-IDLE = 128 << 20
-"""Limit of the database while parts are written and counted."""
-OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
-"""Bytes of a user or item, of an example of the log, of an event of a part and of its example."""
-OF_COUNTED, OF_VECTORS = 35, 12_000
-"""Bytes of each event that is counted and factorised, and of each item with vectors."""
-LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
-"""Events of a part, at least and at most."""
+PROGRAM = 480 << 20  # bytes of the program with its libraries
+OVERSHOOT = 1.35  # what the database takes, as a share of its own limit
+IDLE = 128 << 20  # limit of the database while parts are written and counted
+OF_ID = 100  # bytes of a user or item
+OF_EVENT = 1  # bytes of an example of the log
+OF_PART_EVENT, OF_PART_EXAMPLE = 250, 33  # bytes of an event of a part and of its example
+OF_COUNTED = 35  # bytes of each event that is counted and factorised
+OF_VECTORS = 12_000  # bytes of each item with vectors
+LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22  # events of a part, at least and at most
 
 
 def parse_size(text: str) -> int:
@@ -44,10 +39,7 @@ def parse_size(text: str) -> int:
 
 
 def reading_limit(memory: str) -> int:
-    """Return the limit of the database while it reads a log of which nothing is known, in bytes.
-
-    A ``--memory`` that leaves the database nothing is a ``UserError``.
-    """
+    """Return the limit of the database while it reads a log of which nothing is known, in bytes."""
     limit = _limit(memory, PROGRAM + round(OVERSHOOT * IDLE), "the program takes at least")
     return int((limit - PROGRAM) / OVERSHOOT)
 

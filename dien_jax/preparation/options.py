@@ -11,8 +11,8 @@ from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
 from dien_jax.utils.json_values import BelowOne, LargeCount, Positive, Share, convert_fields
 
+# Options of ImplicitOptions
 EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
-"""Options of :class:`ImplicitOptions`."""
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 EngineName = Literal["duckdb", "spark"]

@@ -15,8 +15,7 @@ from dien_jax.preparation.sources import impressions, interactions
 from dien_jax.utils.console import say
 from dien_jax.utils.json_values import as_declared
 
-IN_MEMORY = Path("data")
-"""What messages call a table in memory."""
+IN_MEMORY = Path("data")  # what messages call a table in memory
 
 
 def make_dataset(
@@ -76,16 +75,10 @@ def make_dataset(
             about = f"an option of a log {'without' if label is None else 'with'} a label"
             raise UserError(f"{name!r} is not {about}{suggestion(name, names)}")
     is_file = isinstance(data, str | Path)
-    named = options | {
-        "file": data if is_file else IN_MEMORY,
-        "user": user,
-        "item": item,
-        "timestamp": timestamp,
-        "item_features": item_features,
-        "user_features": user_features,
-    }
-    if label is not None:
-        named["label"] = label
+    named = options | {"file": data if is_file else IN_MEMORY}
+    named |= {"user": user, "item": item, "timestamp": timestamp}
+    named |= {"item_features": item_features, "user_features": user_features}
+    named |= {} if label is None else {"label": label}
     with contextlib.ExitStack() as stack:
         if out is None:
             temporary = tempfile.TemporaryDirectory(prefix="dien-jax-temporary-")

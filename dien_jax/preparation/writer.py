@@ -186,10 +186,7 @@ class DatasetWriter:
 
 
 class _FolderFiles:
-    """Writer of the files of one folder, by their names in it. A file that is there is extended.
-
-    ``shown`` is the path in the messages of errors.
-    """
+    """Writer of a folder's files, each extended where it is there; messages name ``shown``."""
 
     def __init__(self, folder: Path, shown: Path) -> None:
         self.folder, self.shown = folder, shown

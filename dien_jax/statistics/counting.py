@@ -7,31 +7,47 @@ a user did at an example and after it is in the counts of the example's candidat
 candidate's value first occurs at the example or after it, and then it is there once: the bits
 ``OWN_*`` tell where, and a model takes it out.
 
-Threads count slices of whole sequences. Memory is bounded by them, and by :class:`Limits`.
+Threads count slices of whole sequences. With X ``[S, V]``, 1 where a user chose a value, X^T X has
+the users of every two values. It is computed in blocks of rows, and a block leaves out what is too
+rare to be kept. Memory is 16 bytes for each 1 in X, some 40 for each pair of a block, and 16 for
+each that is kept; :class:`Limits` bound all of these.
 
-Dimensions: E events, S sequences and n training examples of a slice, V values of a feature.
+Dimensions: E events, S sequences and n training examples of a slice, V values of a feature, N
+values of all users together.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
+from dien_jax.data.arrays import sort_together
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.statistics_files import CountedFeature
 from dien_jax.data.tables import OWN_PAIR, OWN_VALUE, ValueStatistics, statistics_features
-from dien_jax.statistics.pairs import Limits, count_pairs, sort_together
 from dien_jax.statistics.training_events import (
+    SLICE_EVENTS,
     TrainingEvents,
-    slices,
+    map_slices,
     training_events,
     values_of_items,
 )
 from dien_jax.utils.machine import map_in_order, thread_count
 
-NOT_OWN = 255
-"""Rank of a value that a user did not choose at an example or after it."""
+NOT_OWN = 255  # rank of a value that a user did not choose at an example or after it
+
+
+class Limits(NamedTuple):
+    """Bounds of a count of a long log, and of what memory holds of it at a time."""
+
+    distinct: int = 100  # values of a sequence that are in pairs, the first ones; at most 254
+    pairs: int = 1 << 26  # counted pairs; of longer logs, fewer values of each sequence are in them
+    kept: int = 1 << 23  # kept pairs; of longer logs, those that few sequences have are left out
+    chunk: int = 1 << 21  # pairs of users and values in a block, or those of one value
+    slice: int = SLICE_EVENTS  # events that a thread counts at a time, or one longer sequence
 
 
 class Firsts(NamedTuple):
@@ -51,17 +67,11 @@ def count_values(
     limits: Limits = Limits(),  # noqa: B008 - never changed
     threads: int | None = None,
 ) -> tuple[ValueStatistics, np.ndarray]:
-    """Count the values of one feature in the training events.
+    """Count the V = ``size`` values of one feature in the training events.
 
-    Args:
-      events: the events and the training examples.
-      value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
-      size: V.
-      limits: what is left out of a long log, and bounds of memory.
-      threads: how many count, :func:`thread_count` by default; results do not depend on it.
-
-    Returns:
-      The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
+    ``value_of`` is int ``[items]``, the value of each item; ``UNKNOWN`` does not count. Return the
+    counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example, which do not depend
+    on the number of threads.
     """
     threads = threads or thread_count()
 
@@ -71,13 +81,10 @@ def count_values(
         lengths = np.minimum(lengths, limits.distinct).astype(np.int32)
         return firsts, lengths, _own_ranks(events, value_of, firsts, size)
 
-    def is_large(events: TrainingEvents) -> bool:
-        return len(events.event_item) > limits.slice
-
     count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
     early, lengths, ranks = list[tuple[np.ndarray, np.ndarray]](), list[np.ndarray](), []
-    pieces = slices(events, limits.slice)
-    for firsts, of_sequences, own_ranks in map_in_order(of_slice, pieces, threads, is_large):
+    pieces = map_slices(of_slice, events, threads, limits.slice)
+    for firsts, of_sequences, own_ranks in pieces:
         np.add.at(count, firsts.value, 1)
         distinct += np.bincount(of_sequences, minlength=limits.distinct + 1)
         used = _values_in_pairs(distinct, limits.pairs)  # falls with each slice
@@ -140,18 +147,15 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
     sequence, position, value = sequence[order], position[order], value[order]
     del order
 
-    first = _first_places(sequence.astype(np.int64) * (int(value.max(initial=0)) + 1) + value)
+    keys = sequence.astype(np.int64) * (int(value.max(initial=0)) + 1) + value
+    keys, places = sort_together(keys, np.arange(len(keys)))
+    first = np.sort(places[np.diff(keys, prepend=-1) != 0])
+    del keys, places
     first = first[value[first] != UNKNOWN]
     sequence, value, position = sequence[first], value[first], position[first]
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
     return Firsts(sequence, value, position, rank.astype(np.int32))
-
-
-def _first_places(keys: np.ndarray) -> np.ndarray:
-    """Return where each distinct key, 0 or more, stands first, rising; changes the keys."""
-    key, place = sort_together(keys, np.arange(len(keys)))
-    return np.sort(place[np.diff(key, prepend=-1) != 0])
 
 
 def _values_in_pairs(sequences: np.ndarray, most: int) -> int:
@@ -182,3 +186,55 @@ def _own_ranks(
     is_found, place = keys[place] == wanted, order[place]
     is_found &= firsts.position[place] >= np.asarray(events.history_end)
     return np.where(is_found, np.minimum(firsts.rank[place], NOT_OWN - 1), NOT_OWN).astype(np.uint8)
+
+
+def count_pairs(
+    value: np.ndarray, lengths: np.ndarray, size: int, limits: Limits, threads: int
+) -> tuple[sparse.csr_array, int]:
+    """Count the users who chose two of the V = ``size`` values.
+
+    ``value`` is int32 ``[N]``, distinct values of each user, by user, and ``lengths`` int ``[S]``,
+    how many each user has. Return the users of each pair ``[V, V]``, from both sides and in order,
+    and the least number of users that pairs have.
+    """
+    ones, offsets = np.ones(len(value), np.int32), np.append(0, np.cumsum(lengths))
+    of_users = sparse.csr_array((ones, value, offsets), shape=(len(lengths), size))
+    of_values = of_users.T.tocsr()
+    work = np.cumsum(of_values @ lengths.astype(np.int64))
+    ends = np.searchsorted(work, np.arange(limits.chunk, work[-1], limits.chunk), side="right")
+    borders = np.unique([0, *ends.tolist(), size]).tolist()
+    least = 1
+
+    def of_block(block: tuple[int, int]) -> sparse.csr_array:
+        rows = of_values[slice(*block)] @ of_users
+        own = np.repeat(np.arange(*block, dtype=np.int32), np.diff(rows.indptr))
+        rows.data[rows.indices == own] = 0  # a value and itself are no pair
+        return _of_users(rows, least)
+
+    kept, total = list[sparse.csr_array](), 0
+    for rows in map_in_order(of_block, pairwise(borders), threads):
+        kept.append(rows)
+        total += rows.nnz
+        if 4 * total > 5 * limits.kept:
+            least = _cut(kept, least, limits.kept)
+            total = sum(part.nnz for part in kept)
+    least = _cut(kept, least, limits.kept)
+    # The matrix equals its transpose, whose conversion puts each row in order.
+    return sparse.vstack(kept, "csr").T.tocsr(), least
+
+
+def _of_users(rows: sparse.csr_array, least: int) -> sparse.csr_array:
+    """Leave out pairs of fewer than ``least`` users; changes and returns the rows."""
+    rows.data[rows.data < least] = 0
+    rows.eliminate_zeros()
+    return rows
+
+
+def _cut(kept: list[sparse.csr_array], least: int, most: int) -> int:
+    """Leave out pairs of fewest users until ``most`` are left; return the least users of one."""
+    together = np.concatenate([rows.data for rows in kept])
+    if len(together) > most:
+        at_least = np.cumsum(np.bincount(together)[::-1])[::-1]
+        least = max(least, int(np.count_nonzero(at_least > most)))
+    kept[:] = [_of_users(rows, least) for rows in kept]
+    return least

@@ -21,7 +21,7 @@ vector, L levels.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -32,41 +32,29 @@ from dien_jax.data.tables import DIRECTED, FOLDS, factor_levels, folds_of
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import (
-    SLICE_EVENTS,
     TrainingEvents,
+    map_slices,
     of_sequences,
-    slices,
     training_events,
     values_of_items,
 )
-from dien_jax.utils.machine import map_in_order, thread_count, trim_memory
+from dien_jax.utils.machine import thread_count, trim_memory
 
-MAX_VALUES = 1 << 16
-"""Values with a vector, at most."""
-MAX_INTERACTIONS = 1 << 22
-"""Interactions that are factorised; of longer logs, those of some users, evenly apart."""
-LAGS = 3
-"""Events after an event that come next."""
+MAX_VALUES = 1 << 16  # values with a vector, at most
+MAX_INTERACTIONS = 1 << 22  # that are factorised; of longer logs, those of some users, evenly apart
+LAGS = 3  # events after an event that come next
 
 
 def factorise_features(
     dataset: Dataset, interactions: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return rows and vectors of every feature that has some, from training events of a dataset.
-
-    ``interactions`` is the number of those of each feature's values, see :func:`factorise`.
-    """
-    schema, events = dataset.schema, training_events(dataset)
-    return {
-        feature.name: factorise(
-            events,
-            values_of_items(dataset, feature),
-            feature.size or 0,
-            interactions=interactions[feature.name],
-            transitions=feature is schema.item[0],
-        )
-        for feature in tables.factor_features(schema)
-    }
+    """Return rows and vectors, see :func:`factorise`, of every feature that has some."""
+    events, found = training_events(dataset), {}
+    for feature in tables.factor_features(dataset.schema):
+        value_of, count = values_of_items(dataset, feature), interactions[feature.name]
+        how: Any = {"interactions": count, "transitions": feature is dataset.schema.item[0]}
+        found[feature.name] = factorise(events, value_of, feature.size or 0, **how)
+    return found
 
 
 class _Interactions(NamedTuple):
@@ -74,6 +62,9 @@ class _Interactions(NamedTuple):
 
     sequence: np.ndarray  # int32, rising
     value: np.ndarray  # int32
+
+    def where(self, is_kept: np.ndarray) -> "_Interactions":
+        return _Interactions(self.sequence[is_kept], self.value[is_kept])
 
 
 def factorise(
@@ -85,15 +76,12 @@ def factorise(
     transitions: bool = False,
     most_values: int = MAX_VALUES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and vectors of one feature's values, see :class:`.ValueFactors`.
+    """Return rows and vectors of one feature's V = ``size`` values, see :class:`.ValueFactors`.
 
-    Args:
-      events: the events and the training examples.
-      value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
-      size: V, of which :func:`factor_levels` must give a level.
-      interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`.
-      transitions: whether values have the vectors of transitions too.
-      most_values: values with a vector, those of most users; the vectors of others are zeros.
+    ``value_of`` is int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
+    ``interactions`` is their number, of all users, the sum of :attr:`ValueStatistics.count`.
+    ``most_values``, those of most users, have a vector, and with ``transitions`` those of
+    transitions too; the vectors of others are zeros.
     """
     read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1)
     users = np.bincount(read.value, minlength=size)
@@ -101,12 +89,12 @@ def factorise(
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)
-    read = _where(read._replace(value=row[read.value] - 1), row[read.value] > 0)
+    read = read._replace(value=row[read.value] - 1).where(row[read.value] > 0)
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
     fold = folds_of(read.sequence)
     for table in range(1 + FOLDS):
-        others, frequent = _by_frequency(_where(read, fold != table), len(kept))
+        others, frequent = _by_frequency(read.where(fold != table), len(kept))
         rows = 1 + frequent
         (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
         if transitions:
@@ -125,10 +113,7 @@ def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) 
         firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
         return _Interactions(firsts.sequence + np.int32(own.first_sequence), firsts.value)
 
-    def is_large(own: TrainingEvents) -> bool:
-        return len(own.event_item) > SLICE_EVENTS
-
-    pieces = map_in_order(of_slice, slices(events), thread_count(), is_large)
+    pieces = map_slices(of_slice, events, thread_count())
     return _Interactions(*map(np.concatenate, zip(*pieces, strict=True)))
 
 
@@ -142,10 +127,6 @@ def _by_frequency(interactions: _Interactions, size: int) -> tuple[_Interactions
     place = np.zeros(size, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     return interactions._replace(value=place[interactions.value]), order
-
-
-def _where(interactions: _Interactions, is_kept: np.ndarray) -> _Interactions:
-    return _Interactions(*(column[is_kept] for column in interactions))
 
 
 def _vectors(interactions: _Interactions, values: int, components: int) -> list[np.ndarray]:

@@ -25,22 +25,18 @@ from threadpoolctl import threadpool_limits
 
 from dien_jax.utils.machine import thread_count
 
-EXTRA = 32
-"""Columns of the basis beyond those that are kept."""
+EXTRA = 32  # columns of the basis beyond those that are kept
 POWERS, ROUNDS, DEGREE = 2, 1, 5
 """Products with M^T M at first; rounds of the filter, and the degree of its polynomial."""
 SMALLEST_CUT = 0.03
 """Least square that the filter tells from smaller ones, relative to the largest. The polynomial is
 2e10 at the largest then, and rounding of that vector hides no other one."""
-MOST_TURNS = 3
-"""Turns of a basis to the vectors within it, at most."""
-SMALLEST = 1e-13
-"""Least square of a singular value, relative to the largest: smaller ones are rounding."""
+MOST_TURNS = 3  # turns of a basis to the vectors within it, at most
+SMALLEST = 1e-13  # least square of a singular value, relative to the largest; less is rounding
 SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5
 """Least square of what a column has that others do not have. Below the first it is rounding; below
 the second, vectors within a basis are found in several turns, as float32 rounds the first."""
-WIDTH, BLOCK = 20, 1 << 12
-"""Columns of a sparse product, and rows of a dense one, that are computed at a time."""
+WIDTH, BLOCK = 20, 1 << 12  # columns of a sparse product, and rows of a dense one, at a time
 
 Pieces = list[np.ndarray]  # float32 [n, WIDTH], and the rest of the columns
 
@@ -69,12 +65,9 @@ class _Matrix(NamedTuple):
 def singular_vectors(
     matrix: sparse.csr_array, components: int, *, with_left: bool = True
 ) -> Vectors:
-    """Return the largest singular values of a matrix, and their vectors.
+    """Return the largest singular values of a matrix M, float32, and their vectors.
 
-    Args:
-      matrix: M, float32.
-      components: D; there are fewer where M has fewer rows or columns.
-      with_left: whether the left vectors are wanted.
+    There are fewer than D = ``components`` where M has fewer rows or columns.
     """
     # Threads of BLAS that wait for each other cost more than these short products.
     with ThreadPoolExecutor(thread_count()) as threads, threadpool_limits(1, "blas"):
@@ -152,14 +145,10 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
 def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the squared singular values of M within a basis, and how its vectors come from it.
 
-    Args:
-      inner: the products of the basis's columns with each other, ``[C, C]``.
-      image: those with M^T M times the columns.
-
-    Returns:
-      Squares, rising ``[C]``, and the turn ``[C, C]``: the basis times it has orthonormal columns,
-      or zeros for what depends on others. And the least square of what a column has that others
-      do not have.
+    ``inner`` are the products of the basis's columns with each other, ``[C, C]``, ``image`` those
+    with M^T M times the columns. Return squares, rising ``[C]``, and the turn ``[C, C]``: the basis
+    times it has orthonormal columns, or zeros for what depends on others. And the least square of
+    what a column has that others do not have.
     """
     norm = np.sqrt(np.diag(inner))
     scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1), 0)

@@ -3,18 +3,19 @@
 Dimensions: E events, S sequences and n training examples; of a dataset, or of a slice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from dien_jax.data.arrays import chunks, first_bad, release
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
+from dien_jax.utils.machine import map_in_order
 
-SLICE_EVENTS = 1 << 18
-"""Events that a thread counts at a time, or one longer sequence."""
+Result = TypeVar("Result")
+SLICE_EVENTS = 1 << 18  # events that a thread counts at a time, or one longer sequence
 
 
 class TrainingEvents(NamedTuple):
@@ -41,10 +42,8 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Trainin
     after each slice.
     """
     sequence = np.asarray(events.sequence)
-    fall = first_bad(
-        len(sequence) - 1, lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0, sequence
-    )
-    if fall is not None:
+    rises = lambda rows: np.diff(sequence[rows.start : rows.stop + 1]) >= 0  # noqa: E731
+    if first_bad(len(sequence) - 1, rises, sequence) is not None:
         yield events
         return
     places = borders(events.offsets, most)
@@ -53,6 +52,17 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Trainin
         yield _slice_of(events, first, end, slice(*own))
         for array in events[:6]:
             release(array)
+
+
+def map_slices(
+    function: Callable[[TrainingEvents], Result],
+    events: TrainingEvents,
+    threads: int,
+    most: int = SLICE_EVENTS,
+) -> Iterator[Result]:
+    """Yield what a function returns for each of the :func:`slices`, in their order."""
+    is_large = lambda own: len(own.event_item) > most  # noqa: E731
+    return map_in_order(function, slices(events, most), threads, is_large)
 
 
 def borders(offsets: np.ndarray, most: int) -> list[int]:

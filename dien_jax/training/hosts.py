@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from dien_jax.config.distributed import DistributedConfig
+from dien_jax.config.settings import DistributedConfig
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
 from dien_jax.utils.console import print_only_errors, say_error
 from dien_jax.utils.processes import SharedError, agree, check_counts, count, exchange, index

@@ -1,7 +1,4 @@
-"""Tools without a subject: commands, console, files, JSON, plots, processes, memory, compile cache.
-
-Nothing here knows models, data or settings. Two functions are public.
-"""
+"""Tools without a subject: commands, console, files, JSON, plots, processes, memory."""
 
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory
 

@@ -171,10 +171,9 @@ def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
 
 
 def join_help_lines(arguments: type) -> None:
-    """Let help texts be wrapped at the width of the terminal alone.
+    """Let help texts be wrapped at the width of the terminal alone; tyro keeps their line breaks.
 
-    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. So the
-    fields of each class of flags, its bases and groups are annotated with their texts as one line.
+    So the fields of each class of flags, its bases and groups are annotated with texts of one line.
     """
     for field in dataclasses.fields(arguments):
         group: Any = getattr(field.type, "__origin__", field.type)  # of Annotated

@@ -27,13 +27,11 @@ from rich.text import Text
 from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
-SECONDS_BETWEEN_UPDATES = 0.25
-"""Least time between updates of a terminal."""
+SECONDS_BETWEEN_UPDATES = 0.25  # least time between updates of a terminal
 BAR_WIDTH = 20
 
 
-_other_process: int | None = None
-"""Number of this process if it is not the one of its run that prints."""
+_other_process: int | None = None  # number of this process, if another one of its run prints
 
 
 def print_only_errors(process: int) -> None:
@@ -112,10 +110,9 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 
 def _print_message(line: str) -> None:
-    if sys.stderr is None:  # print would take standard output in its place
-        return
     try:
-        _print(line, sys.stderr)
+        if sys.stderr is not None:  # print would take standard output in its place
+            _print(line, sys.stderr)
     except OSError:
         give_up(sys.stderr)
 
@@ -145,8 +142,7 @@ def replace_what_encodings_lack() -> None:
 def take_closed_streams() -> None:
     """Keep files that are opened later from becoming standard input, output or error.
 
-    Where one of these is closed, the next file gets its number, and a library that prints would
-    print into that file. A closed standard output is a ``UserError``: the result would be lost.
+    A library that prints would print into such a file. A closed standard output is a ``UserError``.
     """
     for number in range(3):
         try:
@@ -224,26 +220,13 @@ class Stage:
 
     def __init__(self, name: str) -> None:
         self.name, self.note = name, ""
+        self.share: float | None = None  # None while it is unknown
         self._start = time.monotonic()  # as seconds() does
-        self._share: float | None = None
         self._first: tuple[float, float] | None = None  # seconds and share at the first progress
-
-    @property
-    def share(self) -> float | None:
-        """The share that is done; None while it is unknown."""
-        return self._share
-
-    @share.setter
-    def share(self, share: float | None) -> None:
-        if not share:
-            self._first = None
-        elif self._first is None:
-            self._first = self.seconds(), share
-        self._share = share
 
     def now(self, note: str) -> None:
         """Show what is worked at now; the share of that which is done is not known."""
-        self.note, self.share = note, None
+        self.note, self.share, self._first = note, None, None
 
     def seconds(self) -> float:
         """Return the seconds since the start."""
@@ -252,14 +235,15 @@ class Stage:
     def left(self, seconds: float) -> str:
         """Return the time that is left after some seconds, in words; empty where it is unknown.
 
-        The pace is that since the first progress, which has waited for compilation.
+        The pace is that since this first saw progress, which has waited for compilation.
         """
-        if self._share is None or self._first is None or seconds < SECONDS_BETWEEN_LINES:
+        if not self.share:
+            self._first = None
             return ""
-        start, share = self._first
-        if self._share <= share:
+        start, share = self._first = self._first or (seconds, self.share)
+        if self.share <= share or seconds < SECONDS_BETWEEN_LINES:
             return ""
-        left = (seconds - start) * (1 - self._share) / (self._share - share)
+        left = (seconds - start) * (1 - self.share) / (self.share - share)
         return f", about {left:.0f} s left"
 
     def __str__(self) -> str:

@@ -16,19 +16,13 @@ from dien_jax.utils.json_values import parse_json
 
 T = TypeVar("T")
 
-OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
-"""Starts of paths of files that a process has open already; another file cannot replace them."""
-MARKED = 500
-"""Bytes at the start of a file that have the mark of its writer."""
-LARGEST_JSON = 64 << 20
-"""Bytes of the largest JSON file that is read."""
-LOCK_FILE = ".lock"
-"""File in a folder that one process at a time may write; it stays, and is locked or free."""
+OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # no file can replace these
+MARKED = 500  # bytes at the start of a file that have the mark of its writer
+LARGEST_JSON = 64 << 20  # bytes of the largest JSON file that is read
+LOCK_FILE = ".lock"  # in a folder that one process at a time may write; it stays, locked or free
 
-MAPPED: dict[str, int] = {}
-"""Files that this process maps, and their sizes in bytes when it did."""
-_unfinished: list[Path] = []
-"""Partial files and folders of this process, each after the folders that were made for it."""
+MAPPED: dict[str, int] = {}  # files that this process maps, and their sizes in bytes when it did
+_unfinished: list[Path] = []  # partial ones, each after the folders that were made for it
 
 _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
@@ -286,11 +280,9 @@ def check_out(
             is_read_only = os.statvfs(target.parent).f_flag & os.ST_RDONLY
             why = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise OSError(f"{why}; name a file in another folder")
-    if size is None:
-        return
     if file.is_dir():
         raise UserError(f"{file} cannot be written: it is a folder")
-    if _is_written_into(file):
+    if size is None or _is_written_into(file):
         return
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):
@@ -305,10 +297,8 @@ def check_out(
         if target.is_relative_to(path):
             raise UserError(f"{file} cannot be written: it is a file of {path}, which is read")
     if not overwrite:
-        raise UserError(
-            f"{file} exists and was not written by this command; give --overwrite to replace it, "
-            f"or name another file"
-        )
+        advice = "give --overwrite to replace it, or name another file"
+        raise UserError(f"{file} exists and was not written by this command; {advice}")
 
 
 def content(folder: Path) -> list[str]:

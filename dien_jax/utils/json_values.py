@@ -19,25 +19,19 @@ import msgspec
 from dien_jax.errors import UserError, require_choice, suggestion
 
 T = TypeVar("T")
-Source = Path | str
-"""File, or file and place in it, as messages name it."""
+Source = Path | str  # file, or file and place in it, as messages name it
 
 LARGEST_COUNT = 2**31 - 1
-Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
-"""A whole number, 0 to ``LARGEST_COUNT``, such as a step."""
-LargeCount = Annotated[int, msgspec.Meta(ge=0)]
-"""A whole number, 0 or more, such as the rows of a file."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]  # such as a step
+LargeCount = Annotated[int, msgspec.Meta(ge=0)]  # such as the rows of a file
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-"""A number, 0 or more."""
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-"""A whole number, 1 or more, such as how many values are kept."""
+Positive = Annotated[int, msgspec.Meta(ge=1)]  # such as how many values are kept
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-"""A number from 0 to 1."""
 BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-"""A number from 0 on, below 1."""
 
 _LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60
+# Types that a field has, what is converted to each, and its name in messages
 _PLAIN: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (Integral, "a whole number"),
@@ -45,7 +39,6 @@ _PLAIN: dict[Any, tuple[Any, str]] = {
     str: (str, "text"),
     Path: (str | Path, "a path"),
 }
-"""Types that a field has, what is converted to each, and its name in messages."""
 
 
 def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
@@ -54,8 +47,6 @@ def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
     Text that is not JSON, has a number that is not finite or is of another type is a ``UserError``
     with ``source``, the path of the value, what was expected and what was found.
 
-    >>> parse_json(b'{"step": 3}', dict[str, int], "run.json")
-    {'step': 3}
     >>> parse_json(b'{"step": "3"}', dict[str, int], "run.json")
     Traceback (most recent call last):
     dien_jax.errors.UserError: run.json: Expected 'int', got 'str' - at '$[...]'

@@ -1,7 +1,4 @@
-"""Memory, threads and JAX settings of this process: what it keeps, and shared work.
-
-NumPy's loops let other threads run.
-"""
+"""Memory, threads and JAX settings of this process: what it keeps, and shared work."""
 
 import contextlib
 import ctypes
@@ -27,9 +24,7 @@ GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.spl
 """Variables by which a user sets glibc's allocator."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # options of mallopt(3)
-_NEVER = -1
-LEAST_SECONDS = 0.05
-"""Programs that compile faster than this are not cached."""
+LEAST_SECONDS = 0.05  # programs that compile faster than this are not cached
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?P<name>[^']+)'")
 """JAX's warning of a program that it cannot read, and compiles again."""
 
@@ -57,7 +52,7 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or a system without dlopen
         return False
     # One arena: heaps of other threads hold no block over 64 MB, which would be mapped after all.
-    settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER))
+    settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))  # -1: never
     return all(mallopt(option, value) for option, value in settings)
 
 
@@ -125,8 +120,6 @@ def require_usable_jax() -> None:
 
     A process that was forked after JAX had started lacks its threads. In the mode of 64 bits a run
     could be read by no other process. Both are a ``UserError``.
-
-    >>> require_usable_jax()
     """
     import jax  # here, as importing this module is cheap otherwise
 
@@ -153,10 +146,8 @@ def machine_bytes() -> int | None:
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
     """Refuse work of ``subject``, a plural, that needs more bytes than are known to be there."""
     if available is not None and needed > available:
-        raise UserError(
-            f"{subject} take at least {needed / 1e9:,.1f} GB, "
-            f"more than the {available / 1e9:,.1f} GB of memory; {advice}"
-        )
+        more = f"more than the {available / 1e9:,.1f} GB of memory"
+        raise UserError(f"{subject} take at least {needed / 1e9:,.1f} GB, {more}; {advice}")
 
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from dien_jax.errors import require, writing
 from dien_jax.utils.files import atomic_path, check_out
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
-SOFTWARE = "dien_jax"
-"""Name of the program that drew a figure, in its file."""
+SOFTWARE = "dien_jax"  # name of the program that drew a figure, in its file
 
 
 def check_picture(file: Path, **options: Any) -> None:
@@ -67,5 +66,4 @@ def shortened(text: str, width: int) -> str:
 
 def padded(text: str, width: int) -> str:
     """Return the text, shortened and filled with blanks to ``width`` columns of a terminal."""
-    text = shortened(text, width)
-    return text + " " * (width - cell_len(text))
+    return set_cell_size(shortened(text, width), width)

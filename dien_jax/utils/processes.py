@@ -103,9 +103,9 @@ def check_counts() -> None:
     for process in range(1, int(first)):  # as many as have come
         theirs = client.blocking_key_value_get(f"{prefix}/{process}", LONGEST_WAIT)
         if theirs != first:
+            found = f"{first} on process 0 and {theirs} on process {process}"
             raise SharedError(
-                f"distributed.processes must be the same on every process, found {first} on "
-                f"process 0 and {theirs} on process {process}"
+                f"distributed.processes must be the same on every process, found {found}"
             )
 
 

@@ -57,11 +57,7 @@ class BadLines:
             self.examples.append(printable(f"{file}{place}: {reason}"))
 
     def check(self, total: int, max_share: float) -> list[str]:
-        """Refuse more malformed lines than a share of ``total``, and report fewer.
-
-        Returns:
-          Lines of text for the user, none when no line was malformed.
-        """
+        """Refuse more malformed lines than a share of ``total``; return lines about fewer."""
         if self.count == 0:
             return []
         shown = [f"  {example}" for example in self.examples]
@@ -81,13 +77,8 @@ def read_lines(
 
     A byte order mark before the first line is removed. Lines that are not in the encoding, or
     contain a NUL byte, are skipped and counted in ``bad``. ``member`` is the name of the text file
-    in a zip archive.
-
-    Yields:
-      Line number, from 1, and the line without its end (LF or CR LF).
-
-    Raises:
-      UserError: when the file cannot be read to its end, is empty, or changes its size meanwhile.
+    in a zip archive. Yield line number, from 1, and the line without its end (LF or CR LF). A file
+    that cannot be read to its end, is empty, or changes its size meanwhile is a ``UserError``.
     """
     number = 0
     shown = file / member
@@ -150,10 +141,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 
 @contextlib.contextmanager
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
-    """Open the bytes of one file in a zip archive.
-
-    A member that is absent, encrypted or compressed in an unknown way is a UserError.
-    """
+    """Open a file in a zip archive; one that is not there or cannot be unpacked is a UserError."""
     shown = file / member
     refuse_pipe(file)
     with zipfile.ZipFile(file) as archive:

@@ -23,7 +23,7 @@ from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 from dien_jax.preparation import memory
 from dien_jax.preparation.pipeline import target_negatives
-from dien_jax.preparation.reading import array_files, log
+from dien_jax.preparation.reading import log
 
 pytestmark = pytest.mark.fast
 
@@ -306,7 +306,7 @@ def test_cut_vocabulary_is_refused(folder: Path) -> None:
         open_dataset(folder)
 
 
-MODULES = (metadata, tables, value_text, preparation, memory, log, array_files, target_negatives)
+MODULES = (metadata, tables, value_text, preparation, memory, log, arrays, target_negatives)
 
 
 @pytest.mark.parametrize("module", MODULES)

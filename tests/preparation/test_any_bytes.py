@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import open_requests
-from dien_jax.preparation.logs import SourceLog
+from dien_jax.preparation.logs import SourceLog, open_workspace
 from dien_jax.preparation.options import Features, LogColumn, LogForm, LogOptions
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.sources.authors import read_vocabulary
 
 pytestmark = pytest.mark.long

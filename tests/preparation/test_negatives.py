@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dien_jax.data.arrays import CHUNK_ROWS
 from dien_jax.preparation.pipeline import target_negatives as negatives
 from dien_jax.preparation.pipeline.splits import EventPart
 from dien_jax.preparation.pipeline.target_negatives import (
@@ -16,7 +17,6 @@ from dien_jax.preparation.pipeline.target_negatives import (
     Pool,
     uniform_numbers,
 )
-from dien_jax.preparation.reading.array_files import BLOCK
 
 pytestmark = pytest.mark.fast
 
@@ -153,12 +153,12 @@ def test_a_draw_is_a_function_of_its_event_and_the_seed_alone():
 
 def test_a_pool_looks_up_times_in_any_order_and_across_blocks(tmp_path):
     """Time 2 is in three blocks, the last of which ends with 5; time 9 has one of its own."""
-    times = np.repeat([1, 2, 5, 9], [BLOCK - 2, 2 * BLOCK + 1, 1, 2])
+    times = np.repeat([1, 2, 5, 9], [CHUNK_ROWS - 2, 2 * CHUNK_ROWS + 1, 1, 2])
     pool, numbers = Pool(tmp_path / "pool", 300, "popularity"), np.arange(len(times))
     pool.add(numbers, times, numbers)
     asked = np.array([9, 0, 2, 1, 10, 5, 2, 8])
     assert pool.until(asked).tolist() == np.searchsorted(times, asked, side="right").tolist()
-    places = np.array([3 * BLOCK, 0, BLOCK, BLOCK, 2 * BLOCK - 1])
+    places = np.array([3 * CHUNK_ROWS, 0, CHUNK_ROWS, CHUNK_ROWS, 2 * CHUNK_ROWS - 1])
     assert pool.item.take(places).tolist() == places.tolist()
 
 

@@ -14,12 +14,12 @@ from support.plain_splits import EARLIER, TRAIN, covered, sides_of
 from support.small_dataset import contents
 from support.tiny_logs import SPLITS, log_of, opened, write
 
+from dien_jax.data import arrays
 from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS as NAMES
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
-from dien_jax.preparation.reading import array_files
 from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = pytest.mark.long
@@ -262,8 +262,8 @@ def test_folders_are_those_of_plain_python_also_in_parts(kind, split, tmp_path, 
         kind, log_of(tmp_path), tmp_path / "data", **SPLITS[split]
     )
     monkeypatch.setattr(pipeline_events, "PART_EVENTS", 25)
-    monkeypatch.setattr(array_files, "BLOCK", 7)
-    monkeypatch.setattr(pipeline_features, "BLOCK", 7)
+    monkeypatch.setattr(arrays, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(pipeline_features, "CHUNK_ROWS", 7)
     parted = dataclasses.replace(options, out=tmp_path / "parts")
     assert PREPARE[kind](parted) == summary
     assert contents(options.out) == contents(parted.out)

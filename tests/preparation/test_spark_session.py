@@ -25,9 +25,9 @@ from dien_jax import errors
 from dien_jax import prepare as command
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
+from dien_jax.preparation.logs import open_workspace
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.reading import spark_workspace
-from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.spark_workspace import PLACE, SharedFolder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources import interactions

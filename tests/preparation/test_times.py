@@ -9,8 +9,8 @@ from support.value_texts import TEXTS, read_by
 from dien_jax.data.value_text import Clock, number_of
 from dien_jax.data.vocabularies import UserEvents
 from dien_jax.errors import UserError
+from dien_jax.preparation.logs import open_workspace
 from dien_jax.preparation.options import LogOptions
-from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.long

@@ -8,10 +8,10 @@ import pytest
 from scipy import sparse
 from support.random_log import random_log
 
+from dien_jax.data.arrays import sort_together
 from dien_jax.data.tables import OWN_PAIR, OWN_VALUE
-from dien_jax.statistics import pairs
-from dien_jax.statistics.counting import count_values
-from dien_jax.statistics.pairs import Limits, sort_together
+from dien_jax.statistics import counting
+from dien_jax.statistics.counting import Limits, count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
 pytestmark = pytest.mark.fast
@@ -113,7 +113,7 @@ def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
 def test_pairs_that_were_counted_before_a_cut_do_not_lower_the_next_one() -> None:
     users = np.array([1] * 8 + [5] * 3, np.int32)
     kept = [sparse.csr_array((users, np.arange(11), [0, 11]), shape=(1, 11))]
-    assert pairs._cut(kept, 4, most=5) == 4
+    assert counting._cut(kept, 4, most=5) == 4
     assert kept[0].data.tolist() == [5, 5, 5]
 
 

@@ -14,11 +14,11 @@ from dien_jax.data.arrays import CHUNK_ROWS
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import ValueStatistics
 from dien_jax.statistics import factors
-from dien_jax.statistics.counting import count_values, first_occurrences
+from dien_jax.statistics.counting import Limits, count_values, first_occurrences
 from dien_jax.statistics.factors import MAX_INTERACTIONS, factorise
-from dien_jax.statistics.pairs import Limits
 from dien_jax.statistics.training_events import (
     TrainingEvents,
+    map_slices,
     of_sequences,
     slices,
     training_events,
@@ -64,7 +64,7 @@ def test_factors_are_those_of_the_whole_log(
         interactions = 3 * MAX_INTERACTIONS
     given: Any = {"interactions": interactions, "transitions": feature == "item"}
     expected = factorise(log, value_of, size, **given)
-    monkeypatch.setattr(factors, "slices", functools.partial(slices, most=100))
+    monkeypatch.setattr(factors, "map_slices", functools.partial(map_slices, most=100))
     found = factorise(log, value_of, size, **given)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)

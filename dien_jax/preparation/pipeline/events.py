@@ -13,6 +13,7 @@ import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data import value_text
+from dien_jax.data.arrays import ArrayFile
 from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
@@ -20,7 +21,6 @@ from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.memory import PART_EVENTS, divide
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.splits import EventPart, Marks, Split
-from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
@@ -36,10 +36,7 @@ Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 
 
 class Events(NamedTuple):
-    """E events of a log, grouped by sequence (one for each of S users).
-
-    Users and items are numbered by first appearance.
-    """
+    """E events of S users, grouped by sequence; users and items are numbered as they appear."""
 
     item: ArrayFile  # int32 [E]
     timestamp: ArrayFile  # int64 [E]
@@ -81,14 +78,9 @@ class Events(NamedTuple):
 
         ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
         """
-        database, part_events = divide(
-            memory,
-            users=self.num_users,
-            items=self.num_items,
-            events=len(self.item),
-            longest=int(np.diff(self.offsets).max()),
-            examples=examples,
-        )
+        sizes = {"users": self.num_users, "items": self.num_items, "events": len(self.item)}
+        longest = int(np.diff(self.offsets).max())
+        database, part_events = divide(memory, **sizes, longest=longest, examples=examples)
         workspace.limit(database)
         return self._replace(part_events=min(PART_EVENTS, part_events))
 
@@ -324,8 +316,6 @@ def training_values(workspace: Workspace, events: Events, group: str, split: Spl
     seen = clean.group_by(raw=clean[group]).aggregate(**first_values(clean, columns))
     seen = seen.rename({f"seen {column.alias}": column.alias for column in columns}, seen="raw")
     joined = table.left_join(seen, table.raw == seen.seen)
-    values = {
-        c.alias: joined.seen.isnull().ifelse(joined[c.alias], joined[f"seen {c.alias}"])
-        for c in columns
-    }
+    unseen, aliases = joined.seen.isnull(), [column.alias for column in columns]
+    values = {alias: unseen.ifelse(joined[alias], joined[f"seen {alias}"]) for alias in aliases}
     return workspace.store(f"{group}s in training", joined.mutate(**values).select(*table.columns))

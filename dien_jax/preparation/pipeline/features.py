@@ -7,13 +7,13 @@ Dimensions: n rows that a feature describes (items, users or impressions), V row
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.arrays import Column
+from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.value_text import too_far
@@ -22,7 +22,6 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import Events, count_events, training_values
 from dien_jax.preparation.pipeline.splits import Split
-from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
@@ -36,8 +35,7 @@ class Vocabulary(NamedTuple):
     source: Table  # table position and raw of all n raw values
     # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
     values: np.ndarray
-    # int32 [n + 1]: the row of each of n values, 0 for one too rare. The last entry is 0 too, so
-    # that -1 (no value) maps to the unknown row
+    # int32 [n + 1]: row of each of n values, 0 for one too rare and at last for -1 (no value)
     row_of: np.ndarray
     known: list[str]  # raw values of the first rows, those of the extended folder
 
@@ -98,12 +96,8 @@ class Encoder:
 
     Values with fewer occurrences in training than ``options.min_count`` share the unknown row. The
     context features of a row count once if training sees it. A split that leaves training nothing
-    is a ``UserError``.
-
-    Attributes:
-      counts: occurrences of each ``item`` and ``user`` among the marked events, int64 ``[n]``.
-      items, users: their vocabularies.
-      notes: lines about encoded features, for the user.
+    is a ``UserError``. ``counts`` are occurrences of each ``item`` and ``user`` among the marked
+    events, int64 ``[n]``, ``items`` and ``users`` their vocabularies, ``notes`` lines for the user.
     """
 
     def __init__(
@@ -122,7 +116,7 @@ class Encoder:
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
         self._columns = 0  # numbered files
-        self.notes: list[str] = []
+        self.notes, self._warnings = list[str](), list[str]()
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, seen["item"])
         self.users = self.vocabulary("user", events.users, seen["user"])
@@ -135,7 +129,7 @@ class Encoder:
         counted once, or with those of the extended folder. Lists that were cut are noted;
         categorical columns that look like lists are reported on standard error.
         """
-        events, warnings = self.events, list[str]()
+        events = self.events
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, columns in events.features.groups.items():
             if not columns:
@@ -149,11 +143,9 @@ class Encoder:
                     counts = self.counts.seen[group]
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
-                    if column.kind == "numeric":
-                        encoded[group].append(self._numeric(column, values, counts))
-                    else:
-                        encoded[group].append(self._values(column, values, counts, warnings))
-        for warning in warnings:
+                    encode = self._numeric if column.kind == "numeric" else self._values
+                    encoded[group].append(encode(column, values, counts))
+        for warning in self._warnings:
             say(warning)
         return encoded
 
@@ -186,9 +178,7 @@ class Encoder:
         ordered = values.order_by("position")
         numbers = self._files(ordered, {"raw": np.float64})["raw"]
         feature = self._before.get(column.name) or _standard(column, numbers, counts)
-        mean, deviation = feature.mean, feature.deviation
-        assert mean is not None
-        assert deviation is not None
+        mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
         encoded = self._file("values", np.float32)
         for block in numbers.blocks():
             standard = (block - mean) / deviation
@@ -199,9 +189,7 @@ class Encoder:
             encoded.append(np.nan_to_num(standard, nan=0.0))
         return EncodedFeature(feature, StoredColumn(encoded, None))
 
-    def _values(
-        self, column: LogColumn, values: Table, counts: np.ndarray, warnings: list[str]
-    ) -> EncodedFeature:
+    def _values(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         """Encode a multi-valued column, or a categorical one, each cell of which is one piece."""
         name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
@@ -209,8 +197,11 @@ class Encoder:
         if is_list:
             pieces = self.workspace.pieces(cells, settings.separator)
             pieces = self.workspace.store(f"pieces of {name}", pieces)
-        raws, count = self._numbered(name, pieces)
-        warnings += _separator_warnings(self.workspace, column, raws)
+        first = pieces.position.cast("int64") * (1 << 20) + pieces["rank"]
+        raws = pieces.group_by("raw").aggregate(first=first.min())
+        raws = self.workspace.store_ordered(f"values of {name}", raws, ["first"])
+        count = self.workspace.count(raws)
+        self._warnings += _separator_warnings(self.workspace, column, raws)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
         files = self._files(ordered, {"position": np.int64, "code": np.int32})
@@ -243,9 +234,9 @@ class Encoder:
             return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
         offsets.append(np.full(missing, total))
         if long:
-            cut_cells = f"{long:,} of {self.workspace.count(cells):,} cells hold more"
-            first_ones = f"than {settings.max_values:,} values and keep the first ones"
-            self.notes.append(f"{name}: {cut_cells} {first_ones} (--max-values)")
+            cells_of = f"{long:,} of {self.workspace.count(cells):,} cells"
+            more = f"hold more than {settings.max_values:,} values and keep the first ones"
+            self.notes.append(f"{name}: {cells_of} {more} (--max-values)")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
         return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
 
@@ -255,13 +246,6 @@ class Encoder:
 
     def _file(self, kind: str, dtype: type[np.generic]) -> ArrayFile:
         return ArrayFile(self.workspace.folder / f"column {self._columns} {kind}", dtype)
-
-    def _numbered(self, name: str, values: Table) -> tuple[Table, int]:
-        """Return all raw values once, numbered by first appearance, and how many there are."""
-        first = values.position.cast("int64") * (1 << 20) + values["rank"]
-        grouped = values.group_by("raw").aggregate(first=first.min())
-        stored = self.workspace.store_ordered(f"values of {name}", grouped, ["first"])
-        return stored, self.workspace.count(stored)
 
 
 def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:
@@ -288,10 +272,10 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feat
 
 
 def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions and codes, about ``BLOCK`` at a time; all of a position together."""
+    """Yield positions and codes, about ``CHUNK_ROWS`` at a time; all of a position together."""
     start = 0
     while start < len(position):
-        size = BLOCK
+        size = CHUNK_ROWS
         block = position.read(start, start + size)
         while start + size < len(position) and block[0] == block[-1]:
             size *= 2
@@ -332,8 +316,7 @@ def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) ->
     if not count or count < MANY * total:
         return []
     (example,) = workspace.strings(lists.order_by("position").limit(1), "raw")
-    return [
-        f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values look like "
-        f"lists, for example {example[:LONGEST_EXAMPLE]!r}, and each is one value; lists need "
-        f"{column.flag} {column.name}:multivalued and their --separator"
-    ]
+    named, shown = f"{column.flag} {column.name}", repr(example[:LONGEST_EXAMPLE])
+    problem = f"{count:,} of {total:,} different values look like lists, for example {shown}"
+    remedy = f"lists need {named}:multivalued and their --separator"
+    return [f"warning: {named}: {problem}, and each is one value; {remedy}"]

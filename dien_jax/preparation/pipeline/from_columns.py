@@ -17,17 +17,14 @@ from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256
 
 SETTINGS = "settings"  # entry of source in meta.json
+# Options that are kept there, with EXAMPLE_SETTINGS: an extending folder must share them
 MATCHED = ("split", "min_count", "user", "item", "timestamp", "separator", "max_values", "label")
-"""Options that are kept there, and ``EXAMPLE_SETTINGS``: an extending folder must share them."""
 
 
 def read_own_log(
     workspace: Workspace, options: ColumnOptions, name: str, table: Any = None
 ) -> SourceLog:
-    """Read the log that the options of a source name.
-
-    The log is ``table``, if that is given, and its file is what messages call it.
-    """
+    """Read the log that the options of a source name: ``table``, if that is given, or a file."""
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = _open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"

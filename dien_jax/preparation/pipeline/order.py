@@ -1,25 +1,19 @@
 """Checks of the order of events: a log that is sorted by item, or has rows twice, has none.
 
-In a log of choices some users choose a before b, and others b before a. Where one of two items
-always comes first, the log was sorted by item, by accident or because its times are too coarse. A
-model learns such an order, and metrics praise it for guessing what the user never decided. The same
-holds for a log whose rows are there twice: the next item then is the last one.
+Where one of two items always comes first, the log was sorted by item, by accident or because its
+times are too coarse. A model learns such an order, and metrics praise it for guessing what the user
+never decided. The same holds for a log whose rows are there twice: the next item is the last one.
 """
 
 import numpy as np
 
 from dien_jax.preparation.pipeline.splits import EventPart
 
-MOST_EVENTS = 1 << 21
-"""Events that are looked at, the first ones."""
-LEAST_PAIRS = 100
-"""Pairs of items that must have followed each other for several users."""
-MIXED = 0.01
-"""Smallest share of these in both orders. Logs of choices have .3 and more."""
+MOST_EVENTS = 1 << 21  # events that are looked at, the first ones
+LEAST_PAIRS = 100  # pairs of items that must have followed each other for several users
+MIXED = 0.01  # smallest share of these in both orders; logs of choices have .3 and more
+MOST_COPIES = 0.05  # largest silent share of events with the user, item and time of another
 SHUFFLE = "shuffle the rows, in pandas by log.sample(frac=1, random_state=0),"
-"""What to do about events at one time; their order is then that of the rows."""
-MOST_COPIES = 0.05
-"""Largest share of events with the user, item and time of another that passes silently."""
 
 
 class OrderCheck:
@@ -44,11 +38,9 @@ class OrderCheck:
         item, following, is_tie = np.concatenate(self._neighbours, axis=1)
         lines = []
         if self._copies > MOST_COPIES * self._events:
-            lines.append(
-                f"warning: {self._copies:,} of {self._events:,} events repeat the user, item and "
-                "time of another; if users did not choose twice, leave such rows out, in pandas by "
-                "log.drop_duplicates()"
-            )
+            problem = f"{self._copies:,} of {self._events:,} events repeat the user, item and time"
+            remedy = "leave such rows out, in pandas by log.drop_duplicates()"
+            lines.append(f"warning: {problem} of another; if users did not choose twice, {remedy}")
         for kind, where in ((" at one time", is_tie == 1), ("", is_tie == 0)):
             pairs, mixed = _orders(item[where], following[where])
             if pairs >= LEAST_PAIRS and mixed < MIXED * pairs:
@@ -74,8 +66,7 @@ def _copies(part: EventPart) -> int:
 def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:
     """Return the pairs of items that occur twice or more, and how many of them in both orders."""
     less, more = np.minimum(item, following), np.maximum(item, following)
-    _, number, count = np.unique(
-        less * (more.max(initial=0) + 1) + more, return_inverse=True, return_counts=True
-    )
+    keys = less * (more.max(initial=0) + 1) + more
+    _, number, count = np.unique(keys, return_inverse=True, return_counts=True)
     rising = np.bincount(number, item < following, len(count))
     return int((count > 1).sum()), int(((rising > 0) & (rising < count)).sum())

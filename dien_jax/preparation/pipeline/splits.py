@@ -65,13 +65,10 @@ class Borders(NamedTuple):
 
 
 class Split:
-    """The sides of the rows of a log.
+    """The sides of the rows of a log; ``about`` describes them for ``meta.json``.
 
     What ``--train-from`` and ``--max-examples`` leave out of training is ``EARLIER``. It stays in
     popularity, that of the whole past: negatives would be drawn from the few items of recent users.
-
-    Attributes:
-      about: the description for ``meta.json``.
     """
 
     def __init__(self, workspace: "Workspace", options: LogOptions, events: "Events") -> None:

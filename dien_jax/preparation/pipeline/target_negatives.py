@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dien_jax.data.arrays import ArrayFile, sort_together
 from dien_jax.preparation.options import Distribution, ImplicitOptions
 from dien_jax.preparation.pipeline.splits import TRAIN, EventPart, Split
-from dien_jax.preparation.reading.array_files import ArrayFile
-from dien_jax.statistics.pairs import sort_together
 from dien_jax.utils.machine import map_in_order, thread_count
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ class Pool:
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
     then. For ``uniform`` the first event of each item is one. ``path`` is that of the files without
     the ends of their names; ``chosen``, bool ``[E]``, are the events of the pool, None for all.
-
-    Attributes:
-      item: the item of each entry, int32 ``[K]``.
     """
 
     def __init__(
@@ -57,7 +53,7 @@ class Pool:
         distribution: Distribution,
         chosen: np.ndarray | None = None,
     ) -> None:
-        self.item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)
+        self.item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)  # of each entry
         self._time = ArrayFile(path.with_name(f"{path.name} time"), np.int64)
         self._is_new = np.ones(num_items, bool) if distribution == "uniform" else None
         self._chosen = chosen
@@ -95,10 +91,7 @@ class Pool:
 
 
 class EarlierItems:
-    """Look-up of the items that a sequence of a part has before an event.
-
-    ``num_items`` is a number above all items that occur.
-    """
+    """Look-up of the items, all below ``num_items``, that a sequence has before an event."""
 
     def __init__(self, part: EventPart, num_items: int) -> None:
         self._num_items = num_items
@@ -119,12 +112,7 @@ class NegativeSampler:
 
     A draw that equals the positive is repeated, and so is one that the user chose before, unless
     those are allowed. Where the pool has nothing yet, or a user chose nearly all of it, a positive
-    gets fewer negatives.
-
-    Args:
-      part: the events of the users of the positives.
-      num_items: a number above all items that occur.
-      allow_own: whether items that the user chose before may be drawn.
+    gets fewer negatives. ``part`` has the events of the users of the positives.
     """
 
     def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
@@ -189,10 +177,8 @@ class TargetNegatives:
 
     Those of training are drawn from the events that popularity counts, so each is an item that
     training knows. Those of validation and test are drawn from all events up to their time: there,
-    items unknown in training are among the negatives as they are among the positives.
-
-    Attributes:
-      missing: negatives that were given up, so far.
+    items unknown in training are among the negatives as they are among the positives. ``missing``
+    counts the negatives that were given up.
     """
 
     def __init__(

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data.arrays import Examples, joined_columns
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import TIME_UNIT
+from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions, LogOptions
 from dien_jax.preparation.pipeline.events import Events
@@ -34,29 +34,21 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
-MEANING = {
+MEANING = {  # what each --negative-distribution means, in the summary
     "popularity": "by popularity, so AUC does not reward popular items; recommend does",
     "uniform": "uniformly, so AUC rewards popular items; so does recommend",
 }
-"""What each ``--negative-distribution`` means, as the summary says it."""
 
 
 def write_log(
-    workspace: Workspace,
-    options: LogOptions,
-    events: Events,
-    source: dict[str, Any],
-    extended: Dataset | None = None,
+    workspace: Workspace, options: LogOptions, events: Events, source: SourceLog
 ) -> list[str]:
-    """Write the dataset folder of a log that ``source`` describes; return lines about it.
-
-    Negatives are drawn for options that are :class:`ImplicitOptions`.
-    """
+    """Write the dataset folder of a log, and draw negatives if it is implicit; return lines."""
     drawn = options if isinstance(options, ImplicitOptions) else None
     events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
     with stage("splitting rows"):
         split = Split(workspace, options, events)
-        encoder = Encoder(workspace, events, options, split, extended)
+        encoder = Encoder(workspace, events, options, split, source.extended)
     about, negatives = split.about, None
     row_of, seen = encoder.items.row_of, encoder.counts.seen
     if drawn is not None:
@@ -66,17 +58,12 @@ def write_log(
             known = (seen["item"] > 0) | (row_of[:-1] > 0)
             negatives = TargetNegatives(workspace, drawn, events, split, known)
     encoded = encoder.features()
-    source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
+    origin = source.about | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
+    meta: Any = {"schema": _schema(encoder, encoded), "source": origin, "split": about}
     summaries, order = {name: _SplitSummary() for name in SPLITS}, OrderCheck()
     with (
         stage(f"writing {options.out}") as current,
-        DatasetWriter(
-            options.out,
-            schema=_schema(encoder, encoded),
-            source=source,
-            split=about,
-            progress=current.now,
-        ) as writer,
+        DatasetWriter(options.out, **meta, progress=current.now) as writer,
     ):
         _write_values(writer, encoder, encoded)
         popularity = np.bincount(row_of[:-1], encoder.counts.chosen["item"], encoder.items.size)
@@ -99,15 +86,9 @@ def write_log(
                 if draw is not None:
                     row, item, label = draw(row, side)
                 sequence = part.sequence[row] + np.int32(part.first_sequence)
-                examples = Examples(
-                    sequence,
-                    ends[row] + first,
-                    encoder.users.row_of[sequence],
-                    sequence,
-                    row_of[item],
-                    label,
-                    {f.name: c.take(row + part.first_event) for f, c, _ in encoded["context"]},
-                )
+                user, end = encoder.users.row_of[sequence], ends[row] + first
+                context = {f.name: c.take(row + part.first_event) for f, c, _ in encoded["context"]}
+                examples = Examples(sequence, end, user, sequence, row_of[item], label, context)
                 writer.examples(name, examples)
                 summaries[name].add(examples, lengths[row])
             first += len(history.item)
@@ -141,12 +122,10 @@ class _SplitSummary:
         """Return a line about the split."""
         if not self.examples:
             return f"{name}: no examples"
-        return (
-            f"{name}: {self.examples:,} examples of {self.users:,} users, "
-            f"{self.positives:,} positive; "
-            f"histories of up to {self.longest:,} events, {self.empty:,} empty; "
-            f"{self.unknown:,} candidates unknown in training"
-        )
+        users = f"of {self.users:,} users, {self.positives:,} positive"
+        histories = f"histories of up to {self.longest:,} events, {self.empty:,} empty"
+        unknown = f"{self.unknown:,} candidates unknown in training"
+        return f"{name}: {self.examples:,} examples {users}; {histories}; {unknown}"
 
 
 def _histories(part: EventPart) -> EventPart:
@@ -190,10 +169,9 @@ def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
     """Return lines about the log, its split and its vocabularies."""
     events, items, users = encoder.events, encoder.items, encoder.users
     date, (first, last) = events.clock.date, events.times
-    lines = [
-        f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
-        f"times {first} to {last} ({events.clock.unit}), {date(first)} to {date(last)} UTC"
-    ]
+    of_whom = f"{events.num_users:,} users and {events.num_items:,} items"
+    times = f"times {first} to {last} ({events.clock.unit}), {date(first)} to {date(last)} UTC"
+    lines = [f"{len(events.item):,} rows of {of_whom}, {times}"]
     if first == last:
         lines.append("warning: all rows have one time: histories are in the order of the rows")
     if "valid_from" in about:
@@ -208,18 +186,14 @@ def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
     old = encoder.extended
     is_of_unit = old.meta["source"].get(TIME_UNIT) == events.clock.unit
     if is_of_unit and first > np.max(old.event_timestamp, initial=0):
-        lines.append(
-            f"warning: the log begins after the last event of {old.path}, and no history has an "
-            "event of that folder: give old and new events together, as far back as histories "
-            "should reach"
-        )
-    return [
-        *lines,
-        f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
-        f"{old.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
-        f"{new[0]} items and {new[1]} users are new {training} and get rows after those",
-        *encoder.notes,
-    ]
+        problem = f"the log begins after the last event of {old.path}, and no history has an event"
+        remedy = "give old and new events together, as far back as histories should reach"
+        lines.append(f"warning: {problem} of that folder: {remedy}")
+    kept = f"{len(items.known):,} items and {len(users.known):,} users keep their rows of"
+    without = f"{absent[0]:,} and {absent[1]:,} of them without an event here"
+    lines.append(f"{kept} {old.path}, {without}")
+    lines.append(f"{new[0]} items and {new[1]} users are new {training} and get rows after those")
+    return lines + encoder.notes
 
 
 def _describe_drawn(encoder: Encoder, negatives: TargetNegatives) -> list[str]:

@@ -18,8 +18,7 @@ from dien_jax.utils.files import atomic_path, locked, user_cache, write_text
 from dien_jax.utils.text_files import sha256
 
 CHUNK = 1 << 18
-TRANSIENT = {408, 425, 429}
-"""Statuses below 500 after which another attempt may succeed."""
+TRANSIENT = {408, 425, 429}  # statuses below 500 after which another attempt may succeed
 ALIBABA_TERMS = "by Alibaba, for research, under the terms that its page shows after the login"
 
 
@@ -54,11 +53,8 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
     """Return a file from the cache folder; download it there first if necessary.
 
     Pauses of 1, 2 and so on seconds precede ``retries``. An attempt fails after ``stall_seconds``
-    without a single byte.
-
-    Raises:
-      UserError: when the server does not have the file or repeatedly cannot be reached, the cache
-        folder cannot be written, or the file differs from the one first seen.
+    without a single byte. A file that cannot be had, or differs from the one first seen, is a
+    ``UserError``.
     """
     folder = user_cache() / "downloads" / remote.folder
     file, record = folder / remote.name, folder / f"{remote.name}.sha256"
@@ -75,11 +71,10 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
             if seen is None:
                 write_text(record, f"{digest}  {remote.name}\n")
             elif digest != seen:
-                raise UserError(
-                    f"{file} has the sha256 {digest}, but it was {seen} when first seen: it is "
-                    f"damaged, or {remote.url} has changed. Delete {file} to fetch it again, or "
-                    f"{record} to accept this file"
-                )
+                problem = f"{file} has the sha256 {digest}, but it was {seen} when first seen"
+                cause = f"it is damaged, or {remote.url} has changed"
+                advice = f"Delete {file} to fetch it again, or {record} to accept this file"
+                raise UserError(f"{problem}: {cause}. {advice}")
     return LocalFile(file, digest)
 
 

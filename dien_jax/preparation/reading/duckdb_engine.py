@@ -182,7 +182,7 @@ def _read(
     Also returns the number in the file of such a line.
     """
     check_utf8(file)
-    magic = b""  # a file that cannot be read: reading it as text raises the right error
+    magic = b""  # of a file that cannot be read: reading it as text raises the right error
     with contextlib.suppress(OSError, EOFError, zlib.error), text_files.open_bytes(file) as stream:
         magic = stream.read(len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
@@ -226,12 +226,9 @@ def _read_csv(
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
     compression = "gzip" if text_files.is_gzip(file) else "none"
-    query = (
-        f"CREATE OR REPLACE TABLE rows AS SELECT {selected} FROM read_csv($file, "
-        f"auto_detect = false, columns = {{{types}}}, header = {has_header}, "
-        f"delim = $delimiter, quote = '\"', escape = '\"', nullstr = '', "
-        f"compression = {compression}, strict_mode = true)"
-    )
+    query = f"""CREATE OR REPLACE TABLE rows AS SELECT {selected} FROM read_csv($file,
+        auto_detect = false, columns = {{{types}}}, header = {has_header}, delim = $delimiter,
+        quote = '"', escape = '"', nullstr = '', compression = {compression}, strict_mode = true)"""
     size = file.stat().st_size
     try:
         # The engine expands *?[ in a path, so each stands in brackets.

@@ -34,8 +34,7 @@ ROWS = 1 << 18  # rows of Arrow converted at a time
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
 LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
-LOCAL_SCHEMES = ("dbfs", "file")
-"""Schemes of addresses that name no host."""
+LOCAL_SCHEMES = ("dbfs", "file")  # schemes of addresses that name no host
 
 
 class FileStart(NamedTuple):
@@ -50,11 +49,9 @@ class Log(NamedTuple):
     """A log in an engine."""
 
     file: Path  # the file, or the folder of files, it was read from
-    # the requested columns as text, NULL where empty, and line, rising in the log's order
-    rows: Table
+    rows: Table  # columns as text, NULL where empty, and line, rising in the log's order
     bad: BadLines  # the malformed lines that are not among rows
-    # the files, in the log's order; none: lines are those of one
-    starts: tuple[FileStart, ...] = ()
+    starts: tuple[FileStart, ...] = ()  # files in the log's order; none: lines are those of one
 
     def place(self, line: int) -> tuple[str, int]:
         """Return the file of a line of the log, and its number there."""
@@ -77,9 +74,7 @@ class Log(NamedTuple):
 
 
 def address_of(file: Path) -> str | None:
-    """Return a path that is an address as it was given, None for one of this machine.
-
-    A path of Python has one slash where an address has two.
+    """Return a path that is an address, with the slashes of one; None for one of this machine.
 
     >>> [address_of(Path(path)) for path in ("s3://bucket/log", "file:///log", "log")]
     ['s3://bucket/log', 'file:///log', None]
@@ -179,10 +174,8 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
     ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
     first value that is not missing counts.
     """
-    values = {}
-    for column in columns:
-        value = other[column.name]
-        values[column.alias] = value.argmin(other.line, where=value.notnull())
+    found = {column.alias: other[column.name] for column in columns}
+    values = {a: value.argmin(other.line, where=value.notnull()) for a, value in found.items()}
     joined = rows.left_join(other.group_by(key).aggregate(**values), key)
     return joined.select(*rows.columns, *values)
 
@@ -245,14 +238,13 @@ def text_batches(
             yield line, batch
             line += batch.num_rows
 
-    yield from map_in_order(convert, numbered(), threads=2)
+    return map_in_order(convert, numbered(), threads=2)
 
 
 def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> tuple[Log, str]:
     """Read columns of a table in memory, which messages call ``name``; its rows count from 0.
 
-    Returns:
-      The log, and a digest of the columns that does not depend on the library.
+    Also returns a digest of the columns that does not depend on the library.
     """
     digests = [hashlib.sha256() for _ in form.wanted]
     slices = _slices(name, table, form)
@@ -284,8 +276,7 @@ def _slices(name: Path, table: Any, form: LogForm) -> Iterator[pa.RecordBatch]:
         is_indexed = not {*table.index.names}.isdisjoint(column.name for column in wanted.values())
         hint = "; reset_index() makes columns of its index" if is_indexed else ""
         places = column_places(name, form, list(map(str, table.columns)), hint)
-        columns = {alias: table.iloc[:, place] for alias, place in places.items()}
-        chosen = {c.name: _of_pandas(name, c, columns[alias]) for alias, c in wanted.items()}
+        chosen = {c.name: _of_pandas(name, c, table.iloc[:, places[a]]) for a, c in wanted.items()}
         reader = pa.table(chosen).to_reader()
     else:
         try:

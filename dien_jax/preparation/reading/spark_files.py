@@ -1,7 +1,4 @@
-"""Parquet files in Spark, read by Spark's own reader; DuckDB reads the text files of this machine.
-
-Columns of Parquet become the text that :mod:`dien_jax.data.value_text` gives them.
-"""
+"""Parquet files, read by Spark; text files of this machine are read by DuckDB, and given to it."""
 
 import re
 from pathlib import Path
@@ -80,10 +77,7 @@ def _read_parquet(workspace: SparkWorkspace, file: Path, frame: Any, form: LogFo
 
 
 def _column_text(column: LogColumn, kind: pa.DataType) -> Any:
-    """Return a column of Spark as the text of :mod:`dien_jax.data.value_text`, NULL where missing.
-
-    Lists are joined by ``INSIDE``.
-    """
+    """Return a column as text, NULL where missing; lists are joined by ``INSIDE``."""
     from pyspark.sql import functions
 
     values = functions.col("`" + column.name.replace("`", "``") + "`")
@@ -139,9 +133,8 @@ def _numbered(
     stored = workspace.store("blocks", pa.Table.from_pylist(shifts))
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     lines = joined.select(*names, line=joined[PLACE] + joined["shift"])
-    return lines, tuple(
-        FileStart(line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items()
-    )
+    places = ((line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items())
+    return lines, tuple(FileStart(*place) for place in places)
 
 
 def _check_separator(

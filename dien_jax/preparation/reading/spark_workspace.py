@@ -33,22 +33,17 @@ from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
-PORT = 15002
-"""Port of Spark Connect where an address names none."""
+PORT = 15002  # port of Spark Connect where an address names none
 SECONDS_TO_ANSWER = 10
-OLDEST = 4
-"""First major version that has all functions that are used."""
+OLDEST = 4  # first major version that has all functions that are used
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
-PLACE_BITS = 33
-"""Bits of a place that number the rows of one range; those above number the ranges."""
-PLACE = "_place"
-"""Column that rises in the order of the rows, int64."""
+PLACE_BITS = 33  # bits of a place that number the rows of one range; those above number the ranges
+PLACE = "_place"  # column that rises in the order of the rows, int64
 BATCH_ROWS = 1 << 16
-OPEN_AT_A_TIME = 16
-"""Files whose ends are read at a time: a request to a store of objects takes long."""
+OPEN_AT_A_TIME = 16  # files whose ends are read: a request to a store of objects takes long
 SPACE = r"[ \t\n\x0b\f\r]*"
+# A time without seconds, which Spark does not read with a zone
 MINUTES = r"^([^:]*:[0-9]{1,2})( UTC|Z|[+-].*)\z"
-"""A time without seconds, which Spark does not read with a zone."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
@@ -96,11 +91,7 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
 
 
 class SparkWorkspace(Workspace):
-    """Tables that Spark stores as Parquet in a folder, and views of them.
-
-    Attributes:
-      local: the workspace of this process, for files that Spark does not read.
-    """
+    """Views of Parquet that Spark writes; ``local`` reads the files that Spark does not."""
 
     def __init__(self, local: Workspace, session: Any, shared: "SharedFolder") -> None:
         assert ibis.pyspark  # this registers the settings that writing its SQL reads
@@ -226,11 +217,7 @@ class SparkWorkspace(Workspace):
 
 
 class SharedFolder:
-    """A folder that this process and an engine see, removed by :meth:`remove`.
-
-    Args:
-      address: a path, or an address such as ``s3://bucket/folder``; a new folder is made in it.
-    """
+    """A new folder in a path or an address such as ``s3://bucket``, removed by :meth:`remove`."""
 
     def __init__(self, address: str) -> None:
         name = f"dien-jax-{uuid.uuid4().hex[:12]}"
@@ -274,11 +261,9 @@ class SharedFolder:
 
     def files(self, table: str) -> list[ParquetFileFragment]:
         """Return the files of a table that have rows, by their first place."""
-        folder = f"{self._path}/{table}"
-        table_files = dataset(
-            folder, format="parquet", filesystem=self._files, exclude_invalid_files=False
-        )
-        files = list(table_files.get_fragments())
+        how: Any = {"format": "parquet", "exclude_invalid_files": False}
+        folder = dataset(f"{self._path}/{table}", filesystem=self._files, **how)
+        files = list(folder.get_fragments())
         with ThreadPoolExecutor(OPEN_AT_A_TIME) as pool:
             list(pool.map(ParquetFileFragment.ensure_complete_metadata, files))
         return sorted((file for file in files if file.metadata.num_rows), key=_first_place)

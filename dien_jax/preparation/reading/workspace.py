@@ -3,53 +3,43 @@
 Ibis only writes the SQL, so nothing depends on which releases of the Python interfaces of Ibis and
 an engine work together. Expressions are those that all engines have, with equal results; what an
 engine has in words of its own is a method of :class:`Workspace`. Importing this module needs the
-extra ``data``: sources import it in their ``prepare``, after ``require("data", ...)`` of
-:mod:`dien_jax.errors`.
+extra ``data``.
 """
 
-import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
+from dien_jax.data.arrays import ArrayFile
 from dien_jax.preparation.options import LogForm
-from dien_jax.preparation.reading.array_files import ArrayFile
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log import Log
 
-POSITION = "position"
-"""Column of an ordered table: the row's number, int64 from 0."""
+POSITION = "position"  # column of an ordered table: the row's number, int64 from 0
 
 
-class Workspace(abc.ABC):
-    """Tables in an engine.
+@runtime_checkable
+class Workspace(Protocol):
+    """Tables in an engine."""
 
-    Attributes:
-      folder: folder for temporary files of this process.
-      metadata: entries of ``source`` in ``meta.json``; none for the default engine.
-    """
+    folder: Path  # for temporary files of this process
+    metadata: Mapping[str, str] = MappingProxyType({})  # entries of ``source`` in ``meta.json``
 
-    folder: Path
-    metadata: Mapping[str, str] = MappingProxyType({})
-
-    @abc.abstractmethod
     def limit(self, memory: int) -> None:
         """Limit the memory that the engine takes of this process, in bytes."""
 
-    @abc.abstractmethod
     def read_columns(self, file: Path, form: LogForm) -> "Log":
         """Read columns of a CSV or Parquet file, or of a folder of such files.
 
         Values of a ``.tsv`` or ``.inter`` (RecBole's) are separated by tabs, others by commas.
         """
 
-    @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
 
@@ -57,40 +47,30 @@ class Workspace(abc.ABC):
         """Return a table that is read more than once: stored where that is cheaper, or itself."""
         return table
 
-    @abc.abstractmethod
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         """Store a table with its rows in the order of some columns, numbered as ``position``.
 
         No two rows have equal values in all of these columns.
         """
 
-    @abc.abstractmethod
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
         """Store a new table batch by batch."""
 
-    @abc.abstractmethod
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a table a batch at a time: all columns, or the given ones.
 
         The rows are in the order that ``order_by`` or :meth:`store_ordered` gave the table.
         """
 
-    @abc.abstractmethod
     def numbers(self, table: Table) -> dict[str, int]:
         """Return the one row of a table of whole numbers; NULL becomes 0."""
 
-    @abc.abstractmethod
     def number(self, text: StringValue) -> Value:
         """Parse numbers as at ranking, float64; NULL for another text."""
 
-    @abc.abstractmethod
     def milliseconds(self, date: StringValue) -> Value:
-        """Parse dates of the form of :data:`dien_jax.data.value_text.ISO_DATE`, int64 since 1970.
+        """Parse dates in the form of ``ISO_DATE``, int64 since 1970; NULL for another text."""
 
-        NULL for one that is none.
-        """
-
-    @abc.abstractmethod
     def pieces(self, cells: Table, separator: str) -> Table:
         """Split text at a separator; no row for a piece of white space alone.
 
@@ -105,26 +85,17 @@ class Workspace(abc.ABC):
     def array_files(
         self, name: str, table: Table, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, ArrayFile]:
-        """Write columns of a table to files, rows in order; NULL is -1 in integers, NaN in floats.
-
-        ``name`` is that of the files.
-        """
-        files = {
-            column: ArrayFile(self.folder / f"{name} {column}", dtype)
-            for column, dtype in dtypes.items()
-        }
+        """Write columns to files, rows in order; NULL is -1 in integers, NaN in floats."""
+        files = {c: ArrayFile(self.folder / f"{name} {c}", dtype) for c, dtype in dtypes.items()}
         for batch in self.batches(table, list(dtypes)):
             for column, file in files.items():
-                file.append(_numbers(batch.column(column), dtypes[column]))
+                values = batch.column(column)
+                if values.null_count and issubclass(dtypes[column], np.integer):
+                    values = values.fill_null(-1)
+                file.append(values.to_numpy(zero_copy_only=False))
         return files
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
         """Yield one text column of a table, row by row."""
         for batch in self.batches(table, [column]):
             yield from batch.column(column).to_pylist()
-
-
-def _numbers(column: pa.Array, dtype: type[np.generic]) -> np.ndarray:
-    if issubclass(dtype, np.integer) and column.null_count:
-        column = column.fill_null(-1)
-    return column.to_numpy(zero_copy_only=False)

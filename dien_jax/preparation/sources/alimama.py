@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dien_jax.preparation.logs import SourceLog, prepare_log
-from dien_jax.preparation.options import (
-    Features,
-    LogForm,
-    LogOptions,
-    SplitPolicy,
-    feature_columns,
-)
+from dien_jax.preparation.options import Features, LogForm, LogOptions, SplitPolicy, feature_columns
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import plain_or_gzip

@@ -12,9 +12,7 @@ Contents of a review and a product, by year:
     2018         product  asin, category: one path
     2023         product  parent_asin, categories: one path; main_category where that is empty
 
-All but the products of 2014 are JSON lines.
-
-``docs/data.md`` says where each address was read.
+All but the products of 2014 are JSON lines. ``docs/data.md`` says where each address was read.
 """
 
 import ast
@@ -162,21 +160,15 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
         report.append(f"{counts['unnamed']:,} of {counts['all']:,} items {lack}")
         return kept
 
-    about = {
-        "name": "amazon",
-        "year": options.year,
-        "files": {local.file.name: local.sha256 for local in files},
-        "five_core": options.five_core,
-    }
+    about: dict[str, Any] = {"name": "amazon", "year": options.year}
+    about["files"] = {local.file.name: local.sha256 for local in files}
+    about["five_core"] = options.five_core
     log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
     return SourceLog(log, Features(item=(CATEGORY,)), about, report, narrow)
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """Return the published reviews and products of a category.
-
-    A name that no category can have is a ``UserError``; one that a server lacks, of :func:`fetch`.
-    """
+    """Return the published reviews and products of a category; refuse a name that none can have."""
     reviews, meta, page, terms, *_ = SETS[year]
     if not re.fullmatch(r"\w+", name, re.ASCII):
         expected = f"a category of {page} as its address has it, such as Toys_and_Games"

@@ -127,15 +127,14 @@ def prepare(options: AuthorsOptions) -> list[str]:
         f"{len(rows.label):,} examples of {len(np.unique(rows.group)):,} users for {split}"
         for split, rows in splits.items()
     )
-    summary = f"{', '.join(numbers)}; {len(events):,} events in {len(offsets) - 1:,} histories"
-    return [summary, *warnings]
+    histories = f"{len(events):,} events in {len(offsets) - 1:,} histories"
+    return [f"{', '.join(numbers)}; {histories}", *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
     """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip, of any protocol.
 
-    Nothing in the file is ever imported or called. Any other content is a ``UserError``, and so is
-    one in which ``unknown``, if given, is not the unknown row.
+    Nothing in the file is ever imported or called. ``unknown``, if given, must be the unknown row.
     """
     expected = f"{file}: expected a pickled dict of strings to the numbers 0 to n-1"
     with reading(file), open_bytes(file) as stream:

@@ -40,8 +40,7 @@ from dien_jax.utils.files import locked, user_cache
 from dien_jax.utils.json_values import LargeCount, convert_fields
 
 KINDS = ("bicycle", "camera", "guitar", "kayak", "lamp", "tent")
-FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")
-"""What there is of each kind: things at a price, cheapest first, then the offers."""
+FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")  # things, cheapest first; offers
 PRICES = 4
 NEW, USED = PRICES, PRICES + 1
 ITEMS = len(KINDS) * len(FORMS)
@@ -190,9 +189,8 @@ def _visits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let users with the first ``count`` of ``interests`` visit them, an event at a time.
 
-    Returns:
-      items, int64 ``[U, LONGEST]``, and the falling and rising visits of each kind that began in
-      the first 0, 1 ... LONGEST events, int8 ``[U, LONGEST + 1, KINDS, 2]``.
+    Return items, int64 ``[U, LONGEST]``, and the falling and rising visits of each kind that began
+    in the first 0, 1 ... LONGEST events, int8 ``[U, LONGEST + 1, KINDS, 2]``.
     """
     users, rows = len(count), np.arange(len(count))
     trend = rng.integers(2, size=interests.shape)  # of each interest: 0 falls, 1 rises
@@ -220,14 +218,11 @@ def _visits(
 
 
 def click_probability(item: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Return the click probabilities of items ``[R]`` given the visits of each history.
+    """Return the click probabilities of items ``[R]``, from 0, given the visits of each history.
 
     Both trends are equally likely before any visit, and each visit multiplies their odds by those
-    of a visit with the trend. The first thing of a visit says whether it rises.
-
-    Args:
-      item: int64 ``[R]``, counted from 0.
-      visits: int ``[R, KINDS, 2]``, falling and rising visits of each kind.
+    of a visit with the trend. The first thing of a visit says whether it rises. ``visits`` are the
+    falling and rising ones of each kind, int ``[R, KINDS, 2]``.
     """
     kind, form = np.divmod(item, len(FORMS))
     falling, rising = visits[np.arange(len(item)), kind].T.astype(float)
