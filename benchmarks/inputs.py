@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = open_dataset(data)
         names = statistics_names(dataset.schema)
         for group, parts in GROUPS.items():
-            kept = np.float32([not any(part in name for part in parts) for name in names])
+            is_kept = [not any(part in name for part in parts) for name in names]
             for seed in range(options.seeds):
-                area = tower_auc(dataset, seed, kept)
-                row = {"data": data.name, "without": group, "inputs": int(kept.sum())}
+                area = tower_auc(dataset, seed, np.array(is_kept, np.float32))
+                row = {"data": data.name, "without": group, "inputs": sum(is_kept)}
                 rows.append(row | {"seed": seed, "valid_auc": area} | surroundings())
                 print(data.name, group, seed, f"{area:.4f}", file=sys.stderr, flush=True)
     report(options, rows, COLUMNS)
