@@ -151,7 +151,8 @@ class Trainer:
         They have the form and the shapes of one device's.
         """
         fresh = self.state
-        self.state = TrainState(*self._place.put(trained, fresh[:3]), fresh.step, fresh.key)
+        params, batch_stats, slots = self._place.put(trained, fresh[:3])
+        self.state = TrainState(params, batch_stats, slots, fresh.step, fresh.key)
         self._save(best=False)
 
     def _best_checkpoint(self) -> TrainState:
