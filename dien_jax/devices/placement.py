@@ -175,11 +175,13 @@ class Placement(OneDevice):
         return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
 
     def on_each(self, tree: Any) -> Any:
-        def put(leaf: Any) -> jax.Array:
-            host = np.asarray(leaf)
-            return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
+        if self.processes == 1:
+            return jax.device_put(tree, self._whole)
+        return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
 
-        return jax.tree.map(functools.partial(_of_data, put), tree)
+    def _on_each(self, leaf: Any) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
 
     def _put(self, array: Any, layout: Layout | None) -> jax.Array:
         if layout is None:

@@ -35,7 +35,7 @@ def test_table_holds_the_popularity_exactly(most: int, more: list[int], data: An
 
 def test_draws_follow_the_table() -> None:
     sampler = make_sampler(np.array([0, 1, 2, 5]))
-    random = random_columns(jax.random.key(0), 4, jnp.zeros((50, 1001)), 1)
+    random = random_columns(jax.random.key(0), 4, jnp.zeros((50, 1001), jnp.int32), 1)
     share = np.bincount(np.ravel(drawn(sampler, random)), minlength=4) / 100_000
     np.testing.assert_allclose(share, [0, 1 / 8, 2 / 8, 5 / 8], atol=0.006)  # 4 standard errors
 
