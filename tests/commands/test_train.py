@@ -278,6 +278,9 @@ class FakeTrainer:
             "test": metrics,
         } | speed
 
+    def stop_if_asked(self):
+        pass
+
 
 @pytest.mark.long
 def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
