@@ -2,7 +2,6 @@
 
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -44,9 +43,7 @@ def replace_file(file: Path) -> None:
     ("change", "refused"),
     [(cut, True), (touch_all, True), (replace_file, False), (Path.unlink, False)],
 )
-def test_batches_of_files_that_change_in_place_are_refused(
-    folder: Path, change: Callable[[Path], None], refused: bool
-) -> None:
+def test_batches_of_files_that_change_in_place_are_refused(folder, change, refused) -> None:
     """A file that is removed or replaced stays as it was for those who have mapped it."""
     loader = Loader(open_folder(folder, in_memory=0), "train", TrainConfig())
     file = folder / "events" / "item" / "values.npy"
@@ -58,9 +55,7 @@ def test_batches_of_files_that_change_in_place_are_refused(
         loader.batch(0, 0)
 
 
-def test_a_batch_is_refused_whose_file_changed_while_it_was_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_refused_whose_file_changed_while_it_was_read(folder, monkeypatch) -> None:
     data = open_folder(folder, in_memory=0)
     file = folder / "events" / "item" / "values.npy"
     read = data.context_rows

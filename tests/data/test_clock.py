@@ -32,17 +32,19 @@ def test_whole_numbers_may_have_the_form_of_floats(text, number) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clock", "text", "time"),
+    ("clock", "text", "time", "earliest"),
     [
-        (SECONDS, "2023-11-14T22:13:20.999", NOW),
-        (MILLISECONDS, "2023-11-14 22:13:20.000999", NOW * 1000),
-        (MILLISECONDS, "2023-11-15T00:13:20+02:00", NOW * 1000),
-        (SECONDS, str(NOW), NOW),
-        (MILLISECONDS, f"{NOW}000.0", NOW * 1000),
+        (SECONDS, "2023-11-14T22:13:20.999", NOW, NOW),
+        (MILLISECONDS, "2023-11-14 22:13:20.000999", NOW * 1000, NOW),
+        (MILLISECONDS, "2023-11-15T00:13:20+02:00", NOW * 1000, NOW),
+        (SECONDS, str(NOW), NOW, NOW),
+        (MILLISECONDS, f"{NOW}000.0", NOW * 1000, NOW),
+        (MILLISECONDS, "5", 5, 0),  # times of a log that starts with small ones
+        (SECONDS, "20130201", 20_130_201, 20_000_000),
     ],
 )
-def test_times_are_in_the_unit_of_the_clock_without_fractions(clock, text, time) -> None:
-    assert clock.read("--test-from", text, NOW) == time
+def test_times_are_in_the_unit_of_the_clock_without_fractions(clock, text, time, earliest) -> None:
+    assert clock.read("--test-from", text, earliest) == time
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,3 @@ def test_numbers_in_another_unit_than_the_log_are_refused(clock, text, expected)
     earliest = NOW * (1000 if clock is MILLISECONDS else 1)
     with pytest.raises(UserError, match=f"^--test-from {expected}"):
         clock.read("--test-from", text, earliest)
-
-
-def test_small_numbers_are_times_of_a_log_that_starts_with_them() -> None:
-    assert MILLISECONDS.read("a time", "5", earliest=0) == 5
-    assert SECONDS.read("a time", "20130201", earliest=20_000_000) == 20_130_201

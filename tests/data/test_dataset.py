@@ -150,12 +150,6 @@ def test_many_values_are_escaped_as_one_is(special: str, place: int) -> None:
     assert b"".join(lines) == "".join(f"{escape(value)}\n" for value in values).encode()
 
 
-@pytest.mark.parametrize("line", ["\\", "a\\n", "\\u12", "\\uD800 \\x", "\\u 123"])
-def test_unknown_escape_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match="is not an escape"):
-        unescape(line)
-
-
 INT = np.int32
 FAULTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("events/item", lambda v: v + 1, "entry 3 should be at least 0 and below 4, found 4"),
@@ -208,9 +202,7 @@ OFFSETS_AND_COUNTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
     ("name", "change", "message"),
     [*((f"{name}/values", *fault) for name, *fault in FAULTS), *OFFSETS_AND_COUNTS],
 )
-def test_values_that_would_fail_silently_later_are_refused(
-    folder: Path, name: str, change: Callable[[np.ndarray], Any], message: str
-) -> None:
+def test_values_that_would_fail_silently_later_are_refused(folder, name, change, message) -> None:
     file = folder / f"{name}.npy"
     rewrite(file, change)
     with pytest.raises(UserError, match=message) as error:
@@ -261,9 +253,7 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
         (["schema", "context", 0, "name"], "label", "context feature cannot be named 'label'"),
     ],
 )  # fmt: skip
-def test_meta_that_makes_no_sense_is_refused(
-    folder: Path, keys: list[Any], value: Any, message: str
-) -> None:
+def test_meta_that_makes_no_sense_is_refused(folder, keys, value, message) -> None:
     edit_json(folder / "meta.json", *keys, value=value)
     with pytest.raises(UserError, match=message):
         open_dataset(folder)
@@ -279,10 +269,20 @@ def test_what_is_not_a_dataset_folder_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path / "file")
 
 
-@pytest.mark.parametrize("text", [b"\xff\n\n\n\n", b"\\x\n\n\n\n"])
-def test_vocabulary_that_is_not_text_is_refused_when_read(folder: Path, text: bytes) -> None:
-    (folder / "vocab/item.txt").write_bytes(text)
-    with pytest.raises(UserError, match=r"item\.txt: cannot be read as lines of text"):
+NO_TEXT = r"item\.txt: cannot be read as lines of text"
+NO_TEXTS = (b"\xff", b"\\", b"\\x", b"a\\n", b"\\u12", b"\\uD800 \\x", b"\\u 123")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        *(("vocab/item.txt", text + b"\n\n\n\n", NO_TEXT) for text in NO_TEXTS),
+        ("groups.txt", b"Ann\nBob\nCi", "expected 3 lines, found 2 and a last one without its"),
+    ],
+)
+def test_texts_that_are_cut_or_no_text_are_refused(folder, name, content, message) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
         open_dataset(folder).vocabulary("item")
 
 
@@ -298,12 +298,6 @@ def test_id_twice_in_a_vocabulary_is_refused(folder: Path) -> None:
     opened = open_dataset(folder)
     with pytest.raises(UserError, match=f"vocabulary of 'user' has the value '{first}' twice"):
         Vocabularies(opened.schema, opened.vocabulary)
-
-
-def test_cut_vocabulary_is_refused(folder: Path) -> None:
-    (folder / "groups.txt").write_bytes(b"Ann\nBob\nCi")
-    with pytest.raises(UserError, match="expected 3 lines, found 2 and a last one without its"):
-        open_dataset(folder)
 
 
 MODULES = (metadata, tables, value_text, preparation, memory, log, arrays, target_negatives)

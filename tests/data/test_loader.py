@@ -112,6 +112,9 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
         real = np.arange(batch_size) < len(rows)
         np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
         np.testing.assert_array_equal(batch.user[real], rows + 1)
+        for array in (*batch[:6], *batch.context["tags"], batch.context["price"]):
+            assert len(array) == batch_size
+            assert not array[~real].any()  # filler is 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
@@ -154,16 +157,6 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
         edges = (12,) if order == "evaluation" else (2, 4, 8, 12)  # 50 examples are few
         assert batch.history.shape == (8, next(edge for edge in edges if edge >= longest))
         assert [array.dtype for array in batch[:6]] == [np.int32] * 4 + [np.float32] * 2
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_filler_is_zero_throughout(order):
-    loader = make_loader([3, 1, 4, 1, 5], batch_size=4, order=order)
-    batch = loader.batch(0, 1)
-    assert batch.weight.tolist() == [1, 0, 0, 0]
-    for array in (*batch[:6], *batch.context["tags"], batch.context["price"]):
-        assert len(array) == 4
-        assert not array[1:].any()
 
 
 @pytest.mark.parametrize("order", ORDERS)

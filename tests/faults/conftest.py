@@ -3,13 +3,12 @@
 import fcntl
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import faults
 from support.fault_programs import Preloaded, add_inputs
-from support.faults import Case
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +56,6 @@ def place(workspace: Path) -> Path:
     """A workspace with the inputs of all programs."""
     add_inputs(workspace)
     return workspace
-
-
-@pytest.fixture
-def attempt(workspace: Path) -> Callable[[Case], None]:
-    return lambda case: faults.attempt(case, workspace)
 
 
 @pytest.fixture(scope="session", name="preloaded")

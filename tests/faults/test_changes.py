@@ -131,10 +131,6 @@ def place(place: Path) -> Path:
     return place
 
 
-def truncated(file: Path) -> None:
-    os.truncate(file, 0)
-
-
 def rewritten(file: Path) -> None:
     """Write the values of an array in place, in another order."""
     values = np.load(file)
@@ -143,7 +139,7 @@ def rewritten(file: Path) -> None:
         stream.write(values[::-1].tobytes())
 
 
-CHANGES = (truncated, rewritten, Path.unlink)
+CHANGES = (partial(os.truncate, length=0), rewritten, Path.unlink)
 
 
 def change_arrays(place: Path, first: int) -> None:

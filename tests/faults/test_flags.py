@@ -9,10 +9,10 @@ import importlib
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from support import faults
 from support.faults import Case
 
 from dien_jax import Config, prepare
@@ -93,8 +93,8 @@ CASES = list(_cases())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_values_that_are_none_are_refused(case, attempt):
-    attempt(case)
+def test_values_that_are_none_are_refused(case, workspace):
+    faults.attempt(case, workspace)
 
 
 def test_every_command_has_cases_and_every_setting_of_a_number_has():
@@ -131,6 +131,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--spark-url=sc://x",): "need --engine spark",
         ("--engine=spark", "--spark-url=localhost"): "localhost: expected sc://HOST:PORT",
         ("--memory=-1",): "--memory must be a size such as 4GB",
+        ("--memory=100MB",): "--memory 100MB is too little: the program takes at least",
         (f"--user={'u' * 5000}",): r"\(--user\); its columns are",
         ("--item=\x1b[31m\n",): r"'\\x1b\[31m\\n' \(--item\)",
         ("--user=User",): "no column 'User' .* did you mean 'user'",
@@ -168,25 +169,22 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
 ALONE = ("--preset-file=preset.json", "--resume", "--resume=run", "--seed=1")
 
 
-def empty_object(folder: Path) -> None:
-    (folder / "preset.json").write_text("{}")
-
-
 def _line(command: str, words: tuple[str, ...]) -> tuple[str, ...]:
     own = () if {*words} & {*ALONE} else without(LINES[command], words[0])
     return (*command.split()[1:], *own, *words)
 
 
 EXCLUSIVE = [
-    Case(command.split()[0], " ".join(words)[:60], _line(command, words), empty_object, message)
+    Case(command.split()[0], " ".join(words)[:60], _line(command, words),
+         lambda folder: (folder / "preset.json").write_text("{}"), message)
     for command, cases in TOGETHER.items()
     for words, message in cases.items()
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", EXCLUSIVE, ids=str)
-def test_flags_that_do_not_go_together_or_ask_for_too_much_are_refused(case, attempt):
-    attempt(case)
+def test_flags_that_do_not_go_together_or_ask_for_too_much_are_refused(case, workspace):
+    faults.attempt(case, workspace)
 
 
 PATHS = {
@@ -233,5 +231,5 @@ def _paths() -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("case", list(_paths()), ids=str)
-def test_paths_that_cannot_be_are_refused(case, attempt):
-    attempt(case)
+def test_paths_that_cannot_be_are_refused(case, workspace):
+    faults.attempt(case, workspace)

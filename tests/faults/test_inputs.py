@@ -206,8 +206,8 @@ ELSEWHERE = [
 @pytest.mark.parametrize(
     "case", [*COLUMNS, *FILES, *CHANGED, *EXPORTED, *SOUND, *ELSEWHERE], ids=str
 )
-def test_what_no_command_can_work_with_is_refused_by_name(case, attempt):
-    attempt(case)
+def test_what_no_command_can_work_with_is_refused_by_name(case, workspace):
+    faults.attempt(case, workspace)
 
 
 STREAMS = {

@@ -177,5 +177,5 @@ def test_edited_files_are_refused_by_name(file, workspace, copies):
 
 
 @pytest.mark.parametrize("case", list(cuts()), ids=str)
-def test_cut_files_are_refused_by_name(case, attempt):
-    attempt(case)
+def test_cut_files_are_refused_by_name(case, workspace):
+    faults.attempt(case, workspace)

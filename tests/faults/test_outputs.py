@@ -68,8 +68,8 @@ def _refused() -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("case", list(_refused()), ids=str)
-def test_output_is_refused_and_nothing_changes(case, attempt):
-    attempt(case)
+def test_output_is_refused_and_nothing_changes(case, workspace):
+    faults.attempt(case, workspace)
 
 
 AGAIN = [
@@ -85,8 +85,8 @@ AGAIN = [
 
 
 @pytest.mark.parametrize("case", AGAIN, ids=str)
-def test_output_is_replaced_and_then_refreshed_by_the_same_command(case, attempt):
-    attempt(case)
+def test_output_is_replaced_and_then_refreshed_by_the_same_command(case, workspace):
+    faults.attempt(case, workspace)
     arguments = [argument for argument in case.arguments if argument != "--overwrite"]
     ending = faults.run_in_process(case.command, *arguments)
     assert ending.status == 0, ending.output

@@ -47,11 +47,8 @@ def test_all_scores_of_a_run_are_calibrated_and_its_order_stays(run: Path, tmp_p
         lines = (tmp_path / name).read_text(encoding="utf-8").splitlines()[1:]
         return np.array([float(line.rpartition(",")[2]) for line in lines])
 
-    split, ranking, scored = (
-        score_split(run, "train").scores,
-        ranked(Ranker(run)),
-        in_table("a.csv"),
-    )
+    split, ranking = score_split(run, "train").scores, ranked(Ranker(run))
+    scored = in_table("a.csv")
     version = model_version(run)
     shift = -1.25
     Calibration(SLOPE, OFFSET, step=1, shift=shift).save(run)

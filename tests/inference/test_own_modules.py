@@ -33,21 +33,17 @@ class DotAttention(nn.Module):
         return jnp.where(live, jax.nn.sigmoid(jnp.einsum("bth,bh->bt", states, query)), 0)
 
 
-def tutorial_cell() -> type[nn.Module]:
-    block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert block is not None
-    namespace: dict = {"__name__": "tutorial"}
-    exec(block[1], namespace)
-    return namespace["MinAUGRU"]
-
-
 @pytest.mark.parametrize(
     ("setting", "table"), [("evolution", EVOLUTIONS), ("attention", ATTENTIONS)]
 )
 def test_own_modules_train_rank_export_and_serve(
     setting, table, tmp_path, monkeypatch, capfd
 ) -> None:
-    cell = tutorial_cell()
+    block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert block is not None
+    namespace: dict = {"__name__": "tutorial"}
+    exec(block[1], namespace)
+    cell = namespace["MinAUGRU"]
     own = {"evolution": lambda c: cell(c.hidden_size), "attention": lambda c: DotAttention()}
     monkeypatch.setitem(table, "own", own[setting])
     train = TrainConfig(batch_size=16, epochs=1, max_history=8, buckets=())
@@ -75,15 +71,11 @@ def test_own_modules_train_rank_export_and_serve(
     exported = Ranker(file).rank(history, candidates, "u1")
     np.testing.assert_allclose(exported.scores, expected.scores, **TOLERANCE)
     few = RankRequest(history[-8:], candidates[:8], "u1")
-    assert_served(file, few, Ranker(file).rank(*few))
-
-
-def assert_served(file: Path, request: RankRequest, expected) -> None:
     pytest.importorskip("httpx")
     pytest.importorskip("starlette")
     from support.http_server import Server, check_ranking
 
     server = Server(file).warm()
-    body = {name: value for name, value in request._asdict().items() if value is not None}
-    check_ranking(server.post("/v1/rank", body), expected)
+    body = {name: value for name, value in few._asdict().items() if value is not None}
+    check_ranking(server.post("/v1/rank", body), Ranker(file).rank(*few))
     server.end()

@@ -299,35 +299,11 @@ def test_lengths_of_histories_are_few_or_all_where_scores_depend_on_the_padding(
         assert history_buckets(untrained_run.config_of("dien", (2, 3, 4, 9), **changes)) == lengths
 
 
-def test_nothing_is_compiled_after_the_warm_up(data, tmp_path) -> None:
-    run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **NO_COUNTS)
-    make_programs.cache_clear()  # which rankers of one model share
-    ranker = Ranker(run)
-    before = len(COMPILED)
-    ranker.warm_up()
-    lengths, sizes = len(ranker._programs.buckets), len(CANDIDATE_BUCKETS)
-    assert len(COMPILED) - before == lengths * (2 + sizes)
-    before = len(COMPILED)
-    for length in range(9):
-        for size in (1, *CANDIDATE_BUCKETS, 130, 1300):
-            ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
-    ranker.remember("Ann", [])
-    for _ in range(9):
-        ranker.observe("Ann", PEAR)
-        ranker.rank(None, [ODD], "Ann", CONTEXT)
-    for users in range(6):
-        ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
-        ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
-        ranker.observe("Ann", PEAR)
-    Ranker(run).warm_up()
-    assert len(COMPILED) == before
-
-
 @pytest.mark.parametrize("follow_authors", [False, True])
-def test_a_warm_up_is_ready_once_no_call_compiles(follow_authors, data, tmp_path) -> None:
+def test_nothing_is_compiled_once_a_warm_up_is_ready(follow_authors, data, tmp_path) -> None:
     changes = {**NO_COUNTS, "follow_authors": follow_authors}
     run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **changes)
-    make_programs.cache_clear()
+    make_programs.cache_clear()  # which rankers of one model share
     ranker, found, compiled = Ranker(run), [], len(COMPILED)
     candidates = [ODD, SLASH]
 
@@ -351,4 +327,16 @@ def test_a_warm_up_is_ready_once_no_call_compiles(follow_authors, data, tmp_path
     for user in ("Bob", "Cid"):
         expected = ranker.rank([PEAR, ODD], candidates, user, CONTEXT)
         same(ranker.rank(None, candidates, user, CONTEXT), expected)
+    for length in range(9):
+        for size in (1, *CANDIDATE_BUCKETS, 130, 1300):
+            ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
+    ranker.remember("Ann", [])
+    for _ in range(9):
+        ranker.observe("Ann", PEAR)
+        ranker.rank(None, [ODD], "Ann", CONTEXT)
+    for users in range(6):
+        ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
+        ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
+        ranker.observe("Ann", PEAR)
+    Ranker(run).warm_up()
     assert len(COMPILED) == before

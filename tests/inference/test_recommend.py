@@ -263,12 +263,3 @@ def test_wrong_requests_are_refused_in_a_line(arguments, message, ranker) -> Non
     if "history" in arguments:
         with pytest.raises(UserError, match=re.escape(f"history 2 of 2: {message}")):
             ranker.recommend_many([[], arguments["history"]], contexts=[context] * 2)
-
-
-@pytest.mark.long
-def test_an_exported_file_lists_as_its_run(exported, run) -> None:
-    context = {"device": "desk", "query": ["q", "s"]}
-    arguments = {"user": "Ann", "context": context, "at_most": {"category": 1}}
-    found, expected = (Ranker(path).recommend([], 2, **arguments) for path in (exported, run))
-    assert found.ids == expected.ids
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)

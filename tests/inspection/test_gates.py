@@ -58,10 +58,8 @@ def test_gates_are_those_of_the_equations(data, model, form):
     tables = params["item_embeddings"]
     for example in Inspector(made).examples("valid", NUMBERS):
         split = dataset.splits["valid"]
-        end, start = (
-            split.history_end[example.number],
-            dataset.event_offsets[split.sequence[example.number]],
-        )
+        end = split.history_end[example.number]
+        start = dataset.event_offsets[split.sequence[example.number]]
         rows = dataset.event_item[max(start, end - 6) : end]
         assert example.older == max(0, end - start - 6)
         category = dataset.items["category"].values[rows]

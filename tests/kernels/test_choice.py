@@ -16,7 +16,6 @@ from dien_kernels import (
     Device,
     agreement,
     assume,
-    augru,
     choice,
     devices,
     explain,
@@ -64,12 +63,6 @@ def test_a_named_kernel_runs_on_its_devices_only(name, fits):
                 continue
             with pytest.raises(NotImplementedError, match=f"'{name}' needs .*'{device.kind}'"):
                 choice.require(name)
-
-
-def test_a_named_kernel_never_falls_back():
-    x, attention, weights, lengths, _ = operands("augru")
-    with pytest.raises(NotImplementedError, match="'triton' needs an NVIDIA GPU"):
-        augru(x, attention, weights, lengths=lengths, implementation="triton")
 
 
 def test_auto_says_what_it_took():

@@ -45,13 +45,6 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def counting_compiler(folder: Path) -> tuple[Path, Path]:
-    """A compiler in no time that writes a line for each library that it links, and that log."""
-    log, compiler = folder / "linked", build.compiler()[0]
-    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {compiler} "$@" -O0'
-    return script(folder / "cxx", text), log
-
-
 @pytest.mark.parametrize(
     ("flags", "wish", "expected"),
     [
@@ -88,8 +81,10 @@ def test_a_library_without_kernels_for_the_processor_is_a_reason(
 
 @pytest.mark.long
 def test_two_processes_compile_once_and_again_what_was_cut_short(tmp_path, empty_cache):
-    command, log = counting_compiler(tmp_path)
-    variables = {"CXX": str(command)}
+    log, compiler = tmp_path / "linked", build.compiler()[0]
+    # It takes no time, and writes a line for each library that it links.
+    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {compiler} "$@" -O0'
+    variables = {"CXX": str(script(tmp_path / "cxx", text))}
     start = [sys.executable, "-c", STATES, "native"]
     started = [
         subprocess.Popen(start, env=os.environ | variables, stdout=-1, stderr=-1, text=True)

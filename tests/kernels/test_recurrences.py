@@ -18,7 +18,6 @@ from support.recurrences import (
     FORMS,
     assert_agree,
     assert_padding_changes_nothing,
-    call,
     evaluate,
     numpy_recurrence,
     operands,
@@ -251,18 +250,12 @@ def test_vmap_of_whole_batches_is_a_loop():
         ({"form": "book"}, "form: expected one of"),
         ({"implementation": "cudnn"}, "implementation: expected one of"),
         ({"implementation": "mosaic_gpus"}, r"did you mean 'mosaic_gpu'\?"),
+        ({"weights": operands("agru")[2]}, r"weights.input: expected shape \(5, 3, 8\)"),
+        ({"weights": operands("augru", biased=True)[2], "form": "authors"},
+         r"weights.recurrent_bias: expected None"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_argument_is_named(change, message):
     names = ("x", "attention", "weights", "lengths", "initial_state")
     with pytest.raises(ValueError, match=message):
         augru(**(dict(zip(names, operands("augru"), strict=True)) | change))
-
-
-def test_wrong_weights_are_named():
-    x, attention, weights, lengths, _ = operands("agru")
-    with pytest.raises(ValueError, match=r"weights.input: expected shape \(5, 3, 8\)"):
-        call("augru", x, attention, weights, lengths, None)
-    x, _, weights, lengths, _ = operands("gru", biased=True)
-    with pytest.raises(ValueError, match=r"weights.recurrent_bias: expected None"):
-        call("gru", x, None, weights, lengths, None, form="authors")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
 SCORES = st.sampled_from([0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0]) | st.floats(
     0, 1, width=32
 )
-CASES = st.integers(4, 40).flatmap(
+CASES = st.integers(0, 40).flatmap(
     lambda size: st.tuples(
         hnp.arrays(np.int8, size, elements=st.integers(0, 1)),
         hnp.arrays(np.float64, size, elements=SCORES),
@@ -138,12 +138,6 @@ def test_bootstrap_is_the_same_each_time_and_another_by_another_seed():
     first = bootstrap(*arguments, resamples=50)
     assert bootstrap(*arguments, resamples=50) == first
     assert bootstrap(*arguments, resamples=50, seed=1)["auc"].low != first["auc"].low
-
-
-@pytest.mark.parametrize("labels", [[], [1], [0, 0, 0], [1, 1, 0], [0, 1]])
-def test_no_interval_without_two_of_each_label(labels):
-    scores = np.linspace(0, 1, len(labels))
-    assert delong(np.array(labels, int), scores, scores) is None
 
 
 def test_bootstrap_tells_only_what_is_defined():

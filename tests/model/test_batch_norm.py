@@ -35,9 +35,7 @@ def trained(module: nn.Module, variables: Any, x: jax.Array, live: jax.Array) ->
 
 
 @KINDS
-def test_evaluation_uses_the_mean_of_all_batches_and_nothing_of_the_start(
-    module: nn.Module,
-) -> None:
+def test_evaluation_uses_the_mean_of_all_batches_and_nothing_of_the_start(module) -> None:
     """Weights fall by .99 a batch and add up to 1, also after a few steps."""
     steps = batches(4)
     variables: Any = module.init(jax.random.key(0), steps[0], LIVE, train=True)

@@ -141,14 +141,9 @@ def train_forward(config: ModelConfig):
     model = ClickModel(config, SCHEMA)
 
     def loss(params, statistics, batch, negatives):
-        output, changed = model.apply(
-            {"params": params, "batch_stats": statistics},
-            batch,
-            tables(),
-            negatives,
-            train=True,
-            mutable=["batch_stats"],
-        )
+        variables = {"params": params, "batch_stats": statistics}
+        given, options = (batch, tables(), negatives), {"train": True, "mutable": ["batch_stats"]}
+        output, changed = model.apply(variables, *given, **options)
         real = jnp.where(jnp.asarray(batch.weight) > 0, output.logits, 0)
         return (real**2).sum() + output.auxiliary_loss, changed["batch_stats"]
 

@@ -61,23 +61,19 @@ def review_2023(user: str, item: str, time: int) -> str:
     return json.dumps({"rating": 5.0, "text": "Unicode: é", **review})
 
 
-def product(**fields: object) -> str:
-    return json.dumps(fields)
-
-
 META_2018 = [
-    product(asin="B0", category=["Books", "Literature & Fiction", "Poetry"], price=None),
-    product(asin="B1", category=["Books"]),
-    product(asin="B2", category=[]),
-    product(asin="B3"),
-    product(asin="B4", category="Books"),
+    {"asin": "B0", "category": ["Books", "Literature & Fiction", "Poetry"], "price": None},
+    {"asin": "B1", "category": ["Books"]},
+    {"asin": "B2", "category": []},
+    {"asin": "B3"},
+    {"asin": "B4", "category": "Books"},
 ]
 META_2023 = [
-    product(parent_asin="B0", main_category="Books", categories=["Books", "Poetry"]),
-    product(parent_asin="B1", main_category="Books", categories=[]),
-    product(parent_asin="B2", main_category=None, categories=[]),
-    product(parent_asin="B3"),
-    product(asin="B4", main_category="Books"),
+    {"parent_asin": "B0", "main_category": "Books", "categories": ["Books", "Poetry"]},
+    {"parent_asin": "B1", "main_category": "Books", "categories": []},
+    {"parent_asin": "B2", "main_category": None, "categories": []},
+    {"parent_asin": "B3"},
+    {"asin": "B4", "main_category": "Books"},
 ]
 
 
@@ -95,7 +91,7 @@ META_2023 = [
     ],
 )  # fmt: skip
 def test_later_years_have_json_products_with_one_path(tmp_path, year, reviews, meta, problem):
-    dataset, summary = make(tmp_path, reviews, meta, year=year, max_bad_share=0.2)
+    dataset, summary = make(tmp_path, reviews, map(json.dumps, meta), year=year, max_bad_share=0.2)
     assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
     found = values_of(dataset, "items", "category")
     assert (found["B0"], found["B1"]) == ("Poetry", "Books")

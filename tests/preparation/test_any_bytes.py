@@ -44,7 +44,7 @@ TEXT = st.one_of(
     ROWS.map(lambda rows: HEADER + b"\n".join([b"u,i,1,a|b,7", *rows])),
 )
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
-few = settings(quick, max_examples=8)
+few = settings(quick, max_examples=8)  # Python writes the database's queries, which takes its time
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,6 @@ def outcome(read: Callable[[], object], name: str) -> object:
     return text
 
 
-def events(workspace, file: Path) -> object:
-    """The events of a log; Python writes the database's queries, which takes its time."""
-    source = SourceLog(workspace.read_columns(file, FORM), FEATURES, {}, [])
-    return load_events(workspace, source, 1.0)
-
-
 @quick
 @given(content=TEXT, compress=st.booleans())
 @example(content=HEADER + b'u,i,1,"a\nb,7\n', compress=False)
@@ -93,7 +87,12 @@ def test_csv_logs(content, compress, workspace, file) -> None:
 def test_times_and_numbers_of_logs(times, numbers, workspace, file) -> None:
     rows = [b"u,i,1.5,a," + time for time in times] + [b"u,i,%b,a,7" % n for n in numbers]
     file.write_bytes(HEADER + b"\n".join(rows))
-    outcome(lambda: events(workspace, file), file.name)
+
+    def events() -> object:
+        source = SourceLog(workspace.read_columns(file, FORM), FEATURES, {}, [])
+        return load_events(workspace, source, 1.0)
+
+    outcome(events, file.name)
 
 
 def damaged(whole: bytes) -> st.SearchStrategy[bytes]:

@@ -50,16 +50,9 @@ def test_the_database_has_what_the_rest_leaves(tmp_path) -> None:
         ({"examples": 1001}, "1,001 examples of an event"),
     ],
 )
-def test_a_log_that_does_not_fit_is_refused_with_an_estimate(
-    change: dict[str, int], match: str
-) -> None:
+def test_a_log_that_does_not_fit_is_refused_with_an_estimate(change, match) -> None:
     with pytest.raises(UserError, match=f"--memory 2.5GB is too little: .*{match}"):
         divide("2.5GB", **SIZES | change)
-
-
-def test_a_limit_below_the_program_is_refused() -> None:
-    with pytest.raises(UserError, match="--memory 100MB is too little: the program takes at least"):
-        reading_limit("100MB")
 
 
 @pytest.mark.long

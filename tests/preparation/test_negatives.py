@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from dien_jax.data.arrays import CHUNK_ROWS
 from dien_jax.preparation.pipeline import target_negatives as negatives
 from dien_jax.preparation.pipeline.splits import EventPart
-from dien_jax.preparation.pipeline.target_negatives import (
-    EarlierItems,
-    NegativeSampler,
-    Pool,
-    uniform_numbers,
-)
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool, uniform_numbers
 
 pytestmark = pytest.mark.fast
 
@@ -81,51 +76,11 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
         assert allow_own or negative not in item[start:positive]
 
 
-@given(logs(), st.data())
-def test_earlier_items_are_those_of_the_sequence_before_the_event(log, data):
-    item, time, offsets = log
-    sequences = st.integers(0, len(offsets) - 2)
-    sequence = np.array(data.draw(st.lists(sequences, min_size=1)), np.int32)
-    end = np.array([data.draw(st.integers(offsets[s], offsets[s + 1])) for s in sequence])
-    asked = np.array([data.draw(st.integers(0, 8)) for _ in sequence], np.int32)
-    earlier = EarlierItems(EventPart(0, 0, item, time, None, offsets), 9)
-    assert earlier.contain(sequence, asked, end).tolist() == [
-        a in item[offsets[s] : e] for s, a, e in zip(sequence, asked, end, strict=True)
-    ]
-
-
-def test_popularity_is_that_of_the_time():
-    pool = pool_of([4] * 3 + [5] * 1 + [6] * 100, [0] * 4 + [5] * 100)
-    early = draw([1], pool, count=6000)
-    counts = np.bincount(early.item, minlength=7)
-    np.testing.assert_allclose(counts[4:] / len(early.item), [0.75, 0.25, 0], atol=0.02)
-    late = draw([2], pool, count=6000)
-    counts = np.bincount(late.item, minlength=7)
-    np.testing.assert_allclose(counts[4:] / len(late.item), np.array([3, 1, 100]) / 104, atol=0.02)
-
-
-def test_uniform_draws_every_item_that_existed_alike():
-    pool = pool_of([4] * 3 + [5, 4] + [6] * 100, [0] * 5 + [5] * 100, "uniform")
-    assert pool.until(np.array([0, 4, 5])).tolist() == [2, 2, 3]
-    assert pool.item.take(np.arange(3)).tolist() == [4, 5, 6]
-    for target, share in ((1, [1 / 2, 1 / 2, 0]), (2, [1 / 3] * 3)):
-        drawn = draw([target], pool, count=6000)
-        counts = np.bincount(drawn.item, minlength=7)
-        np.testing.assert_allclose(counts[4:] / len(drawn.item), share, atol=0.02)
-
-
 def test_what_the_user_chose_later_is_drawn_and_what_was_chosen_before_is_not():
     pool = pool_of([1, 2, 3, 4], [0, 0, 0, 0])
     assert set(draw([1], pool, count=50).item.tolist()) == {3, 4}, "3 is the user's next choice"
     assert set(draw([2], pool, count=50).item.tolist()) == {4}
     assert set(draw([2], pool, count=50, allow_own=True).item.tolist()) == {1, 2, 4}
-
-
-def test_a_user_who_chose_everything_gets_no_negative_and_is_counted():
-    drawn = draw([2, 5], pool_of([1, 2, 3], [0, 0, 0]))
-    assert drawn.positive.tolist() == [1, 1, 1, 1]
-    assert set(drawn.item.tolist()) <= {1, 3}
-    assert drawn.missing == 4
 
 
 def test_threads_draw_what_one_does(monkeypatch):

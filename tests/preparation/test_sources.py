@@ -1,5 +1,6 @@
 """Every source of logs: malformed lines, gzip, and files that are cut, empty or absent."""
 
+import functools
 import gzip
 
 import pytest
@@ -29,18 +30,15 @@ def test_every_source_of_logs_has_a_sample():
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """Return a function that gives the events of a sample, prepared once."""
-    events = {}
 
+    @functools.cache
     def events_of_sample(source):
-        if source not in events:
-            sample = SAMPLES[source]
-            dataset, _ = sample.make(tmp_path_factory.mktemp(source))
-            assert dataset.meta["source"]["name"] == source
-            assert sorted(dataset.meta["source"]["files"]) == sorted(
-                [sample.archive] if sample.archive else sample.files
-            )
-            events[source] = events_of(dataset)
-        return events[source]
+        sample = SAMPLES[source]
+        dataset, _ = sample.make(tmp_path_factory.mktemp(source))
+        assert dataset.meta["source"]["name"] == source
+        files = [sample.archive] if sample.archive else sample.files
+        assert sorted(dataset.meta["source"]["files"]) == sorted(files)
+        return events_of(dataset)
 
     return events_of_sample
 

@@ -1,6 +1,6 @@
 """Splits: sides of random logs are those of plain Python, and none of them looks ahead."""
 
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,20 +92,6 @@ def test_sides_and_what_training_sees_are_those_of_plain_python(users, settings,
         )
         assert marks.tolist() == [*chain(*rows)]
     assert (chosen == (past & (log.label == 1) if impressions else past)).all()
-
-
-@given(TIMES, st.data())
-def test_impression_histories_hold_exactly_the_clicks_strictly_before(users, data):
-    rows = sum(map(len, users))
-    log = log_of(users, data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)))
-    ends, clicks = splits.history_ends(log), np.flatnonzero(log.label)
-    first_click = np.append(0, np.cumsum(log.label))[log.offsets]
-    for sequence, (start, end) in enumerate(pairwise(log.offsets)):
-        for row in range(start, end):
-            assert ends[row] >= first_click[sequence]
-            seen = clicks[first_click[sequence] : ends[row]].tolist()
-            before = log.timestamp < log.timestamp[row]
-            assert seen == [c for c in clicks if start <= c < end and before[c]]
 
 
 def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():

@@ -81,11 +81,8 @@ def test_popularity_counts_training_users_only(data: Dataset) -> None:
 
 def visits_of(events: np.ndarray) -> list[tuple[int, list[int]]]:
     """Return the kind and prices of each visit, of which the last one may be cut."""
-    things = [
-        divmod(event, len(FORMS))
-        for event in events.tolist()
-        if event % len(FORMS) < synthetic.PRICES
-    ]
+    things = (divmod(event, len(FORMS)) for event in events.tolist())
+    things = [(kind, form) for kind, form in things if form < synthetic.PRICES]
     runs = [(kind, [price for _, price in run]) for kind, run in groupby(things, lambda t: t[0])]
     assert all(len(prices) == synthetic.VISIT for _, prices in runs[:-1])
     return runs
@@ -116,13 +113,8 @@ def test_probabilities_are_those_of_all_hidden_trends(simulated: synthetic.Simul
         expected = 0.0
         for trend, likelihood in likelihoods.items():
             fits = synthetic.FIT if (form == synthetic.NEW) == (trend == 1) else synthetic.MISFIT
-            click = (
-                synthetic.OTHER
-                if not of_kind
-                else synthetic.THING
-                if form < synthetic.PRICES
-                else fits
-            )
+            of_visited = synthetic.THING if form < synthetic.PRICES else fits
+            click = of_visited if of_kind else synthetic.OTHER
             expected += click * likelihood / sum(likelihoods.values())
         assert simulated.probability[row] == pytest.approx(expected, rel=1e-6)
 

@@ -1,7 +1,7 @@
 """Writing a dataset folder: misuse, full disks and crashes leave nothing behind."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,19 +15,6 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.writer import DatasetWriter
 
 pytestmark = pytest.mark.fast
-
-
-def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
-    def fail() -> Iterator[str]:
-        yield "first"
-        raise KeyboardInterrupt
-
-    with (
-        pytest.raises(KeyboardInterrupt),
-        DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}) as writer,
-    ):
-        writer.groups(fail())
-    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -45,19 +32,10 @@ def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
         ({"context": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
     ],
 )
-def test_misuse_of_the_writer_is_refused_and_leaves_nothing(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_misuse_of_the_writer_is_refused_and_leaves_nothing(tmp_path, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "data", **change)
     assert leftovers(tmp_path) == []
-
-
-def test_a_number_beyond_float32_is_refused(tmp_path: Path) -> None:
-    expected = r"items/price/values.npy: 1e\+39 does not fit float32"
-    writer = DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={})
-    with pytest.raises(ValueError, match=expected), writer:
-        writer.items("price", np.array([0.0, np.inf, 1e39, 0.0]))
 
 
 def test_an_empty_piece_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,29 +57,28 @@ def test_an_empty_piece_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert contents(write(tmp_path / "two")) == before
 
 
-def test_event_offsets_of_a_piece_begin_where_those_before_ended(tmp_path: Path) -> None:
-    def write_twice() -> None:
-        with DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}) as writer:
-            writer.events(ints(1, 1), ints(1, 2), ints(0, 2))
-            writer.events(ints(1), ints(1), ints(0, 1))
-
-    with pytest.raises(ValueError, match="expected offsets from 2 on"):
-        write_twice()
+def in_two_pieces(writer: DatasetWriter) -> None:
+    writer.events(ints(1, 1), ints(1, 2), ints(0, 2))
+    writer.events(ints(1), ints(1), ints(0, 1))
 
 
-def test_incomplete_folder_is_never_left_behind(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    with (
-        pytest.raises(ValueError, match=r"the dataset lacks its groups"),
-        DatasetWriter(path, schema=SCHEMA, source={}, split={}) as writer,
-    ):
-        writer.events(ints(), ints(), ints(0))
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda writer: writer.items("price", np.array([0.0, np.inf, 1e39, 0.0])),
+         r"items/price/values.npy: 1e\+39 does not fit float32"),
+        (in_two_pieces, "expected offsets from 2 on"),
+        (lambda writer: writer.events(ints(), ints(), ints(0)), "the dataset lacks its groups"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_or_lacking_is_refused_and_leaves_nothing(tmp_path, action, message) -> None:
+    writer = DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={})
+    with pytest.raises(ValueError, match=message), writer:
+        action(writer)
     assert leftovers(tmp_path) == []
 
 
-def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(
-    tmp_path: Path,
-) -> None:
+def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(tmp_path) -> None:
     write(tmp_path / "data")
     for name in (".data.partial-7", ".data.partial-work-7"):
         (tmp_path / name).mkdir()

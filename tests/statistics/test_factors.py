@@ -1,7 +1,5 @@
 """Factors of who chose what in training, and of what came next."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from support import small_dataset
@@ -179,9 +177,7 @@ def test_no_training_events_give_no_vectors() -> None:
     ],
     ids=["one event", "the same events", "pairs", "the same events and rare ones", "few users"],
 )
-def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
-    histories: list[list[int]],
-) -> None:
+def test_logs_whose_users_span_few_dimensions_have_finite_vectors(histories) -> None:
     """Such singular values are equal or 0, which an iteration may not survive."""
     items = np.concatenate(histories).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])])
@@ -209,9 +205,7 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
         ("row.npy", np.zeros(3, np.int32), "expected 60 entries, found 3"),
     ],
 )
-def test_damaged_files_are_refused(
-    file: str, values: np.ndarray, message: str, tmp_path: Path
-) -> None:
+def test_damaged_files_are_refused(file, values, message, tmp_path) -> None:
     data = small_dataset.write_wide(tmp_path / "data")
     np.save(data / "statistics" / "item" / "factors" / file, values)
     with pytest.raises(UserError, match=message):

@@ -38,22 +38,12 @@ def run(folder: Path, out: str = "out", **options: Any) -> tuple[Dataset, list[s
 def rows(data: Dataset, split: str) -> list[tuple[Any, ...]]:
     """Examples with raw values: label, group, user, item, history."""
     groups, items, users = data.groups(), data.vocabulary("item"), data.vocabulary("user")
-    found = data.splits[split]
-    return [
-        (
-            int(found.label[row]),
-            groups[found.group[row]],
-            users[found.user[row]],
-            items[found.item[row]],
-            [
-                items[event]
-                for event in data.event_item[
-                    data.event_offsets[found.sequence[row]] : found.history_end[row]
-                ]
-            ],
-        )
-        for row in range(len(found.label))
-    ]
+    found, starts = data.splits[split], data.event_offsets
+    places = zip(starts[found.sequence], found.history_end, strict=True)
+    histories = [[items[event] for event in data.event_item[slice(*place)]] for place in places]
+    named = ((groups, found.group), (users, found.user), (items, found.item))
+    columns = [[names[row] for row in column] for names, column in named]
+    return list(zip(found.label.tolist(), *columns, histories, strict=True))
 
 
 def known(item: str) -> str:

@@ -79,7 +79,6 @@ class Server:
             await asyncio.sleep(0.01)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the value of a metric in /metrics."""
         if labels:
             name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
         lines = self.metrics.text().decode().splitlines()

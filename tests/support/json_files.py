@@ -20,7 +20,6 @@ def edit(values: Any, keys: Any, value: Any) -> None:
 
 
 def edit_json(file: Path, *keys: str | int, value: Any) -> None:
-    """The same in a file."""
     values = json.loads(file.read_text())
     edit(values, keys, value)
     file.write_text(json.dumps(values))

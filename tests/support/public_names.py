@@ -99,15 +99,9 @@ def _sources(package: types.ModuleType) -> Interface:
 def _entries(name: str, value: Any) -> Interface:
     """Return a name with its parts and, of a class, its public members."""
     if isinstance(value, type):
-        members: Interface = {}
-        for kind in reversed(value.__mro__):
-            if kind.__module__.startswith(("dien_jax", "dien_kernels")):
-                members |= _members(name, kind)
-        parts = _parameters(value)
-        if issubclass(value, nn.Module):
-            parts = [part for part in parts if part.rstrip("=") not in _OF_FLAX]
-            members = {n: p for n, p in members.items() if n.rpartition(".")[2] not in _OF_FLAX}
-        return {name: parts, **members}
+        hidden = _OF_FLAX if issubclass(value, nn.Module) else ()
+        parts = [part for part in _parameters(value) if part.rstrip("=") not in hidden]
+        return {name: parts} | {f"{name}.{n}": p for n, p in _members(value) if n not in hidden}
     if callable(value) and not typing.get_args(value):
         return {name: _parameters(value)}
     if isinstance(value, Mapping):
@@ -115,22 +109,18 @@ def _entries(name: str, value: Any) -> Interface:
     return {name: [str(choice) for choice in typing.get_args(value)]}
 
 
-def _members(name: str, kind: type) -> Interface:
-    """Return the public methods and other attributes that a class itself has."""
-    found: Interface = {}
-    declared = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    fields = {field.name: field for field in declared}
-    found |= {f"{name}.{n}": [] for n, f in fields.items() if not f.init and n[0] != "_"}
-    for attribute, value in vars(kind).items():
-        is_public = not attribute.startswith("_") or attribute == "__call__"
-        is_field = attribute in fields or attribute in getattr(kind, "_fields", ())
-        if not is_public or is_field:
-            continue
-        function = getattr(value, "__func__", value)  # of a class method or a static one
-        is_function = inspect.isfunction(function)
-        parts = _parameters(function)[not isinstance(value, staticmethod) :] if is_function else []
-        found[f"{name}.{attribute}"] = parts
-    return found
+def _members(kind: type) -> Iterator[tuple[str, list[str]]]:
+    """Yield the public methods and other attributes of a class that our packages declare."""
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    yield from ((field.name, []) for field in fields if not field.init and field.name[0] != "_")
+    named = {field.name for field in fields} | {*getattr(kind, "_fields", ())}
+    for name, what, owner, value in inspect.classify_class_attrs(kind):
+        is_public = not name.startswith("_") or name == "__call__"
+        is_ours = owner.__module__.startswith(("dien_jax", "dien_kernels"))
+        if is_public and is_ours and name not in named:
+            function = getattr(value, "__func__", value)  # of a class method or a static one
+            is_function = inspect.isfunction(function)
+            yield name, _parameters(function)[what != "static method" :] if is_function else []
 
 
 def _parameters(function: Any) -> list[str]:

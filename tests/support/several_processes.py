@@ -105,7 +105,6 @@ def flags(data: Path, folder: Path) -> list[str]:
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """Two runs ended alike, to the last bit."""
     tiny_run.assert_same(folder, other, "versions")
 
 

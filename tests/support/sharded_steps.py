@@ -128,7 +128,6 @@ def batches(steps: int, lengths: tuple[int, ...] = (4,)) -> list[Batch]:
 
 
 def reordered(batch: Batch, seed: int) -> Batch:
-    """The batch with its rows in an order drawn from the seed."""
     order = np.random.default_rng(seed).permutation(BATCH)
     return jax.tree.map(lambda leaf: leaf[order], batch)
 

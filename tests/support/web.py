@@ -1,6 +1,5 @@
 """A local web server whose answers a test prescribes."""
 
-import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,14 +80,18 @@ def unmeasured(web: Web, handler: BaseHTTPRequestHandler) -> None:
 
 def cut(count: int) -> Answer:
     """Close the connection after some bytes of a good answer."""
-    return functools.partial(_cut, count=count)
+
+    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
+        _send(handler, 200, web.content[:count], Content_Length=str(len(web.content)))
+
+    return answer
 
 
 def stall(count: int) -> Answer:
     """Send nothing more after some bytes of a good answer."""
 
     def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
-        _cut(web, handler, count)
+        cut(count)(web, handler)
         web.over.wait()
 
     return answer
@@ -103,19 +106,4 @@ def redirect(target: str) -> Answer:
 
 
 def page(web: Web, handler: BaseHTTPRequestHandler) -> None:
-    """Send a web page instead of the file."""
     _send(handler, 200, b"log in", Content_Type="text/html; charset=utf-8")
-
-
-def _cut(web: Web, handler: BaseHTTPRequestHandler, count: int) -> None:
-    write, left = handler.wfile.write, count
-
-    def limited(data: bytes) -> int:
-        nonlocal left
-        if not data.startswith(b"HTTP/"):
-            data, left = data[:left], max(left - len(data), 0)
-        return write(data)
-
-    handler.wfile.write = limited  # type: ignore[method-assign]
-    whole(web, handler)
-    handler.wfile.flush()

@@ -43,12 +43,8 @@ def run(data: Path, folder: Path) -> tuple[int, int, str]:
     return int(hits), int(misses), where
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_data(tmp_path / "data")
-
-
-def test_a_second_process_loads_what_the_first_compiled(data: Path, tmp_path: Path) -> None:
+def test_a_second_process_loads_what_the_first_compiled(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
     hits, misses, where = run(data, tmp_path / "first")
     assert not hits
     assert misses

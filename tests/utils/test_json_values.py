@@ -77,9 +77,7 @@ UTF_8 = "expected JSON: 'utf-8' codec can't decode byte 0xff", "expected JSON: I
         (b'{"step": 1}\x00', "expected JSON: JSON is malformed: trailing characters"),
     ],
 )
-def test_text_that_is_not_plain_json_is_refused(
-    text: bytes, message: str | tuple[str, ...]
-) -> None:
+def test_text_that_is_not_plain_json_is_refused(text, message) -> None:
     with pytest.raises(UserError) as caught:
         parse_json(text, Whole, "run.json")
     file, _, reason = str(caught.value).partition(": ")

@@ -77,9 +77,7 @@ def test_only_the_start_of_a_command_sets_the_allocator() -> None:
     assert users == {"utils/__init__.py", "utils/command.py", "utils/machine.py"}
 
 
-def test_threads_are_those_of_matrix_products_or_the_processors(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_threads_are_those_of_matrix_products_or_the_processors(monkeypatch) -> None:
     pools = [{"user_api": "blas", "num_threads": 3}, {"user_api": "openmp", "num_threads": 9}]
     monkeypatch.setattr(module, "threadpool_info", lambda: pools)
     assert thread_count() == 3

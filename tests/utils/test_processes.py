@@ -117,9 +117,7 @@ def test_an_error_of_one_is_raised_by_all(wrong: int, together: Callable[..., li
     assert [str(outcome) for outcome in outcomes] == expected
 
 
-def test_an_error_reaches_those_that_are_at_another_exchange(
-    together: Callable[..., list[Any]],
-) -> None:
+def test_an_error_reaches_those_that_are_at_another_exchange(together) -> None:
     """A process that fails before an inner exchange meets the others in it."""
 
     def outer(number: int) -> None:
