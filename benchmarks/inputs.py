@@ -1,4 +1,4 @@
-"""What groups of the tower's inputs are worth: its validation AUC without each.
+"""Validation AUC of the tower without each group of its inputs.
 
     python -m benchmarks.inputs DATA [DATA ...] [--seeds N] [--json FILE]
 
