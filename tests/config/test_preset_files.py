@@ -48,7 +48,7 @@ def test_written_file_reads_back(tmp_path) -> None:
     ("preset", "warm_start", "expected"),
     [
         ("authors", None, "authors"),
-        ("authors", {"run": "/runs/first", "step": 4}, "authors"),
+        ("authors", {"run": "/runs/first", "step": 4, "vectors": True}, "authors"),
         ("no_dice", None, DEFAULT_PRESET),  # a row of a table of dien_jax.reproduce
     ],
 )

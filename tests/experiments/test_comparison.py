@@ -174,7 +174,7 @@ def test_settings_that_differ_are_listed_and_no_others(runs, capfd, scored):
 def test_a_run_that_started_from_another_is_no_seed_of_one_that_did_not(
     runs, tmp_path, capfd, scored
 ):
-    start = {"run": "/Runs/First", "step": 4}
+    start = {"run": "/Runs/First", "step": 4, "vectors": True}
     warm = copied(runs / "0.02-0", tmp_path / "warm", warm_start=start, seed=1)
     shown, _ = output([runs / "0.02-0", warm], capfd)
     assert "mean ± deviation" not in shown
