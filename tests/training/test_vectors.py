@@ -34,7 +34,7 @@ MODEL = ModelConfig(embedding_size=4, item_embedding_size=SIZE, hidden_size=4, l
 WITHOUT = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0, "statistics": False}
 LIGHT = Config(
     model=dataclasses.replace(MODEL, **WITHOUT),
-    train=TrainConfig(batch_size=16, epochs=2),
+    train=TrainConfig(batch_size=16, epochs=2, max_history=8, buckets=()),
     optim=OptimConfig(learning_rate=0.02),
 )
 
