@@ -2,7 +2,7 @@
 
 RUN/config.json     preset, seed, data, settings, schema and versions; written first
 RUN/list_offsets.npy  what a list over all items adds to the log odds of each
-RUN/rotation.npy    of a warm start: what turns vectors of the data to those of the other run
+RUN/rotation.npy    of a warm start: what turns vectors of the data to embeddings of the other run
 RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
 RUN/loggers.json    loggers and the ids of the run there, if TensorBoard is not the only one
