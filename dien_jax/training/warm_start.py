@@ -25,7 +25,7 @@ from dien_jax.runs.folder import PUT_BACK, Run, WarmStart
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
-from dien_jax.training.vectors import keeps_vectors, rotation_to, vector_size, vectors_of_items
+from dien_jax.training.vectors import rotation_to, vector_size, vectors_of_items
 from dien_jax.utils.files import write_array
 from dien_jax.utils.processes import from_first
 
@@ -41,7 +41,8 @@ NEW = -1
 class Source(NamedTuple):
     """The run to start from: its data, and step and state of its best checkpoint.
 
-    ``vectors`` tells whether it kept the embeddings of its items near vectors.
+    ``vectors`` tells whether the embeddings of its items are near vectors: its own, or where it
+    only read events after those of a run before it, that run's.
     """
 
     dataset: Dataset
@@ -85,7 +86,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        vectors = keeps_vectors(run) and before.schema.item[0].name in before.factors
+        vectors = _has_vectors(before, run.config)
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
@@ -96,7 +97,9 @@ def warm_start_of(
 ) -> WarmStart:
     """Describe the start of a run from another, which is in a folder."""
     assert source is not None  # on process 0
-    vectors = make_rotation(source, dataset, config) is not None
+    kept = source.vectors and _has_vectors(dataset, config)
+    # Embeddings of the run, and vectors, know nothing of events after the run's training.
+    vectors = kept and not _is_later(dataset, source.dataset)
     return WarmStart(run=str(folder.absolute()), step=source.step, vectors=vectors)
 
 
@@ -113,21 +116,9 @@ def source_of(run: Run, dataset: Dataset) -> Source:
     return found
 
 
-def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray | None:
-    """Return what turns the vectors of a dataset to the embeddings of the run, float32 ``[E, E]``.
-
-    None if embeddings are not kept near vectors, or either has none; and where every example is of
-    an event after the run's training, as vectors and embeddings of the run do not know it.
-    """
-    kept = source.vectors and config.model.initial_embeddings == "vectors"
-    if not kept or _is_later(dataset, source.dataset):
-        return None
-    if (vectors := vectors_of_items(dataset, config)) is None:
-        return None
-    name = dataset.schema.item[0].name
-    rows = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
-    embeddings = np.asarray(source.state.params["item_embeddings"][name])
-    return rotation_to(grown_table(embeddings, rows, 0.0), vectors)
+def _has_vectors(dataset: Dataset, config: Config) -> bool:
+    vectors = config.model.initial_embeddings == "vectors"
+    return vectors and dataset.schema.item[0].name in dataset.factors
 
 
 def _is_later(dataset: Dataset, before: Dataset) -> bool:
@@ -150,11 +141,23 @@ def rotation_of(
     def values() -> list[list[float]]:
         if source is not None:
             made = make_rotation(source, dataset, run.config)
-            assert made is not None
             write_array(folder / ROTATION_FILE, made.ravel())
         return _read_rotation(folder, run.config).tolist()
 
     return np.array(from_first(values), np.float32)
+
+
+def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray:
+    """Return what turns the vectors of a dataset to the embeddings of the run, float32 ``[E, E]``.
+
+    Both have vectors.
+    """
+    vectors = vectors_of_items(dataset, config)
+    assert vectors is not None
+    name = dataset.schema.item[0].name
+    rows = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
+    embeddings = np.asarray(source.state.params["item_embeddings"][name])
+    return rotation_to(grown_table(embeddings, rows, 0.0), vectors)
 
 
 def _read_rotation(folder: Path, config: Config) -> np.ndarray:

@@ -19,12 +19,20 @@ from dien_jax.data.tables import FOLDS, FeatureTables
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import without_own_user
+from dien_jax.runs.folder import Run, WarmStart
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training.run import fit, resume
 from dien_jax.training.vectors import item_vectors, started, vectors_of_items
-from dien_jax.training.warm_start import NEW, grown, load_source, make_rotation, trained_rows
+from dien_jax.training.warm_start import (
+    NEW,
+    grown,
+    load_source,
+    make_rotation,
+    trained_rows,
+    warm_start_of,
+)
 
 pytestmark = pytest.mark.long
 
@@ -160,7 +168,6 @@ def start_of(run_dir: Path, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, n
     """Return rotation, vectors and embeddings of items at the start of a run from another."""
     source = load_source(run_dir, dataset, LIGHT)
     rotation = make_rotation(source, dataset, LIGHT)
-    assert rotation is not None
     vectors = vectors_of_items(dataset, LIGHT, rotation)
     assert vectors is not None
     embeddings = grown(source, dataset, vectors).params["item_embeddings"]["item"]
@@ -200,18 +207,22 @@ def test_a_warm_start_turns_the_vectors_of_its_data_and_starts_new_items_from_th
 
 
 def test_examples_after_the_training_of_a_run_need_no_vectors(
-    other: Dataset, dataset: Dataset, trained: Path
+    other: Dataset, dataset: Dataset, trained: Path, tmp_path: Path
 ) -> None:
-    """Neither vectors nor embeddings of the run know their events."""
+    """Neither vectors nor embeddings of the run know their events; those of later starts may."""
 
-    def rotation(train_from: int) -> np.ndarray | None:
+    def reads_vectors(train_from: int) -> bool:
         before = dataclasses.replace(dataset, meta=dataset.meta | {"split": {"valid_from": 8}})
         later = dataclasses.replace(other, meta=other.meta | {"split": {"train_from": train_from}})
-        return make_rotation(source._replace(dataset=before), later, LIGHT)
+        return warm_start_of(trained, source._replace(dataset=before), later, LIGHT)["vectors"]
 
     source = load_source(trained, other, LIGHT)
-    assert rotation(8) is None
-    assert rotation(7) is not None
+    assert not reads_vectors(8)
+    assert reads_vectors(7)
+    updated = shutil.copytree(trained, tmp_path / "updated")
+    start = WarmStart(run=str(trained), step=1, vectors=False)
+    dataclasses.replace(Run.load(updated), warm_start=start).restore(updated)
+    assert warm_start_of(updated, load_source(updated, other, LIGHT), other, LIGHT)["vectors"]
 
 
 def test_a_warm_start_is_resumed_without_its_run_but_not_without_its_rotation(
