@@ -58,11 +58,12 @@ def exit_status(name: str, words: list[str]) -> object:
 def test_commands_to_try_and_to_test_stand_alone() -> None:
     """``.ci/run`` runs the one block below "Run the tests"."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for heading, end in (("Try it", "dien_jax.train"), ("Run the tests", "pytest -n 2")):
+    for heading, end in (("Try it", "dien-jax train"), ("Run the tests", "pytest -n 2")):
         section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         [block] = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)
         assert block.count("\n") == 1
-        assert end in block
+        assert block.endswith(f"{end}\n")
+        assert len(block) <= 98  # GitHub shows no more without scrolling
 
 
 def test_pages_have_every_command() -> None:
