@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from dien_jax.utils.files import MAPPED, remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
+SAME_STOP = 0.2  # seconds in which a second signal is the first one again
 
 
 def run_command(
@@ -283,14 +285,21 @@ def _cut_files_are_named() -> Iterator[None]:
 def stop_signals(
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
 ) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the first of these signals, if any; a second one kills."""
+    """Yield a function that returns the first of these signals, if any; a second one kills.
+
+    Signals within ``SAME_STOP`` count as one: GNU timeout, for example, signals a process and then
+    its group.
+    """
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_DFL)
         stopped_by.append(number)
         os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        time.sleep(SAME_STOP)
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in numbers}
     try:

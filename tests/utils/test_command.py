@@ -72,6 +72,24 @@ def test_other_errors_are_raised() -> None:
         run_command(dict, Mock(side_effect=RuntimeError("a bug")), compiles=False)
 
 
+TWICE = """
+import os, signal, threading
+from dien_jax.utils.command import SAME_STOP, stop_signals
+
+with stop_signals() as stop_signal:
+    threading.Timer(SAME_STOP / 4, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop_signal() == signal.SIGTERM
+    print("saved", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    found = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (-signal.SIGTERM, "saved\n"), found.stderr
+
+
 def test_the_status_of_a_command_is_its_own_and_sigterm_is_as_before() -> None:
     for status in (None, 3):
         assert run_command(dict, lambda options, of=status: of, compiles=False) == (status or 0)
