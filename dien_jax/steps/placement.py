@@ -220,10 +220,6 @@ class OneDevice:
         """Put parameters, statistics or slots of one device's form where ``like`` are."""
         return placed_like(tree, like)
 
-    def joined(self, tree: Any) -> Any:
-        """Return parameters, statistics or slots in one device's form."""
-        return tree
-
     def readable(self, tree: Any) -> Any:
         """Return arrays that this process can read as a whole."""
         return tree
