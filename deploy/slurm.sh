@@ -11,5 +11,5 @@ if [ -e "$run/config.json" ]; then
 else
   what=(--data /shared/data --run-dir "$run")
 fi
-# The tasks that are left have time to say what happened.
+# If one task fails, the others get time to report it.
 srun --kill-on-bad-exit=0 python -m dien_jax.train "${what[@]}" --distributed.auto

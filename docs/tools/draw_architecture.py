@@ -48,7 +48,7 @@ PATH = [
     ("train", "run folder"),
     ("rank", "sorted items"),
 ]
-"""The way of the data: stage, and its product."""
+"""The data flow: stage, and its product."""
 
 INK, LINE, PAPER = "#1f2937", "#94a3b8", "#ffffff"
 FILLS = {"command": "#fef3c7", "layer": "#e0e7ff", "ground": "#e5e7eb", "kernels": "#d1fae5"}
@@ -142,7 +142,7 @@ def draw_path() -> str:
         if index:
             middle = MARGIN + height / 2
             parts.append(arrow(x - between + 2, middle, x - 2, middle))
-    return picture("The way of the data", height + 2 * MARGIN, parts)
+    return picture("The data flow", height + 2 * MARGIN, parts)
 
 
 def main(arguments: Sequence[str]) -> int:

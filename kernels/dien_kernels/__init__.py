@@ -1,12 +1,12 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
-``gru``, ``agru`` and ``augru`` run over histories, ``last_states`` over one history under many
+``gru``, ``agru`` and ``augru`` run over histories; ``last_states`` runs over one history with many
 attentions. ``attention_weights``, ``candidate_attention`` (many candidates of one history) and
-``auxiliary_loss`` are the networks beside them.
-``explain`` and ``explain_network`` return the implementation that they choose, ``instruction_set``
-that of the native kernels for CPUs, which ``load_native_in_background`` compiles beforehand.
-Implementations are in ``backends/``. This package imports jax and nothing else, and each name when
-it is first used: ``dien_kernels.options`` is there without JAX.
+``auxiliary_loss`` are the other networks of DIEN. ``explain`` and ``explain_network`` return the
+implementation that they take. ``instruction_set`` returns the instruction set of the native CPU
+kernels, which ``load_native_in_background`` compiles in advance. Implementations are in
+``backends/``. The package depends only on jax, and imports each name at its first use:
+``dien_kernels.options`` works without JAX.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """A check that a kernel agrees with the oracle on the current device, run once and remembered.
 
-A kernel on a device or compiler that it was not tested on may fail to compile or compute something
-else. Before ``implementation="auto"`` takes one, a small case runs through it and through the
-oracle on that device: all results, and every gradient. The outcome is kept in a file, one for each
+On a device or with a compiler that it was not tested with, a kernel may fail to compile, or compute
+wrong results. Before ``implementation="auto"`` takes one, all results and every gradient of a small
+case are compared with the oracle on that device. The outcome is kept in a file, one for each
 kernel, device kind and version.
 """
 
@@ -30,25 +30,25 @@ from dien_kernels.native.build import cache_folder
 from dien_kernels.reference import Dense, Inputs, Weights
 
 Network = Literal["attention", "auxiliary", "candidates"]
-"""What has a kernel: attention, the auxiliary loss, and many candidates of one history."""
+"""Networks with a kernel: attention, the auxiliary loss, many candidates of one history."""
 
 EXACT = jax.lax.Precision.HIGHEST
-# Largest deviation allowed of an array, relative to its largest entry. True float32 deviates by
-# about 1e-6 here. Operands of bfloat16 have 8 bits, and a dozen steps and a product of two
-# gradients multiply their rounding. A wrong gate, layout or mask deviates by a tenth or more.
+# Largest allowed deviation of an array, relative to its largest entry. True float32 deviates by
+# about 1e-6 here. Operands of bfloat16 have 8 significant bits, and a dozen steps and a product of
+# two gradients amplify their rounding. A wrong gate, layout or mask deviates by a tenth or more.
 TOLERANCES = {EXACT: 1e-4, jax.lax.Precision.HIGH: 1e-3, jax.lax.Precision.DEFAULT: 5e-2}
-# More rows than one block and fewer than two have; H is no multiple of any tile.
+# The number of rows is between one and two blocks; H is no multiple of any tile.
 BATCH, STEPS, INPUT, HIDDEN = 70, 9, 12, 36
-# Of networks: no multiples of a panel or a tile.
+# For networks: no multiples of a panel or a tile.
 NETWORK_BATCH, STATE, LAYERS = 23, 20, (26, 17)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    deviation: float | None  # the largest one; None where the kernel raised
+    deviation: float | None  # the largest one; None if the kernel raised
     tolerance: float  # the largest deviation allowed
     error: str | None  # the kernel's exception
-    file: str | None = None  # keeps the outcome; None where it could not be written
+    file: str | None = None  # contains the outcome; None if it could not be written
 
     @property
     def agrees(self) -> bool:
@@ -88,10 +88,10 @@ def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def run() -> Outcome:
-        with jax.default_device(default):  # which a new thread would not know
+        with jax.default_device(default):  # a new thread would not inherit it
             return check()
 
-    # In a thread of its own: the first call may come while jit traces, and a thread has no trace.
+    # In a new thread, which has no trace: the first call may come while jit traces.
     with ThreadPoolExecutor(1) as thread:
         return _written(file, thread.submit(run).result())
 
@@ -118,7 +118,7 @@ def key_of(name: str, device: Device, identity: str) -> str:
 
 
 def _written(file: Path, checked: Outcome) -> Outcome:
-    """Keep an outcome: write a temporary file and rename it, so that nobody reads half a file."""
+    """Save an outcome: write a temporary file and rename it, so that nobody reads half a file."""
     content = {name: getattr(checked, name) for name in ("deviation", "tolerance", "error")}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,15 +144,15 @@ def _compare(results: Callable[[], tuple[Any, Any]], tolerance: float) -> Outcom
 
 
 def _deviation(result: jax.Array, expected: jax.Array) -> float:
-    """Return the largest difference over the largest entry; infinity where one is not finite."""
-    # Arrays of the host: JAX would compile each operation.
+    """Return the largest difference relative to the largest entry, or infinity if not finite."""
+    # On the host: JAX would compile each operation.
     computed, correct = jax.device_get((result, expected))
     difference = float(abs(computed - correct).max()) / max(float(abs(correct).max()), 1e-3)
     return difference if math.isfinite(difference) else float("inf")
 
 
 def recurrence_results(backend: Backend | HistoryBackend, plan: Plan) -> tuple[Any, Any]:
-    """Return states, the last ones and gradients for every operand, of a kernel and the oracle."""
+    """Return all states, last states and gradients of all operands, of a kernel and the oracle."""
     whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
 
     def inputs() -> tuple:
@@ -192,7 +192,7 @@ def attention_results() -> tuple[Any, Any]:
 
         differentiated = jax.grad(objective, (0, 1, 2), has_aux=True)
         (*gradients, d_layers), attention = differentiated(*arguments)
-        # The softmax takes the last bias out: its gradient is rounding.
+        # The softmax cancels the last bias: its gradient is only rounding.
         return attention, gradients, d_layers[:-1], d_layers[-1].kernel
 
     return _both(inputs, results, networks.attention, reference.reference_attention)
@@ -221,7 +221,7 @@ def auxiliary_results() -> tuple[Any, Any]:
 def candidate_results() -> tuple[Any, Any]:
     """Return attention and last states of candidates, of the kernels and of XLA.
 
-    The cells share all of a step but its last line; tests compare each.
+    The cells differ only in the last line of a step; tests compare each.
     """
     length = jnp.int32(STEPS - 2)
 
@@ -258,14 +258,14 @@ NETWORK_RESULTS: dict[Network, Callable[[], tuple[Any, Any]]] = {
 
 
 def _both(inputs: Callable, results: Callable, kernel: Any, oracle: Any) -> tuple[Any, Any]:
-    # Arguments, as XLA would compute a program without any as it compiles it.
+    # As arguments: XLA would evaluate a program without any while compiling it.
     arguments = jax.jit(inputs)()
     found, expected = (jax.jit(functools.partial(results, run)) for run in (kernel, oracle))
     return found(*arguments), expected(*arguments)
 
 
 def _arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
-    """Return arrays without a pattern; drawing them would take a second to compile."""
+    """Return irregular arrays; random ones would take a second to compile."""
     return [
         0.7 * jnp.sin((1.3 + number) * jnp.arange(1.0, math.prod(shape) + 1)).reshape(shape)
         for number, shape in enumerate(shapes)

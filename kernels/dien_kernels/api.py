@@ -47,8 +47,8 @@ def gru(
     ``h' = u o h + (1 - u) o c``.
 
     A step at or past a history's length leaves the state unchanged: returned states repeat the
-    last live one, and length 0 returns the initial state. The values of ``x`` there, NaN included,
-    change neither values nor gradients.
+    last live one, and length 0 returns the initial state. Values of ``x`` there, NaN included,
+    change neither results nor gradients.
 
     >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
     >>> states, last = gru(jnp.ones((1, 3, 2)), weights, lengths=jnp.array([2]))
@@ -73,8 +73,8 @@ def gru(
       accumulation are float32.
 
     Raises:
-      ValueError: for an argument of the wrong shape, dtype or name; it is named.
-      NotImplementedError: where the implementation named cannot run here, and why.
+      ValueError: for an argument of the wrong shape, dtype or name; the message names it.
+      NotImplementedError: if the named implementation cannot run here, with the reason.
       TypeError: for a forward-mode derivative of a fused implementation.
 
     Source: Cho et al., EMNLP 2014 (arXiv:1406.1078); Zhou et al., AAAI 2019 (arXiv:1809.03672).
@@ -169,7 +169,7 @@ def explain(
     A kernel is taken only after it has agreed with the oracle on the device, in a small check that
     runs once and is remembered on disk (``$DIEN_KERNELS_CACHE``, else ``~/.cache/dien_kernels``).
     The native kernels for CPUs are compiled before that, once;
-    ``$DIEN_KERNELS_NATIVE=0`` keeps them from being compiled and taken.
+    ``$DIEN_KERNELS_NATIVE=0`` prevents both.
 
     >>> import dien_kernels
     >>> h100 = dien_kernels.Device("gpu", "NVIDIA H100", (9, 0))
@@ -208,7 +208,7 @@ def _run(
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
-    lengths = jnp.asarray(lengths)  # NumPy's integers have 64 bits, of which jnp.arange would warn
+    lengths = jnp.asarray(lengths)  # NumPy integers have 64 bits: jnp.arange would warn
     check_name("implementation", implementation, Implementation)
     plan, shape = Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden)
     if implementation == "auto":

@@ -1,4 +1,4 @@
-"""Many candidates of one history by XLA: attention and last states, the oracle and ``"xla"``.
+"""Many candidates of one history in XLA: attention and last states, oracle and ``"xla"``.
 
 Dimensions: N candidates, T steps, H state, M first layer, G gates.
 """
@@ -13,7 +13,7 @@ from dien_kernels.reference import Layers, masked_softmax, reference_attention
 from dien_kernels.step import sigmoid
 
 CHUNK = 32
-"""Candidates that are computed together: more would leave the processor's cache."""
+"""Candidates that are computed together; more would not fit in the processor's cache."""
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
@@ -33,7 +33,7 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> ja
 def reference_candidates(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
-    """Return attention weights ``[N, T]`` of a copy of the history for each candidate."""
+    """Return attention weights ``[N, T]``; each candidate has a copy of the history."""
     copies = jnp.broadcast_to(states, (query.shape[0], *states.shape))
     return reference_attention(query, copies, layers, jnp.broadcast_to(length, query.shape[:1]))
 
@@ -41,7 +41,7 @@ def reference_candidates(
 def xla_candidates(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
-    """Return the same, with the first layer as one matrix for each candidate."""
+    """Return attention weights ``[N, T]``; the first layer becomes one matrix per candidate."""
     layers = jax.tree.map(lambda part: part.astype(query.dtype), tuple(layers))
     with_ones = jnp.concatenate([states, jnp.ones_like(states[:, :1])], axis=1)
     scores = in_chunks(lambda rows: _chunk_scores(layers, with_ones, rows), query)
@@ -50,11 +50,11 @@ def xla_candidates(
 
 def _chunk_scores(layers: Layers, states: jax.Array, query: jax.Array) -> jax.Array:
     """Return scores up to a constant, which the softmax removes; the last state column is 1."""
-    # Sigmoids are (1 + tanh(x / 2)) / 2, the factors taken into the layers around them.
+    # Sigmoids are (1 + tanh(x / 2)) / 2, with the factors folded into the layers around them.
     steps, rows = states.shape[0], query.shape[0]
     w_query, w_state, w_difference, w_product = jnp.split(layers[0].kernel, 4)
     per_row = query @ (w_query + w_difference) + layers[0].bias[None]
-    # [N, H + 1, M]: the first layer as the states see it, a matrix for each candidate.
+    # [N, H + 1, M]: the first layer as applied to states, a matrix for each candidate.
     per_candidate = (w_state - w_difference)[None] + query[:, :, None] * w_product[None]
     first = 0.5 * jnp.concatenate([per_candidate, per_row[:, None]], axis=1)
     matrix = first.swapaxes(0, 1).reshape(first.shape[1], -1)

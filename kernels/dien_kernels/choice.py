@@ -25,7 +25,7 @@ from dien_kernels.options import Implementation
 class Kernel(NamedTuple):
     needs: str  # in words
     fits: Callable[[Device], bool]
-    is_pallas: bool = True  # its interpreter runs it on any device
+    is_pallas: bool = True  # can be interpreted on any device
 
 
 NATIVE = "DIEN_KERNELS_NATIVE"
@@ -75,7 +75,7 @@ def require(name: Implementation) -> None:
 
 @functools.cache
 def _log(message: str) -> None:
-    """Log a message once: a machine without a compiler is no mistake of a program."""
+    """Log a message once: a missing compiler is not the program's mistake."""
     logging.getLogger("dien_kernels").warning(message)
 
 
@@ -113,8 +113,8 @@ def first_that_agrees(
     """Return the first kernel that can run on the current device, else ``"xla"``, and why.
 
     ``what`` is the function's name in messages; ``prepare`` raises ``NotImplementedError`` where a
-    kernel cannot run; ``outcome`` is that of its check. A kernel that disagrees with the oracle
-    (:mod:`dien_kernels.agreement`) is not taken; warn once.
+    kernel cannot run; ``outcome`` returns the outcome of its check. Skip a kernel that disagrees
+    with the oracle (:mod:`dien_kernels.agreement`), and warn once.
     """
     device = devices.current()
 
@@ -122,7 +122,7 @@ def first_that_agrees(
         is_pallas = KERNELS[name].is_pallas
         if name == "native" and not _may_be_native():
             return f"${NATIVE} is 0"
-        if is_pallas or device.attached:  # nothing is compiled for another one
+        if is_pallas or device.attached:  # native compiles for this machine only
             try:
                 prepare(name)
             except (ValueError, NotImplementedError) as error:
@@ -150,14 +150,14 @@ def first_that_agrees(
 def load_native_in_background() -> None:
     """Start a thread that compiles and loads the native kernels where ``"auto"`` may take them.
 
-    A program that knows that it will use them calls this first; what uses them then waits for the
-    rest. What fails is reported there. Nothing calls this by itself.
+    Call this first in a program that will use them: the first use then waits only for the rest, and
+    reports any error. This package does not call it.
 
     >>> load_native_in_background()
     """
 
     def load() -> None:
-        # Whatever it is, the first use meets it again.
+        # The first use raises the same error.
         with contextlib.suppress(Exception):
             if KERNELS["native"].fits(devices.current()):
                 library.instruction_set()

@@ -27,8 +27,8 @@ at the start of a step and ``dh`` the gradient of the state at its end, one step
     d_offset    = sum over H of dh * (c - before)
     d_slope     = sum over H of dh * (c - before) * u
 
-Dimensions: B batch (rows), T steps, D input, H hidden. A backend chooses the order of the three
-dimensions of its arrays, ``"tbh"`` or ``"thb"``, which is called the layout.
+Dimensions: B batch (rows), T steps, D input, H hidden. The layout of a backend is
+the order of the three dimensions of its arrays, ``"tbh"`` or ``"thb"``.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ Leaf = Any  # an array or None; a reference within a kernel, a block or shape ar
 
 
 class Shape(NamedTuple):
-    """Sizes by which an implementation is chosen: rows of one device, T and H."""
+    """Sizes that decide the implementation: rows on one device, T and H."""
 
     rows: int
     steps: int
@@ -61,7 +61,7 @@ class Gates(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """Arrays that a launch reads, float32 but for the lengths."""
+    """Arrays that a launch reads, float32 except for the lengths."""
 
     inputs: Gates  # projected inputs with their biases, in the layout
     offset: Leaf  # [T, B]
@@ -75,8 +75,8 @@ class Operands(NamedTuple):
 class Kept(NamedTuple):
     """Arrays that the forward launch keeps, in the layout; any finite value at dead steps.
 
-    The backward launch reads them; the gradient of the recurrent weights, which backends share,
-    reads ``reset``.
+    The backward launch reads them. The gradients of the recurrent weights, which are shared code,
+    read ``reset``.
     """
 
     reset: Leaf
@@ -95,7 +95,7 @@ class Gradients(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """Operands of a whole recurrence, float32 but for the lengths; also their gradients."""
+    """Operands of a whole recurrence, float32 except for the lengths; also their gradients."""
 
     x: Leaf  # [B, T, D]; any value at dead steps
     offset: Leaf  # [T, B]
@@ -109,7 +109,7 @@ class Histories(NamedTuple):
 class Blocks:
     """Block sizes of a Pallas kernel.
 
-    A block carries ``rows`` of the batch through time, in chunks of ``steps`` where the kernel has
+    A block carries ``rows`` of the batch through time, in chunks of ``steps`` if the kernel has
     chunks; on GPUs it has ``warps`` of 32 threads.
 
     >>> Blocks(rows=128, steps=8)
@@ -123,7 +123,7 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static part of a call, for which it is compiled."""
+    """The static part of a call; each plan is compiled separately."""
 
     cell: Cell
     form: Form  # the reset gate multiplies after its matmul ("paper") or before it ("authors")
@@ -153,20 +153,20 @@ class Backend:
     # (plan, operands, keep) to states, in the layout, and Kept; a dead step repeats the last state.
     forward: Callable[..., tuple[jax.Array, Kept | None]]
     backward: Callable[..., Gradients]  # (plan, operands, states, kept, d_states)
-    # H at which the kernel runs: padding is zeros, and a padded column of the state stays 0.
+    # H that the kernel runs with: padding is zeros, and a padded column of the state stays 0.
     padded_hidden: Callable[[int], int]
-    blocks: Callable[[Plan, int, int, int], Blocks]  # (plan, rows, steps, padded H) to a choice
-    # Raises ValueError where blocks cannot run, and NotImplementedError where the plan cannot.
+    blocks: Callable[[Plan, int, int, int], Blocks]  # (plan, rows, steps, padded H) to block sizes
+    # Raises ValueError if the blocks cannot run, and NotImplementedError if the plan cannot.
     check: Callable[[Plan, Blocks, int, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class HistoryBackend:
-    """An implementation of everything: of the projections and of weight gradients too."""
+    """An implementation of a whole recurrence, with its projections and weight gradients."""
 
     name: str  # as in implementation=
     # (plan, histories) to all states [B, T, H] and the last ones [B, H], with its own derivative.
     run: Callable[[Plan, Histories], tuple[jax.Array, jax.Array]]
-    # Prepares it and returns what its outcomes depend on, besides sources and versions. Raises
-    # NotImplementedError where it cannot run, with the reason.
+    # Prepares it and returns what its results depend on, besides sources and versions. Raises
+    # NotImplementedError with the reason if it cannot run.
     identity: Callable[[], str] = lambda: ""

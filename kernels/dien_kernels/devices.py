@@ -1,4 +1,4 @@
-"""The device that programs are made for: the default one, an absent one, or the interpreter."""
+"""The device that programs are compiled for: the default one, an absent one, or the interpreter."""
 
 import contextlib
 import contextvars
@@ -11,10 +11,10 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Properties of a device by which an implementation is chosen.
+    """Properties of a device that decide the implementation.
 
     ``platform`` and ``kind`` are as in ``jax.Device``; ``capability`` is the CUDA compute
-    capability of an NVIDIA GPU. ``attached`` is False where programs are only compiled for it.
+    capability of an NVIDIA GPU. ``attached`` is False if programs are only compiled for it.
 
     >>> Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)).capability
     (9, 0)
@@ -41,7 +41,7 @@ def current() -> Device:
     capability = None
     if device.platform == "gpu":
         major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
-        if major.isdecimal() and minor.isdecimal():  # AMD's are names
+        if major.isdecimal() and minor.isdecimal():  # AMD's capabilities are names
             capability = int(major), int(minor)
     return Device(device.platform, device.device_kind, capability)
 
@@ -56,9 +56,9 @@ def _within(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
 
 
 def assume(device: Device) -> contextlib.AbstractContextManager[None]:
-    """Make calls within the context for a device that need not be attached.
+    """Trace programs within the context for a device that need not be attached.
 
-    For compiling ahead of time. A function that ``jax.jit`` has traced before keeps the device of
+    For ahead-of-time compilation. A function that ``jax.jit`` has traced before keeps the device of
     that trace: trace a fresh one.
 
     >>> import dien_kernels

@@ -62,7 +62,7 @@ def run(
     else:
         offset, slope = one, -(one if plan.cell == "gru" else one - a)
 
-    lengths = lengths.astype(jnp.int32).clip(0, x.shape[1])  # kernels take them for addresses
+    lengths = lengths.astype(jnp.int32).clip(0, x.shape[1])  # kernels use them as addresses
     weights = with_bias(weights)
     if isinstance(backend, HistoryBackend):
         return backend.run(plan, Histories(x, offset, slope, lengths, weights, initial))
@@ -116,14 +116,14 @@ def _forward(backend: Backend, plan: Plan, keep: bool, operands: Operands) -> tu
 
 
 def _row_axes(backend: Backend) -> tuple[Any, Any]:
-    """Return the axis of rows of a state of all steps, and those of operands."""
+    """Return the row axis of the states of all steps, and those of operands."""
     rows: Any = backend.layout.index("b")
     no_rows: Any = -1
     return rows, Operands(rows, 1, 1, 0, recurrent=no_rows, bias=no_rows, initial=rows - 1)
 
 
 def _launch(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
-    """Return a launch for any rows, padded to whole blocks by rows of length 0, also under vmap."""
+    """Return a launch for any number of rows: pad to whole blocks, with a rule for vmap."""
     assert plan.blocks is not None
     block = plan.blocks.rows
 
@@ -154,7 +154,7 @@ def _map(function: Callable, axes: Any, *trees: Any) -> Any:
 
 
 def mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
-    """Return ``call`` under vmap: the mapped axis becomes more rows, unless weights are mapped."""
+    """Return ``call`` with a vmap rule: the mapped axis becomes rows, unless weights are mapped."""
     mapped = jax.custom_batching.custom_vmap(call)
 
     def rule(size: int, batched: Any, *parts: Any) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
-"""Attention, the auxiliary loss, candidates of a history: argument checks and what implements them.
+"""Attention, the auxiliary loss, candidates of a history: checks and choice of implementation.
 
-To rank N candidates for one user, a recurrence runs over the same inputs N times and differs in the
-attention alone. The inputs are projected once, a step is one matmul for all candidates, and steps
-past the end of the history are not run. Forward only: training has a history in each row.
+To rank N candidates for one user, a recurrence runs over the same inputs N times, and only the
+attention differs. The inputs are projected once, a step is one matmul for all candidates, and steps
+past the end of the history are skipped. Forward only: in training each row has its own history.
 
 Dimensions: B batch (rows), T steps, N sampled behaviours of a position or candidates, D behaviour
 or input, H state, G gates (3; AGRU has 2).
@@ -33,7 +33,7 @@ from dien_kernels.options import Form, Implementation, NetworkImplementation, Pr
 from dien_kernels.reference import Inputs, Layers, Weights, with_bias
 
 SharedCell = Literal["aigru", "agru", "augru"]
-"""Recurrences that attention enters, of which :func:`last_states` has the last state."""
+"""Recurrences with attention that :func:`last_states` supports."""
 
 
 def attention_weights(
@@ -69,8 +69,8 @@ def attention_weights(
       ``[B, T]``, float32.
 
     Raises:
-      ValueError: for an argument of the wrong shape, dtype or name; it is named.
-      NotImplementedError: where the implementation named cannot run here, and why.
+      ValueError: for an argument of the wrong shape, dtype or name; the message names it.
+      NotImplementedError: if the named implementation cannot run here, with the reason.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978), and the program of the authors of DIEN.
     """
@@ -81,7 +81,7 @@ def attention_weights(
                                         "lengths": (lengths, (batch,))})  # fmt: skip
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
-    lengths = jnp.asarray(lengths)  # NumPy's integers have 64 bits, of which jnp.arange would warn
+    lengths = jnp.asarray(lengths)  # NumPy integers have 64 bits: jnp.arange would warn
     name = chosen("attention", implementation, len(layers) - 1)
     runs = xla_networks.xla_attention, native.attention, reference.reference_attention
     with reverse_mode_only(name):
@@ -140,8 +140,8 @@ def auxiliary_loss(
     """Return the loss of distinguishing the next behaviour of a state from sampled ones, in nats.
 
     Position t of a row has state t, the real behaviour ``history[:, t + 1]`` and the sampled ones
-    ``sampled[:, :, t]``. With the score l of an MLP of [state, behaviour], with sigmoids after all
-    layers but the last, the loss is the sum of ``share * softplus(-l)`` over real and of
+    ``sampled[:, :, t]``. Let l be the score of an MLP of [state, behaviour] with sigmoids after all
+    layers but the last. The loss is the sum of ``share * softplus(-l)`` over real and of
     ``share * softplus(l)`` over sampled behaviours.
 
     >>> import jax.numpy as jnp
@@ -156,8 +156,8 @@ def auxiliary_loss(
       states: ``[B, T, H]``, float32 or bfloat16.
       history: ``[B, T, D]``, the behaviours.
       sampled: ``[N, B, T - 1, D]``.
-      shares: ``[1 + N, B, T - 1]``, float32 constants: those of the real behaviours first.
-        Positions without a share add nothing.
+      shares: ``[1 + N, B, T - 1]``, float32 constants, real behaviours first. Positions whose
+        shares are 0 add nothing.
       layers: the first one reads H + D inputs; the last one has one column, the score.
       implementation: as in :func:`attention_weights`. ``"xla"`` and ``"native"`` compute the
         gradients with the value and keep no activation; ``"native"`` does so in every call.
@@ -199,7 +199,7 @@ def last_states(  # noqa: D417
     precision: Precision = "highest",
     implementation: NetworkImplementation = "auto",
 ) -> jax.Array:
-    """Return the last state of a recurrence over one history, under each attention.
+    """Return the last state of a recurrence over one history, for each attention.
 
     Row n is the last state of :func:`dien_kernels.agru` or :func:`dien_kernels.augru` over
     ``states`` under ``attention[n]``. ``"aigru"`` is :func:`dien_kernels.gru` over
@@ -265,7 +265,7 @@ def _by_copies(
 
 
 def _single(arrays: tuple) -> tuple:
-    """Return the arrays, those that are not integers in float32."""
+    """Return the arrays in float32, integers unchanged."""
 
     def single(array: jax.Array) -> jax.Array:
         is_integer = jnp.issubdtype(array.dtype, jnp.integer)
@@ -298,8 +298,8 @@ def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> No
 def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """Return what ``implementation="auto"`` runs on the default device, and why.
 
-    The network is ``"attention"``, ``"auxiliary"``, the one of :func:`auxiliary_loss`, or
-    ``"candidates"``, that of :func:`candidate_attention` and ``last_states``. As in
+    The network is ``"attention"``, ``"auxiliary"`` (:func:`auxiliary_loss`) or ``"candidates"``
+    (:func:`candidate_attention` and ``last_states``). As in
     :func:`dien_kernels.explain`, a kernel is taken only after it has agreed with the oracle.
 
     >>> choice = explain_network("attention", hidden_layers=2)
@@ -317,7 +317,7 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
 
 
 def _prepare_native(hidden_layers: int) -> None:
-    """Load the library; raise ``NotImplementedError`` where it, or so many layers, cannot run."""
+    """Load the library; raise ``NotImplementedError`` if it or that many layers cannot run."""
     if hidden_layers > native.MOST_LAYERS:
         most = f"networks of 1 to {native.MOST_LAYERS} hidden layers"
         raise NotImplementedError(f"its kernels are for {most}, this one has {hidden_layers}")
@@ -325,7 +325,7 @@ def _prepare_native(hidden_layers: int) -> None:
 
 
 def chosen(network: Network, name: NetworkImplementation, hidden_layers: int) -> Implementation:
-    """Return what runs of a network, never auto; ``last_states`` has no hidden layers."""
+    """Return the implementation that runs, never auto; ``last_states`` has no hidden layers."""
     check_name("implementation", name, NetworkImplementation)
     if name == "auto":
         return explain_network(network, hidden_layers=hidden_layers).implementation

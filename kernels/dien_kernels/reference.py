@@ -1,7 +1,7 @@
-"""The equations as they are written: the oracle of every implementation.
+"""The equations, written plainly: the oracle of every implementation.
 
 Recurrences are ``jax.lax.scan``; the networks of attention and the auxiliary loss read the
-concatenation that their equation names. Deliberately plain: gradients are those of autodiff.
+concatenation in their equation. Gradients are those of autodiff.
 
 Dimensions: B batch, T steps, S = T - 1 positions, K behaviours of a position, D input or behaviour,
 H hidden, M a layer of a network, G gates (3; AGRU has 2: reset and candidate).
@@ -38,14 +38,14 @@ class Weights(NamedTuple):
 
 
 def with_bias(weights: Weights) -> Weights:
-    """Return float32 weights with a recurrent bias, of zeros where there is none."""
+    """Return float32 weights with a recurrent bias, zeros if there was none."""
     if weights.recurrent_bias is not None:
         return weights
     return weights._replace(recurrent_bias=jnp.zeros(weights.recurrent.shape[0], jnp.float32))
 
 
 class Inputs(NamedTuple):
-    """Arrays of a call, as in :func:`dien_kernels.augru`; initial_state may be None at first."""
+    """Arguments of a call, as in :func:`dien_kernels.augru`; initial_state may be None at first."""
 
     x: jax.Array
     attention: jax.Array | None
@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
 def run(
     cell: Cell, form: Form, inputs: Inputs, precision: jax.lax.PrecisionLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Return all states and the last one of float32 arrays."""
+    """Return all states and the last one, for float32 arrays."""
     x, attention, weights, lengths, initial_state = inputs
     gate_inputs = jnp.einsum("btd,dgh->tgbh", x, weights.input, precision=precision)
     gate_inputs = gate_inputs + weights.bias[None, :, None, :]
@@ -141,7 +141,7 @@ def apply_layer(value: jax.Array, layer: Dense) -> jax.Array:
 
 
 def scores_of(value: jax.Array, layers: Layers, activation: Callable) -> jax.Array:
-    """Return the float32 scores of layers that follow a first one, whose value is given."""
+    """Return float32 scores from the first layer's value and the layers after it."""
     for layer in layers:
         value = apply_layer(activation(value), layer)
     return value[..., 0].astype(jnp.float32)
@@ -172,6 +172,6 @@ def reference_loss(
 
 
 def cross_entropy(logits: jax.Array, shares: jax.Array) -> jax.Array:
-    """Return the sum of ``share softplus(-l)`` of real and ``share softplus(l)`` of sampled."""
+    """Return the sum of ``share softplus(-l)`` over real, ``share softplus(l)`` over sampled."""
     real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
     return (shares[0] * real).sum() + (shares[1:] * sampled).sum()

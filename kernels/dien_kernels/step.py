@@ -1,4 +1,4 @@
-"""Parts that backends share: of a step, and the matmuls over all steps before and after them.
+"""Parts that backends share: pieces of a step, and the matmuls over all steps around it.
 
 Dimensions: B batch (rows), T steps, D input, H hidden.
 """
@@ -40,7 +40,7 @@ def by_gate(plan: Plan, stacked: jax.Array) -> Gates:
 def project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates:
     """Project the inputs of all steps of ``x`` ``[B, T, D]``, in the layout.
 
-    Gates are separate arrays: XLA is slow in slicing a stacked one.
+    Gates are separate arrays, because XLA is slow at slicing a stacked one.
     """
     flat = x.swapaxes(0, 1).reshape(-1, x.shape[-1])
 

@@ -1,7 +1,7 @@
 """Attention and the auxiliary loss by XLA: the implementation called ``"xla"``.
 
-The first layer is split, so that a share that several steps or behaviours have in common is
-computed once, and the auxiliary loss is differentiated block by block.
+The first layer is split, so that parts that several steps or behaviours share are computed once.
+The auxiliary loss is differentiated block by block.
 :mod:`dien_kernels.reference` has the equations.
 
 Dimensions: B batch (rows), T steps, S = T - 1 positions, K behaviours of a position, P = B S, D
@@ -25,14 +25,14 @@ from dien_kernels.reference import (
 )
 
 CPU_BLOCK = 1280
-"""Positions of a block on a CPU: some hundred kilobytes a layer."""
+"""Positions per block on a CPU: some hundred kilobytes per layer."""
 BLOCK = 65_536
-"""Positions of a block elsewhere: enough for matmuls, few enough for long histories."""
+"""Positions per block elsewhere: enough for matmuls, few enough for long histories."""
 
 
 @jax.custom_vjp
 def _sigmoid(value: jax.Array) -> jax.Array:
-    """Return the logistic function, not repeated by fusion in each consumer."""
+    """Return the logistic function; keep fusion from repeating it in each consumer."""
     return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
 
 
@@ -51,15 +51,15 @@ _sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
 def xla_attention(
     query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
 ) -> jax.Array:
-    """Return the same with the share of the query in the first layer computed once a row."""
+    """Return attention weights; compute the query's part of the first layer once per row."""
     shared, of_states = split_first(query, layers[0])
     return attention_of_shares(query, states, shared, of_states, layers[1:], lengths)
 
 
 def split_first(query: jax.Array, first: Dense) -> tuple[jax.Array, jax.Array]:
-    """Return the first layer's share of the query ``[B, M]`` and its kernel of [h, h o q].
+    """Return the query's part of the first layer ``[B, M]`` and the kernel of [h, h o q].
 
-    It is evaluated as ``q (W_q + W_d) + h (W_h - W_d) + (h o q) W_p``.
+    The first layer is ``q (W_q + W_d) + h (W_h - W_d) + (h o q) W_p``.
     """
     kernel, bias = (part.astype(query.dtype) for part in first)
     of_query, of_state, of_difference, of_product = jnp.split(kernel, 4)
@@ -75,7 +75,7 @@ def attention_of_shares(
     layers: Layers,
     lengths: jax.Array,
 ) -> jax.Array:
-    """Return attention weights from what :func:`split_first` returns and the layers after it."""
+    """Return attention weights from the results of :func:`split_first` and the later layers."""
     of_state, of_product = jnp.split(of_states, 2)
     per_step = states @ of_state + (states * query[:, None]) @ of_product
     return masked_softmax(scores_of(per_step + shared[:, None], layers, _sigmoid), lengths)
@@ -84,10 +84,10 @@ def attention_of_shares(
 def xla_loss(
     states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
 ) -> jax.Array:
-    """Return the same, with its gradients computed block by block.
+    """Return the auxiliary loss; compute its gradients block by block.
 
-    A block of positions gives its share of the loss and of every gradient while its activations
-    are in the processor's cache. No activation is kept for the backward pass, which scales the
+    A block of positions adds to the loss and to every gradient while its activations are in the
+    processor's cache. No activation is kept for the backward pass, which only scales the
     gradients.
     """
     behaviours = jnp.concatenate([history[None, :, 1:], sampled])

@@ -183,7 +183,7 @@ def over_steps(
 
 
 def rows_from(matrix: Any, first: int, rows: int, zero: Any) -> Any:
-    """Return rows of a matrix in shared memory, found anew in each of :func:`over_steps`."""
+    """Return rows of a matrix in shared memory, at an address computed in each step."""
     return matrix.at[pl.ds(pl.multiple_of(first + zero, rows), rows)]
 
 

@@ -5,7 +5,7 @@ of the batch along the lanes and the state's entries along the sublanes, so that
 multiple of 8 only. The grid of a launch is row blocks by chunks of time. The state stays in vector
 memory from chunk to chunk while Pallas reads the next chunk's inputs and writes the last chunk's
 results. A block of rows stops at its longest history: later steps are filled without computing, and
-chunks of such steps only are not read.
+chunks with only such steps are not read.
 
 Dimensions: T steps, H hidden, B batch (rows), G gates; R rows of a block, S steps of a chunk.
 """
@@ -199,7 +199,7 @@ def _strength(operands: Operands, i: jax.Array, u: jax.Array | None) -> jax.Arra
 
 
 def _stacked(plan: Plan, gates: Gates, axis: int) -> Gates:
-    """Stack recurrent weights for as few matmuls as the form allows, in place of the reset gate's.
+    """Stack recurrent weights for as few matmuls as the form allows; the reset gate's hold them.
 
     Forward ``[G H, H]``, backward ``[H, G H]``. The paper's form multiplies by all gates at once.
     In the authors' form the reset gate separates the candidate ``[H, H]`` from the others.

@@ -23,15 +23,15 @@ from dien_kernels.native import library
 from dien_kernels.native.library import primitive
 
 PANEL = 32
-"""Rows that the kernels keep arrays for together, see native/src/arguments.h."""
+"""Rows whose kept arrays are stored together, see native/src/arguments.h."""
 _ROW_AXES = Histories(x=0, offset=1, slope=1, lengths=0, weights=-1, initial=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run(plan: Plan, histories: Histories) -> tuple[jax.Array, jax.Array]:
     """Return states ``[B, T, H]`` and the last one ``[B, H]``."""
-    # Without gradients vmap makes more rows of the mapped axis. The arrays that are kept for
-    # gradients, and sums over rows, belong to one call.
+    # Without gradients, vmap turns the mapped axis into rows. Arrays that are kept for gradients,
+    # and sums over rows, belong to one call.
     paper = plan.form == "paper"
     forward = mappable(lambda own: _forward(own, paper=paper, keep=False)[0], (_ROW_AXES,), 0)
     states = forward(histories)
@@ -48,7 +48,7 @@ def _run_forward(plan: Plan, histories: Histories) -> tuple[tuple, tuple]:
 def _run_backward(plan: Plan, saved: tuple, gradients: tuple) -> tuple[Histories]:
     histories, kept = saved
     d_states, d_last = gradients
-    if isinstance(d_states, SymbolicZero):  # nobody reads all states
+    if isinstance(d_states, SymbolicZero):  # only the last state is used
         d_states = jnp.zeros((0, 0, 0), jnp.float32)
     if isinstance(d_last, SymbolicZero):
         d_last = jnp.zeros(histories.initial.shape, jnp.float32)
@@ -61,13 +61,13 @@ run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
 
 
 def _kept_shape(histories: Histories, paper: bool, keep: bool) -> tuple:
-    """Return panels, T + 1, arrays of a step, H, rows of a panel; nothing unless ``keep``."""
+    """Return panels, T + 1, arrays per step, H, rows per panel; ``(0,)`` unless ``keep``."""
     (batch, steps, _), (_, gates, hidden) = histories.x.shape, histories.weights.input.shape
     return (-(-batch // PANEL), steps + 1, 1 + gates + paper, hidden, PANEL) if keep else (0,)
 
 
 def _by_xla(paper: bool, histories: Histories) -> tuple[jax.Array, jax.Array]:
-    """Compute by XLA: offset and slope say of every cell with an update gate what it does."""
+    """Compute by XLA; offset and slope define every cell that has an update gate."""
     cell: Any = "agru" if histories.weights.input.shape[1] == 2 else "augru"
     plan = Plan(cell, "paper" if paper else "authors", jax.lax.Precision.HIGHEST)
     return xla.run(plan, histories)
@@ -75,7 +75,7 @@ def _by_xla(paper: bool, histories: Histories) -> tuple[jax.Array, jax.Array]:
 
 def _forward_by_xla(histories: Histories, *, paper: bool, keep: bool) -> tuple:
     states, _ = _by_xla(paper, histories)
-    # The backward pass computes again what the kernels keep.
+    # The backward pass recomputes what the kernels keep.
     return states, jnp.zeros(_kept_shape(histories, paper, keep), jnp.float32)
 
 

@@ -6,7 +6,7 @@ only the table of implementations depends on this file.
 
 Up to ``RESIDENT`` hidden units the recurrent weights stay on the chip for the whole launch. Wider
 ones do not fit in an A100's shared memory: every step streams them through it in tiles, from
-caches that hold them. The next step's inputs are loaded during the current step, except at 256
+the caches. The next step's inputs are loaded during the current step, except at 256
 hidden units on tensor cores, where there are no registers for two steps' inputs.
 
 Dimensions: B batch (rows), T steps, H hidden, R rows of one block, K rows of one weight tile.
@@ -253,7 +253,7 @@ def _fewest_rows(plan: Plan) -> int:
 
 
 def blocks(plan: Plan, *_: int) -> Blocks:
-    """Return few rows, for many multiprocessors, and warps enough not to spill registers."""
+    """Return few rows, to use many multiprocessors, and enough warps not to spill registers."""
     return Blocks(rows=_fewest_rows(plan), warps=8)
 
 

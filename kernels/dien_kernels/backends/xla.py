@@ -21,7 +21,7 @@ from dien_kernels.fused import no_gradient, padded
 from dien_kernels.reference import Weights
 from dien_kernels.step import by_gate, project, recurrent_gradients, sigmoid, strength
 
-# Most steps of a chunk: arrays of some hundred kilobytes, and few steps past the longest one.
+# Most steps of a chunk: arrays of some hundred kilobytes, and few steps past the longest history.
 LONGEST_CHUNK = 20
 
 
@@ -46,10 +46,10 @@ run.defvjp(_run_forward, _run_backward)
 
 
 def _mapped(direction: Callable, *options: Any) -> Callable:
-    """Return one direction, also under vmap.
+    """Return one direction with a vmap rule.
 
-    There each example would stop by itself, which copies everything at every chunk; so all
-    chunks run where lengths are mapped.
+    If lengths are mapped, all chunks run: stopping each example at its own length would copy
+    everything at every chunk.
     """
     function = functools.partial(direction, *options)
     mapped = jax.custom_batching.custom_vmap(functools.partial(function, True))

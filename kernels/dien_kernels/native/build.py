@@ -1,9 +1,9 @@
-"""Find the library of C++ kernels that the package brings, or compile one at first use.
+"""Find the compiled library of C++ kernels in the package, or compile it at first use.
 
 The library has a plain C interface, so one file serves every Python. A library that is compiled at
 first use has only the kernels for the widest instruction set of this processor: those for the
 others would take most of the time. Its name has a digest of everything that decides its content,
-and one of the content: a file that a full disk or a crash cut short would end the process.
+and one of the content itself: loading a truncated file would crash the process.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import jax
 
 SOURCES = Path(__file__).parent / "src"
 PREBUILT = Path(__file__).parent / "prebuilt"
-"""Folder of the libraries that wheels have, made by ``.ci/prebuilt.py``."""
+"""Folder of the libraries in wheels, built by ``.ci/prebuilt.py``."""
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
     "-Wall", "-Wextra", "-Wno-psabi", "-g0",
@@ -34,13 +34,13 @@ FLAGS = (
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
-"""Flags by architecture and instruction set, widest first; plain alone on other architectures."""
+"""Flags by architecture and instruction set, widest first; only plain on other architectures."""
 WISH = "DIEN_KERNELS_ISA"
 Sets = dict[str, tuple[str, ...]]
 CPU_INFO = Path("/proc/cpuinfo")
 COMPILERS = ("g++", "clang++", "c++")
 UNFINISHED = "compiling-"
-"""Prefix of the folders in which libraries are made; a process that is killed leaves its own."""
+"""Prefix of the folders in which libraries are built; a killed process leaves its own."""
 INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
 
 _logger = logging.getLogger("dien_kernels")
@@ -53,7 +53,7 @@ class BuildError(NotImplementedError):
 def cache_folder() -> Path:
     """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache.
 
-    A user without a home has one that cannot be made.
+    For a user without a home it is a path that cannot be created.
     """
     if chosen := os.environ.get("DIEN_KERNELS_CACHE"):
         return Path(chosen)
@@ -68,7 +68,7 @@ def compiler() -> list[str]:
     """Return the command of a C++ compiler: ``$CXX``, one on the path, or that of ziglang.
 
     Raises:
-      BuildError: where there is none.
+      BuildError: if there is none.
     """
     try:
         chosen = shlex.split(os.environ.get("CXX", ""))
@@ -82,7 +82,7 @@ def compiler() -> list[str]:
         if found := shutil.which(name):
             return [found]
     if importlib.util.find_spec("ziglang") is not None:
-        # It would otherwise compile everything for this very processor.
+        # By default it would compile for this very processor.
         return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]
     raise BuildError(f"there is no C++ compiler: {INSTALL}")
 
@@ -90,8 +90,8 @@ def compiler() -> list[str]:
 def instruction_sets() -> Sets:
     """Return the instruction sets to compile for, with their flags.
 
-    This is the widest that the processor has, and that ``$DIEN_KERNELS_ISA`` allows. Where the
-    processor's are unknown it is all of them, and the library chooses when it is loaded.
+    This is the widest one that the processor has and ``$DIEN_KERNELS_ISA`` allows. If those of the
+    processor are unknown, these are all, and the library chooses when it is loaded.
     """
     machine = platform.machine().lower().replace("amd64", "x86_64")
     sets = KERNELS.get(machine, {"plain": ()})
@@ -108,13 +108,13 @@ def instruction_sets() -> Sets:
 
 @contextlib.contextmanager
 def library() -> Iterator[Path]:
-    """Yield the library's file: the package's own, else one that is compiled for this machine.
+    """Yield the library's file: the one in the package, else one compiled for this machine.
 
-    It is always compiled where ``$CXX`` is set. In a folder that cannot be written to, the file
-    lasts until the context ends: a library that was loaded by then stays loaded.
+    If ``$CXX`` is set, it is always compiled. If the cache folder is not writable, the file is
+    deleted when the context ends; a library that was loaded by then stays loaded.
 
     Raises:
-      BuildError: where it cannot be compiled.
+      BuildError: if it cannot be compiled.
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
@@ -131,7 +131,7 @@ def library() -> Iterator[Path]:
         yield file
         return
     with contextlib.ExitStack() as stack:
-        # A compiler whose process ends before it may still write.
+        # A child of a killed compiler may still be writing.
         temporary = functools.partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -148,9 +148,9 @@ def library() -> Iterator[Path]:
 
 
 def prebuilt_name(system: str, machine: str) -> str:
-    """Return the name of the library that the package brings for a kind of machine.
+    """Return the name of the package's library for a kind of machine.
 
-    It has a digest of the sources: where they were edited, the library is compiled.
+    It has a digest of the sources: if they were edited, the library is compiled.
     """
     sources = b"".join(file.read_bytes() for file in sorted(SOURCES.iterdir()))
     return f"{system}-{machine}-{_digest_of(sources + repr((FLAGS, KERNELS)).encode())}"
@@ -164,7 +164,7 @@ def named_library(compiled: Path, folder: Path, name: str) -> Path:
 
 
 def _kept(folder: Path, name: str) -> Path | None:
-    """Return the library that was compiled before, after removing damaged ones."""
+    """Return the library that was compiled before, if any; remove damaged ones."""
     for file in folder.glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
             if file.stem.rpartition("-")[2] == _digest_of(file.read_bytes()):
@@ -174,7 +174,7 @@ def _kept(folder: Path, name: str) -> Path | None:
 
 
 def _lock_and_tidy(cache: Path, stack: contextlib.ExitStack) -> None:
-    """Let one process compile at a time, and remove what processes left that were killed then."""
+    """Let one process compile at a time, and remove folders that killed processes left."""
     import fcntl  # not on Windows
 
     lock = stack.enter_context((cache / "native.lock").open("w"))
@@ -204,7 +204,7 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
         [*flags, f"-DDIEN_KERNELS=kernels_{name}", "-c", f"{SOURCES}/kernels.cc", f"-o{name}.o"]
         for name, flags in sets.items()
     ]
-    # The handlers are a thin layer: most of their time would go to optimizing the headers.
+    # The handlers are a thin layer: at -O2 most of the time would go to optimizing headers.
     headers = jax.ffi.include_dir()
     has = [f"-DDIEN_HAS_{name.upper()}" for name in sets]
     compiled.append(["-O1", "-isystem", headers, *has, "-c", f"{SOURCES}/ffi.cc", "-offi.o"])
@@ -212,8 +212,8 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     objects = [file.name for file in sorted(folder.glob("*.o"))]
     without_symbols = () if sys.platform == "darwin" else ("-s",)  # obsolete in its linker
     link = [*command, *FLAGS, "-shared", *without_symbols, *objects, "-onative.so"]
-    # The C++ runtime goes into the library where there is a static one, so that the library does
-    # not depend on the version of another.
+    # Link the C++ runtime statically where that is possible, so that the library does not depend on
+    # the version that is installed.
     static = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
     try:
         _outputs([[*link, *(static if sys.platform == "linux" else ())]], folder)
@@ -226,9 +226,9 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
 
 
 def _outputs(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> list[str]:
-    """Run compilers at the same time; return what they print.
+    """Run compilers in parallel; return what they print.
 
-    None of them runs on after an exception, such as that of Ctrl-C.
+    An exception, such as that of Ctrl-C, kills all of them.
     """
     with contextlib.ExitStack() as stack:
         started = []

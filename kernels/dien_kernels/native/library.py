@@ -1,4 +1,4 @@
-"""The library of C++ kernels, loaded once in a process, and its functions as primitives of JAX."""
+"""The library of C++ kernels, loaded once per process, and its functions as JAX primitives."""
 
 import ctypes
 import functools
@@ -26,12 +26,12 @@ class _Library(NamedTuple):
 
 
 _lock = threading.Lock()
-_outcome: _Library | BuildError | None = None  # the one that is loaded, or why there is none
+_outcome: _Library | BuildError | None = None  # the loaded library, or why there is none
 _loaded: list[ctypes.CDLL] = []  # never unloaded: programs hold pointers into it
 
 
 def instruction_set() -> str:
-    """Return the instruction set of the native kernels, compiled and loaded if they are not yet.
+    """Return the instruction set of the native kernels; compile and load them if necessary.
 
     ``"avx512"``, ``"avx2"`` or ``"plain"``, the widest one of the processor.
     ``$DIEN_KERNELS_ISA``, set before the first call, lowers the choice.
@@ -41,13 +41,13 @@ def instruction_set() -> str:
     True
 
     Raises:
-      NotImplementedError: where they cannot be compiled or loaded, with the reason.
+      NotImplementedError: if they cannot be compiled or loaded, with the reason.
     """
     return _library().instruction_set
 
 
 def identity() -> str:
-    """Return a text of everything that decides results: the instruction set and the library.
+    """Return a text that identifies all that decides results: instruction set and library.
 
     Raises:
       NotImplementedError: as :func:`instruction_set` does.
@@ -82,7 +82,7 @@ def _load() -> _Library:
         try:
             capsule = jax.ffi.pycapsule(getattr(library, target))
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
-        except Exception as error:  # of XLA: an interface of another version
+        except Exception as error:  # from XLA: another version of its interface
             raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
     _loaded.append(library)
     return _Library(instructions, name)
@@ -93,10 +93,10 @@ def primitive(
 ) -> Callable:
     """Return a function that calls the library's function of this name on the CPU.
 
-    Its arguments and results are trees; the library has their arrays one by one. ``by_xla``
-    computes the same where the library is not there: in programs that are exported, and in those
-    for other platforms. ``shapes`` returns the types of the results for those of the arguments.
-    Both take all parameters, the library's function those in ``attributes``. There is no rule for
+    Its arguments and results are trees, whose arrays the library takes one by one. ``by_xla``
+    computes the same in programs without the library: those that are exported, and those for other
+    platforms. ``shapes`` returns the types of the results for those of the arguments. Both take
+    all parameters; the library's function takes those in ``attributes``. There is no rule for
     derivatives: a caller has another kernel for them, or none.
     """
     made = Primitive(name)

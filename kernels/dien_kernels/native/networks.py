@@ -1,8 +1,8 @@
 """Attention, the auxiliary loss and candidates of one history as C++ kernels on the CPU.
 
-The kernels (``native/src``) fill the vector lanes with live positions alone. Attention computes its
-layers again on the way back. The auxiliary loss computes its gradients with its value. Those of
-candidates that share one history, their attention and last states, run forward only.
+The kernels (``native/src``) fill the vector lanes with live positions only. The backward pass of
+attention recomputes its layers. The auxiliary loss computes its gradients with its value. The
+kernels for candidates of one history, attention and last states, are forward only.
 
 Dimensions: as in :mod:`dien_kernels.xla_networks`; N candidates, H hidden, G gates.
 """
@@ -33,7 +33,7 @@ def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.
 
 @jax.custom_vjp
 def _attention(*arguments: Any) -> jax.Array:
-    # Without gradients vmap makes more rows of the mapped axis.
+    # Without gradients, vmap turns the mapped axis into rows.
     return mappable(_attention_kernel, (0, 0, 0, 0, -1), 0)(*arguments)
 
 
@@ -75,7 +75,7 @@ def auxiliary_loss(
     return _loss(states, history, sampled, shares, tuple(layers))
 
 
-# The sums over positions belong to one call, so under vmap there is one after another.
+# Sums over positions belong to one call, so vmap makes one call after another.
 @jax.custom_batching.sequential_vmap
 def _loss_and_gradients(*operands: Any) -> tuple[jax.Array, tuple]:
     loss, (*found, d_layers) = _auxiliary_kernel(*operands)

@@ -1,4 +1,4 @@
-// What the kernels are given, the same for every instruction set. Arrays are row-major.
+// Arguments of the kernels, the same for every instruction set. Arrays are row-major.
 //
 // The recurrences have B rows, T steps, D inputs, H hidden, G gates: reset, update (not of AGRU), candidate. One step is
 //
@@ -7,7 +7,7 @@
 //   c = tanh(x W_c + b_c + (r o h) U_c)        in the authors' form
 //   h' = h + z o (c - h),                      z = offset + slope u
 //
-// A step at or past a row's length leaves its state as it is.
+// A step at or past a row's length leaves its state unchanged.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@ namespace dien {
 
 using Index = std::ptrdiff_t;
 
-// Rows that go through time together; the same for every instruction set, as forward and backward
-// may be compiled apart but share what forward keeps.
+// Rows that go through time together; the same for every instruction set, because forward and
+// backward may be compiled separately but share the arrays that forward keeps.
 constexpr Index kPanel = 32;
 
 // Runs tasks on the threads that take part.
@@ -63,7 +63,7 @@ struct Forward {
   float* kept;                  // [panels, T + 1, slots, H, 32], or null
 };
 
-// With d_ for the gradient of.
+// d_ means the gradient of.
 struct Backward {
   Sizes sizes;
   Operands operands;
@@ -81,7 +81,7 @@ struct Backward {
 };
 
 // An MLP, sigmoid after each layer but the last one, which has one column, the score. How the first
-// layer reads its inputs is up to the kernel; the further layers, the score's with them, are Dense.
+// layer reads its inputs is up to the kernel; the further layers, the score included, are Dense.
 constexpr Index kMostLayers = 8;  // after the first one
 
 struct Network {
@@ -102,7 +102,7 @@ struct NetworkGradients {
 // The auxiliary loss and all of its gradients. Behaviours follow states: position (b, t), t < T - 1,
 // has the state of step t, and K behaviours, the real one of step t + 1 and K - 1 sampled ones. With
 // the network's score l of [state, behaviour] the loss is the sum of share softplus(-l) over real
-// and of share softplus(l) over sampled ones. Positions without a share are not read.
+// and of share softplus(l) over sampled ones. Positions with share 0 are not read.
 struct Auxiliary {
   Index rows, steps, choices, hidden, inputs;  // B, T, K, H of a state, D of a behaviour
   const float* states;   // [B, T, H]

@@ -1,5 +1,5 @@
 // Attention of a row's query over its states, forward and backward. Lanes are live steps, of as many
-// rows as it takes to fill a panel; the backward pass computes the layers again.
+// rows as it takes to fill a panel; the backward pass recomputes the layers.
 #pragma once
 
 #include "network.h"
@@ -17,7 +17,7 @@ class LiveSteps {
  public:
   LiveSteps(const Attention& p, Index first, Index end) : p_(p), row_(first), end_(end) {}
 
-  // The places of the next steps in [B, T], and their rows. False where none are left.
+  // The indices of the next steps in [B, T], and their rows. False if none are left.
   bool next(Lanes* places, Lanes* rows) {
     places->count = rows->count = 0;
     while (row_ < end_ && places->count < kPanel) {
@@ -122,7 +122,7 @@ void attention(const Attention& p, float* attention, Threads& threads) {
   });
 }
 
-// The rows of one task on their way back.
+// The backward pass of the rows of one task.
 class AttentionTask {
  public:
   AttentionTask(const AttentionBackward& b, const AttentionWeights& weights, float* sums)
@@ -182,19 +182,19 @@ class AttentionTask {
     each(H_, [&](Index i, int) {
       const Vector d = load(d_product + i);
       store(d_input_ + i, load(d_input_ + i) + d * load(query + i));
-      store(d_product + i, d * load(memory + i));  // what the query gets
+      store(d_product + i, d * load(memory + i));  // the part of the query
     });
     steps.write(b_.d_states, d_input_, H_, unused_);
     add_to_rows(rows, d_first, d_product);
   }
 
-  // Through the softmax, whose row it computes as a whole.
+  // Through the softmax, a whole row at a time.
   float d_score(Index row, Index place) {
     const Index length = live_steps(p_, row), start = row * p_.steps;
     const float *a = b_.attention + start, *d = b_.d_attention + start;
     if (row != softmax_row_) {
       softmax_row_ = row;
-      double sum = 0;  // what is left of it cancels
+      double sum = 0;  // double, because d - mean cancels below
       for (Index t = 0; t < length; t++) sum += static_cast<double>(a[t]) * d[t];
       const float mean = static_cast<float>(sum);
       for (Index t = 0; t < length; t++) d_scores_[t] = a[t] * (d[t] - mean);

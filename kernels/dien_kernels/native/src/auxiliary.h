@@ -1,5 +1,5 @@
-// The auxiliary loss: a panel of positions goes through the network with each of its behaviours, and
-// back at once, so that nothing is kept but gradients.
+// The auxiliary loss: a panel of positions goes through the network with each of its behaviours,
+// forward and backward at once, so that only gradients are kept.
 #pragma once
 
 #include "network.h"
@@ -77,7 +77,7 @@ class AuxiliaryTask {
   }
 
  private:
-  // Adds a position to the lanes, or clears its gradients where it has no share.
+  // Adds a position to the lanes, or clears its gradients if its shares are 0.
   void take(Index position, Lanes* steps, Lanes* positions) const {
     const Index S = p_.steps - 1, row = position / S, step = position % S, at = row * p_.steps + step;
     if (step == 0) clear(p_.d_history + at * D_, D_);
@@ -167,7 +167,7 @@ void auxiliary(const Auxiliary& p, Threads& threads) {
   of_call.reserve(AuxiliaryWeights::floats(p) + tasks * (floats + 1));
   const AuxiliaryWeights weights(p);
   float *sums = of_call.take_zeros(tasks * floats), *losses = of_call.take(tasks);
-  // Tasks have the same number of live positions: task n begins where n shares of them are past.
+  // Tasks have equal numbers of live positions: task n begins after n tasks' worth of them.
   Index ends[kMostTasks], past = 0, task = 0;
   for (Index i = 0; i < positions; i++) {
     past += has_share(p, i);

@@ -8,8 +8,8 @@
 //   d_h = g (1 - z) + d_r U_r^T + d_u U_u^T + (d_c r) U_c^T           in the paper's form
 //   d_h = g (1 - z) + d_r U_r^T + d_u U_u^T + (d_c U_c^T) r           in the authors' form
 //
-// Gradients of the gates lie in the order product, reset, update, candidate: what goes to h is a
-// run of them, and so is what goes to x. In the authors' form the first one holds r o h.
+// Gradients of the gates lie in the order product, reset, update, candidate: those that h needs
+// are contiguous, and so are those that x needs. In the authors' form the first one holds r o h.
 #pragma once
 
 #include "forward.h"
@@ -38,7 +38,7 @@ struct WeightSums {
   }
 };
 
-// One panel on its way back, in the memory of its task.
+// The backward pass of one panel, in the memory of its task.
 class BackwardPanel {
  public:
   BackwardPanel(const Backward& p, const BackwardWeights& weights, WeightSums sums)
@@ -74,7 +74,7 @@ class BackwardPanel {
   }
 
  private:
-  // Points to the end of the panel's steps, and gives what follows them to the last state.
+  // Points to the end of the panel's steps; the last state gets the gradients of later steps.
   void start(const Rows& rows) {
     const Index T = sizes_.steps, D = sizes_.inputs, H = sizes_.hidden, longest = rows.longest;
     const float* d_last[kPanel];

@@ -1,5 +1,5 @@
 // Candidates that share one history: the attention of each over its states, and the last state of a
-// recurrence under each attention. Lanes are candidates; what they share is computed once.
+// recurrence under each attention. Lanes are candidates; shared parts are computed once.
 #pragma once
 
 #include "network.h"
@@ -77,7 +77,7 @@ void candidate_attention(const CandidateAttention& p, Threads& threads) {
   });
 }
 
-// One step of a panel of candidates: gates from what their inputs share, h in place.
+// One step of a panel of candidates: gates from their shared inputs, h in place.
 inline void candidate_step(const LastStates& p, Packed early, Packed last, const float* inputs,
                            const float* attention, float* gates, float* product, float* h) {
   const Index H = p.hidden, GH = p.gates * H, before = GH - H;

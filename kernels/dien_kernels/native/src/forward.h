@@ -8,7 +8,7 @@
 namespace dien {
 namespace {
 
-// Weights of the forward pass. The gates before the candidate are one matrix: they read the same.
+// Weights of the forward pass. The gates before the candidate read the same input: one matrix.
 struct ForwardWeights {
   Packed input_gates, input_candidate, state_gates, state_candidate;
   const float *bias, *recurrent_bias;
@@ -73,7 +73,7 @@ inline void forward_panel(const Forward& p, const ForwardWeights& weights, const
   const Index B = sizes.rows, T = sizes.steps, D = sizes.inputs, H = sizes.hidden;
   const Slots slots(sizes);
   of_task.reserve(2 * slots.size + D * kPanel + slots.panel + H);
-  float* unused = of_task.take(H);  // what lanes without a row write
+  float* unused = of_task.take(H);  // lanes without a row write here
   float* x = of_task.take(D * kPanel);
   float* masked = of_task.take(slots.panel);
   float* scratch = of_task.take(2 * slots.size);
@@ -103,7 +103,7 @@ inline void forward_panel(const Forward& p, const ForwardWeights& weights, const
     scatter(states, state_at(step + 1), H);
     rows.advance(states, H);
   }
-  // Steps in which no row of the panel lives repeat its last state.
+  // Steps in which no row of the panel is live repeat its last state.
   if (rows.longest == T) return;
   scatter(states, state_at(rows.longest), H);
   for (Index i = 0; i < kPanel; i++) {

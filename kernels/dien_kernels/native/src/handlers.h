@@ -1,4 +1,4 @@
-// What all handlers of XLA's foreign function interface share.
+// Shared parts of the handlers of XLA's foreign function interface.
 #pragma once
 
 #include <initializer_list>
@@ -30,7 +30,7 @@ Counted counted(const Floats& buffer, Index expected) {
   return {static_cast<Index>(buffer.element_count()), expected};
 }
 
-// Shapes are made by the Python side alone, so a mismatch is a mistake of this package.
+// Only the Python side makes shapes, so a mismatch is a bug of this package.
 ffi::Error check(std::initializer_list<Counted> buffers) {
   for (const Counted& buffer : buffers)
     if (buffer.found != buffer.expected)

@@ -10,7 +10,7 @@ namespace dien {
 namespace {
 
 constexpr Index kMostBlock = 8;              // panels that become weight gradients together
-constexpr Index kMostBlockFloats = 3 << 16;  // and what they may take of the cache
+constexpr Index kMostBlockFloats = 3 << 16;  // and the cache that they may take
 
 // Panels of size floats that become weight gradients together.
 inline Index block_of(Index size) {
@@ -139,7 +139,7 @@ struct NetworkSums {
     return (sum + 15) / 16 * 16;  // no two tasks in one cache line
   }
 
-  // Adds those of the layers after the first one, of count panels, stride floats apart.
+  // Adds the gradients of the layers after the first one, of count panels, stride floats apart.
   void add_layers(const Network& network, const Places& places, const float* panels, Index stride,
                   Index count) const {
     for (Index i = 0; i < network.count; i++) {

@@ -11,7 +11,7 @@ ffi::Error unexpected() {
   return ffi::Error::InvalidArgument("dien_kernels: a buffer has an unexpected shape");
 }
 
-// Reads a network with a first layer [inputs, .]. False where shapes do not fit.
+// Reads a network with a first layer [inputs, .]. False if shapes do not fit.
 bool read_network(const Floats& first, Index inputs, const ffi::RemainingArgs& arguments,
                   Network* network) {
   const auto of_first = first.dimensions();
@@ -84,7 +84,7 @@ ffi::Error run_auxiliary(ffi::ThreadPool pool, Floats states, Floats history, Fl
   return ffi::Error::Success();
 }
 
-// Reads what both directions of attention are given.
+// Reads the arguments that both directions of attention take.
 ffi::Error read_attention(const Floats& states, const Floats& query, const Floats& shared,
                           const Integers& lengths, const Floats& first,
                           const ffi::RemainingArgs& layers, Attention* attention) {

@@ -11,7 +11,7 @@
 namespace dien {
 
 // The caller runs tasks itself and waits only for those that another thread has begun, so it ends
-// even where the pool has no thread to spare. Which thread runs a task does not change its result.
+// even if the pool has no thread to spare. Which thread runs a task does not change its result.
 class Pool final : public Threads {
  public:
   explicit Pool(xla::ffi::ThreadPool& pool) : pool_(pool) {}
@@ -35,7 +35,7 @@ class Pool final : public Threads {
   }
 
  private:
-  // Lives until the last thread that was scheduled for it has had its turn.
+  // Lives until the last thread that was scheduled for it has run.
   class Job {
    public:
     Job(Task task, void* data, Index count, Index holders)

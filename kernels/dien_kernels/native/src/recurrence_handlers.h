@@ -35,8 +35,8 @@ ffi::Error forward(ffi::ThreadPool pool, Floats x, Floats offset, Floats slope, 
   return ffi::Error::Success();
 }
 
-// Takes all operands of forward: an exported program, which runs another computation in place of
-// this one, reads those that this one does not.
+// Takes all operands of forward: an exported program runs another computation instead of this one,
+// and reads operands that this one does not.
 ffi::Error backward(ffi::ThreadPool pool, Floats x, Floats offset, Floats slope, Integers lengths,
                     Floats input, Floats recurrent, Floats /*bias*/, Floats /*recurrent_bias*/,
                     Floats /*initial*/, Floats kept, Floats d_states, Floats d_last, Result d_x,

@@ -6,8 +6,8 @@
 namespace dien {
 namespace {
 
-// Row numbers by falling length, -1 where the last panel has no row. By counting, and rows of the
-// same length in their order.
+// Row numbers by falling length, -1 where the last panel has no row. A stable
+// counting sort.
 inline const std::int32_t* sorted_rows(const Sizes& sizes, const std::int32_t* lengths,
                                        std::int32_t* order, std::int32_t* starts) {
   auto place = [&](Index row) {
@@ -23,7 +23,7 @@ inline const std::int32_t* sorted_rows(const Sizes& sizes, const std::int32_t* l
   return order;
 }
 
-// One panel's rows, and how many steps each lives, 0 where there is no row.
+// One panel's rows, and how many live steps each has, 0 where there is no row.
 struct Rows {
   const std::int32_t* numbers;
   std::int32_t lengths[kPanel];

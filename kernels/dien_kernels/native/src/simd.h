@@ -54,7 +54,7 @@ DIEN_INLINE Vector select(Mask mask, Vector yes, Vector no) {
   return (Vector)(((Mask)yes & mask) | ((Mask)no & ~mask));
 }
 
-// A NaN of value stays in both.
+// NaN stays NaN, here and in at_least.
 DIEN_INLINE Vector at_most(Vector value, float limit) {
   return value > broadcast(limit) ? broadcast(limit) : value;
 }

@@ -1,4 +1,4 @@
-// Memory that a thread keeps from call to call, and work that is shared by threads.
+// Memory that a thread keeps from call to call, and work that threads share.
 #pragma once
 
 #include <stdio.h>
@@ -17,7 +17,7 @@ class Workspace {
   ~Workspace() { free(base_); }
 
   // Makes room for this many floats in at most kBlocks blocks, and frees all blocks taken before.
-  // A workspace that was needed once and is far larger than what is needed now is given back.
+  // A workspace that is far larger than what is needed now is freed.
   void reserve(Index floats) {
     const Index needed = floats + kBlocks * kAlignment;
     if (needed > size_ || (size_ > kMostIdle && needed < size_ / 4)) {
@@ -38,7 +38,7 @@ class Workspace {
     used_ += (floats + kAlignment - 1) / kAlignment * kAlignment;
     if (used_ > size_) {
       fprintf(stderr, "dien_kernels: a workspace of %td floats is too small\n", size_);
-      abort();  // a mistake in the sizes of a kernel, never of its arguments
+      abort();  // a bug in the sizes of a kernel, never in its arguments
     }
     return taken;
   }
@@ -69,7 +69,7 @@ constexpr Index kMostTasks = 16;                  // that sum gradients of weigh
 constexpr Index kMostSumFloats = Index{1} << 24;  // of all tasks together
 
 // Tasks that sum gradients of weights, floats of them each, for a number of parts of the work. It
-// depends on what the call is given alone, as the order of the sums decides the last bits.
+// depends only on the arguments of the call, because the order of the sums decides the last bits.
 inline Index summing_tasks(Index parts, Index floats) {
   const Index fit = kMostSumFloats / floats, most = fit < kMostTasks ? fit : kMostTasks;
   const Index tasks = parts < most ? parts : most;
