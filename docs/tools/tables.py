@@ -102,7 +102,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
                 " / ".join(
                     text for row in rows(name, case=case, data=log) for text in of(row, *RATES)
                 )
-                for log in LOGS
+                for log in (*LOGS, "long")
             ),
         )
         for name in ("recommend.json", "recbole.json")
