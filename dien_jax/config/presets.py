@@ -65,7 +65,7 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Return a network's name in the paper's table, or "custom"; with a tower, after ``wide_``."""
+    """Return the name of a network in the paper, or "custom"; a tower adds the prefix ``wide_``."""
     beside = "wide_" if model.statistics else ""
     names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
@@ -147,7 +147,7 @@ def read_preset_file(file: str | Path) -> tuple[str, Config]:
     if set(given) >= RUN_FIELDS:
         check_format(given, RUN_FORMAT, file, "name another preset file")
         given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
-        # A name from dien_jax.reproduce or fit; a run's file has every setting without a preset.
+        # A name from dien_jax.reproduce or fit. A run's file has every setting: any base will do.
         if isinstance(name, str) and name not in PRESETS:
             name = DEFAULT_PRESET
     try:

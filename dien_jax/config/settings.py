@@ -96,10 +96,10 @@ class ModelConfig:
     """Number of items, sampled by training popularity, that each interest state learns to
     distinguish from the next behaviour."""
     statistics: bool = False
-    """Add a tower, which reads counts of training events (how many users chose the candidate, alone
-    and together with the history), similarities of candidate and history by a factorization of the
-    training events, and a weight for each value. It is trained first; its logit is added to that of
-    the network, which learns the residual."""
+    """Add a tower: a function of counts of training events (how many users chose the candidate,
+    alone and together with the history) and of similarities of candidate and history (by a
+    factorization of these events), plus a weight for each value. It is trained first; its logit is
+    added to that of the network, which learns the residual."""
     layers: tuple[Positive, ...] = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"

@@ -64,7 +64,7 @@ _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the 
 
 def _mark(file: str) -> _Mark | None:
     try:
-        found = os.stat(file)  # noqa: PTH116 - each batch asks for all files
+        found = os.stat(file)  # noqa: PTH116 - each batch checks all files
     except OSError:
         return None
     return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
@@ -160,7 +160,7 @@ def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
 
 
 def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort int64 keys, each with its number, in place; both must be 0 or more. Return both.
+    """Sort pairs of an int64 key and a number, both 0 or more; this overwrites the keys.
 
     >>> [column.tolist() for column in sort_together(np.array([7, 5, 5]), np.array([1, 2, 0]))]
     [[5, 5, 7], [0, 2, 1]]

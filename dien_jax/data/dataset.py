@@ -1,7 +1,7 @@
 """The dataset folder: its files, and opening it.
 
     DATA/meta.json                    format version, schema, counts, source files, split policy
-    DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is unknown values
+    DATA/vocab/<feature>.txt          line k: the raw value of index k; line 0: unknown values
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/groups.txt                   raw user ids
@@ -39,7 +39,7 @@ from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
 from dien_jax.utils.text_files import sha256
 
-IN_MEMORY = 1 << 28  # largest size of all arrays, in bytes, with which they are copied to memory
+IN_MEMORY = 1 << 28  # total size, in bytes, up to which arrays are copied to memory
 READERS = 8  # threads that open and check arrays
 Content = TypeVar("Content")
 

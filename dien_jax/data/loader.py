@@ -72,7 +72,7 @@ class Loader:
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
-      padded_lengths: the lengths T that batches can have, rising.
+      padded_lengths: the lengths T that batches can have, ascending.
       num_examples: n.
       cut_histories: examples whose history is longer than ``max_history``.
     """

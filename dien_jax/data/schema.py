@@ -115,7 +115,7 @@ class Schema:
         return (*self.item, *self.user, *self.context)
 
     def feature(self, name: str) -> Feature:
-        """Return the feature with a name; ``KeyError`` without one."""
+        """Return the feature of a name; ``KeyError`` if there is none."""
         return {feature.name: feature for feature in self.features}[name]
 
     @property

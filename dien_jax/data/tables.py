@@ -17,8 +17,8 @@ import numpy as np
 from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
 
 OWN_VALUE, OWN_PAIR = 1, 2
-"""Bits of ``own``: the example itself, or a later event of its sequence, is in the count of the
-candidate's value; it is in the pairs of this value with the history."""
+"""Bits of ``own``: the count of the candidate's value includes the example or later events of its
+sequence; so do the counts of pairs of this value with the history."""
 LEVELS = (16, 32, 64, 128)  # leading components whose similarities are inputs of a model
 FOLDS = 4  # folds of users
 DIRECTED = 3  # vectors of a value with transitions: from its users, as earlier event, as next one

@@ -68,7 +68,7 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[
 def auc_by_size(
     labels: np.ndarray, scores: np.ndarray, sizes: np.ndarray, factor: int = 2
 ) -> list[PartAuc]:
-    """Return the AUC of examples in parts by their sizes: 0, 1, 2-3, 4-7 and so on.
+    """Return the AUC of examples grouped by size: 0, 1, 2-3, 4-7 and so on.
 
     ``sizes`` are integers ``[n]``, 0 or more. ``factor`` is the ratio of consecutive bounds: 4
     gives 0, 1-3, 4-15 and so on.

@@ -188,7 +188,7 @@ class Metric:
       higher_is_better: the direction that is better.
       known_only: whether only examples with a candidate known from training count.
       interval: of a difference between two models: ``"users"`` resamples users; ``"delong"``, for
-        AUCs alone, adds DeLong's.
+        AUCs only, adds DeLong's interval.
       user_terms: ``(labels, scores, user)`` to numerators and denominators ``[users]``; the metric
         is the ratio of their sums over users. ``user`` numbers users from 0. It makes resampling
         fast; without it the metric is evaluated on each resample.

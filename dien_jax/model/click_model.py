@@ -1,4 +1,4 @@
-"""The click model: ids to embeddings, through DIEN or a relative, to a click logit.
+"""The click model: from ids through embeddings and DIEN, or another network, to a click logit.
 
 Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit. The model
 adds a learned multiple of the auxiliary network's score of the candidate to this logit and, with

@@ -132,7 +132,7 @@ def _products(
     """Return the products of candidates with events, and with sums of events, at each level."""
     if theirs.vectors.shape[0] == 1:  # one history for all candidates: masking its side is cheaper
         products = functools.partial(jnp.einsum, precision="highest")
-        borders = itertools.pairwise((0, *LEVELS[: len(is_used)]))  # levels contain smaller ones
+        borders = itertools.pairwise((0, *LEVELS[: len(is_used)]))  # each level contains the last
         parts = (
             products("bd,td->bt", ours.vectors[:, start:end], theirs.vectors[0, :, start:end])
             for start, end in borders

@@ -47,7 +47,7 @@ def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
 def check_modules(config: ModelConfig) -> None:
     """Refuse an unknown name of a part, with a UserError that suggests the nearest name.
 
-    Known are the names in :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
+    The names are those of :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
     users can add modules.
     """
     for setting, table, choices in (

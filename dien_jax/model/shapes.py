@@ -9,7 +9,7 @@ from dien_kernels.checks import refuse
 
 
 def check_axes(name: str, array: Any, axes: dict[str, Any]) -> None:
-    """Refuse an array whose axes have other sizes; the size None fits any, the array None always.
+    """Refuse an array with other axis sizes. A size of None fits any; an array of None passes.
 
     Sizes may be symbolic, as in an export.
     """

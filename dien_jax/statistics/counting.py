@@ -118,7 +118,7 @@ def count_features(dataset: Dataset) -> Iterator[CountedFeature]:
     for feature in statistics_features(dataset.schema):
         counted = count_values(events, values_of_items(dataset, feature), feature.size or 0)
         yield feature.name, *counted
-        del counted  # while the next feature is counted
+        del counted  # free it before the next feature is counted
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:

@@ -45,7 +45,7 @@ class Vectors(NamedTuple):
     """Singular values and their vectors."""
 
     left: np.ndarray | None  # float32 [m, D], if wanted
-    singular: np.ndarray  # float32 [D], falling
+    singular: np.ndarray  # float32 [D], descending
     right: np.ndarray  # float32 [n, D]
 
 

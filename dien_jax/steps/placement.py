@@ -197,7 +197,7 @@ class OneDevice:
         del shapes
 
     def on_each(self, tree: Any) -> Any:
-        """Replicate arrays, which are the same on every process, on every device."""
+        """Replicate arrays on every device; all processes have the same ones."""
         return tree
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
@@ -295,7 +295,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def placed_like(tree: Any, others: Any) -> Any:
-    """Put arrays on the devices of others, arrays or shapes; commit only those that these commit.
+    """Put arrays on the devices of others, arrays or shapes, and committed only if these are.
 
     Programs are compiled again for arrays that are committed to a device.
     """

@@ -26,7 +26,7 @@ from dien_jax.model.embeddings import gather as gather_values
 from dien_jax.model.tower import WEIGHTS
 
 DENSE_ROWS = 4096
-"""Largest table that a step uses whole: to find the rows of a batch costs more than to move all."""
+"""Up to so many rows, a step uses a whole table: finding some rows costs more than moving all."""
 
 LAZY_ROWS = 65_536
 """Total number of rows of all larger tables, above which ``auto`` is ``lazy_adam``.

@@ -1,6 +1,6 @@
 """The start, the stop and the end of a run of several processes.
 
-``jax.distributed`` connects the processes, passes SIGTERM on, and aborts all processes when one has
+``jax.distributed`` connects the processes, passes SIGTERM on, and aborts the others when one has
 ended. This module adds a message, which says what to do, and an exit status.
 """
 

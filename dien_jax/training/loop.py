@@ -285,7 +285,7 @@ class Trainer:
                 self._save(best=False)
 
     def _fetch(self) -> None:
-        """Wait for the steps taken, and read their metrics."""
+        """Wait for pending steps, and read their metrics."""
         pending = jax.device_get(self._pending)
         rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()

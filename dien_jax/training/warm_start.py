@@ -242,7 +242,7 @@ def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
     """Return the parameters with grown tables; ``rarity`` weighs all but the unknown item."""
-    params = jax.tree.map(lambda leaf: leaf, params)  # other dicts, whose tables change
+    params = jax.tree.map(lambda leaf: leaf, params)  # new dicts, whose tables are replaced
     for (group, name), matches in rows.items():
         embeddings = params[f"{group}_embeddings"]
         table = embeddings[name]
