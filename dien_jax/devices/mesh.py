@@ -49,23 +49,10 @@ def _number(asked: int | None, devices: list[list[jax.Device]], batch_size: int)
         )
     if asked is None:
         return usable[-1]
-    if asked > there:
-        name = "device" if there == 1 else "devices"
-        owner = "this machine has" if processes == 1 else f"the {processes} processes have"
+    if asked not in usable:
+        of = f"{processes} processes" if processes > 1 else "this machine"
         raise UserError(
-            f"mesh.data must be at most {there}, as {owner} {there} {name}, got {asked}"
-        )
-    if asked % processes:
-        raise UserError(
-            f"mesh.data counts the devices of all processes and must be a multiple of their number "
-            f"{processes}, got {asked}"
-        )
-    if batch_size % asked:
-        *others, last = map(str, usable)
-        fitting = f"{', '.join(others)} or {last}" if others else last
-        larger = -(-batch_size // asked) * asked
-        raise UserError(
-            f"mesh.data must divide train.batch_size {batch_size}, got {asked}; of {there} "
-            f"devices {fitting} can be used, or choose --train.batch-size {larger}"
+            f"mesh.data must be one of {', '.join(map(str, usable))}: at most the {there} devices "
+            f"of {of}, and a divisor of train.batch_size {batch_size}; got {asked}"
         )
     return asked

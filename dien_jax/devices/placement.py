@@ -32,7 +32,7 @@ from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update, is_key
 from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
-from dien_jax.utils.processes import count, index
+from dien_jax.utils.processes import count
 
 ITEMS: Table = ("item", "item")
 
@@ -236,25 +236,6 @@ class Placement(OneDevice):
             return multihost_utils.broadcast_one_to_all(value)
 
         return jax.tree.unflatten(structure, map(of_first, given, leaves))
-
-    def joined(self, tree: Any) -> Any:
-        """Return parameters, statistics or slots in one device's form, on the host.
-
-        With several processes, process 0 has it, array by array, and the others get None.
-        """
-
-        def join(layout: Layout, leaf: Any) -> Any:
-            host = np.asarray(self.readable(leaf))
-            return layout.joined(host) if index() == 0 else None
-
-        joined = self._map_tables(join, tree, self._on_host)
-        return joined if index() == 0 else None
-
-    def _on_host(self, leaf: Any) -> Any:
-        """Return an array that is whole on every device, of a key one of this process."""
-        if not is_key(leaf):
-            return np.asarray(leaf)
-        return _of_data(lambda data: jnp.asarray(np.asarray(data)), leaf)
 
     def readable(self, tree: Any) -> Any:
         if self.processes == 1:

@@ -220,10 +220,6 @@ class OneDevice:
         """Put parameters, statistics or slots in one device's form on the devices of ``like``."""
         return placed_like(tree, like)
 
-    def joined(self, tree: Any) -> Any:
-        """Return parameters, statistics or slots in one device's form."""
-        return tree
-
     def readable(self, tree: Any) -> Any:
         """Return arrays that this process can read as a whole."""
         return tree

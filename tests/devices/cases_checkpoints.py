@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support.sharded_steps import SCHEMA, WITHOUT_DRAWS, place_of, with_update
+from support.sharded_steps import SCHEMA, WITHOUT_DRAWS, joined, place_of, with_update
 from support.tiny_run import bits
 
 from dien_jax.data.schema import Feature
@@ -36,7 +36,7 @@ def test_any_number_of_devices_reads_what_any_other_wrote(tmp_path: Path) -> Non
         assert host == HOST
         for now, before in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
             assert now.sharding == before.sharding
-        found = place.joined(state)
+        found = joined(state, place)
         rows = {leaf.shape[0] for leaf in jax.tree.leaves(found.params) if leaf.ndim == 2}
         assert {60, 40, 12} <= rows  # without filler
         assert bits(found) == bits(one)

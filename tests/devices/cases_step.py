@@ -15,6 +15,7 @@ from support.sharded_steps import (
     Ended,
     batches,
     furthest,
+    joined,
     on_host,
     place_of,
     reordered,
@@ -92,7 +93,7 @@ def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None
         assert table.sharding.spec == P(AXIS)
         assert {len(shard.data) for shard in table.addressable_shards} == {layout.owned}
     assert placement.layouts.keys() == TABLES
-    again = placement.put(placement.joined(state), state)
+    again = placement.put(joined(state, placement), state)
     for now, before in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
         assert now.sharding == before.sharding
     jax.tree.map(np.testing.assert_array_equal, on_host(again, placement), one)

@@ -40,12 +40,12 @@ def test_all_devices_are_used_that_a_batch_divides_over(monkeypatch) -> None:
 def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
     with pytest.raises(UserError, match=r"mesh.data must be at least 1, got 0"):
         MeshConfig(0)
-    with pytest.raises(UserError, match=r"mesh.data must be at most 1, .* has 1 device, got 2"):
+    with pytest.raises(UserError, match=r"mesh.data must be one of 1: at most the 1 .* got 2"):
         devices_in_use(MeshConfig(2), 128)
     has_devices(monkeypatch, [*range(8)])
     expected = (
-        r"mesh.data must divide train.batch_size 100, got 8; of 8 devices 1, 2, 4 or 5 can be "
-        r"used, or choose --train.batch-size 104"
+        r"mesh.data must be one of 1, 2, 4, 5: at most the 8 devices of this machine, and a "
+        r"divisor of train.batch_size 100; got 8"
     )
     with pytest.raises(UserError, match=expected):
         devices_in_use(MeshConfig(8), 100)
@@ -57,9 +57,9 @@ def test_several_processes_have_the_same_number_of_devices_each(monkeypatch) -> 
     assert devices_in_use(MeshConfig(4), 100) == [device(each) for each in (0, 1, 64, 65)]
     for mesh_config, rows, message in (
         (MeshConfig(), 7, "train.batch_size must be a multiple of the 2 processes"),
-        (MeshConfig(3), 12, "must be a multiple of their number 2, got 3"),
-        (MeshConfig(16), 16, "must be at most 8, as the 2 processes have 8 devices, got 16"),
-        (MeshConfig(6), 8, "of 8 devices 2, 4 or 8 can be used, or choose --train.batch-size 12"),
+        (MeshConfig(3), 12, "one of 2, 4, 6: at most the 8 devices of 2 processes, .* got 3"),
+        (MeshConfig(16), 16, "one of 2, 4, 8: .* got 16"),
+        (MeshConfig(6), 8, "one of 2, 4, 8: .* a divisor of train.batch_size 8; got 6"),
     ):
         with pytest.raises(UserError, match=message):
             devices_in_use(mesh_config, rows)

@@ -14,7 +14,7 @@ from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.devices import Placement
 from dien_jax.steps.negatives import make_sampler
-from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.placement import OneDevice, is_key
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 
@@ -186,7 +186,14 @@ def _of_one(config: Config, dense_rows: int) -> tuple[Any, TrainState]:
 def on_host(state: TrainState, place: OneDevice) -> TrainState:
     """The state in one device's form, its key as integers."""
     state = state._replace(key=jax.random.key_data(state.key))
-    return jax.tree.map(np.array, place.joined(state))
+    return jax.tree.map(np.array, joined(state, place))
+
+
+def joined(state: TrainState, place: OneDevice) -> TrainState:
+    """The state in one device's form."""
+    if place.devices == 1:
+        return state
+    return place.in_rows(jax.tree.map(lambda a: a if is_key(a) else np.asarray(a), state))
 
 
 def furthest(one: Any, other: Any) -> float:
