@@ -1,7 +1,7 @@
-"""Presets: the networks of the paper, DIEN beside counts, the choices of the authors' program.
+"""Presets: the networks of the paper, DIEN with a tower, and settings of the authors' program.
 
-A preset file holds the groups of :class:`dien_jax.config.settings.Config`, completely or in part.
-Settings that it leaves out come from the preset that it names, by default ``wide_dien``:
+A preset file holds groups of :class:`dien_jax.config.settings.Config`, completely or in part. Other
+settings are those of the preset that it names, by default ``wide_dien``:
 
     {"preset": "dien", "model": {"dropout": 0.2}, "optim": {"learning_rate": 0.002}}
 
@@ -22,7 +22,7 @@ RUN_FORMAT = 1  # ``format_version`` of ``config.json`` of a run folder
 # Fields of config.json besides the preset and the settings
 RUN_FIELDS = {"format_version", "seed", "data", "data_digest", "schema", "versions"}
 RUN_FIELDS |= {"vocabularies", "tables"}
-WARM_START = "warm_start"  # one more, in a run that did not start from fresh parameters
+WARM_START = "warm_start"  # a further field, of runs that started from another one
 
 AUTHORS = Config(
     model=ModelConfig(
@@ -47,11 +47,11 @@ FAMILY: dict[str, dict[str, Any]] = {
     "augru": {"evolution": "augru"},
     "dien": {"evolution": "augru"},
 }
-"""The rows of the paper's table: the parts in which each model differs from DIEN."""
+"""The models of the paper's table, by the settings in which each differs from DIEN."""
 
 
 def member(name: str, base: ModelConfig) -> ModelConfig:
-    """Return a model of the paper's table, with everything else as in ``base``.
+    """Return a model of the paper's table, with all other settings from ``base``.
 
     As in the authors' program, models without attention use PReLU, and only DIEN has the auxiliary
     loss.
@@ -65,7 +65,7 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Return the paper's row that a network is, ``wide_`` before it beside counts, or "custom"."""
+    """Return the name of a network in the paper, or "custom"; a tower adds the prefix ``wide_``."""
     beside = "wide_" if model.statistics else ""
     names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
@@ -83,13 +83,13 @@ PRESETS: dict[str, Config] = {
 }
 """Named settings, by name.
 
-``wide_dien`` is DIEN beside counts of training events and similarities.
-``dien``, ``din`` and the others are the networks of the paper alone, with this project's choices of
-training; ``authors`` has those of the authors' program."""
+``wide_dien`` is DIEN with a tower of counts and similarities. ``dien``, ``din`` and the others are
+the networks of the paper alone, with this project's training settings; ``authors`` has the settings
+of the authors' program."""
 
 
 def preset(name: str) -> Config:
-    """Return the settings of a preset; an unknown name is a UserError with the nearest one.
+    """Return the settings of a preset; an unknown name is a UserError that suggests the nearest.
 
     >>> from dien_jax import preset
     >>> preset("din").model.evolution
@@ -102,10 +102,10 @@ def preset(name: str) -> Config:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset that settings equal, else that of the network's name, else the nearest.
+    """Return the preset equal to the settings, else that of the network's name, else the nearest.
 
-    That is the default for a network beside counts, else the one from which the fewest settings of
-    the network differ, the later in :data:`PRESETS` of several.
+    The nearest is the default for a network with a tower. For others it is the preset with the
+    fewest different model settings, the last such in :data:`PRESETS`.
     """
     equal = [name for name, values in PRESETS.items() if values == config]
     name = equal[0] if equal else member_name(config.model)
@@ -131,7 +131,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 
 def with_settings(config: Config, changes: dict[str, Any]) -> Config:
-    """Return settings with some changed to JSON values, by flat name."""
+    """Return settings with changes: JSON values by flat name."""
     values = dataclasses.asdict(config)
     for name, value in changes.items():
         group, _, setting = name.partition(".")
@@ -140,14 +140,14 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def read_preset_file(file: str | Path) -> tuple[str, Config]:
-    """Read a preset file; return the preset that it starts from, and all settings."""
+    """Read a preset file; return the name of its preset, and all settings."""
     file = Path(file)
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
         check_format(given, RUN_FORMAT, file, "name another preset file")
         given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
-        # A row of dien_jax.reproduce, or a name given to fit. The file of a run has every setting.
+        # A name from dien_jax.reproduce or fit. A run's file has every setting: any base will do.
         if isinstance(name, str) and name not in PRESETS:
             name = DEFAULT_PRESET
     try:

@@ -1,7 +1,7 @@
 """Settings of a model and its training: frozen dataclasses that are checked at construction.
 
-``config.json`` of a run folder holds a ``Config``. The docstrings below the fields are the texts of
-``python -m dien_jax.train --help``.
+``config.json`` of a run folder holds a ``Config``. The docstrings below the fields are the help
+texts of ``python -m dien_jax.train --help``.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positi
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
-LARGEST_NUMBER = 3.4e38  # of a setting that is no integer: about the largest of float32
+LARGEST_NUMBER = 3.4e38  # largest value of a float setting, about that of float32
 LARGEST_INTEGER = 2**31 - 1  # largest value of an integer setting, and of the steps of a run
 
-MOST_LAYERS = 100  # layers of a network; compilation takes longer with each
+MOST_LAYERS = 100  # layers of a network; each makes compilation longer
 LARGEST_PORT = 65535
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>[0-9]{1,5})")
 
@@ -33,7 +33,7 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
 
 
 def check_values(settings: object, group: str) -> None:
-    """Refuse values of other types, names that are no choice, numbers that 32 bits do not hold."""
+    """Refuse values of wrong types, unknown choices, and numbers that do not fit in 32 bits."""
     for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         value = converted(hint, getattr(settings, name), f"{group}.{name}")
         object.__setattr__(settings, name, value)  # a list becomes a tuple
@@ -44,7 +44,7 @@ def check_values(settings: object, group: str) -> None:
 
 
 def network_implementation(implementation: Implementation) -> NetworkImplementation:
-    """Return the implementation of attention and auxiliary loss for one of the recurrences."""
+    """Return the implementation of attention and auxiliary loss that goes with a recurrence's."""
     if implementation in typing.get_args(NetworkImplementation):
         return typing.cast(NetworkImplementation, implementation)
     return "xla"
@@ -52,15 +52,15 @@ def network_implementation(implementation: Implementation) -> NetworkImplementat
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The interest model."""
+    """The click model."""
 
     embedding_size: Positive = 18
-    """Size of embeddings. The GRU's input is the item's and its category's, concatenated."""
+    """Size of embeddings. The GRU reads the embeddings of item and category, concatenated."""
     item_embedding_size: Positive | None = None
-    """Size of the embedding of an item's id; None is that of the others."""
+    """Size of the embeddings of item ids; None is model.embedding_size."""
     initial_embeddings: Literal["vectors", "random"] = "vectors"
-    """Embeddings of items: those that start from vectors of the items that the same users chose, by
-    a factorization of the training events, and are kept near them; or from random numbers. Other
+    """Initial embeddings of items: vectors (from a factorization of the training events, similar
+    for items that the same users chose; training keeps embeddings near them) or random. Other
     embeddings start at random."""
     hidden_size: Positive = 36
     """Size of the interest states, in the interest extractor and in interest evolution."""
@@ -69,16 +69,16 @@ class ModelConfig:
     evolution: Evolution | str = "augru"
     """Interest evolution, how interest states are combined: none; attention (weighted sum);
     gru_attention (weighted sum of a second GRU's states); aigru, agru or augru (last state of a
-    recurrence with attention on its input, instead of its update gate, or scaling it)."""
+    recurrence where attention scales the input, replaces or scales the update gate)."""
     product: bool = True
     """Feed the product of target item and pooled history to the click network, as in PNN."""
     wide: bool = False
     """Add a linear function of target item, history and product to the logit, as in Wide&Deep."""
     gates: Form = "paper"
-    """Definition of the gates, of which two are published; see kernels/README.md."""
+    """Definition of the gates, by the paper or by its authors' program; see kernels/README.md."""
     implementation: Implementation = "auto"
     """Implementation of the recurrences; see kernels/README.md. Attention and the auxiliary loss
-    have the same if it is auto, reference, xla or native, and xla with the others."""
+    use the same if it is auto, reference, xla or native, and xla otherwise."""
     recurrence_precision: Precision = "highest"
     """Precision of the recurrences' matmuls: highest is float32; high and default are faster on GPU
     and TPU."""
@@ -88,18 +88,18 @@ class ModelConfig:
     attention: Attention | str = "mlp"
     """Attention scores: an MLP, as in the authors' program, or a bilinear form, as in the paper."""
     auxiliary: Literal["binary", "softmax"] | str = "binary"
-    """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and those
-    sampled."""
+    """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and sampled
+    ones."""
     auxiliary_weight: NotNegative = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: Positive = 1
-    """Items, sampled by their popularity in training, that each interest state learns to
+    """Number of items, sampled by training popularity, that each interest state learns to
     distinguish from the next behaviour."""
     statistics: bool = False
-    """Read counts of training events (how many users chose the candidate, alone and together with
-    the history) and similarities of candidate and history, by a factorization of which training
-    users chose what. A tower of these and of a weight for each value is trained first; its logit
-    is added to that of the network, which learns what the tower leaves."""
+    """Add a tower: a function of counts of training events (how many users chose the candidate,
+    alone and together with the history) and of similarities of candidate and history (by a
+    factorization of these events), plus a weight for each value. It is trained first; its logit is
+    added to that of the network, which learns the residual."""
     layers: tuple[Positive, ...] = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
@@ -107,10 +107,10 @@ class ModelConfig:
     dropout: BelowOne = 0.5
     """Share of the click network's hidden units that are dropped in training."""
     follow_authors: bool = False
-    """Compute as the program of the paper's authors does: the history's sum instead of its mean,
-    and the mean auxiliary loss, count padding; Dice has the statistics of the batch, in scoring
-    too; batch normalization only scales; outputs are a softmax over two columns, with the click
-    loss averaged over both."""
+    """Compute as the program of the paper's authors does: histories are summed with padding, not
+    averaged; the mean auxiliary loss counts padding; Dice uses batch statistics, in scoring too;
+    batch normalization has constant statistics; outputs are a softmax over two columns, with the
+    click loss averaged over both."""
 
     def __post_init__(self) -> None:
         check_values(self, "model")
@@ -138,14 +138,14 @@ class OptimConfig:
     """The optimizer, Adam through optax."""
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
-    """Learning rate of the network, before the schedule. That of the tower of counts is no setting:
-    it falls from 0.003 to 0."""
+    """Learning rate of the network, before the schedule. That of the tower is fixed: it falls from
+    0.003 to 0."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
     """Learning rate schedule: halving after each epoch; cosine to 0 over train.epochs."""
     embedding_update: Literal["auto", "dense", "lazy_adam"] = "auto"
     """Update of embedding tables with more than 4096 rows: dense (every row); lazy_adam (only rows
-    in the batch, in a time that does not depend on the tables' size); auto (dense; lazy_adam if
-    these tables have more than 65,536 rows together)."""
+    in the batch, in a time that does not depend on table size); auto (lazy_adam if these tables
+    have more than 65,536 rows in total, else dense)."""
 
     def __post_init__(self) -> None:
         check_values(self, "optim")
@@ -158,8 +158,8 @@ class TrainConfig:
     batch_size: Positive = 128
     """Examples in a batch."""
     epochs: Positive = 20
-    """Maximum number of epochs; early stopping usually ends a run before. Beside counts,
-    these are epochs of the network; the tower has as many before, but at most 8."""
+    """Maximum number of epochs; early stopping usually ends a run earlier. With a tower, these are
+    epochs of the network; the tower is trained first, for as many but at most 8."""
     patience: LargeCount = 3
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: LargeCount = 0
@@ -169,24 +169,24 @@ class TrainConfig:
     max_history: Positive = 100
     """Maximum length of a history; only the latest behaviours are kept."""
     buckets: tuple[Positive, ...] = (4, 8, 16, 32, 64)
-    """Lengths that batches are padded to, besides max_history, where many histories are as long."""
+    """Lengths that batches are padded to, besides max_history. Lengths that few training examples
+    need are skipped, except with the order sorted."""
     order: Literal["time", "shuffled", "sorted"] = "time"
-    """Order of examples: time (those of a user in the order of time, so that few targets were in
-    the history of an earlier step; otherwise shuffled); shuffled; or sorted (the same batches in
-    every epoch, sorted by length within buffers of the file's order, and only the order of batches
-    is random)."""
+    """Order of examples: time (shuffled, but those of a user in order of time, so that few targets
+    were in the history of an earlier step); shuffled; or sorted (the same batches in every epoch,
+    sorted by length within buffers in file order; only the order of batches is random)."""
     unknown_users: Share = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
     embedding of users outside the training split; 1 removes user ids from the model. Above 0, 2%
     of candidates and of behaviours are replaced by the unknown item too."""
     calibrate: bool = True
     """Fit a calibration to the validation scores at the end, and apply it to all scores of the run;
-    the order of scores stays."""
+    it does not change their order."""
     click_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
-    """True share of clicks among the candidates in use, where negatives were drawn: scores of
-    predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
+    """True click rate of the candidates in use, if negatives were sampled: scores of predict,
+    Ranker, export and serve are shifted to it. Evaluation keeps the rate of the data."""
     deterministic: bool = False
-    """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
+    """Make training on a GPU bitwise repeatable, but slower; on a CPU it is always repeatable."""
 
     def __post_init__(self) -> None:
         check_values(self, "train")
@@ -204,7 +204,7 @@ class TrainConfig:
         return 0.02 if self.unknown_users else 0.0
 
 
-LoggerName = Literal["tensorboard", "mlflow", "wandb"]  # it does not change what is trained
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]  # loggers do not change what is trained
 LOGGERS: tuple[LoggerName, ...] = typing.get_args(LoggerName)
 DEFAULT_LOGGERS: tuple[LoggerName, ...] = ("tensorboard",)
 
@@ -219,9 +219,9 @@ class MeshConfig:
     """
 
     data: Positive | None = None
-    """Number of devices that share each batch and the rows of large tables, of all processes
-    together; it must divide train.batch_size. Default: all that there are, or as many as divide
-    it."""
+    """Number of devices, of all processes, over which each batch and the rows of large tables are
+    split; it must divide train.batch_size. Default: the largest number of available devices that
+    divides it."""
 
     def __post_init__(self) -> None:
         check_values(self, "mesh")
@@ -229,7 +229,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Processes of a run, one or more a host. They do not change what is trained.
+    """Processes of a run, one or more per host. They do not change what is trained.
 
     >>> from dien_jax.config import DistributedConfig
     >>> DistributedConfig("10.0.0.1:5000", processes=2, process=0).is_asked
@@ -238,21 +238,21 @@ class DistributedConfig:
     False
 
     Attributes:
-      is_asked: whether the run has several processes, as far as the settings know.
+      is_asked: whether the settings ask for several processes.
     """
 
     coordinator: str | None = None
-    """Address HOST:PORT where process 0 listens, a free port of its host. The same on every
+    """Address HOST:PORT where process 0 listens, with a free port of its host. The same on every
     process; needs --distributed.processes and --distributed.process."""
     processes: Positive | None = None
-    """Number of processes of the run, the same on every process. 1 is the program of one."""
+    """Number of processes of the run, the same on every process. 1 is a run of one process."""
     process: int | None = None
     """Number of this process, from 0. Process 0 writes the run folder and prints."""
     auto: bool = False
     """Take coordinator, number of processes and number of this process from the cluster manager:
     Slurm, Open MPI, Kubernetes or Cloud TPU."""
     timeout: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600)] = 300
-    """Seconds that a process waits at the start for all others."""
+    """Seconds that a process waits for all others at the start."""
 
     def __post_init__(self) -> None:
         check_values(self, "distributed")
@@ -297,10 +297,10 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, complete: bool = False) -> "Config":
-        """Return settings from nested dicts; those left out have their defaults.
+        """Return settings from nested dicts; missing settings have their defaults.
 
-        An unknown name or a wrong value is a :class:`UserError` that names it, and so is one that
-        is left out if the settings have to be ``complete``.
+        An unknown name or a wrong value is a :class:`UserError` that names it. With ``complete``, a
+        missing setting is one too.
         """
         config = _build(cls, values)
         for group, settings in dataclasses.asdict(config).items() if complete else ():

@@ -1,6 +1,6 @@
 """Datasets: schema, dataset folders, vocabularies, and the loader of padded batches.
 
-Names below are imported when they are first used: a model needs the schema alone.
+Names below are imported when they are first used, because a model needs only the schema.
 """
 
 from typing import TYPE_CHECKING

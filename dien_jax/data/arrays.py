@@ -17,16 +17,16 @@ from dien_jax.errors import UserError, suggestion
 from dien_jax.utils.files import MAPPED
 
 CHUNK_ROWS = 1 << 20  # rows checked or written at a time
-LARGE_BYTES = 1 << 20  # size of files whose pages are given back
-Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
+LARGE_BYTES = 1 << 20  # pages of larger mapped files are released
+Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # marks valid entries; describes them
 
 
 class FolderFiles:
     """The files of a dataset folder as they were when it was opened.
 
-    A mapped array has what its file holds at the time of reading: a file rewritten in place changes
-    values without an error, and one that is cut ends the process. A file that is removed, or
-    replaced by another under its name, stays as it was for those who have mapped it.
+    A mapped array has the content of its file at the time of access: a file that is rewritten in
+    place changes values without an error, and a truncated one crashes the process. A file that is
+    removed, or replaced by another under its name, does not change in existing mappings.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,13 +39,13 @@ class FolderFiles:
         return sum(mark[1] for file, mark in self._seen.items() if mark and file.endswith(".npy"))
 
     def forget_arrays(self) -> None:
-        """Check texts alone from now on: the arrays were copied."""
+        """Check only text files from now on, because arrays were copied."""
         self._seen = {file: seen for file, seen in self._seen.items() if not file.endswith(".npy")}
 
     def check(self, *named: Path, opening: bool = False) -> None:
-        """Raise a ``UserError`` that names a file with another size or time than at first.
+        """Raise a ``UserError`` that names a file whose size or time has changed in place.
 
-        Those that were ``named`` to be read, all while ``opening``, must not be other files either.
+        Files that are ``named``, or all while ``opening``, must not be missing or replaced either.
         """
         by_name = {str(file) for file in named}
         for file, seen in self._seen.items():
@@ -64,7 +64,7 @@ _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the 
 
 def _mark(file: str) -> _Mark | None:
     try:
-        found = os.stat(file)  # noqa: PTH116 - each batch asks for all files
+        found = os.stat(file)  # noqa: PTH116 - each batch checks all files
     except OSError:
         return None
     return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
@@ -81,13 +81,13 @@ def chunks(rows: int) -> Iterator[slice]:
 
 
 def open_array(file: Path) -> np.memmap:
-    """Map the array of a ``.npy`` file; NumPy raises every kind of exception for a damaged one."""
+    """Map the array of a ``.npy`` file; for a damaged one, NumPy raises exceptions of any kind."""
     MAPPED[str(file)] = file.stat().st_size
     try:
         return np.lib.format.open_memmap(file, mode="r")
     except SystemError:
-        # Python 3.11 fails to parse the header if JAX's callback of the garbage collector runs
-        # meanwhile ("AST constructor recursion depth mismatch"); the file is whole.
+        # Python 3.11 fails to parse the header if JAX's garbage-collector callback runs meanwhile
+        # ("AST constructor recursion depth mismatch"); the file is intact.
         return np.lib.format.open_memmap(file, mode="r")
 
 
@@ -117,7 +117,7 @@ def read_array(
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped array's pages; they are read again from the file if used."""
+    """Release the pages of a mapped array; a later access reads them from the file again."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -126,7 +126,7 @@ def release(array: np.ndarray) -> None:
 
 
 def first_bad(rows: int, valid: Callable[[slice], np.ndarray], *mapped: np.ndarray) -> int | None:
-    """Return the first row that is not valid; mapped arrays are released after each chunk."""
+    """Return the first invalid row, or None; mapped arrays are released after each chunk."""
     for part in chunks(rows):
         good = valid(part)
         for array in mapped:
@@ -147,7 +147,7 @@ def read_probabilities(file: Path, rows: int) -> np.ndarray:
 
 
 def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
-    """Map offsets of ``rows`` rows of ``total`` values."""
+    """Map and check the offsets of ``rows`` rows that have ``total`` values."""
     offsets = read_array(file, np.int64, rows + 1)
     if offsets[0] != 0 or offsets[-1] != total:
         span = f"{offsets[0]} to {offsets[-1]}"
@@ -160,7 +160,7 @@ def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
 
 
 def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys, int64, rising, and the number of each; both are 0 or more. Changes the keys.
+    """Sort pairs of an int64 key and a number, both 0 or more; this overwrites the keys.
 
     >>> [column.tolist() for column in sort_together(np.array([7, 5, 5]), np.array([1, 2, 0]))]
     [[5, 5, 7], [0, 2, 1]]
@@ -169,7 +169,7 @@ def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.n
     if int(key.max(initial=0)).bit_length() + bits > 63:
         order = np.lexsort((number, key))
         return key[order], number[order]
-    # Numbers sort several times faster than an order of numbers.
+    # Sorting numbers is several times faster than sorting indices.
     key <<= bits
     key |= number
     key.sort()
@@ -179,7 +179,7 @@ def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 class ArrayFile:
-    """A one-dimensional array in a new file of raw values, to which entries are added.
+    """A one-dimensional array in a new file of raw values that can grow.
 
     >>> import tempfile
     >>> squares = ArrayFile(Path(tempfile.mkdtemp()) / "squares", np.int64)
@@ -197,7 +197,7 @@ class ArrayFile:
         return self.path.stat().st_size // self.dtype.itemsize
 
     def append(self, values: Any) -> None:
-        """Write some more entries."""
+        """Append entries."""
         with self.path.open("ab") as stream:
             stream.write(np.ascontiguousarray(values, self.dtype).data)
 
@@ -213,7 +213,7 @@ class ArrayFile:
             yield self.read(part.start, part.stop)
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Return the entries at some places, integers of any order, ``[n]``."""
+        """Return the entries at indices ``places``, integers ``[n]`` in any order."""
         taken = np.empty(len(places), self.dtype)
         if not len(places):
             return taken
@@ -228,7 +228,7 @@ class ArrayFile:
 
 
 class Column(NamedTuple):
-    """Values of one feature over some rows.
+    """Values of one feature for some rows.
 
     Attributes:
       values: int32 (categorical, multi-valued) or float32 (numeric): ``[rows]``, or the values of
@@ -290,7 +290,7 @@ class Splits(dict[str, Examples]):
 
 
 def joined_columns(parts: Sequence[Column]) -> Column:
-    """Return the rows of several columns, one after another."""
+    """Concatenate the rows of several columns."""
     values = np.concatenate([part.values for part in parts])
     offsets = [part.offsets for part in parts if part.offsets is not None]
     if not offsets:
@@ -302,7 +302,7 @@ def joined_columns(parts: Sequence[Column]) -> Column:
 def padded_columns(
     features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
 ) -> dict[str, FeatureValues]:
-    """Return the values of features over some rows, or over all, multi-valued ones padded."""
+    """Return the values of features for some rows, or for all, multi-valued ones padded."""
     return {f.name: _padded_column(f, columns[f.name], rows) for f in features}
 
 

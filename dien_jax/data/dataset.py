@@ -1,7 +1,7 @@
 """The dataset folder: its files, and opening it.
 
     DATA/meta.json                    format version, schema, counts, source files, split policy
-    DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
+    DATA/vocab/<feature>.txt          line k: the raw value of index k; line 0: unknown values
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/groups.txt                   raw user ids
@@ -12,10 +12,10 @@
                                       :mod:`dien_jax.data.statistics_files`
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
-histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays of more
-than ``IN_MEMORY`` bytes in all are memory-mapped, others copied to memory. Opening checks, in
-bounded memory, everything that would fail silently later: a gather on an accelerator clamps an id
-out of range instead of refusing it.
+histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. If all arrays
+together exceed ``IN_MEMORY`` bytes, they are memory-mapped, otherwise copied to memory. Opening
+checks, in bounded memory, everything that would fail silently later: for example, a gather on an
+accelerator clamps an id that is out of range.
 """
 
 import copy
@@ -39,7 +39,7 @@ from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
 from dien_jax.utils.text_files import sha256
 
-IN_MEMORY = 1 << 28  # bytes of arrays that are copied to memory, where no change of files reaches
+IN_MEMORY = 1 << 28  # total size, in bytes, up to which arrays are copied to memory
 READERS = 8  # threads that open and check arrays
 Content = TypeVar("Content")
 
@@ -67,7 +67,7 @@ class Dataset:
       popularity: int64 ``[items]``, training events of each item.
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
       statistics: counts of training events.
-      factors: vectors of who chose what in training, by feature.
+      factors: factorization vectors of the training events, by feature.
       files: the files that are read later; its ``check`` refuses those that have changed.
     """
 
@@ -86,7 +86,7 @@ class Dataset:
     files: FolderFiles | None = None
 
     def __repr__(self) -> str:
-        """Sizes, as the arrays would fill the screen."""
+        """Return the sizes; the arrays would fill the screen."""
         sizes = ", ".join(f"{len(part.label)} {name}" for name, part in self.splits.items())
         return f"Dataset({str(self.path)!r}, {self.schema.num_items - 1} items, examples: {sizes})"
 
@@ -99,18 +99,18 @@ class Dataset:
         return self._read("groups.txt", read_values)
 
     def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
-        """Return what a function reads of a text file, which must be that of the opened folder."""
+        """Read a text file with a function; it must be the file of the opened folder."""
         content = read(self.path / name)
         if self.files is not None:
             self.files.check(self.path / name)
         return content
 
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
-        """Return the features after the id of all items and users, multi-valued ones padded.
+        """Return all features except ids of all items and users, multi-valued ones padded.
 
-        They are copies in memory, which no change of a file reaches. With ``statistics`` they have
-        the counts of training events too, and the vectors of values: the first table, or with
-        ``folds`` those that training needs.
+        They are copies in memory, so later changes of files have no effect. With ``statistics``
+        they include counts of training events and vectors of values: the first table, or with
+        ``folds`` all tables, which training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
         users = padded_columns(self.schema.user[1:], self.users, None)
@@ -151,9 +151,9 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMORY) -> Dataset:
-    """Open a dataset folder, in memory if its arrays have at most ``in_memory`` bytes together.
+    """Open a dataset folder, in memory if its arrays have at most ``in_memory`` bytes in total.
 
-    One that is not counted has no statistics; see :func:`open_dataset`.
+    Without ``is_counted`` the dataset has no statistics; see :func:`open_dataset`.
     """
     files = FolderFiles(path)
     meta = metadata.read_meta(path)
@@ -214,7 +214,7 @@ def _column(folder: Path, feature: Feature, rows: int) -> Column:
 
 
 def _timestamp(events: Path, rows: int, offsets: np.ndarray) -> np.ndarray:
-    """Map the timestamps, which must not fall within a sequence."""
+    """Map the timestamps, which must not decrease within a sequence."""
     file = events / "timestamp" / "values.npy"
     timestamp = arrays.read_array(file, np.int64, rows)
     for part in chunks(rows):
@@ -266,16 +266,16 @@ def _examples(
 
 
 def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
+    """Return the sha256 of each vocabulary file by feature; vocabularies define ids."""
     features = [feature for feature in dataset.schema.features if feature.size is not None]
     return {f.name: dataset._read(f"vocab/{f.name}.txt", sha256) for f in features}
 
 
 def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, str]:
-    """Return the sha256 of what a model reads of each item and user, besides their ids.
+    """Return the sha256 of each table that a model reads for items and users, besides ids.
 
-    By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
-    ``statistics/item`` and the like, the counts of training events, and ``factors/item``.
+    Keys are names in the folder, such as ``items/category`` and ``users/age``; with ``statistics``
+    also ``statistics/item``, for counts of training events, and ``factors/item``.
     """
     tables: dict[str, list[np.ndarray]] = {}
     for folder, columns in (("items", dataset.items), ("users", dataset.users)):

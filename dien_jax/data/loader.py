@@ -1,8 +1,8 @@
 """Batches of examples: their padding, and a thread that prepares them ahead.
 
-A batch is a function of (seed, epoch, step), so a run can start again at any step. All batches
-have ``batch_size`` rows and one of a few padded lengths: a jitted step is compiled a bounded number
-of times. An epoch shows every example once.
+A batch is a function of (seed, epoch, step), so a run can resume at any step. All batches have
+``batch_size`` rows and one of a few padded lengths, so a jitted step is compiled a bounded number
+of times. An epoch contains every example once.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
 L padded lengths.
@@ -24,9 +24,9 @@ from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
-STAGES = 64  # of an epoch in the order "time", at most
-STAGE_BATCHES = 64  # of a stage, at least
-FEW_EXAMPLES = 2048  # that are worth a padded length, and so a program, of their own
+STAGES = 64  # maximum number of stages of an epoch in the order "time"
+STAGE_BATCHES = 64  # minimum number of batches of a stage
+FEW_EXAMPLES = 2048  # minimum number of examples of a padded length, which needs its own program
 
 
 class Loader:
@@ -36,21 +36,21 @@ class Loader:
     smallest padded length that holds the longest history of its batch.
 
     Orders:
-      ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
-        does not fill a batch goes up into the next larger bucket. Then the batches themselves are
-        shuffled, but for one with filler, which is last. It takes some 30 bytes an example.
-      ``time``: up to ``STAGES`` stages, each of which is shuffled so. The examples of a sequence
-        are spread over the stages in the order of their histories, the last one in the last stage,
-        so that few targets were in the history of an earlier step. Those of different sequences
-        are not compared.
-      ``sorted``: batches cut from the file's order, sorted by length within buffers of
-        ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
-        the same batches, in an order drawn from (seed, epoch).
-      ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
-        same. See :func:`evaluation_loader`.
+      ``shuffled``: examples are shuffled by (seed, epoch) and grouped by length bucket; those that
+        do not fill a batch move to the next larger bucket. Then batches are shuffled, except one
+        with filler, which is last. It takes some 30 bytes per example.
+      ``time``: up to ``STAGES`` stages, each of which is shuffled like this. The examples of a
+        sequence are spread over the stages in the order of their histories, the last one in the
+        last stage, so that few targets were in the history of an earlier step. Times of different
+        sequences are not compared.
+      ``sorted``: examples in the file's order, sorted by length within buffers of ``SORT_BUFFER``
+        batches, as in the program of the paper's authors. Every epoch has the same batches, in an
+        order drawn from (seed, epoch).
+      ``evaluation``: sorted by length, longest first, which wastes least padding; every epoch is
+        the same. See :func:`evaluation_loader`.
 
-    Of three or more padded lengths, those that fewer than ``FEW_EXAMPLES`` of the split need join
-    longer ones, as compiling takes seconds; not in the order ``sorted``.
+    Of three or more padded lengths, those that fewer than ``FEW_EXAMPLES`` of the split need are
+    merged into longer ones, because compiling takes seconds; not in the order ``sorted``.
 
     >>> from dien_jax import Loader, TrainConfig, open_dataset
     >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
@@ -59,20 +59,20 @@ class Loader:
     ((16,), True)
 
     Args:
-      dataset: the dataset, of which the split's examples are read.
+      dataset: the dataset that has the split.
       split: ``train``, ``valid`` or ``test``.
       train_config: batch size, padded lengths and order.
-      seed: seed of the order, with the epoch.
+      seed: seed of the order, together with the epoch.
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
       folds: add ``fold`` in any case, for training that reads vectors of items.
-      order: in place of ``train_config.order``.
-      part: which of how many equal parts of the rows of each batch to build, (0, 1) for all; their
-        number divides B. All parts of a batch are padded alike.
+      order: replaces ``train_config.order``.
+      part: (index, count) to build one of ``count`` equal parts of each batch's rows, (0, 1) for
+        all; ``count`` divides B. All parts of a batch have the same padded length.
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
-      padded_lengths: the lengths T that batches can have, rising.
+      padded_lengths: the lengths T that batches can have, ascending.
       num_examples: n.
       cut_histories: examples whose history is longer than ``max_history``.
     """
@@ -100,7 +100,7 @@ class Loader:
         self._own = dataset.statistics.own if statistics and split == "train" else None
         self._has_folds = folds or self._own is not None
         self._examples = examples = dataset.splits[split]
-        # Without any event, one that no history reaches keeps every gather valid.
+        # Without any event, a dummy that no history contains keeps every gather valid.
         events = dataset.event_item if dataset.event_item.size else np.zeros(1)
         self._event_item = events.astype(np.int32, copy=False)
         self.num_examples = size = len(examples.history_end)
@@ -138,8 +138,8 @@ class Loader:
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
 
-        Its rows are those of this loader's part. Files are checked before they are read, as a file
-        that was cut would end the process, and after it, as values may have changed meanwhile.
+        Its rows are those of this loader's part. Files are checked before reading, because a
+        truncated file would crash the process, and after it, because values may have changed.
         """
         indices, examples = self.example_indices(epoch, step), self._examples
         self._dataset.check_files()
@@ -172,8 +172,8 @@ class Loader:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
 
         An exception in the thread is raised here. The thread ends with the iterator, whether that
-        is read to its end or dropped. A process that is forked meanwhile begins an epoch of its
-        own: it lacks the thread of this one, and gets a ``UserError``.
+        is exhausted or dropped. A process that is forked meanwhile lacks the thread, so its
+        iterator raises a ``UserError``; it must begin its own epoch.
         """
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
         dropped, process = threading.Event(), os.getpid()
@@ -199,8 +199,8 @@ class Loader:
                     problem = f"the batches of this epoch are prepared by process {process}"
                     raise UserError(f"{problem}; begin an epoch in the forked one")
         finally:
-            # One place in the queue is enough: the thread looks at `dropped` after each batch.
-            if os.getpid() == process:  # or the queue may be locked for ever
+            # One free slot in the queue is enough: the thread checks `dropped` after each batch.
+            if os.getpid() == process:  # in a forked process the queue may be locked for ever
                 dropped.set()
                 while not ready.empty():
                     ready.get_nowait()
@@ -215,7 +215,7 @@ class Loader:
         return filled
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the examples in order, integers ``[n]``, and which B in turn each step takes."""
+        """Return the examples in order, integers ``[n]``, and the index of each step's batch."""
         size, steps = self.num_examples, np.arange(self.steps_per_epoch)
         if self._order == "evaluation":
             return np.argsort(-self._lengths, kind="stable"), steps
@@ -238,7 +238,7 @@ class Loader:
         return order, steps
 
     def _stage_of_examples(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the stage of each example, integers ``[n]``, by where its history ends."""
+        """Return the stage of each example, integers ``[n]``, from the end of its history."""
         stage = np.zeros(self.num_examples, np.uint16)
         if self._stages == 1:
             return stage
@@ -248,7 +248,7 @@ class Loader:
         for rows in chunks(self.num_examples):
             np.minimum.at(first, sequence[rows], end[rows])
             np.maximum.at(last, sequence[rows], end[rows])
-        if not (first < last).any():  # a sequence has one history: there is no order
+        if not (first < last).any():  # each sequence has one history: there is no order
             return stage
         for rows in chunks(self.num_examples):
             start, stop = first[sequence[rows]], last[sequence[rows]]
@@ -260,9 +260,9 @@ class Loader:
 def _sorted_by_group(
     drawn: np.ndarray, group: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the examples of ``drawn`` by their group, ties as drawn, and the size of each group.
+    """Sort the examples of ``drawn`` by group, ties as drawn; also return the size of each group.
 
-    It goes piece by piece, as ``np.argsort`` takes 16 bytes an example.
+    It works in chunks, because ``np.argsort`` takes 16 bytes per example.
 
     >>> [a.tolist() for a in _sorted_by_group(np.array([2, 0, 1]), np.array([1, 0, 0]), 3)]
     [[2, 1, 0], [2, 1, 0]]
@@ -282,7 +282,7 @@ def _sorted_by_group(
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the padded lengths that some ``FEW_EXAMPLES`` need each; one or two stay as they are.
+    """Return the padded lengths that ``FEW_EXAMPLES`` or more need; keep one or two as they are.
 
     >>> _worth_compiling(np.array([4, 8, 100]), np.repeat([3, 5, 90], [5000, 2500, 60])).tolist()
     [4, 100]
@@ -304,9 +304,9 @@ def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def evaluation_loader(
     dataset: Dataset, split: str, train_config: TrainConfig, part: tuple[int, int] = (0, 1)
 ) -> Loader:
-    """Return the batches of every example once, in the order that wastes least padding.
+    """Return a loader of every example once, in the order that wastes least padding.
 
-    ``part`` is that of :class:`Loader`.
+    For ``part`` see :class:`Loader`.
 
     >>> from dien_jax import TrainConfig, open_dataset
     >>> evaluation_loader(open_dataset("data"), "test", TrainConfig()).steps_per_epoch

@@ -35,13 +35,13 @@ class Counts(TypedDict):  # in meta.json
     test: LargeCount
 
 
-class _MadeBy(TypedDict):  # origin of the data, as far as it is read again
+class _MadeBy(TypedDict):  # origin of the data: the entries that are read
     name: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
     time_unit: NotRequired[Literal["seconds", "milliseconds"]]
 
 
-class _Meta(TypedDict):  # meta.json, as far as it is read again
+class _Meta(TypedDict):  # meta.json: the entries that are read
     schema: _SchemaGroups
     counts: Counts
     source: NotRequired[_MadeBy]
@@ -92,7 +92,7 @@ def read_values(path: Path) -> list[str]:
 
 
 def repeated(values: Sequence[str]) -> str | None:
-    """Return a value that stands twice in a vocabulary, None without one; row 0 is not a value."""
+    """Return a value that occurs twice in a vocabulary, or None; row 0 is not a value."""
     seen: set[str] = set()
     for value in values[1:]:
         if value in seen:
@@ -113,7 +113,7 @@ def check_vocabulary(file: Path, size: int) -> None:
 
 
 def check_lines(file: Path, expected: int) -> None:
-    """Check the number of lines of a text file, all with an end, without loading it."""
+    """Check the number of lines of a text file, all with a line end, without loading it."""
     count, last = 0, b"\n"
     with reading(file), file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -125,7 +125,7 @@ def check_lines(file: Path, expected: int) -> None:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Read ``meta.json`` of a dataset folder; refuse another format version."""
+    """Read ``meta.json`` of a dataset folder; refuse other format versions."""
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"dataset folder {path} {problem}")
@@ -139,7 +139,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def schema_from_json(values: Any, source: Source) -> Schema:
-    """Undo :func:`schema_to_json`; a UserError that names ``source`` for invalid values."""
+    """Undo :func:`schema_to_json`; invalid values are a UserError that names ``source``."""
     fields = [field.name for field in dataclasses.fields(Feature)]
     groups: Any = as_type(values, _SchemaGroups, source)
     for group, entries in groups.items():

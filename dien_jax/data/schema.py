@@ -1,6 +1,6 @@
 """Features of items, users and requests, and the arrays of their values.
 
-Dimensions: B examples, N rows of a table, K values that a multi-valued feature keeps.
+Dimensions: B examples, N rows of a table, K values of a padded multi-valued feature.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 Array = jax.Array | np.ndarray  # on the device, or on the host
-UNKNOWN = 0  # row of every vocabulary for values that are unseen, or too rare, in training
+UNKNOWN = 0  # row, in every vocabulary, of values that are unseen or too rare in training
 Kind = Literal["categorical", "multivalued", "numeric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
@@ -43,7 +43,7 @@ class Feature:
       deviation: its standard deviation over the training rows, above 0; None otherwise.
 
     Raises:
-      ValueError: for a name, kind or combination of attributes that no feature can have.
+      ValueError: the name, the kind or the combination of attributes is not possible.
     """
 
     name: str
@@ -91,8 +91,8 @@ class Schema:
     400
 
     ``item[0]`` is the item id and is named ``item``, ``user[0]`` the user id and is named
-    ``user``; both are categorical, and row k of every item (user) table describes id k. Names of
-    features differ, and no context feature has the name of a column of all examples.
+    ``user``; both are categorical, and row k of every item (user) table describes id k. Feature
+    names are unique, and context features cannot have the names of ``EXAMPLE_COLUMNS``.
     """
 
     item: tuple[Feature, ...]
@@ -115,7 +115,7 @@ class Schema:
         return (*self.item, *self.user, *self.context)
 
     def feature(self, name: str) -> Feature:
-        """Return the feature with a name; ``KeyError`` without one."""
+        """Return the feature of a name; ``KeyError`` if there is none."""
         return {feature.name: feature for feature in self.features}[name]
 
     @property

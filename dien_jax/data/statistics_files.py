@@ -1,4 +1,4 @@
-"""Counts of training events in a dataset folder.
+"""Counts and vectors of training events in a dataset folder.
 
     statistics/<feature>/counts.json     sequences and least, see :class:`ValueStatistics`
     statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
@@ -56,7 +56,7 @@ def write_factors(folder: Path, factors: dict[str, tuple[np.ndarray, np.ndarray]
 
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     """Read and check the files of factors."""
-    # Bits of float16 without the sign rise with the size; integers are compared much faster.
+    # Without the sign, bits of float16 are ordered as sizes; comparing integers is much faster.
     within_one: Check = (lambda v: v.view(np.uint16) & 0x7FFF <= 0x3C00, "from -1 to 1")
     factors = {}
     for feature in tables.factor_features(schema):
@@ -90,7 +90,7 @@ def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, 
         for array in ("count", "other", "together"):
             np.save(target / f"{array}.npy", getattr(counts, array))
         np.save(target / "own.npy", own)
-        del counts, own  # memory has one feature at a time
+        del counts, own  # keep one feature in memory at a time
     return interactions
 
 

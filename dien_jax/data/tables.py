@@ -1,6 +1,6 @@
 """Inputs of a model: padded batches of examples, and tables that it gathers by id.
 
-The tables have features, counts of training events and vectors of values.
+Tables hold features, counts of training events and vectors of values.
 
 Dimensions: B examples of a batch, T padded steps, V values of a feature, P pairs of values, K
 tables of vectors, R vectors of a table.
@@ -17,29 +17,29 @@ import numpy as np
 from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
 
 OWN_VALUE, OWN_PAIR = 1, 2
-"""Bits of ``own``: what the sequence of an example did at the example or after it is in the count
-of the candidate; in its pairs with the history."""
+"""Bits of ``own``: the count of the candidate's value includes the example or later events of its
+sequence; so do the counts of pairs of this value with the history."""
 LEVELS = (16, 32, 64, 128)  # leading components whose similarities are inputs of a model
 FOLDS = 4  # folds of users
-DIRECTED = 3  # vectors with transitions: of who chose a value, as an event, as what comes next
-CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, in the processor's cache
+DIRECTED = 3  # vectors of a value with transitions: from its users, as earlier event, as next one
+CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, which fit the processor's cache
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ValueStatistics:
-    """Users of each of the V values of a feature in training, and of P pairs of values.
+    """Training users of each of the V values of a feature, and of P pairs of values.
 
-    A tree of arrays: JAX may put anything in their place. A user counts once for a value, and once
-    for a pair. Row v of the pairs is ``offsets[v] : offsets[v + 1]``.
+    A pytree of arrays, which JAX may replace with anything. A user counts once for a value, and
+    once for a pair. Row v of the pairs is ``offsets[v] : offsets[v + 1]``.
     """
 
     count: Any  # int32 [V], users who chose each value; 0 for the unknown value
     offsets: Any  # int32 [V + 1], start of each row of pairs
-    other: Any  # int32 [P], the other value; rising in a row
+    other: Any  # int32 [P], the other value; ascending in a row
     together: Any  # int32 [P], users who chose both
     sequences: int = field(metadata={"static": True})  # number of users
-    least: int = field(metadata={"static": True})  # of ``together``; rarer pairs are left out
+    least: int = field(metadata={"static": True})  # least ``together``; rarer pairs are dropped
     longest: int = field(metadata={"static": True})  # pairs of the longest row
 
 
@@ -48,10 +48,10 @@ class ValueFactors(NamedTuple):
 
     Attributes:
       row: int32 ``[V]``, the row of each value; row 0 has zeros.
-      vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
-        one without each fold of users. Of the item id, three vectors of D / 3 components.
-      scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
-        each level has; 0 if they are zeros. Of the item id, L / 3 levels of each vector.
+      vectors: float16 ``[K, R, D]``: K tables, the first from all training users, in training also
+        one without each fold of users. For the item id, three vectors of D / 3 components.
+      scale: float32 ``[K, R, L]``, the inverse norm of each vector's leading components at each
+        level; 0 if they are zeros. For the item id, L / 3 levels of each of its vectors.
     """
 
     row: Array
@@ -63,16 +63,16 @@ class FeatureTables(NamedTuple):
     """Tables that are gathered by id on the device.
 
     Attributes:
-      item: values of the item features after the id, over all N items.
-      user: values of the user features after the id, over all N users.
+      item: values of the item features after the id, for all N items.
+      user: values of the user features after the id, for all N users.
       statistics: counts of training events by feature, see :func:`statistics_features`; empty
         for a model that does not read them.
       factors: vectors of values by feature, see :func:`factor_features`; empty for a model that
         does not read them.
       vector_row: int32 ``[N]``, the row in ``vectors`` of each item, 0 for one without; None
         outside training, and for a model that reads no vectors.
-      vectors: float16 ``[K, R, E]`` of items, K tables as in :class:`ValueFactors`, turned so that
-        those without a fold are alike to the first. Embeddings are kept near the first.
+      vectors: float16 ``[K, R, E]`` of items, K tables as in :class:`ValueFactors`; those without a
+        fold are rotated to be near the first. Embeddings are kept near the first.
     """
 
     item: dict[str, FeatureValues]
@@ -84,7 +84,7 @@ class FeatureTables(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch of examples. Rows of weight 0 are padding and count nowhere.
+    """One batch of examples. Rows of weight 0 are filler and have no effect.
 
     >>> from dien_jax.data import example_batch, open_dataset
     >>> example_batch(open_dataset("data").schema, batch_size=4, steps=10).history.shape
@@ -96,13 +96,13 @@ class Batch(NamedTuple):
       item: int32 ``[B]``, the candidate.
       user: int32 ``[B]``, 0 for a user without a trained row.
       label: float32 ``[B]``, 1 for a click.
-      weight: float32 ``[B]``, 1 for a real example, 0 for padding.
+      weight: float32 ``[B]``, 1 for a real example, 0 for filler.
       context: the context features, each with leading dimension B.
       own: int8 ``[B, S]``, bits ``OWN_*`` for each of S features
         with statistics; None outside training.
       fold: int32 ``[B]``, the table of factors and vectors to read, see :class:`ValueFactors`;
         None outside training, for the first.
-      statistics: float32 ``[B, F]``, inputs of the click network; None to compute them.
+      statistics: float32 ``[B, F]``, inputs of the tower; None to compute them.
     """
 
     history: Array
@@ -118,7 +118,7 @@ class Batch(NamedTuple):
 
 
 def is_live(lengths: Array, steps: Any) -> Array:
-    """Return which steps of padded histories are events, bool ``[B, T]``: ``step < length``.
+    """Mark the steps of padded histories that are events, bool ``[B, T]``: ``step < length``.
 
     ``lengths`` are int ``[B]`` of NumPy or JAX, and so is the result; ``steps`` is T.
 
@@ -139,7 +139,7 @@ def blank_values(feature: Feature, rows: int) -> Any:
 
 
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
-    """Return a batch of padding in the shapes of a dataset of this schema.
+    """Return a batch of filler with the shapes of a dataset of this schema.
 
     >>> from dien_jax import open_dataset
     >>> example_batch(open_dataset("data").schema, batch_size=4, steps=8).history.shape
@@ -153,15 +153,15 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
 
 
 def statistics_features(schema: Schema) -> tuple[Feature, ...]:
-    """Return the features of an item whose values are counted: the id, and up to two categories."""
+    """Return the item features whose values are counted: the id, and up to two categories."""
     categories = [feature for feature in schema.item[1:] if feature.kind == "categorical"]
     return (schema.item[0], *categories[:2])
 
 
 def factor_levels(size: int) -> tuple[int, ...]:
-    """Return the numbers of leading components for a feature of ``size`` values, rising.
+    """Return the numbers of leading components for a feature of ``size`` values, ascending.
 
-    They are at most a third of the values: more would tell each value from all others.
+    They are at most a third of ``size``: more would distinguish each value from all others.
     """
     return tuple(level for level in LEVELS if 3 * level <= size)
 
@@ -172,13 +172,13 @@ def factor_features(schema: Schema) -> tuple[Feature, ...]:
 
 
 def folds_of(sequence: np.ndarray) -> np.ndarray:
-    """Return the table for training examples of some sequences: int32, 1 to ``FOLDS``."""
+    """Return the table that training examples of each sequence read: int32, 1 to ``FOLDS``."""
     mixed = (sequence.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
 def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = False) -> ValueFactors:
-    """Return factors with the scale of each level, from the rows and vectors that folders have."""
+    """Return factors with the scale of each level, from rows and vectors as in a folder."""
     parts = DIRECTED if transitions else 1
     components = vectors.shape[2] // parts
     levels = [level for level in LEVELS if level <= components]
@@ -196,7 +196,7 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
 
 
 def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
-    """Return counts of unknown values alone, for initialising a model."""
+    """Return counts of unknown values only, for initialising a model."""
     one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
     blank = ValueStatistics(one, offsets, one, one, sequences=1, least=1, longest=1)
     return {feature.name: blank for feature in statistics_features(schema)}

@@ -1,8 +1,8 @@
-"""Values of typed columns as the text that a CSV file has for them, and times in that text.
+"""Conversion of typed columns to the text that a CSV file would have, and times in that text.
 
-Vocabularies hold text. A value is therefore read by ``prepare`` and at ranking through the one rule
-of this module, whatever file it comes from. A type whose values programs write to CSV in different
-ways, such as 3.0 or 3 and True or 1, has no text that could be relied on, and is refused:
+Vocabularies hold text, so ``prepare`` and ranking convert the values of all files by the rules of
+this module. Types that programs write to CSV in different ways, such as 3.0 or 3 and True or 1,
+have no reliable text, and are refused:
 
     column                       ids, categories  lists of values  numbers    times
     text                         the text         split            parsed     parsed
@@ -13,7 +13,7 @@ ways, such as 3.0 or 3 and True or 1, has no text that could be relied on, and i
     timestamp                    refused          refused          refused    ISO date in UTC
     list of the first three      refused          its values       refused    refused
 
-Dictionary-encoded columns are as their values, columns without any value are missing values. All
+Dictionary-encoded columns are read like their values; a column of nulls has missing values. All
 other types are refused: binary, time, duration, struct, map, lists of lists, extension types.
 """
 
@@ -36,7 +36,7 @@ _EXPECTED: dict[Use, str] = {
     "numeric": "numbers or text",
     "time": "whole numbers, timestamps, dates or text",
 }
-INTEGERS_OF_FLOATS = 2.0**63  # floats below it have an int64
+INTEGERS_OF_FLOATS = 2.0**63  # floats below it fit an int64
 END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
 # Whole-number times are milliseconds when most of them are larger. As seconds this would be after
 # the year 5138; as milliseconds it is after March 1973.
@@ -55,16 +55,16 @@ ISO_DATE = (  # dates that all engines read alike
     "( UTC|Z|[+-](?:0[0-9]|1[0-4])(?::?[0-9]{2})?)?)?"
 )
 LARGEST_WHOLE_TIME = 1e18
-SPACE = " \t\n\r\v\f"  # characters that do not count around a number, and around a value of a list
+SPACE = " \t\n\r\v\f"  # characters that are stripped from numbers and from values of a list
 NUMBER = "(?i:[+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan))"
 """Numbers as DuckDB reads them."""
 BEYOND_FLOAT32 = "is beyond the range of float32, 3.4e38 at most"
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-SHOWN = 40  # characters shown of a text that is no time
+SHOWN = 40  # characters shown of a text that is not a time
 
 
 def as_text(value: Any) -> str:
-    """Return text, a whole number or a date as in a log, empty for None and NaN; refuse others."""
+    """Return a string, whole number or date as text, None and NaN as ""; refuse other values."""
     if isinstance(value, str):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -79,7 +79,7 @@ def as_text(value: Any) -> str:
 
 
 def digits_of(value: int) -> str:
-    """Return the digits of a whole number; Python refuses those of thousands of digits."""
+    """Return the digits of a whole number; Python refuses numbers with thousands of digits."""
     try:
         return str(int(value))  # of True: 1
     except ValueError:
@@ -87,9 +87,9 @@ def digits_of(value: int) -> str:
 
 
 def check_type(where: str, kind: "pa.DataType", use: Use) -> None:
-    """Refuse a type of column that cannot be read for a use.
+    """Refuse a column type that cannot be read for a use.
 
-    ``where`` is the column in the message, such as ``log.parquet: column 'user' (--user)``.
+    ``where`` names the column in the message, such as ``log.parquet: column 'user' (--user)``.
     """
     if not _is_readable(kind, use):
         expected = f"must hold {_EXPECTED[use]}, found {kind}"
@@ -183,7 +183,7 @@ def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
 
 
 def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
-    """Join the values of lists of text; one that holds the separator is a ``UserError``."""
+    """Join the values of lists of text; a value that contains the separator is a ``UserError``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -210,9 +210,9 @@ class Clock(NamedTuple):
     def read(self, flag: str, text: str, earliest: int = 0) -> int:
         """Parse a time: a whole number in the unit of the clock, or an ISO date.
 
-        Dates without an offset are in UTC, and fractions of the unit are dropped. Another form is a
-        ``UserError`` that begins with ``flag``, and so is a number that looks like a time in
-        another unit, beside the ``earliest`` time of the log.
+        Dates without an offset are in UTC, and fractions of the unit are dropped. Other forms are a
+        ``UserError`` that begins with ``flag``. So is a number that, compared with the ``earliest``
+        time of the log, seems to be in another unit.
         """
         number = whole_number(text)
         if number is not None:
@@ -225,7 +225,7 @@ class Clock(NamedTuple):
             raise UserError(f"{flag} must be {expected}, got {text[:SHOWN]!r}") from error
 
     def date(self, time: int) -> str:
-        """Return a time in words, in UTC.
+        """Return a time as a date in UTC.
 
         >>> Clock(False, "milliseconds").date(1700000001250)
         '2023-11-14 22:13:21'
@@ -259,7 +259,7 @@ def _moment(text: str) -> datetime.datetime:
 
 
 def number_of(text: str) -> float | None:
-    """Return the number that a text is in a log, NaN included; None for another text.
+    """Parse a number as in a log, NaN included; return None for other text.
 
     >>> number_of(" 1e3 "), number_of("1_000")  # Python takes both
     (1000.0, None)
@@ -269,13 +269,13 @@ def number_of(text: str) -> float | None:
 
 
 def too_far(mean: float, deviation: float) -> str:
-    """Return the end of the message about a number whose standard form is beyond float32."""
+    """Return the end of the message about a number that exceeds float32 when standardised."""
     spread = f"mean {mean:g} and deviation {deviation:g} in training"
     return f"is too far from the other numbers ({spread}); correct or remove it"
 
 
 def whole_number(text: str) -> int | None:
-    """Return the whole number that a text is, as in 7 or 7.0; None for another text."""
+    """Parse a whole number, such as 7 or 7.0; return None for other text."""
     if re.fullmatch("[0-9]{1,18}", text):  # exact, where float64 is not
         return int(text)
     number = number_of(text)

@@ -1,6 +1,6 @@
-"""Raw ids and values as rows of a dataset's vocabularies, and raw users' events, parsed as in logs.
+"""Look-up of raw ids and values in a dataset's vocabularies, and of raw users' events.
 
-An id without a row becomes the unknown row, 0, and is counted.
+Values are parsed as in logs. An id without a row gets the unknown row, 0, and is counted.
 """
 
 import math
@@ -28,7 +28,7 @@ class Vocabularies:
     """Look-up of the rows of raw ids and values.
 
     ``vocabulary`` returns the raw values of a categorical or multi-valued feature, by row.
-    ``separator`` separates the values of a multi-valued feature that is given as one text.
+    ``separator`` is between the values of a multi-valued feature in one text.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Vocabularies:
         return self._user_rows.get(as_text(raw), UNKNOWN)
 
     def split(self, value: Any) -> list[str]:
-        """Split a text into its values, or take those of a list, or one; empty ones are dropped."""
+        """Return the values of a text, a list or a single value, without empty ones."""
         if isinstance(value, str):
             parts = value.split(self._separator)
         else:
@@ -64,7 +64,7 @@ class Vocabularies:
         """Return the item ids of a history: a text with separators, or a list.
 
         Spaces around an id in a text are dropped, unless training saw the id with them. Empty ids
-        are dropped. The text that Python writes for a list of ids is a ``UserError``.
+        are dropped. A text such as ``['a', 'b']``, Python's for a list, is a ``UserError``.
         """
         if not isinstance(value, str):
             parts = [as_text(part) for part in ([] if value is None else value)]
@@ -81,7 +81,7 @@ class Vocabularies:
         return found
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
-        """Encode a context feature over some rows; return it with the number of unknown values.
+        """Encode a context feature for some rows; return it with the number of unknown values.
 
         ``cells`` has one cell per row. None or an empty text is a missing value: the unknown row,
         no values, or the training rows' mean. A cell of a numeric feature that is not a number is a
@@ -105,7 +105,7 @@ class Vocabularies:
         return Column(np.array(values, np.int32), np.array(offsets, np.int64)), unknown
 
     def context_columns(self, values: Mapping[str, Any]) -> tuple[dict[str, Column], int]:
-        """Encode the context of one request, given by feature, and count its unknown values."""
+        """Encode the context of one request, values by feature, and count unknown values."""
         if not isinstance(values, Mapping):
             raise UserError(f"context must give values by feature, got {values!r:.40}")
         names = [feature.name for feature in self.context]
@@ -135,7 +135,7 @@ def _row_numbers(feature: str, vocabulary: list[str]) -> dict[str, int]:
 
 
 def _standard(feature: Feature, cell: Any) -> float:
-    """Standardise a number; 0 where it is missing."""
+    """Standardise a number; return 0 if it is missing."""
     text = "" if cell is None else digits_of(cell) if isinstance(cell, int) else str(cell)
     text = text.strip(SPACE)
     if not text or text.lower() == "nan":
@@ -155,7 +155,7 @@ def _standard(feature: Feature, cell: Any) -> float:
 class UserEvents:
     """Look-up of the events of raw users in a dataset folder.
 
-    A folder that has several histories of one user is a ``UserError`` with ``remedy`` as advice.
+    Several histories of one user in the folder are a ``UserError`` with ``remedy`` as advice.
     """
 
     def __init__(self, dataset: Dataset, remedy: str = _REMEDY) -> None:
@@ -178,7 +178,7 @@ class UserEvents:
         return user in self._sequences
 
     def find(self, user: str, time: int | None) -> tuple[int, int]:
-        """Return a user's sequence, and where in all events the history before ``time`` ends."""
+        """Return a user's sequence, and the end of the history before ``time``, in all events."""
         offsets = self._dataset.event_offsets
         sequence = self._sequences.get(user)
         if sequence is None:
@@ -190,7 +190,7 @@ class UserEvents:
         return sequence, start + int(before)
 
     def time(self, text: str | None) -> int:
-        """Parse a time, in the folder's unit; a ``UserError`` shows the text."""
+        """Parse a time in the folder's unit; a ``UserError`` shows the text."""
         if not text:
             raise UserError("it is empty")
         time = self._clock.read("a time", text, self._earliest)

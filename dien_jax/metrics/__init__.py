@@ -3,8 +3,8 @@
 Arrays are ``[n]``: labels are 0 or 1 (1 is a click), scores any numbers that rank the examples,
 higher for a likelier click (log loss and calibration need probabilities), and groups any
 integers, the user of each example. Anything else raises ``ValueError``, a score that is NaN
-:class:`~dien_jax.errors.UserError`. A metric that its examples do not define is None, never 0.5 or
-NaN.
+:class:`~dien_jax.errors.UserError`. A metric that is undefined for its examples is None, never 0.5
+or NaN.
 """
 
 from dien_jax.metrics.diagnostics import CalibrationBin, PartAuc, auc_by_size, calibration

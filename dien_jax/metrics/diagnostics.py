@@ -10,7 +10,7 @@ from dien_jax.metrics.scores import auc, example_losses
 
 
 class CalibrationBin(NamedTuple):
-    """Bounds and number of examples of similar score; mean score and share of clicks, or None."""
+    """Bounds of scores, number of examples, and their mean score and share of clicks, or None."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class CalibrationBin(NamedTuple):
 class PartAuc(NamedTuple):
     """A part of the examples, its counts, its AUC and DeLong's standard error.
 
-    The AUC is None unless both labels occur, its error without two examples of either label.
+    The AUC is None unless both labels occur, the error unless each label occurs twice.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Picks(NamedTuple):
 
 
 def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[CalibrationBin]:
-    """Return bins of equal width in score, from 0 to 1: the reliability of scores as probabilities.
+    """Return a reliability diagram of scores as probabilities: bins of equal width from 0 to 1.
 
     A share p of the examples with score p should be clicks. The bins of
     :func:`~dien_jax.metrics.calibration_error` have equal counts, which resolve similar scores.
@@ -68,7 +68,7 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[
 def auc_by_size(
     labels: np.ndarray, scores: np.ndarray, sizes: np.ndarray, factor: int = 2
 ) -> list[PartAuc]:
-    """Return the AUC of examples by a count, in parts of growing size: 0, 1, 2-3, 4-7 and so on.
+    """Return the AUC of examples grouped by size: 0, 1, 2-3, 4-7 and so on.
 
     ``sizes`` are integers ``[n]``, 0 or more. ``factor`` is the ratio of consecutive bounds: 4
     gives 0, 1-3, 4-15 and so on.
@@ -88,7 +88,7 @@ def auc_by_size(
         low, high = (0, 0) if place == 0 else (bounds[place - 1], bounds[place] - 1)
         name = f"{low:,}" if low == high else f"{low:,}-{high:,}"
         part = labels[inside], scores[inside]
-        # Against a constant, whose AUC is always 0.5, the error is that of the AUC.
+        # The AUC of a constant is always 0.5, so the error of the difference is that of the AUC.
         error = delong(*part, np.zeros(len(part[0]), np.float32))
         counts = len(part[0]), int(part[0].sum())
         parts.append(PartAuc(name, *counts, auc(*part), error and error.standard_error))

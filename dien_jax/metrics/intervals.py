@@ -1,10 +1,10 @@
 """Intervals of the difference between two models: paired comparisons of scores.
 
-Both score vectors are of the same examples, in the same order, with arrays and errors as in
-:mod:`dien_jax.metrics`, and every difference is ``scores`` minus ``baseline``. :func:`delong` takes
-examples as independent draws. :func:`bootstrap` takes users as independent, which is right for a
-click log, where the examples of one user resemble each other. Neither covers another training
-seed: :func:`paired_seeds` does.
+Both score vectors are for the same examples, in the same order, with arrays and errors as in
+:mod:`dien_jax.metrics`. Every difference is ``scores`` minus ``baseline``. :func:`delong` assumes
+that examples are independent. :func:`bootstrap` assumes that users are independent, which is right
+for click logs, where the examples of a user are correlated. Neither covers the variation between
+training seeds: :func:`paired_seeds` does.
 """
 
 import math
@@ -48,10 +48,10 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
 
     V' and W' are the baseline's and var divides by one less than the count, so the last line is
     var(AUC) + var(AUC') - 2 cov(AUC, AUC') with the (co)variances of DeLong, DeLong and
-    Clarke-Pearson (Biometrics 44, 1988). V and W come from ranks, ties sharing theirs, in
+    Clarke-Pearson (Biometrics 44, 1988). V and W come from ranks, averaged over ties, in
     O(n log n) as in Sun and Xu (IEEE Signal Processing Letters 21, 2014). The interval and the
-    p-value are the normal distribution's. If both models rank all pairs right, or all wrong, the
-    variance is 0 and the normal approximation does not hold.
+    p-value are those of the normal distribution. If both models rank all pairs right, or all
+    wrong, the variance is 0 and the normal approximation does not hold.
 
     None without two clicks and two non-clicks.
 
@@ -99,14 +99,14 @@ def bootstrap(
     """Return the differences of all metrics of ``METRICS``, with intervals over resampled users.
 
     Each resample draws as many users as there are, with replacement, each with all of its
-    examples, and takes both models' metrics on them (Field and Welsh, JRSS B 69, 2007). The
-    interval is between percentiles of the differences; their deviation is the standard error.
+    examples, and evaluates both models on them (Field and Welsh, JRSS B 69, 2007). The interval
+    is between percentiles of the differences; their standard deviation is the standard error.
     ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
 
     Returns:
       Differences by the metrics' names, without a p-value. A difference is None if the metric is
-      undefined on all examples or on more than half of the resamples, or if there is one user
-      only. Resamples on which it is undefined are left out.
+      undefined on all examples or on more than half of the resamples, or if there is only one
+      user. Resamples on which it is undefined are ignored.
 
     >>> labels, users = np.array([1, 0, 1, 0]), np.array([1, 1, 2, 2])
     >>> scores, baseline = np.array([0.9, 0.2, 0.8, 0.4]), np.array([0.5, 0.2, 0.5, 0.6])
@@ -134,7 +134,7 @@ def bootstrap(
 def mean_over_users(
     values: np.ndarray, groups: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference | None:
-    """Return the mean of values ``[n]``, with an interval over users as :func:`bootstrap` has it.
+    """Return the mean of values ``[n]``, with an interval over users as in :func:`bootstrap`.
 
     ``groups`` ``[n]`` is the user of each value. None with fewer than two users.
 
@@ -154,7 +154,7 @@ def mean_over_users(
 def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Difference | None:
     """Return the mean difference of a metric over training seeds, with Student's t interval.
 
-    Both models have finite values of the same seeds on the same data. None with fewer than two.
+    Both models need finite values for the same seeds on the same data. None with fewer than two.
 
     >>> round(paired_seeds([0.75, 0.77], [0.70, 0.74]).value, 4)
     0.04
@@ -176,7 +176,7 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
 
 
 def _drawn(users: int, resamples: int, seed: int, of: Sequence[_OfResample]) -> np.ndarray:
-    """Return functions of how often each user is drawn, a row each; NaN where undefined."""
+    """Return functions of how often each user is drawn, one row each; NaN where undefined."""
     random, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         times = np.bincount(random.integers(users, size=users), minlength=users)

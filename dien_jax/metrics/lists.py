@@ -1,4 +1,4 @@
-"""Metrics of lists over all items: the place of the next item of a user, and what is listed.
+"""Metrics of lists over all items: the rank of a user's next item, and which items are listed.
 
 Dimensions: E targets, each the next item of a user; L lists.
 """
@@ -16,7 +16,7 @@ def hit_rate(ranks: np.ndarray, k: int = CUT) -> np.ndarray:
     """Return 1 for each target among the first k of its list, else 0: float64 ``[E]``.
 
     The mean is HR@k, the same as recall@k, as every list has one target. ``ranks`` ``[E]`` begin at
-    1; infinity is that of an item that cannot be listed.
+    1; an item that cannot be listed has infinity.
 
     >>> hit_rate(np.array([1, 10, 11, np.inf])).tolist()
     [1.0, 1.0, 0.0, 0.0]
@@ -58,8 +58,8 @@ def list_metrics(
     Returns:
       ``hr_10``, ``ndcg_10`` and ``mrr`` (None without targets), and the ends of their 95% intervals
       over users, such as ``hr_10_interval`` (None with a single user); ``coverage``, the share of
-      items with a training event that are on a list; ``mean_popularity``, the mean of their
-      training events over places of lists; ``targets``, the number of targets.
+      items with a training event that are on a list; ``mean_popularity``, the mean number of
+      training events over all entries of lists; ``targets``, the number of targets.
 
     >>> ranks, lists = np.array([1, np.inf]), [np.array([1]), np.array([2])]
     >>> metrics = list_metrics(ranks, np.array([0, 1]), lists, np.array([0, 6, 2, 1]))

@@ -1,6 +1,6 @@
 """AUC, GAUC, log loss and calibration error of scored examples, and their table.
 
-Counts are integers and sums float64, so nothing is lost over millions of examples. The arrays are
+Counts are integers and sums float64, so millions of examples lose no precision. The arrays are
 described in :mod:`dien_jax.metrics`.
 
 To add a metric, write its function and add one entry to ``METRICS``: evaluations, TensorBoard,
@@ -15,7 +15,7 @@ import numpy as np
 
 from dien_jax.errors import UserError
 
-LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)  # least distance of p from 0 and 1
+LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)  # minimum distance of p from 0 and 1
 
 CALIBRATION_BINS = 15  # bins of equal counts in the calibration error
 
@@ -27,7 +27,7 @@ class Gauc(NamedTuple):
 
     Attributes:
       value: the mean, weighted by each user's number of examples; None without such users.
-      users, left_out: numbers of users with both labels, averaged over, and with one label only.
+      users, left_out: numbers of users with both labels, which count, and with only one label.
     """
 
     value: float | None
@@ -82,9 +82,9 @@ def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def normalised_entropy(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the log loss divided by that of the constant score that equals the share of clicks.
+    """Return the log loss divided by that of a constant score, the share of clicks.
 
-    Below 1, scores say more than the share does. None unless both labels occur.
+    Below 1, scores are better than the constant. None unless both labels occur.
 
     Source: He et al., ADKDD 2014 ("Practical Lessons from Predicting Clicks on Ads"), section 3.
 
@@ -102,9 +102,9 @@ def calibration_error(
 ) -> float | None:
     r"""Return the expected calibration error: the mean of \|score - share of clicks\| over bins.
 
-    Bins have equal counts of examples in the order of scores, and are weighted by them; fewer
-    examples than ``bins`` have a bin each. Equal scores share their clicks evenly, so the order of
-    examples does not matter. None without examples.
+    Bins have equal numbers of examples in the order of scores, and are weighted by them; if there
+    are fewer examples than ``bins``, each has its own bin. Equal scores share their clicks evenly,
+    so the order of examples does not matter. None without examples.
 
     Source: Naeini et al., AAAI 2015; Nixon et al., CVPR workshops 2019 (arXiv:1904.01685), for
     equal counts.
@@ -140,10 +140,10 @@ def _check_probabilities(scores: np.ndarray) -> None:
 def _user_aucs(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray | None = None
 ) -> _ByUser:
-    """Return for each group, in order, its AUC and its examples: 0 where the AUC is undefined.
+    """Return AUC and number of examples of each group, in order; 0 where the AUC is undefined.
 
-    ``order`` sorts by group, then by score. Pairs of a click and another are counted in int64: two
-    for each that the click wins, one for each that ties.
+    ``order`` sorts by group, then by score. Pairs of a click and a non-click are counted in int64:
+    two for each pair that the click wins, one for each tie.
     """
     labels, scores = checked(labels, scores)
     groups = np.asarray(groups)
@@ -186,12 +186,12 @@ class Metric:
       label: its name in tables and plots.
       function: ``(labels, scores, groups)``, each ``[n]``, to the metric; None where undefined.
       higher_is_better: the direction that is better.
-      known_only: whether only examples count whose candidate is known from training.
+      known_only: whether only examples with a candidate known from training count.
       interval: of a difference between two models: ``"users"`` resamples users; ``"delong"``, for
-        AUCs alone, adds DeLong's.
-      user_terms: ``(labels, scores, user)`` to the numerators and denominators ``[users]`` whose
-        sums over users have the metric as their ratio; ``user`` numbers users from 0. It makes
-        resampling fast; without it the metric is evaluated on each resample.
+        AUCs only, adds DeLong's interval.
+      user_terms: ``(labels, scores, user)`` to numerators and denominators ``[users]``; the metric
+        is the ratio of their sums over users. ``user`` numbers users from 0. It makes resampling
+        fast; without it the metric is evaluated on each resample.
     """
 
     name: str
@@ -209,7 +209,7 @@ class Metric:
         groups: np.ndarray,
         known: np.ndarray | None = None,
     ) -> float | None:
-        """Return the metric of scored examples; None where they do not define it.
+        """Return the metric of scored examples; None where it is undefined.
 
         ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
         """
@@ -228,7 +228,7 @@ class Metric:
 
 
 def _of_scores(function: Callable[[np.ndarray, np.ndarray], float | None]) -> Callable:
-    """Return a function of labels and scores as one of groups too."""
+    """Add an argument ``groups``, which is ignored, to a function of labels and scores."""
     return lambda labels, scores, groups: function(labels, scores)
 
 

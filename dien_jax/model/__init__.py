@@ -1,7 +1,7 @@
 """DIEN, the click model around it, and the Flax modules that they are assembled from.
 
-Modules own parameters; the recurrences themselves are computed by :mod:`dien_kernels`. Nothing
-here knows optimizers, datasets on disk or run folders.
+Modules own parameters; :mod:`dien_kernels` computes recurrences, attention and auxiliary loss.
+Nothing here depends on optimizers, datasets on disk or run folders.
 
 Add attentions, recurrences and auxiliary losses of your own to ``ATTENTIONS``, ``EVOLUTIONS`` and
 ``AUXILIARIES``. :func:`from_authors` reads the weights of the authors' program.

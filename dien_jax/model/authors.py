@@ -1,4 +1,4 @@
-"""Parameters from variables that the program of the paper's authors saved with TensorFlow.
+"""Conversion of TensorFlow variables, saved by the paper authors' program, to parameters.
 
 Source: https://github.com/mouna99/dien (model.py, utils.py).
 """
@@ -19,8 +19,8 @@ _DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
 
 
 def _check(variables: object, name: str) -> None:
-    """Refuse arguments of :func:`from_authors`, a path for example."""
-    from dien_jax.config.presets import FAMILY  # which reads files, as the model does not
+    """Refuse wrong arguments of :func:`from_authors`, such as a path."""
+    from dien_jax.config.presets import FAMILY  # imported here: it reads files, models do not
 
     if not isinstance(variables, Mapping):
         expected = "variables must be arrays by name, read as help(from_authors) shows"
@@ -33,9 +33,9 @@ def _check(variables: object, name: str) -> None:
 def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     """Return the parameters of a :class:`ClickModel` from the variables of the authors' program.
 
-    The model's schema has the item feature ``category`` and no user feature but the id; its
+    The model's schema has the item feature ``category`` and no user feature except the id; its
     configuration is ``member(name, PRESETS["authors"].model)`` of :mod:`dien_jax.config.presets`.
-    ``variables`` may come from TensorFlow without this project knowing of it::
+    TensorFlow, which this project does not need, can read ``variables``::
 
         reader = tf.train.load_checkpoint("dnn_best_model/ckpt_noshuffDIEN3")
         names = reader.get_variable_to_shape_map()
@@ -51,11 +51,11 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     ['item_embeddings', 'mlp', 'user_embeddings']
 
     Args:
-      variables: arrays by variable name, without ``:0``; optimiser slots may be among them.
-      name: a row of the paper's table, such as ``"dien"``, ``"din"`` or ``"augru"``.
+      variables: arrays by variable name, without ``:0``; optimizer slots are ignored.
+      name: a model of the paper's table, such as ``"dien"``, ``"din"`` or ``"augru"``.
 
     Raises:
-      UserError: for an unknown model, or where a variable is missing; it is named.
+      UserError: the model is unknown, or a variable is missing; the message names it.
     """
 
     def get(name: str) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""The auxiliary loss, which teaches interest states to tell the next behaviour from sampled ones.
+"""The auxiliary loss: interest states learn to distinguish the next behaviour from sampled ones.
 
-:mod:`dien_kernels` computes loss and network in training.
+In training, :mod:`dien_kernels` computes the network and the loss.
 
-Dimensions: B examples, T steps, S = T - 1 positions with a next one, N sampled negatives, K = 1 + N
-behaviours a position, D item embedding, H hidden.
+Dimensions: B examples, T steps, S = T - 1 positions that have a next one, N sampled negatives,
+K = 1 + N behaviours per position, D item embedding, H hidden.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ def weighted_loss(
     weights: Float[Array, "K B S"],
     implementation: NetworkImplementation = "auto",
 ) -> Float[Array, ""]:
-    """Return the cross-entropy of telling behaviours, the next ones from sampled ones, in nats.
+    """Return the weighted binary cross-entropy of next and sampled behaviours, in nats.
 
-    With logits l of an :class:`AuxiliaryNetwork` of these parameters: the sum of
-    ``weights[0] softplus(-l[0])`` and ``weights[k] softplus(l[k])``, with constant weights of
-    :func:`auxiliary_weights`.
+    With logits l of an :class:`AuxiliaryNetwork` with these parameters, it is the sum of
+    ``weights[0] softplus(-l[0])`` and ``weights[k] softplus(l[k])``. The weights, those of
+    :func:`auxiliary_weights`, are constants.
     """
     kernel = jnp.concatenate([params["state"]["kernel"], params["behaviour"]["kernel"]])
     hidden = [params[f"layer_{index}"] for index in range(1, len(params) - 2)]
     score, bias = params["score"]["kernel"], params["score"]["bias"]
-    if score.shape[1] == 2:  # a softmax's logit
+    if score.shape[1] == 2:  # the logit of a softmax over two columns
         score, bias = score[:, :1] - score[:, 1:], bias[:1] - bias[1:]
     layers = (
         Dense(kernel, params["state"]["bias"]),
@@ -58,7 +58,7 @@ def normalising(
 ) -> Any:
     """Return parameters of an :class:`AuxiliaryNetwork` that first scales and shifts its inputs.
 
-    The first layer takes in the two pairs of scale and shift, so no normalised copy is made.
+    Scales and shifts are folded into the first layer, so that inputs are not copied.
     """
     state, behaviour = params["state"], params["behaviour"]
     shifted = state_affine[1] @ state["kernel"] + behaviour_affine[1] @ behaviour["kernel"]
@@ -71,7 +71,7 @@ def normalising(
 class AuxiliaryNetwork(nn.Module):
     """Logit that a behaviour follows an interest state: an MLP of [state, behaviour].
 
-    The state's share of the first layer is computed once for the real and all sampled behaviours.
+    The first layer's product with the state is computed once for real and sampled behaviours.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AuxiliaryNetwork
@@ -103,7 +103,7 @@ class AuxiliaryNetwork(nn.Module):
 
 
 class BinaryAuxiliaryLoss(nn.Module):
-    """The auxiliary loss of the paper: a binary one, with a network on normalised inputs.
+    """The auxiliary loss of the paper: binary cross-entropy of a network on normalised inputs.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import BinaryAuxiliaryLoss
@@ -114,9 +114,9 @@ class BinaryAuxiliaryLoss(nn.Module):
     >>> loss.shape, sorted(variables["params"])
     ((), ['network', 'norm_behaviour', 'norm_state'])
 
-    With ``follow_authors``, padding counts in the mean, normalisation only scales, and the network
-    has two columns, for a softmax. With the mesh ``axis`` of the rows, the loss is this device's
-    share.
+    With ``follow_authors``, the mean counts padding, normalisation has constant statistics, and the
+    network has two columns, for a softmax. With ``axis``, the mesh axis of the rows, the loss is
+    this device's share.
 
     Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
     """
@@ -143,17 +143,17 @@ class BinaryAuxiliaryLoss(nn.Module):
         log_q: Float[Array, "K B S"] | None = None,
         train: bool = False,
     ) -> Float[Array, ""]:
-        """Return the loss in nats, not weighted.
+        """Return the loss in nats, before ``auxiliary_weight`` multiplies it.
 
         Args:
           states: interest states.
-          history: embedded behaviours; state t is to tell behaviour t + 1.
-          negatives: embedded draws for each position.
-          positions: see :func:`auxiliary_positions`; others do not count.
-          is_negative: False where a draw is the behaviour itself, and does not count.
+          history: embedded behaviours; state t predicts behaviour t + 1.
+          negatives: embedded samples for each position.
+          positions: positions that count, see :func:`auxiliary_positions`.
+          is_negative: False where a sample equals the true behaviour; it does not count.
           weights: 0 for filler rows.
-          log_q: not read; :class:`SoftmaxAuxiliaryLoss` does.
-          train: normalise by the batch, and keep running statistics.
+          log_q: ignored; :class:`SoftmaxAuxiliaryLoss` reads it.
+          train: normalise by the batch, and update running statistics.
         """
         before, behaviours = states[:, :-1], jnp.concatenate([history[None, :, 1:], negatives])
         if self.is_initializing():
@@ -168,7 +168,7 @@ class BinaryAuxiliaryLoss(nn.Module):
     def score(
         self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return the logit that each behaviour follows the state, by running statistics."""
+        """Return the logit that each behaviour follows its state, with running statistics."""
         live = jnp.ones(states.shape[:1], bool)
         states = rescaled(states, *self.norm_state(states, live, train=False))
         behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
@@ -176,11 +176,11 @@ class BinaryAuxiliaryLoss(nn.Module):
 
 
 class SoftmaxAuxiliaryLoss(nn.Module):
-    """A sampled softmax as auxiliary loss: the next behaviour among itself and K draws.
+    """A sampled softmax as auxiliary loss: the next behaviour against N sampled ones.
 
-    With the score ``f(h, x) = (W h + b) . x`` and draws of probability q, the loss is the mean over
-    positions t of the cross-entropy of ``x_{t+1}`` among the softmax of ``f(h_t, x) - log q(x)``:
-    with ``log_q``, f estimates ``log p(x | h) + constant``; without, ``log p(x | h) - log q(x)``.
+    With the score ``f(h, x) = (W h + b) . x`` and sampling probabilities q, the loss is the mean
+    over positions t of the cross-entropy of ``x_{t+1}`` in the softmax of ``f(h_t, x) - log q(x)``.
+    With ``log_q``, f estimates ``log p(x | h) + constant``; without, ``log p(x | h) - log q(x)``.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import DIEN, SoftmaxAuxiliaryLoss
@@ -191,7 +191,7 @@ class SoftmaxAuxiliaryLoss(nn.Module):
     >>> round(float(output.auxiliary_loss), 4)  # log(1 + 3): draws equal to the behaviour
     1.3863
 
-    Inside ``shard_map`` with the mesh ``axis`` of the rows, it is this device's share.
+    Inside ``shard_map``, with ``axis`` the mesh axis of the rows, it is this device's share.
 
     Sources: Bengio and Senecal, 2008 (IEEE TNN 19(4)); Yi et al., RecSys 2019, for log q.
     """
@@ -215,7 +215,7 @@ class SoftmaxAuxiliaryLoss(nn.Module):
         log_q: Float[Array, "K B S"] | None = None,
         train: bool = False,
     ) -> Float[Array, ""]:
-        """Return the loss in nats; arguments as those of :class:`BinaryAuxiliaryLoss`."""
+        """Return the loss in nats; arguments are those of :class:`BinaryAuxiliaryLoss`."""
         behaviours = jnp.concatenate([history[None, :, 1:], negatives])
         query = self.query(states[:, :-1], history.shape[-1])
         scores = jnp.einsum("bsd,kbsd->kbs", query, behaviours).astype(jnp.float32)
@@ -229,7 +229,7 @@ class SoftmaxAuxiliaryLoss(nn.Module):
     def score(
         self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
     ) -> Float[Array, " R"]:
-        """Return f of each row's state and behaviour."""
+        """Return the score f of each row's state and behaviour."""
         query = self.query(states, behaviours.shape[-1])
         return (query * behaviours).sum(-1).astype(jnp.float32)
 
@@ -237,7 +237,7 @@ class SoftmaxAuxiliaryLoss(nn.Module):
 def auxiliary_positions(
     lengths: Int[Array, " B"], weights: Float[Array, " B"], steps: int
 ) -> Bool[Array, "B S"]:
-    """Return the positions t whose state has a real next behaviour: ``t + 1 < length``.
+    """Mark the positions t that have a next behaviour, ``t + 1 < length``, in rows with a weight.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.model import auxiliary_positions
@@ -255,15 +255,15 @@ def auxiliary_weights(
 ) -> Float[Array, "K B S"]:
     """Return the weights of behaviours in the auxiliary loss, the real ones first.
 
-    Those of real and of sampled behaviours have the sum 1 each. With ``follow_authors`` they are
-    divided by all positions of real rows, padding included.
+    The weights of real behaviours sum to 1, and so do those of sampled ones. With
+    ``follow_authors`` the divisor is the number of all positions of real rows, padding included.
 
     Args:
-      counted: False for behaviours that weigh 0: those at positions that are not live, see
-        :func:`auxiliary_positions`, and samples that are the positive itself.
+      counted: False for behaviours of weight 0: those outside :func:`auxiliary_positions`, and
+        samples that equal the true behaviour.
       weights: 0 for filler rows.
       follow_authors: divide as the program of the paper's authors does.
-      axis: mesh axis of the rows; the sums are those of all devices.
+      axis: mesh axis of the rows; sums are over all devices.
     """
     numbers = counted.astype(weights.dtype)
     real_and_sampled = numbers[:1], numbers[1:]

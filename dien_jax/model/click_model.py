@@ -1,13 +1,13 @@
-"""The click model: ids to embeddings, through DIEN or a relative, to a click logit.
+"""The click model: from ids through embeddings and DIEN, or another network, to a click logit.
 
-Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit. To it the
-auxiliary network's score of the candidate is added and, in a model with statistics, the logit of
-its :class:`dien_jax.model.Tower`.
-``encode_history`` does what no candidate decides, ``score_candidates`` the rest for many candidates
-of one history.
+Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit. The model
+adds a learned multiple of the auxiliary network's score of the candidate to this logit and, with
+statistics, the logit of its :class:`dien_jax.model.Tower`.
+``encode_history`` does the work that does not depend on the candidate, ``score_candidates`` the
+rest, for many candidates of one history.
 
-Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives a
-step, D item embedding, U user embedding, C context embedding, H state.
+Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives per
+step, D item embedding, U user embedding, C context embedding, H state, L terms of the tower.
 """
 
 from typing import Any, NamedTuple
@@ -39,8 +39,8 @@ class ModelOutput(NamedTuple):
     """Results of one forward pass.
 
     Without an extractor ``interest_states`` are embeddings, and H is D. ``final_state`` is that of
-    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives. ``learned``
-    is the mean square of what embeddings of items learned beyond their vectors, 0 outside training.
+    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives. ``learned`` is
+    the mean squared distance of item embeddings from their initial vectors; 0 outside training.
     """
 
     logits: Float[Array, " B"]
@@ -55,9 +55,9 @@ class RowInputs(NamedTuple):
     """Inputs of the click network other than the history and the final state.
 
     Attributes:
-      candidate, user, context: embeddings; no context without such features.
-      terms: those of the :class:`Tower`; None for a model without ``statistics``.
-      learned: square of what the candidate's embedding learned beyond its vector.
+      candidate, user, context: embeddings; context is None without context features.
+      terms: terms of the :class:`Tower`; None for a model without ``statistics``.
+      learned: squared distance of the candidate's embedding from its initial vector.
     """
 
     candidate: Float[Array, "B D"]
@@ -68,7 +68,7 @@ class RowInputs(NamedTuple):
 
 
 class ClickModel(nn.Module):
-    """DIEN or a relative, from ids to a click logit.
+    """DIEN or another network of its family, from ids to a click logit.
 
     >>> import jax
     >>> from dien_jax import Feature, ClickModel, ModelConfig, Schema
@@ -80,9 +80,9 @@ class ClickModel(nn.Module):
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
 
-    Inside ``shard_map``, ``axis`` is the mesh axis of the batch. Statistics and the numbers that
-    losses are divided by are then those of all devices, and losses are this device's shares.
-    ``initial`` draws embedding tables.
+    Inside ``shard_map``, ``axis`` is the mesh axis of the batch. Batch statistics and the divisors
+    of losses then cover all devices, and each loss is this device's share. ``initial`` initializes
+    embedding tables.
 
     Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
@@ -103,8 +103,8 @@ class ClickModel(nn.Module):
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
         self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
-        # The click network starts from a logit of 0, so from that of the tower or of the auxiliary
-        # network: it then learns what they leave, and overfits later.
+        # The click network's logit starts at 0, so the model's starts at that of the tower or of
+        # the auxiliary network. The click network then learns the residual, and overfits later.
         zeros, random = nn.initializers.zeros_init(), nn.initializers.lecun_normal()
         start = random if config.follow_authors else zeros
         self.mlp = MLP(config.layers, *options, self.axis, start)
@@ -125,18 +125,18 @@ class ClickModel(nn.Module):
         *,
         train: bool = False,
     ) -> ModelOutput:
-        """Run one forward pass; ``init`` makes all parameters, with or without negatives.
+        """Run one forward pass; ``init`` creates all parameters, with or without negatives.
 
         Args:
           batch: ids and numbers.
-          tables: features of items and users; those that :meth:`dien_jax.Dataset.feature_tables`
-            gives, or your own.
-          negatives: sampled item ids for behaviours 1 to T - 1; without them there is no auxiliary
-            loss.
-          train: use the batch's statistics and dropout, which needs its key.
+          tables: features of items and users, from :meth:`dien_jax.Dataset.feature_tables` or your
+            own.
+          negatives: sampled item ids for the behaviours 2 to T; without them the auxiliary loss is
+            0.
+          train: use batch statistics, and dropout, which needs its random key.
 
         Raises:
-          ValueError: a shape that does not fit, or a feature without a table, by name.
+          ValueError: a shape does not fit, or a feature has no table; the message names it.
         """
         check_batch(self.schema, batch, tables, negatives)
         lengths = jnp.asarray(batch.lengths)
@@ -171,7 +171,7 @@ class ClickModel(nn.Module):
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
     def _embed(self, batch: Batch, ids: Any, tables: FeatureTables) -> tuple[jax.Array, jax.Array]:
-        """Return items ``[B, ...]`` of a batch embedded; see :func:`without_own_user`."""
+        """Embed items ``[B, ...]`` of a batch; see :func:`without_own_user`."""
         ids, fold = jnp.asarray(ids), batch.fold
         if fold is not None:
             fold = jnp.asarray(fold).reshape(-1, *(1,) * (ids.ndim - 1))
@@ -215,7 +215,7 @@ class ClickModel(nn.Module):
         lengths: Int[Array, " B"],
         initial: tuple[Float[Array, "B H"], ...] | None = None,
     ) -> EncodedHistory:
-        """Encode embedded behaviours, see :meth:`dien_jax.model.DIEN.encode`."""
+        """Encode embedded behaviours; see :meth:`dien_jax.model.DIEN.encode`."""
         return self.network.encode(history, lengths, initial)
 
     def score_candidates(
@@ -227,10 +227,10 @@ class ClickModel(nn.Module):
         rows: RowInputs,
         real: Bool[Array, " N"],
     ) -> Float[Array, " N"]:
-        """Score many candidates of one history, whose shared work is done once.
+        """Score many candidates of one history; shared work is done once.
 
         ``states`` and ``last`` are those of :meth:`encode_history`. ``rows`` has a row for each
-        candidate; its user and context may have a single one. ``real`` is False for filler rows.
+        candidate; user and context may have a single row. ``real`` is False for filler rows.
         """
         candidates = rows.candidate
         count = candidates.shape[0]
@@ -248,7 +248,7 @@ class ClickModel(nn.Module):
     def pool(
         self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
     ) -> Float[Array, "B D"]:
-        """Return the mean of raw behaviours; the sum, with padding, if it follows the authors."""
+        """Return the mean embedded behaviour; with ``follow_authors`` the sum, padding included."""
         if self.config.follow_authors:
             return history.sum(1)
         live = is_live(lengths, history.shape[1])[..., None]
@@ -265,10 +265,10 @@ class ClickModel(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, " B"]:
-        """Return click logits; ``real`` tells rows from filler.
+        """Return click logits; ``real`` is False for filler rows.
 
-        They are those of the click network, plus a learned multiple of the auxiliary network's
-        logit that the candidate comes next, unless the model follows the authors.
+        A logit is the sum of the click network's and, where the model has them, a learned multiple
+        of the auxiliary score, the linear function of ``wide`` and the terms of the tower.
         """
         crossed = [rows.candidate, pooled, rows.candidate * pooled]
         parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
@@ -294,8 +294,8 @@ def with_statistics(
 ) -> Batch:
     """Return a batch with the statistics of its rows, if the model reads them.
 
-    ``values`` are those of candidates and of behaviours by feature, the ids included, where the
-    features in ``tables`` are not of all items.
+    ``values`` are the feature values of candidates and of behaviours, ids included. Pass them if
+    ``tables`` do not hold the features of all items.
     """
     if batch.statistics is not None or not config.statistics:
         return batch
@@ -311,7 +311,7 @@ def with_statistics(
 def check_batch(
     schema: Schema, batch: Batch, tables: FeatureTables, negatives: jax.Array | None
 ) -> None:
-    """Refuse wrong shapes and features without values, by a ValueError that names them."""
+    """Refuse wrong shapes and features without values, with a ValueError that names them."""
     if batch.history.ndim != 2:
         refuse("batch.history", "shape [B, T]", batch.history.shape)
     rows, steps = batch.history.shape

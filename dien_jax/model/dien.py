@@ -1,7 +1,7 @@
 """DIEN on embeddings: interest extractor, attention, interest evolution and auxiliary loss.
 
-The module knows no ids, tables, datasets or settings. :class:`dien_jax.model.ClickModel` embeds
-ids, calls it, and gives its final state and auxiliary score to the click network.
+The module does not depend on ids, tables, datasets or settings. :class:`dien_jax.model.ClickModel`
+embeds ids, calls it, and computes click logits from its final state and auxiliary score.
 
 Dimensions: B rows, N candidates of one history, T steps, S = T - 1, K negatives, D embedding,
 H state.
@@ -24,13 +24,13 @@ from dien_jax.model.shared_history import EncodedHistory, attention_weights, las
 
 
 class DIENOutput(NamedTuple):
-    """Results of :class:`DIEN`, in the names of its equations; None for a part that it lacks.
+    """Results of :class:`DIEN`; None for a part that the network does not have.
 
     Attributes:
-      interests: h; the history itself without an extractor.
-      attention: a, which sums to 1 over live steps; zeros for an empty history.
+      interests: h_t of every step; without an extractor, the embedded history.
+      attention: a_t of every step, which sums to 1 over live steps; zeros for an empty history.
       final_state: s_T.
-      auxiliary_loss: L in nats, not weighted; 0 without negatives.
+      auxiliary_loss: L in nats, before it is weighted; 0 without negatives.
       auxiliary_score: f(h_T, c), the logit that the candidate comes next; 0 for an empty history;
         None without an extractor.
     """
@@ -64,16 +64,16 @@ class DIEN(nn.Module):
     >>> output.interests.shape, output.attention.shape, output.final_state.shape
     ((2, 5, 16), (2, 5), (2, 16))
 
-    Its relatives have other parts: DIN is ``DIEN(None, MLPAttention(projects_query=False), None,
-    None)``; the evolutions ``AIGRU``, ``AGRU`` and ``GRU`` give the others of the paper. With a
-    ``GRU``, whose states no candidate decides, and without evolution, the final state is the sum of
-    states weighted by attention; without attention there is none.
+    Other models of the paper have other parts: DIN is ``DIEN(None,
+    MLPAttention(projects_query=False), None, None)``, and three use the evolutions ``AIGRU``,
+    ``AGRU`` and ``GRU``. If ``evolution`` is None or a ``GRU``, which does not read attention, the
+    final state is the sum of states weighted by attention. Without attention there is none.
 
     Attributes:
-      extractor: called as :class:`GRU`; None leaves the embeddings as they are.
-      attention: called as :class:`MLPAttention`; None for a network without a final state.
-      evolution: called as :class:`AUGRU`, or a :class:`GRU`.
-      auxiliary: called as :class:`BinaryAuxiliaryLoss`; a function of your own has no score.
+      extractor: a module called like :class:`GRU`; None passes the embeddings on.
+      attention: a module called like :class:`MLPAttention`; None for no final state.
+      evolution: a module called like :class:`AUGRU`, or a :class:`GRU`.
+      auxiliary: called like :class:`BinaryAuxiliaryLoss`; a plain function gives no score.
 
     Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
@@ -99,24 +99,24 @@ class DIEN(nn.Module):
         weights: Float[Array, " B"] | None = None,
         train: bool = False,
     ) -> DIENOutput:
-        """Run one forward pass; ``init`` makes all parameters, with or without negatives.
+        """Run one forward pass; ``init`` creates all parameters, with or without negatives.
 
         Args:
           history: embedded behaviours, oldest first.
           lengths: live steps of each row, 0 to T.
           candidate: embedded candidates.
-          negatives: K embedded items for each of behaviours 2 to T, drawn at random.
-          is_negative: False where a draw is the behaviour itself, and does not count.
-          log_q: log probability that the behaviour itself, then each negative, is drawn.
-          weights: 0 for filler rows, which the auxiliary loss leaves out; default ones.
-          train: the auxiliary network normalises by the batch, and keeps running statistics.
+          negatives: embeddings of K sampled items for each of the behaviours 2 to T.
+          is_negative: False where a sample equals the true behaviour; the loss ignores it.
+          log_q: log sampling probabilities, of the true behaviour and then of each negative.
+          weights: 0 for filler rows, which the auxiliary loss ignores; ones by default.
+          train: normalise inputs of the auxiliary network by the batch; update running statistics.
 
         Raises:
-          ValueError: what does not fit, an argument or the result of a part, by name.
+          ValueError: an argument, or the result of a part, does not fit; the message names it.
         """
         check_parts(self)
         check_inputs(history, lengths, candidate, negatives, is_negative, log_q, weights)
-        lengths = jnp.asarray(lengths)  # without the 64 bits of NumPy's integers
+        lengths = jnp.asarray(lengths)  # int32, where NumPy has int64
         encoded = self.encode(history, lengths)
         final_state, attention = self.evolve(encoded.states, lengths, candidate)
         loss = jnp.zeros((), jnp.float32)
@@ -137,9 +137,9 @@ class DIEN(nn.Module):
         lengths: Int[Array, " B"],
         initial: tuple[Float[Array, "B H"], ...] | None = None,
     ) -> EncodedHistory:
-        """Run the recurrences that no candidate decides.
+        """Run the recurrences that do not depend on the candidate.
 
-        ``initial`` is ``last`` of an earlier call, whose behaviours these follow; zeros if None.
+        ``initial`` is ``last`` of a call with the preceding behaviours; None starts from zeros.
         """
         interests, last, earlier = history, [], initial or (None,)
         if self.extractor is not None:
@@ -172,7 +172,7 @@ class DIEN(nn.Module):
     def evolve_candidates(
         self, states: Float[Array, "T H"], length: Int[Array, ""], candidates: Float[Array, "N D"]
     ) -> Float[Array, "N H"] | None:
-        """Return the final state of one history for each candidate; what they share once."""
+        """Return the final state of one history for each candidate; shared work is done once."""
         if self.attention is None:
             return None
         attention = attention_weights(self.attention, candidates, states, length)
@@ -187,7 +187,7 @@ class DIEN(nn.Module):
         lengths: Int[Array, " #B"] | Int[Array, ""],
         candidate: Float[Array, "B D"],
     ) -> Float[Array, " B"] | None:
-        """Return the logit that each candidate comes next, after its or the only history."""
+        """Return the logit that each candidate comes next, after its own or the shared history."""
         score = getattr(self.auxiliary, "score", None)
         if score is None or self.extractor is None:
             return None

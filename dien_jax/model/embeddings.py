@@ -14,8 +14,8 @@ EMBEDDING_INITIAL: nn.initializers.Initializer = nn.initializers.glorot_uniform(
 class FeatureEmbeddings(nn.Module):
     """Embeddings of several features, concatenated in the order of the schema.
 
-    A categorical value is a row of its table, a multi-valued one the mean of its live values'
-    rows (zeros without any), a numeric one that number times a learned vector.
+    A categorical value is embedded as its row of a table, a multi-valued one as the mean over its
+    values (zeros without any), a numeric one as the number times a learned vector.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.data import Feature
@@ -26,7 +26,7 @@ class FeatureEmbeddings(nn.Module):
     >>> jax.jit(module.init_with_output)(jax.random.key(0), values)[0].shape
     (2, 5, 8)
 
-    The result has ``len(features) * size`` columns, or ``first_size`` of the first feature.
+    The result has ``size`` columns per feature; the first feature has ``first_size``, if given.
     """
 
     features: tuple[Feature, ...]
@@ -40,8 +40,8 @@ class FeatureEmbeddings(nn.Module):
         return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
 
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
-        # The default has deviation sqrt(2 / (rows + columns)), as in the paper's program: features
-        # of few values, such as categories, start larger.
+        # The default has deviation sqrt(2 / (rows + columns)), as in the authors' program:
+        # embeddings of features with few values, such as categories, start larger.
         if feature.kind == "numeric":
             direction = self._table(feature.name, 1)[0]
             number = jnp.asarray(value)[..., None]
@@ -61,7 +61,7 @@ class FeatureEmbeddings(nn.Module):
             is_first = name == self.features[0].name
             size = self.first_size if is_first and self.first_size else self.size
             return self.param(name, self.initial, (rows, size))
-        # Perhaps only those rows that a call looks up: Flax would compare their number.
+        # The table may hold only the rows that a call looks up; `param` would refuse its shape.
         return self.get_variable("params", name)
 
 
@@ -73,10 +73,10 @@ def without_own_user(
 ) -> tuple[Float[Array, "*R D"], Float[Array, "*R"]]:
     """Return embeddings as if the vectors were made without an example's user, in training.
 
-    An embedding is a vector and what was learned since. Vectors of all users say what the example's
-    user chose, so the vector is replaced by that without the fold of the user. The second result
-    is the square of what was learned, which the loss keeps small; 0 without vectors.
-    ``fold`` broadcasts against ``ids``.
+    An embedding is an initial vector plus a learned difference. A vector made from all users leaks
+    choices of the example's user, so it is replaced by the one made without the user's fold. The
+    second result is the squared norm of the difference, which the loss keeps small; 0 without
+    vectors. ``fold`` broadcasts against ``ids``.
     """
     if tables.vectors is None or tables.vector_row is None or fold is None:
         return embedded, jnp.zeros(ids.shape, embedded.dtype)
@@ -90,6 +90,6 @@ def without_own_user(
 
 
 def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:
-    """Return feature values of the rows ``ids``: the id under ``name``, the rest from tables."""
+    """Return the feature values of ``ids``: the ids as ``name``, the others from the tables."""
     rows = jax.tree.map(lambda table: jnp.asarray(table)[ids], tables)
     return {name: ids, **rows}

@@ -1,7 +1,7 @@
-"""Similarities of a candidate to a history by vectors of :mod:`dien_jax.statistics.factors`.
+"""Similarities of a candidate to a history, from vectors of :mod:`dien_jax.statistics.factors`.
 
-Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K = 4 L,
-or 8 L of the item id.
+Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K inputs:
+4 L, or 8 L for the item id.
 """
 
 import functools
@@ -30,7 +30,7 @@ NAME, NEXT = "similarity", "next"
 def factor_names(schema: Schema) -> tuple[str, ...]:
     """Return the names of the inputs, such as ``item similarity_16_most``.
 
-    Those of transitions, such as ``item next_16_most``, come after the others of their feature.
+    Names of transitions, such as ``item next_16_most``, follow the others of their feature.
 
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import factor_names
@@ -56,17 +56,17 @@ def similarities(
     *,
     transitions: bool = False,
 ) -> Float[Array, "B K"]:
-    """Return the inputs ``OF_LEVEL`` of one feature for each level, the smallest first.
+    """Return the inputs ``OF_LEVEL`` of one feature for each level, the smallest level first.
 
-    A level has the first 16, 32, 64 or 128 components, as many as there are. With the unit vectors
-    c of the candidate and h of the events, the inputs are the largest c.h, that of the last event,
-    and the cosine of c with the sum of h, plain and by recency (1 for the last event, 1/2 for the
-    one before and so on). A value without a vector has similarity 0 to all.
+    Levels are the first 16, 32, 64 and 128 components, where vectors are long enough. With unit
+    vectors c of the candidate and h of the events, the inputs are the largest c.h, the c.h of the
+    last event, and the cosine of c with the sum of h, without and with weights of recency (1 for
+    the last event, 1/2 for the one before and so on). Without a vector, similarities are 0.
 
-    With ``transitions``, of the item id, there are as many more inputs, of the vectors of the
-    events as events and of the candidate as what comes next.
+    With ``transitions``, for the item id, as many inputs follow from other vectors: those of events
+    as earlier items, and of the candidate as the next one.
 
-    ``fold`` is the table that each row reads, of those in ``factors``; the first by default.
+    ``fold`` is the index in ``factors`` of the table that each row reads; 0 by default.
     """
     row, vectors, scale = map(jnp.asarray, factors)
     ours_at: Any = (0 if fold is None else fold, row[candidate])
@@ -89,7 +89,7 @@ class _Vectors(NamedTuple):
 
 
 def _parts(of_values: _Vectors) -> tuple[_Vectors, ...]:
-    """Return the vectors that values with transitions have."""
+    """Split vectors with transitions: the value as chosen, as an earlier item, as the next one."""
     parts = (jnp.split(array, DIRECTED, axis=-1) for array in of_values)
     return tuple(_Vectors(*part) for part in zip(*parts, strict=True))
 
@@ -109,7 +109,7 @@ def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -
     cosine, pooled = _products(ours, theirs, sums, is_used)  # [B, L, T], [B, L, 2]
 
     most = jnp.where(live[:, None], cosine, -1.0).max(2, initial=-1.0)
-    most = jnp.where(lengths[:, None] > 0, most, 0.0)  # of no events
+    most = jnp.where(lengths[:, None] > 0, most, 0.0)  # 0 for an empty history
     last = jnp.where((age == 0)[:, None], cosine, 0.0).sum(2)
     columns = jnp.stack([most, last, pooled[..., 0], pooled[..., 1]], axis=-1)
     return columns.reshape(ours.vectors.shape[0], levels * len(OF_LEVEL))
@@ -130,9 +130,9 @@ def _products(
     ours: _Vectors, theirs: _Vectors, sums: Float[Array, "H L 2 D"], is_used: np.ndarray
 ) -> tuple[Float[Array, "B L T"], Float[Array, "B L 2"]]:
     """Return the products of candidates with events, and with sums of events, at each level."""
-    if theirs.vectors.shape[0] == 1:  # one history for all candidates, so its side is the smaller
+    if theirs.vectors.shape[0] == 1:  # one history for all candidates: masking its side is cheaper
         products = functools.partial(jnp.einsum, precision="highest")
-        borders = itertools.pairwise((0, *LEVELS[: len(is_used)]))  # a level has those before it
+        borders = itertools.pairwise((0, *LEVELS[: len(is_used)]))  # each level contains the last
         parts = (
             products("bd,td->bt", ours.vectors[:, start:end], theirs.vectors[0, :, start:end])
             for start, end in borders
@@ -146,6 +146,6 @@ def _products(
 
 
 def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return 1 / sqrt(squares), and 0 for squares that are 0 but for rounding."""
+    """Return 1 / sqrt(squares), and 0 for squares that are 0 up to rounding."""
     is_zero = squares < 1e-10
     return jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, squares)))

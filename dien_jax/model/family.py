@@ -1,4 +1,4 @@
-"""The networks of the paper, put together from parts by their names in a configuration."""
+"""The networks of the paper, assembled from the parts that a configuration names."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from dien_jax.model.layers import Axis
 
 
 def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
-    """Return the network that a configuration describes, for rows on the mesh ``axis``.
+    """Return the network of a configuration, for rows on the mesh axis ``axis``.
 
     >>> from dien_jax import preset
     >>> from dien_jax.model import make_network
@@ -32,7 +32,7 @@ def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
     (True, 'MLPAttention')
 
     Raises:
-      UserError: an attention, evolution or auxiliary loss that no table has.
+      UserError: an attention, evolution or auxiliary loss is in no table.
     """
     check_modules(config)
     attends, evolves = config.evolution != "none", config.evolution in EVOLUTIONS
@@ -45,10 +45,10 @@ def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
 
 
 def check_modules(config: ModelConfig) -> None:
-    """Refuse a part that has no module, by a UserError with the nearest name.
+    """Refuse an unknown name of a part, with a UserError that suggests the nearest name.
 
-    Names are those of :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
-    users add modules.
+    The names are those of :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
+    users can add modules.
     """
     for setting, table, choices in (
         ("attention", "ATTENTIONS", ATTENTIONS),
@@ -70,7 +70,7 @@ def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:
 
 
 def _mlp_attention(config: ModelConfig) -> nn.Module:
-    # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
+    # Without an extractor, states are embeddings as wide as the candidate: no projection is needed.
     projects_query = config.extractor == "gru"
     implementation = config.network_implementation
     return MLPAttention(projects_query=projects_query, implementation=implementation)
@@ -88,21 +88,21 @@ ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "mlp": _mlp_attention,
     "bilinear": _bilinear_attention,
 }
-"""The attention of each ``config.attention``. Add one of your own under a new name: a module that
-is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""
+"""The attention of each ``config.attention``. Add your own under a new name: a module that is
+called like :class:`MLPAttention`. docs/tutorial.md adds a recurrence in the same way."""
 EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "gru_attention": functools.partial(make_recurrence, GRU),
     "aigru": functools.partial(make_recurrence, AIGRU),
     "agru": functools.partial(make_recurrence, AGRU),
     "augru": functools.partial(make_recurrence, AUGRU),
 }
-"""The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
-name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
+"""The recurrence of each ``config.evolution`` that has one. Add your own cell under a new name: a
+module that is called like :class:`AUGRU`. docs/tutorial.md has an example."""
 AUXILIARIES: dict[str, Callable[[ModelConfig, Axis], Callable[..., jax.Array]]] = {
     "binary": lambda config, axis: BinaryAuxiliaryLoss(
         config.follow_authors, config.network_implementation, axis
     ),
     "softmax": lambda config, axis: SoftmaxAuxiliaryLoss(axis),
 }
-"""The auxiliary loss of each ``config.auxiliary``, for rows on a mesh axis. Add one of your own
-under a new name: a module or a function that is called as :class:`BinaryAuxiliaryLoss`."""
+"""The auxiliary loss of each ``config.auxiliary``, for rows on a mesh axis. Add your own under a
+new name: a module or a function that is called like :class:`BinaryAuxiliaryLoss`."""

@@ -1,7 +1,7 @@
-"""Parts of the network as Flax modules that own weights: recurrences and attention.
+"""Recurrences and attention as Flax modules, which own parameters.
 
-:mod:`dien_kernels` computes them. A recurrence runs over masked histories; attention weighs the
-states of a history for a candidate, a row's own or many over one history.
+:mod:`dien_kernels` computes them. A recurrence runs over masked histories. Attention weighs the
+states of a history for a candidate: one candidate per row, or many candidates of one history.
 
 Dimensions: B rows, N candidates of one history, T steps, D input, H hidden, Q candidate embedding.
 """
@@ -36,7 +36,7 @@ States = tuple[Float[Array, "B T H"], Float[Array, "B H"]]
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
-    """Draw each gate's matrix of ``[rows, gates, H]`` on its own."""
+    """Initialize each gate's matrix of ``[rows, gates, H]`` separately."""
 
     def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         keys = jax.random.split(key, shape[1])
@@ -47,7 +47,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class Recurrence(nn.Module):
-    """Parameters and options of a recurrence; the gates "authors" have initial biases of 1."""
+    """Parameters and options of a recurrence; with gates "authors", gate biases start at 1."""
 
     hidden_size: int
     gates: Form = "paper"
@@ -82,7 +82,7 @@ class Recurrence(nn.Module):
 
 
 class GRU(Recurrence):
-    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
+    """A GRU over masked histories: :func:`dien_kernels.gru` with parameters.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import GRU
@@ -99,12 +99,12 @@ class GRU(Recurrence):
         lengths: Int[Array, " B"],
         initial_state: Float[Array, "B H"] | None = None,
     ) -> States:
-        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        """Return the states of every step and the last one, from ``initial_state`` or zeros."""
         return gru(x, self.weights(x.shape[-1]), **self.options(lengths, initial_state))
 
 
 class _Attentional(Recurrence):
-    """A recurrence with attention; ``_run`` calls the function of its ``_cell``."""
+    """Base of recurrences with attention; ``_run`` calls the kernel of ``_cell``."""
 
     _cell: ClassVar[SharedCell]
 
@@ -116,16 +116,16 @@ class _Attentional(Recurrence):
         lengths: Int[Array, " B"],
         initial_state: Float[Array, "B H"] | None = None,
     ) -> States:
-        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        """Return the states of every step and the last one, from ``initial_state`` or zeros."""
         return self._run(x, attention, self.options(lengths, initial_state))
 
     def _of_candidates(
         self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
     ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention.
+        """Return the last state over one history for each candidate's attention.
 
-        Each class names it ``last_states``: a class of your own, with another step, must not
-        inherit it.
+        Each class binds it to ``last_states`` itself: a subclass may have another step, and must
+        not inherit it.
         """
         operands = (states, attention, Weights(**self.variables["params"]), length)
         options = self.precision, network_implementation(self.implementation)
@@ -206,8 +206,8 @@ class _DenseParameters(nn.Module):
 class MLPAttention(nn.Module):
     """Attention weights of every interest state for a candidate, scored by an MLP.
 
-    With q = PReLU(Dense(candidate)) the score of state h is an MLP of [q, h, q - h, q o h] with
-    sigmoid activations and a linear end; weights are the softmax over live steps.
+    With q = PReLU(Dense(candidate)), the score of state h is an MLP of [q, h, q - h, q o h] with
+    sigmoid activations and a linear output. Weights are the softmax of scores over live steps.
     :func:`dien_kernels.attention_weights` computes them.
 
     >>> import jax, jax.numpy as jnp
@@ -233,9 +233,9 @@ class MLPAttention(nn.Module):
         states: Float[Array, "B T H"] | Float[Array, "T H"],
         lengths: Int[Array, " B"] | Int[Array, ""],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are 0 without any.
+        """Return weights that sum to 1 over the live steps of each row; zeros without any.
 
-        The candidates of all rows may share one history.
+        With states ``[T, H]``, all candidates share one history.
         """
         hidden = states.shape[-1]
         query = candidate

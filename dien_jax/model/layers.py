@@ -1,8 +1,8 @@
 """Layers: batch normalisation with float32 statistics of live entries, Dice, PReLU and the MLP.
 
-A batch may be split over devices, inside ``shard_map``. A module or a loss then has an ``axis``,
+Inside ``shard_map``, a batch may be sharded over devices. Modules and losses then take ``axis``,
 the name of the mesh axis of the batch. Statistics are those of the whole batch, and a loss is one
-device's share: the shares of all devices add up to the loss of the whole batch.
+device's share: the shares of all devices sum to the loss of the whole batch.
 
 Dimensions: R rows, B examples, D columns, H units.
 """
@@ -24,25 +24,25 @@ BATCH_NORM_MOMENTUM = 0.99
 DICE_EPSILON = 1e-5
 """Added to the variance of Dice."""
 TOTAL_WEIGHT = "total_weight"
-"""Name of the variable with the sum of the weights of all batches in running statistics."""
+"""Name of a variable of running statistics: the sum of the weights of all batches."""
 CALIBRATION = "calibration"
-"""Name of the :data:`LogitMap` among the variables of a model that is ranked with or exported."""
+"""Name of the :data:`LogitMap` among the variables of a model for ranking or export."""
 
 LogitMap = dict[str, Float[Array, ""]]
-"""Calibration in a scoring program: ``slope`` and ``offset`` of an increasing line."""
+"""Calibration in a scoring program: ``slope`` and ``offset`` of an increasing linear function."""
 Moments = tuple[Float[Array, " D"], Float[Array, " D"]]
 """Mean and variance of columns."""
 
 
 def total(value: jax.Array, axis: Axis) -> jax.Array:
-    """Return the sum of a value over devices."""
+    """Return the sum of a value over the devices of an axis."""
     return value if axis is None else jax.lax.psum(value, axis)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation, returned as a scale and a shift of each column.
 
-    The next layer may take them into its weights; :func:`rescaled` applies them.
+    The next layer can fold them into its weights; :func:`rescaled` applies them.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import BatchNorm
@@ -56,9 +56,9 @@ class BatchNorm(nn.Module):
       kind: ``"running"`` is ``gamma (x - mean) / sqrt(variance + epsilon) + beta`` with the mean
         and variance of live entries in training, and their running means in evaluation, see
         :func:`moments_in_use` (a column that does not vary becomes beta);
-        ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with statistics that are
-        never trained.
-      axis: mesh axis of the rows, whose statistics are those of all devices.
+        ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with mean 0 and variance 1
+        throughout.
+      axis: mesh axis of the rows; statistics are over all devices.
 
     Source: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
     """
@@ -84,8 +84,8 @@ class BatchNorm(nn.Module):
             batch = mean, live_mean((values - mean.reshape(row)) ** 2, live, self.axis)
         mean, variance = moments_in_use(self, width, batch, live, self.axis)
         scale = gamma * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
-        # A deviation of a millionth of the mean is rounding of a column that is constant, as for
-        # batches of one user; the scale would turn it into a gradient.
+        # In a constant column, such as one of a batch of one user, the deviation is rounding, up to
+        # a millionth of the mean; the scale would amplify it into a gradient.
         scale = jnp.where(variance > 1e-12 * mean**2, scale, 0)
         return scale, beta - mean * scale
 
@@ -93,7 +93,7 @@ class BatchNorm(nn.Module):
 class DiceNorm(nn.Module):
     """``(x - mean) / sqrt(variance + epsilon)``, the normalisation within Dice.
 
-    The variance of a batch is the mean of squares less the square of the mean.
+    The variance of a batch is the mean of squares minus the square of the mean.
     """
 
     axis: Axis = None
@@ -118,15 +118,15 @@ def moments_in_use(
     live: Bool[Array, "*R"],
     axis: Axis = None,
 ) -> Moments:
-    """Return the moments to normalise with, and keep a module's running statistics.
+    """Return the moments to normalise with, and update a module's running statistics.
 
-    In training these are the ``batch`` moments, which also move the running ones:
+    In training these are the ``batch`` moments, which also update the running ones:
 
         m(n) = .99 m(n - 1) + .01 batch moment(n),  m(0) = 0
         w(n) = .99 w(n - 1) + .01,                  w(0) = 0
 
-    In evaluation, with ``batch`` None, they are m / w: a mean over all batches with weights that
-    fall by .99 a batch and add up to 1. A batch without a live row changes nothing. Before the
+    In evaluation, with ``batch`` None, they are m / w: a mean over all batches, with weights that
+    sum to 1 and decay by .99 per batch. A batch without a live row changes nothing. Before the
     first batch, the mean is 0 and the variance 1.
 
     Source: Kingma and Ba, 2015 (arXiv:1412.6980), section 3, for m / w.
@@ -173,9 +173,9 @@ class Dice(nn.Module):
     >>> run(jax.random.key(0), x, live, train=False)[0].shape
     (3, 2)
 
-    Moments ``"running"`` are those of live rows in training and running ones when scoring, so that
-    a score never depends on its batch; ``"batch"`` are always the batch's own, as in the paper's
-    authors' program.
+    With moments ``"running"``, training uses those of the batch's live rows and scoring the running
+    ones, so a score never depends on its batch. With ``"batch"``, both use those of the batch, as
+    in the authors' program.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
@@ -187,7 +187,7 @@ class Dice(nn.Module):
     def __call__(
         self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, "B H"]:
-        """Apply element-wise; ``live`` marks the rows that statistics may see."""
+        """Apply element-wise; ``live`` marks the rows that count in statistics."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
         if self.moments == "running":
             norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
@@ -201,14 +201,14 @@ class Dice(nn.Module):
 
 
 class Dropout(nn.Module):
-    """``flax.linen.Dropout``, on several devices with the mask of one for the whole batch."""
+    """``flax.linen.Dropout``; several devices use the mask that one draws for the whole batch."""
 
     rate: float
     axis: Axis = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H"], *, train: bool) -> Float[Array, "B H"]:
-        """Drop units of this device's rows, in training."""
+        """Drop units of this device's rows in training."""
         if not self.rate or not train:
             return x
         rows, keep = x.shape[0], 1.0 - self.rate
@@ -237,7 +237,7 @@ class PReLU(nn.Module):
 
 
 def as_logit(scores: Float[Array, "*R C"]) -> Float[Array, "*R"]:
-    """Return one linear column as a logit, or the difference of a softmax's two."""
+    """Return a single column as a logit, or the difference of the two columns of a softmax."""
     return scores[..., 0] if scores.shape[-1] == 1 else scores[..., 0] - scores[..., 1]
 
 
@@ -252,8 +252,8 @@ class MLP(nn.Module):
     (3,)
 
     With ``follow_authors``, :class:`BatchNorm` is ``"frozen"``, :class:`Dice` has the moments
-    ``"batch"``, and the last layer has two columns, for a softmax. ``initial`` draws the weights of
-    that layer.
+    ``"batch"``, and the last layer has two columns, for a softmax. ``initial`` initializes the
+    weights of that layer.
     """
 
     layers: Sequence[int] = (200, 80)
@@ -267,7 +267,7 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, " B"]:
-        """Return logits; ``live`` marks real rows. Training with dropout needs its key."""
+        """Return logits; ``live`` marks real rows. Training with dropout needs its random key."""
         theirs = self.follow_authors
         norm = BatchNorm("frozen" if theirs else "running", self.axis, name="norm")
         x = rescaled(x, *norm(x, live, train=train))
@@ -289,7 +289,7 @@ def click_probability(
 ) -> Float[Array, " B"]:
     """Return the sigmoid of logits, or of ``slope * logits + offset``.
 
-    Slope 1 and offset 0 change no bit.
+    Slope 1 and offset 0 give the same bits as no map.
     """
     if logit_map is not None:
         logits = logit_map["slope"] * logits + logit_map["offset"]

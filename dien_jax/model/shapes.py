@@ -1,4 +1,4 @@
-"""Refusal of what does not fit in :class:`dien_jax.model.DIEN`: arrays, parts and their results."""
+"""Checks of :class:`dien_jax.model.DIEN`: its arrays, its parts and their results."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from dien_kernels.checks import refuse
 
 
 def check_axes(name: str, array: Any, axes: dict[str, Any]) -> None:
-    """Refuse an array whose axes have other sizes; None is any size, and no array always fits.
+    """Refuse an array with other axis sizes. A size of None fits any; an array of None passes.
 
     Sizes may be symbolic, as in an export.
     """
@@ -35,7 +35,7 @@ def check_inputs(
     log_q: jax.Array | None,
     weights: jax.Array | None,
 ) -> None:
-    """Refuse arrays that do not fit together, by a ValueError that names the argument."""
+    """Refuse arrays that do not fit together, with a ValueError that names the argument."""
     check_axes("history", history, {"B": None, "T": None, "D": None})
     rows, steps, size = history.shape
     for name, array in {"lengths": lengths, "weights": weights}.items():
@@ -54,7 +54,7 @@ def check_inputs(
 
 
 def check_parts(network: Any) -> None:
-    """Refuse a part of a network that is no module, by a ValueError that names it."""
+    """Refuse a part of a network that cannot be called, with a ValueError that names it."""
     examples = {"extractor": "GRU(36)", "attention": "MLPAttention()", "evolution": "AUGRU(36)"}
     for name, example in {**examples, "auxiliary": "BinaryAuxiliaryLoss()"}.items():
         part = getattr(network, name)
@@ -63,17 +63,17 @@ def check_parts(network: Any) -> None:
 
 
 def check_attention(attention: Any, weights: Any, states: jax.Array) -> None:
-    """Refuse a result of an attention that is not a weight for each state."""
+    """Refuse a result of an attention that does not have one weight for each state."""
     rows, steps = states.shape[:2]
     name = f"weights of the attention {type(attention).__name__}"
     check_axes(name, weights, {"B": rows, "T": steps})
 
 
 def checked_states(part: str, module: Any, result: Any, inputs: jax.Array) -> tuple[Any, Any]:
-    """Return the result of a recurrence, which has to be its states and the last ones."""
+    """Return the result of a recurrence, which must be a pair of all states and last states."""
     rows, steps = inputs.shape[:2]
     is_pair = isinstance(result, tuple | list) and len(result) == 2
-    # NumPy's `shape`, as a conversion to ONNX makes a traced array of what `jnp.shape` returns.
+    # `np.shape`, because conversion to ONNX makes the result of `jnp.shape` a traced array.
     if is_pair and np.shape(result[1])[:-1] == (rows,):
         return result[0], result[1]
     expected = f"a pair of states [{rows}, {steps}, H] and the last ones [{rows}, H]"

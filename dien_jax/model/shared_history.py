@@ -1,8 +1,8 @@
-"""Attention and interest evolution for many candidates of one history, whatever the module.
+"""Attention and interest evolution for many candidates of one history, with any module.
 
-A class that defines :data:`WEIGHTS` or :data:`LAST_STATES` itself (inherited ones do not count, as
-a subclass may override ``__call__``) computes once what candidates share. Other modules are called
-as in training, on a copy of the history for each of ``CHUNK`` candidates at a time.
+A class that defines the method :data:`WEIGHTS` or :data:`LAST_STATES` does shared work once. The
+class itself must define it: a subclass may override ``__call__``. Other modules are called as in
+training, with a copy of the history for each candidate, a chunk of candidates at a time.
 
 Dimensions: N candidates, T steps, H state, Q candidate embedding.
 """
@@ -29,8 +29,8 @@ LAST_STATES = "last_states"
 class EncodedHistory(NamedTuple):
     """Encoding of a history, independent of candidates.
 
-    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
-    has the last state of each such recurrence; a later call continues from them.
+    Attention weighs ``states``, those of the last recurrence that does not depend on candidates.
+    ``last`` has the final state of each such recurrence, from which a later call continues.
     """
 
     interests: Float[Array, "B T H"]
@@ -62,7 +62,7 @@ def last_states(
     attention: Float[Array, "N T"],
     length: Int[Array, ""],
 ) -> Float[Array, "N H"]:
-    """Return the last state of a recurrence over the states, under each attention."""
+    """Return the last state of a recurrence over one history, for each candidate's attention."""
     if LAST_STATES in vars(type(evolution)):
         return getattr(evolution, LAST_STATES)(states, attention, length)
 
@@ -81,7 +81,7 @@ def _by_copies(
     states: jax.Array,
     length: jax.Array,
 ) -> jax.Array:
-    """Return the result of ``compute``, which calls the module, for copies of the history."""
+    """Call the module through ``compute``, with a copy of the history for each row."""
     unbound, variables = module.unbind()
     call = functools.partial(unbound.apply, variables)
 

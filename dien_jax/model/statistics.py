@@ -1,6 +1,6 @@
-"""Counts of training events as inputs of the click network: how often users chose what together.
+"""Inputs of the tower: counts of training events, similarities and matching attributes.
 
-One more input, the match of attributes, needs no counts.
+Counts say how many users chose a value, and how many chose two values together.
 
 Dimensions: B rows, T steps, F inputs, S features with statistics.
 """
@@ -37,7 +37,7 @@ OF_VALUE = (
 )
 """Inputs of each feature with statistics; see :func:`_of_value`."""
 MATCH = "match"
-"""Input of items with categorical or multi-valued features; see :func:`_match`."""
+"""Input of a schema with categorical or multi-valued item features; see :func:`_match`."""
 
 
 def statistics_names(schema: Schema) -> tuple[str, ...]:
@@ -63,15 +63,15 @@ def statistics_inputs(
     own: Int[Array, "B S"] | None = None,
     fold: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B F"]:
-    """Return what counts and factors say of each row's candidate and history.
+    """Return the tower's inputs for each row's candidate and history.
 
-    ``of_candidate`` and ``of_history`` are values of items, as
-    :func:`dien_jax.model.embeddings.gather` gives them; there may be a single history for all
-    candidates. ``own`` are the bits of a training example, whose own event and its user's later
-    ones are left out of all counts; ``fold`` has the tables of factors that leave its user out.
+    ``of_candidate`` and ``of_history`` are values of items from
+    :func:`dien_jax.model.embeddings.gather`; all candidates may share one history. ``own`` has bits
+    of training examples, which exclude an example's own event and its user's later ones from all
+    counts. ``fold`` selects tables of factors that exclude the example's user.
 
     Raises:
-      ValueError: for tables without counts, or without the factors of a feature that has them.
+      ValueError: the tables have no counts, or lack the factors of a feature.
     """
     if not tables.statistics or {*tables.factors} != {f.name for f in factor_features(schema)}:
         raise ValueError(
@@ -81,7 +81,7 @@ def statistics_inputs(
     rows, is_shared = of_candidate["item"].shape[0], lengths.shape[0] == 1
 
     def of_each(name: str, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """Return ``function`` of the candidates' values, of all values if these are fewer."""
+        """Apply ``function`` to candidates' values, or to all values if these are fewer."""
         values, size = of_candidate[name], tables.statistics[name].count.shape[0]
         if is_shared and own is None and isinstance(rows, int) and size < rows:
             return function(jnp.arange(size, dtype=values.dtype))[values]
@@ -119,10 +119,10 @@ def _of_value(
 ) -> list[Float[Array, " B"]]:
     """Return the inputs ``OF_VALUE`` of one feature.
 
-    n(v) are users of a value, n(v, w) users of both, S all users. Of the candidate c and the values
-    h of the history: log(1 + n(c)); the share of h = c; of the lift log(1 + S n(h, c) / ((1 + n(h))
-    (1 + n(c)))) the mean, the maximum, the mean by recency, and that of the last event; the mean of
-    log(1 + n(h)). Recency is 1 for the last event, 1/2 for the one before and so on.
+    n(v) users chose the value v, n(v, w) both values, of S users. For the candidate c and the
+    values h of the history: log(1 + n(c)); the share of h = c; the lift log(1 + S n(h, c) /
+    ((1 + n(h)) (1 + n(c)))): its mean, maximum, mean by recency, and that of the last event; the
+    mean of log(1 + n(h)). Recency is 1 for the last event, 1/2 for the one before and so on.
     """
     if not statistics.other.shape[0]:  # a gather needs an entry
         none = np.zeros(1, np.int32)
@@ -161,14 +161,14 @@ def _of_value(
 def _find_pairs(
     statistics: ValueStatistics, value: Int[Array, " B"], other: Int[Array, "B T"]
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Return the places of pairs, and whether they exist, by binary search in the value's row."""
+    """Return indices of pairs, and whether they exist, by binary search in the value's row."""
     low = jnp.broadcast_to(statistics.offsets[value][:, None], other.shape)
     end = jnp.broadcast_to(statistics.offsets[value + 1][:, None], other.shape)
     last = statistics.other.shape[0] - 1
     select = jax.lax.select
 
-    # A loop compiles in a fraction of the time of its steps written out. jax2onnx 0.17 converts
-    # neither a fori_loop of JAX 0.12 nor the jitted functions // and jnp.where inside a loop.
+    # A loop compiles in a fraction of the time of unrolled steps. jax2onnx 0.17 converts neither
+    # a fori_loop of JAX 0.12 nor, inside a loop, the jitted functions `//` and `jnp.where`.
     def halve(bounds: tuple[jax.Array, jax.Array], _: None) -> tuple[Any, None]:
         low, high = bounds
         middle = (low + high) >> 1
@@ -191,11 +191,11 @@ def _match(
     history: dict[str, Any],
     lengths: Int[Array, " B"],
 ) -> Float[Array, " B"]:
-    """Return the share of the history with the candidate's attributes, recent events first.
+    """Return the share of the history with the candidate's attributes, weighted by recency.
 
-    The mean over attributes of sum_t r_t m_t / sum_t r_t: m_t is the share of the candidate's
+    It is the mean over attributes of sum_t r_t m_t / sum_t r_t: m_t is the share of the candidate's
     values that event t has, and r_t is 1 for the last event, 1/2 for the one before and so on.
-    Unknown values match nothing; without a history the result is 0.
+    Unknown values match nothing; for an empty history the result is 0.
     """
     steps = history["item"].shape[1]
     _, weight = recency_of(lengths, steps)

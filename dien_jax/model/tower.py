@@ -1,9 +1,9 @@
-"""The tower: what counts, similarities and single values say of a click.
+"""The tower: a click logit from counts, similarities and single values.
 
-Training fits it alone first, in seconds; the network that reads the history then learns what it
-leaves, and the logit of a click model is the sum of both.
+Training first fits the tower alone, in seconds. The network that reads the history then learns the
+residual; the logit of a click model is the sum of both.
 
-Dimensions: B rows, F inputs of the counts, L terms: one for each feature, and one for the counts.
+Dimensions: B rows, F inputs from counts, L terms: one for each feature, and one for the F inputs.
 """
 
 from typing import Any, Literal
@@ -20,12 +20,12 @@ from dien_jax.model.layers import Axis, BatchNorm, Dropout, rescaled
 Part = Literal["tower", "network"]
 """The parts of a model that are trained one after the other: the tower, and everything else."""
 WEIGHTS = "weights"
-"""Ending of the names of the tables with a weight for each value: ``item_weights``."""
+"""Suffix in names of tables that hold a weight for each value, such as ``item_weights``."""
 LAYERS = (64, 32)
 """Sizes of the hidden layers."""
 DROPOUT = 0.2
 LIMIT = 3.0
-"""Largest absolute value of a standardised input: counts of 0, as of new items, may lie far out."""
+"""Bound of standardised inputs: counts of 0, such as those of new items, may be outliers."""
 
 
 class Tower(nn.Module):
@@ -41,10 +41,10 @@ class Tower(nn.Module):
     >>> run(jax.random.key(0), *inputs, train=False)[0].shape
     (2, 3)
 
-    Every value of a feature has a weight, of which multi-valued features take the mean; a number is
-    multiplied by its own. The inputs of :func:`dien_jax.model.statistics.statistics_inputs` are
-    standardised, and their term is a linear function plus two ReLU layers. Weights of values and
-    the last layers are 0 before training. ``axis`` is the mesh axis of the rows.
+    Every categorical value has a weight; a multi-valued feature takes the mean over its values, and
+    a number is multiplied by one weight. :func:`dien_jax.model.statistics.statistics_inputs` are
+    standardised, and their term is a linear function plus an MLP of two ReLU layers. Output layers
+    and weights of values start at 0. ``axis`` is the mesh axis of the rows.
 
     Source: wide and deep parts as in Cheng et al., 2016 (arXiv:1606.07792).
     """
@@ -63,10 +63,10 @@ class Tower(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "B L"]:
-        """Return the terms: of item, user and context features, then of the counts.
+        """Return the terms of item, user and context features, and then that of ``statistics``.
 
-        ``user`` and ``context`` may have a single row for all items; ``real`` tells rows from
-        filler. Training needs the key of dropout.
+        ``user`` and ``context`` may have a single row for all items; ``real`` is False for filler
+        rows. Training needs the random key of dropout.
         """
         zeros = nn.initializers.zeros_init()
         values = {"item": item, "user": user, "context": context}
@@ -89,5 +89,5 @@ class Tower(nn.Module):
 
 
 def of_part(tree: dict[str, Any], part: Part) -> dict[str, Any]:
-    """Return the parameters or running statistics of a part of a model."""
+    """Return the entries of a part of a model, from its parameters or running statistics."""
     return {name: leaf for name, leaf in tree.items() if (name == "tower") == (part == "tower")}

@@ -1,19 +1,19 @@
 """Counts of training events: how many users chose a value, or two values.
 
 A sequence (a user) counts once for each of its distinct values, and once for each pair of them, at
-their first occurrences. Only events that a training example has as its target or in its history
-count; where training examples begin at some time, also those before it, of other users too. So what
-a user did at an example and after it is in the counts of the example's candidate exactly where the
-candidate's value first occurs at the example or after it, and then it is there once: the bits
-``OWN_*`` tell where, and a model takes it out.
+their first occurrences. An event counts if it is the target of a training example or in its
+history; if training examples begin at a set time, all events before validation count, of all users.
+An example and later events of its user are therefore in the counts of its candidate at most once:
+if the candidate's value first occurs at the example or later. The bits ``OWN_*`` mark this, and a
+model subtracts it.
 
 Threads count slices of whole sequences. With X ``[S, V]``, 1 where a user chose a value, X^T X has
-the users of every two values. It is computed in blocks of rows, and a block leaves out what is too
-rare to be kept. Memory is 16 bytes for each 1 in X, some 40 for each pair of a block, and 16 for
-each that is kept; :class:`Limits` bound all of these.
+the users of each pair of values. It is computed in blocks of rows, and a block drops pairs that are
+too rare to be kept. Memory is 16 bytes for each 1 in X, some 40 for each pair of a block, and 16
+for each kept pair; :class:`Limits` bound all of these.
 
 Dimensions: E events, S sequences and n training examples of a slice, V values of a feature, N
-values of all users together.
+distinct values, added up over users.
 """
 
 from collections.abc import Iterator
@@ -37,15 +37,15 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import map_in_order, thread_count
 
-NOT_OWN = 255  # rank of a value that a user did not choose at an example or after it
+NOT_OWN = 255  # rank of a value that does not first occur at the example or later
 
 
 class Limits(NamedTuple):
-    """Bounds of a count of a long log, and of what memory holds of it at a time."""
+    """Bounds of the counts of a long log, and of the memory that counting needs."""
 
-    distinct: int = 100  # values of a sequence that are in pairs, the first ones; at most 254
-    pairs: int = 1 << 26  # counted pairs; of longer logs, fewer values of each sequence are in them
-    kept: int = 1 << 23  # kept pairs; of longer logs, those that few sequences have are left out
+    distinct: int = 100  # values of a sequence that form pairs, the first ones; at most 254
+    pairs: int = 1 << 26  # counted pairs; in longer logs, fewer values of each sequence form pairs
+    kept: int = 1 << 23  # kept pairs; in longer logs, pairs of few sequences are dropped
     chunk: int = 1 << 21  # pairs of users and values in a block, or those of one value
     slice: int = SLICE_EVENTS  # events that a thread counts at a time, or one longer sequence
 
@@ -87,7 +87,7 @@ def count_values(
     for firsts, of_sequences, own_ranks in pieces:
         np.add.at(count, firsts.value, 1)
         distinct += np.bincount(of_sequences, minlength=limits.distinct + 1)
-        used = _values_in_pairs(distinct, limits.pairs)  # falls with each slice
+        used = _values_in_pairs(distinct, limits.pairs)  # never rises from slice to slice
         is_early = firsts.rank < used
         early.append((firsts.value[is_early], firsts.rank[is_early].astype(np.uint8)))
         lengths.append(of_sequences)
@@ -118,7 +118,7 @@ def count_features(dataset: Dataset) -> Iterator[CountedFeature]:
     for feature in statistics_features(dataset.schema):
         counted = count_values(events, values_of_items(dataset, feature), feature.size or 0)
         yield feature.name, *counted
-        del counted  # while the next feature is counted
+        del counted  # free it before the next feature is counted
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
@@ -130,7 +130,7 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
         end = np.maximum(end, events.counted_end)
     # The target of a sequence's last training example need not be among the events.
     is_last = (np.asarray(events.label) == 1) & (events.history_end == end[events.sequence])
-    # Numbers of four bytes, where they fit, halve the memory.
+    # int32, where it is large enough, halves the memory.
     number = np.int32 if events.offsets[-1] < 2**31 else np.int64
     length = end - start
     sequence = np.repeat(np.arange(len(start), dtype=np.int32), length)
@@ -159,9 +159,9 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
 
 
 def _values_in_pairs(sequences: np.ndarray, most: int) -> int:
-    """Return how many values of each sequence take part in pairs, ``most`` of these or fewer.
+    """Return how many values of each sequence may form pairs, for at most ``most`` pairs in all.
 
-    ``sequences`` are those of each number of distinct values, the last one of that many or more.
+    ``sequences[k]`` is the number of sequences with k distinct values; the last k means k or more.
     """
     number = np.arange(len(sequences))
     values = np.minimum.outer(number, number)
@@ -174,8 +174,8 @@ def _own_ranks(
 ) -> np.ndarray:
     """Return the rank of each example's candidate in its sequence, uint8 ``[n]``.
 
-    It is less than ``NOT_OWN``, which stands for one that does not occur at the example or later
-    for the first time.
+    It is ``NOT_OWN`` if the candidate's value does not occur at the example or later for the first
+    time.
     """
     if not len(firsts.value):
         return np.full(len(events.item), NOT_OWN, np.uint8)
@@ -191,11 +191,11 @@ def _own_ranks(
 def count_pairs(
     value: np.ndarray, lengths: np.ndarray, size: int, limits: Limits, threads: int
 ) -> tuple[sparse.csr_array, int]:
-    """Count the users who chose two of the V = ``size`` values.
+    """Count the users of each pair of the V = ``size`` values.
 
-    ``value`` is int32 ``[N]``, distinct values of each user, by user, and ``lengths`` int ``[S]``,
-    how many each user has. Return the users of each pair ``[V, V]``, from both sides and in order,
-    and the least number of users that pairs have.
+    ``value`` is int32 ``[N]``, the distinct values of each user, by user, and ``lengths`` int
+    ``[S]``, their number for each user. Return a symmetric matrix of counts ``[V, V]`` with sorted
+    rows, and the least count of a kept pair.
     """
     ones, offsets = np.ones(len(value), np.int32), np.append(0, np.cumsum(lengths))
     of_users = sparse.csr_array((ones, value, offsets), shape=(len(lengths), size))
@@ -208,7 +208,7 @@ def count_pairs(
     def of_block(block: tuple[int, int]) -> sparse.csr_array:
         rows = of_values[slice(*block)] @ of_users
         own = np.repeat(np.arange(*block, dtype=np.int32), np.diff(rows.indptr))
-        rows.data[rows.indices == own] = 0  # a value and itself are no pair
+        rows.data[rows.indices == own] = 0  # a value does not form a pair with itself
         return _of_users(rows, least)
 
     kept, total = list[sparse.csr_array](), 0
@@ -219,19 +219,19 @@ def count_pairs(
             least = _cut(kept, least, limits.kept)
             total = sum(part.nnz for part in kept)
     least = _cut(kept, least, limits.kept)
-    # The matrix equals its transpose, whose conversion puts each row in order.
+    # The matrix is symmetric, and converting its transpose sorts each row.
     return sparse.vstack(kept, "csr").T.tocsr(), least
 
 
 def _of_users(rows: sparse.csr_array, least: int) -> sparse.csr_array:
-    """Leave out pairs of fewer than ``least`` users; changes and returns the rows."""
+    """Drop pairs of fewer than ``least`` users, in place; return the rows."""
     rows.data[rows.data < least] = 0
     rows.eliminate_zeros()
     return rows
 
 
 def _cut(kept: list[sparse.csr_array], least: int, most: int) -> int:
-    """Leave out pairs of fewest users until ``most`` are left; return the least users of one."""
+    """Drop the rarest pairs until at most ``most`` are left; return the least count of a pair."""
     together = np.concatenate([rows.data for rows in kept])
     if len(together) > most:
         at_least = np.cumsum(np.bincount(together)[::-1])[::-1]

@@ -1,17 +1,17 @@
-"""Factors of training events: vectors of values that the same users chose, and of what came next.
+"""Factorization of training events: vectors of values from common users and from transitions.
 
-Interactions are a sparse matrix N ``[S, V]``: N[s, v] = 1 / sqrt(|s| |v|) where user s chose
-value v, |s| are the values of s and |v| the users of v. A truncated singular value decomposition
-N ~ U diag(s) W^T gives value v the vector ``W[v] * sqrt(s)``. Values that similar users chose have
-similar vectors, even if no user chose both.
+Interactions are a sparse matrix N ``[S, V]``: N[s, v] = 1 / sqrt(|s| |v|) where user s chose value
+v; |s| is the number of values of s, |v| that of users of v. A truncated singular value
+decomposition N ~ U diag(s) W^T gives value v the vector ``W[v] * sqrt(s)``. Values that similar
+users chose have similar vectors, even if no user chose both.
 
-Items have two more vectors, which keep the order. A ``[V, V]`` has the users who chose v for the
-first time before w, a pair of neighbours counting 1, of the next but one 1/2, then 1/3:
-A / sqrt(|v| |w|) ~ U diag(s) W^T, where |v| and |w| are sums of its rows and columns, at least 1.
-``U[v] * sqrt(s)`` is the vector of v as an event, ``W[w] * sqrt(s)`` that of w as what comes next.
+Items have two more vectors, which depend on order. A[v, w] sums over users who chose v before w,
+both for the first time: 1 if w is the next new value, 1/2 if the second next, 1/3 if the third.
+A / sqrt(|v| |w|) ~ U diag(s) W^T, where |v| and |w| are row and column sums of A, at least 1.
+``U[v] * sqrt(s)`` is the vector of v as an earlier event, ``W[w] * sqrt(s)`` of w as the next one.
 
-The users are divided into ``FOLDS`` folds at random. Table 0 is of all users; table k is of those
-outside fold k, so that a training example can be read without what its own user did.
+Users are assigned to ``FOLDS`` folds at random. Table 0 is from all users, table k from those
+outside fold k, so that a training example can read vectors that its own user did not affect.
 
 Sources: Cremonesi et al., RecSys 2010 (PureSVD); Shen et al., CIKM 2021 (normalisation by both
 degrees); Rendle et al., WWW 2010 (factors of transitions).
@@ -40,15 +40,15 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import thread_count, trim_memory
 
-MAX_VALUES = 1 << 16  # values with a vector, at most
-MAX_INTERACTIONS = 1 << 22  # that are factorised; of longer logs, those of some users, evenly apart
-LAGS = 3  # events after an event that come next
+MAX_VALUES = 1 << 16  # maximum number of values with a vector
+MAX_INTERACTIONS = 1 << 22  # in a factorization; of longer logs, only every k-th user is read
+LAGS = 3  # new values after a value that count as next
 
 
 def factorise_features(
     dataset: Dataset, interactions: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return rows and vectors, see :func:`factorise`, of every feature that has some."""
+    """Return rows and vectors of every feature with factors; see :func:`factorise`."""
     events, found = training_events(dataset), {}
     for feature in tables.factor_features(dataset.schema):
         value_of, count = values_of_items(dataset, feature), interactions[feature.name]
@@ -60,7 +60,7 @@ def factorise_features(
 class _Interactions(NamedTuple):
     """Distinct values of users, by user and in the order of their first occurrences."""
 
-    sequence: np.ndarray  # int32, rising
+    sequence: np.ndarray  # int32, ascending
     value: np.ndarray  # int32
 
     def where(self, is_kept: np.ndarray) -> "_Interactions":
@@ -79,9 +79,9 @@ def factorise(
     """Return rows and vectors of one feature's V = ``size`` values, see :class:`.ValueFactors`.
 
     ``value_of`` is int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
-    ``interactions`` is their number, of all users, the sum of :attr:`ValueStatistics.count`.
-    ``most_values``, those of most users, have a vector, and with ``transitions`` those of
-    transitions too; the vectors of others are zeros.
+    ``interactions`` is the number of interactions, the sum of :attr:`ValueStatistics.count`. The
+    ``most_values`` values with most users have a vector, and with ``transitions`` also the two of
+    transitions; the vectors of others are zeros.
     """
     read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1)
     users = np.bincount(read.value, minlength=size)
@@ -118,7 +118,7 @@ def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) 
 
 
 def _by_frequency(interactions: _Interactions, size: int) -> tuple[_Interactions, np.ndarray]:
-    """Number the values that users chose by falling number of users, and return those values.
+    """Renumber the chosen values by descending number of users; also return them in that order.
 
     Products with the matrices then read the vectors of frequent values from the cache.
     """
@@ -144,7 +144,7 @@ def _vectors(interactions: _Interactions, values: int, components: int) -> list[
 def _transition_vectors(
     interactions: _Interactions, values: int, components: int
 ) -> list[np.ndarray]:
-    """Return unit vectors of values as events and as what comes next, ``[values, D]`` each."""
+    """Return unit vectors of values as earlier events and as next ones, ``[values, D]`` each."""
     entries, earlier, later = [], [], []
     for lag in range(1, LAGS + 1):
         place = np.flatnonzero(interactions.sequence[lag:] == interactions.sequence[:-lag])
@@ -169,11 +169,11 @@ def _unit_vectors(
     units = {side: np.zeros((sizes[side], components), np.float32) for side in sides}
     if matrix.nnz:
         vectors = singular_vectors(matrix, components, with_left="left" in sides)
-        trim_memory()  # threads keep what they freed
+        trim_memory()  # allocators of threads keep freed memory
         root = np.sqrt(vectors.singular)
         for side, unit in units.items():
             np.multiply(getattr(vectors, side), root, out=unit[:, : len(root)])
             norm = np.sqrt(np.einsum("vd,vd->v", unit, unit))
-            # One that no component reaches has a vector of rounding errors alone.
+            # A value that no component reaches has a vector of rounding errors.
             unit *= np.where(norm > 1e-5, 1 / np.maximum(norm, 1e-5), 0)[:, None]
     return list(units.values())

@@ -1,10 +1,10 @@
 """The largest singular values of a sparse matrix and their vectors, by subspace iteration.
 
 The matrix M ``[m, n]`` has singular values of at most 1, most of which differ little from their
-neighbours. A basis of a few more columns than are wanted is multiplied by M^T M twice. After that,
-each round takes an estimate a of the squares that are not wanted from the basis itself, and
-multiplies by the Chebyshev polynomial of M^T M that is at most 1 from 0 to a and grows fastest
-beyond it. The rest are products of dense matrices of few columns.
+neighbours. A basis with a few more columns than components is multiplied by M^T M twice. Then each
+round estimates from the basis a bound a on the unwanted squared singular values, and multiplies by
+the Chebyshev polynomial of M^T M that is at most 1 on [0, a] and grows fastest beyond. The rest are
+products of dense matrices with few columns.
 
 Sparse products work on ``WIDTH`` columns at a time, which stay in the cache of a processor, dense
 ones on ``BLOCK`` rows. Threads share these pieces, so results do not depend on their number.
@@ -27,25 +27,25 @@ from dien_jax.utils.machine import thread_count
 
 EXTRA = 32  # columns of the basis beyond those that are kept
 POWERS, ROUNDS, DEGREE = 2, 1, 5
-"""Products with M^T M at first; rounds of the filter, and the degree of its polynomial."""
+"""Initial products with M^T M; rounds of the filter, and the degree of its polynomial."""
 SMALLEST_CUT = 0.03
-"""Least square that the filter tells from smaller ones, relative to the largest. The polynomial is
-2e10 at the largest then, and rounding of that vector hides no other one."""
-MOST_TURNS = 3  # turns of a basis to the vectors within it, at most
+"""Smallest bound a of the filter, relative to the largest square. The polynomial is then 2e10 at
+the largest square, so the rounding of that vector does not hide the others."""
+MOST_TURNS = 3  # maximum number of turns of a basis to the singular vectors within it
 SMALLEST = 1e-13  # least square of a singular value, relative to the largest; less is rounding
 SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5
-"""Least square of what a column has that others do not have. Below the first it is rounding; below
-the second, vectors within a basis are found in several turns, as float32 rounds the first."""
+"""Bounds on eigenvalues of the Gram matrix of normalised columns. Below the first, relative to the
+largest, they are rounding; below the second, one turn is not accurate enough in float32."""
 WIDTH, BLOCK = 20, 1 << 12  # columns of a sparse product, and rows of a dense one, at a time
 
-Pieces = list[np.ndarray]  # float32 [n, WIDTH], and the rest of the columns
+Pieces = list[np.ndarray]  # float32 [n, WIDTH]; the last piece has the remaining columns
 
 
 class Vectors(NamedTuple):
     """Singular values and their vectors."""
 
     left: np.ndarray | None  # float32 [m, D], if wanted
-    singular: np.ndarray  # float32 [D], falling
+    singular: np.ndarray  # float32 [D], descending
     right: np.ndarray  # float32 [n, D]
 
 
@@ -57,8 +57,8 @@ class _Matrix(NamedTuple):
 
     def power(self, vectors: np.ndarray) -> np.ndarray:
         """Return M^T M times some vectors ``[n, .]``."""
-        # The transpose of rows has the same entries in columns: it reads what there is for each row
-        # of M in turn and adds to frequent values, which stay in the cache.
+        # The transpose has the same entries by column: its product reads one row of M after another
+        # and adds to frequent values, which stay in the cache.
         return np.asarray(self.rows.T @ (self.rows @ vectors))
 
 
@@ -67,9 +67,9 @@ def singular_vectors(
 ) -> Vectors:
     """Return the largest singular values of a matrix M, float32, and their vectors.
 
-    There are fewer than D = ``components`` where M has fewer rows or columns.
+    There are fewer than D = ``components`` if M has fewer rows or columns.
     """
-    # Threads of BLAS that wait for each other cost more than these short products.
+    # Synchronizing threads of BLAS costs more than these short products.
     with ThreadPoolExecutor(thread_count()) as threads, threadpool_limits(1, "blas"):
         if matrix.shape[0] <= 2 * components:
             left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
@@ -96,7 +96,7 @@ def _basis(matrix: _Matrix, components: int) -> Pieces:
 
 
 def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool) -> Vectors:
-    """Return the vectors within a basis."""
+    """Return the singular values and vectors within a basis."""
     threads = matrix.threads
     for _ in range(MOST_TURNS):
         squares, turn, share = within_basis(_inner(basis, basis, threads), _gram(matrix, basis))
@@ -114,7 +114,7 @@ def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool
 
 
 def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
-    """Return the polynomial of M^T M times a basis."""
+    """Return the Chebyshev polynomial of M^T M times a basis."""
     threads = matrix.threads
     for _ in range(MOST_TURNS):
         power = list(threads.map(matrix.power, basis))
@@ -137,18 +137,18 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
             before, current = current, following
         return current
 
-    # Each column is near a vector of M, and has a scale of its own.
+    # Each column is near a singular vector of M, and has its own scale.
     turned = (_turned(vectors, turn, threads) for vectors in (basis, power))
     return list(threads.map(chebyshev, *turned))
 
 
 def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the squared singular values of M within a basis, and how its vectors come from it.
+    """Return the squared singular values of M within a basis, and the matrix that gives vectors.
 
-    ``inner`` are the products of the basis's columns with each other, ``[C, C]``, ``image`` those
-    with M^T M times the columns. Return squares, rising ``[C]``, and the turn ``[C, C]``: the basis
-    times it has orthonormal columns, or zeros for what depends on others. And the least square of
-    what a column has that others do not have.
+    ``inner`` is the Gram matrix of the basis, ``[C, C]``; ``image`` has the products of the basis
+    with M^T M times it. Return squares, ascending ``[C]``; the turn ``[C, C]``: the basis times
+    this matrix has orthonormal columns, or zeros for dependent ones; and the least eigenvalue,
+    above rounding, of the Gram matrix of normalised columns.
     """
     norm = np.sqrt(np.diag(inner))
     scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1), 0)
@@ -175,7 +175,7 @@ def _turned(basis: Pieces, turn: np.ndarray, threads: ThreadPoolExecutor) -> Pie
 
 
 def _pieces(vectors: np.ndarray) -> Pieces:
-    """Return ``WIDTH`` columns at a time."""
+    """Split into pieces of ``WIDTH`` columns."""
     starts = range(0, vectors.shape[1], WIDTH)
     return [np.ascontiguousarray(vectors[:, start : start + WIDTH]) for start in starts]
 
@@ -201,7 +201,7 @@ def _inner(left: Pieces, right: Pieces, threads: ThreadPoolExecutor) -> np.ndarr
 
 
 def _gram(matrix: _Matrix, basis: Pieces) -> np.ndarray:
-    """Return the products of the columns of M times a basis, float64 ``[C, C]``."""
+    """Return the Gram matrix of M times a basis, float64 ``[C, C]``."""
 
     def of_block(block: slice) -> np.ndarray:
         rows = matrix.rows[block]

@@ -21,7 +21,7 @@ SLICE_EVENTS = 1 << 18  # events that a thread counts at a time, or one longer s
 class TrainingEvents(NamedTuple):
     """Events and training examples; see :class:`dien_jax.data.Examples`.
 
-    Numbers of events and sequences count from the first ones here.
+    In a slice, indices of events and sequences start at its first ones.
     """
 
     event_item: np.ndarray  # int [E]
@@ -35,10 +35,10 @@ class TrainingEvents(NamedTuple):
 
 
 def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[TrainingEvents]:
-    """Divide events into slices of ``most`` at most, or one longer sequence.
+    """Divide events into slices of at most ``most`` events, or of one longer sequence.
 
     A slice has consecutive sequences, with their events and examples. There is one slice if the
-    examples are not in the order of their sequences. The pages of mapped arrays are given back
+    examples are not in the order of their sequences. The pages of mapped arrays are released
     after each slice.
     """
     sequence = np.asarray(events.sequence)
@@ -60,15 +60,15 @@ def map_slices(
     threads: int,
     most: int = SLICE_EVENTS,
 ) -> Iterator[Result]:
-    """Yield what a function returns for each of the :func:`slices`, in their order."""
+    """Apply a function to each of the :func:`slices`, and yield results in their order."""
     is_large = lambda own: len(own.event_item) > most  # noqa: E731
     return map_in_order(function, slices(events, most), threads, is_large)
 
 
 def borders(offsets: np.ndarray, most: int) -> list[int]:
-    """Return the sequences that slices begin at, and the number of sequences.
+    """Return the first sequence of each slice, and at the end the number of sequences.
 
-    Slices have ``most`` events at most, or one longer sequence.
+    Slices have at most ``most`` events, or one longer sequence.
     """
     found, sequences = [0], len(offsets) - 1
     while len(found) == 1 or found[-1] < sequences:
@@ -79,7 +79,7 @@ def borders(offsets: np.ndarray, most: int) -> list[int]:
 
 
 def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> TrainingEvents:
-    """Return sequences ``first`` to ``end``, whose examples are in some rows."""
+    """Return the slice of sequences ``first`` to ``end``, whose examples are ``rows``."""
     begin, stop = events.offsets[first], events.offsets[end]
     counted_end = events.counted_end
     return TrainingEvents(
@@ -95,7 +95,7 @@ def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> Trai
 
 
 def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
-    """Return events of which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
+    """Return events of which only ``chosen`` sequences count, marked in bool ``[S]``."""
     is_kept, counted_end = chosen[events.sequence], events.counted_end
     if counted_end is not None:
         counted_end = np.where(chosen, counted_end, events.offsets[:-1])
@@ -111,9 +111,9 @@ def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
 def training_events(dataset: Dataset) -> TrainingEvents:
     """Return the training events and examples of a dataset.
 
-    Where training examples begin at some time, all events before validation count, also those of
-    sequences without an example. A sequence of one such event has none, as it would have no
-    example.
+    If training examples begin at a set time, all events before validation count, also those of
+    sequences without an example. A sequence with a single such event does not count, because it
+    would have no example.
     """
     split, train = dataset.meta.get("split", {}), dataset.splits["train"]
     until = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None

@@ -1,6 +1,6 @@
 """Jitted functions: the train step, scoring, ranking, and the state that they carry.
 
-Functions of arrays and settings; files, run folders and progress do not enter.
+They are functions of arrays and settings, without files, run folders or progress.
 """
 
 from dien_jax.steps.negatives import auxiliary_negatives, make_sampler

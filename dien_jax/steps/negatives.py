@@ -1,6 +1,6 @@
-"""Auxiliary negatives, drawn on the device by Walker's alias method: two gathers a draw.
+"""Auxiliary negatives, sampled on the device by Walker's alias method: two gathers per sample.
 
-Dimensions: I items, B examples, T steps, S = T - 1, N negatives a step.
+Dimensions: I items, B examples, T steps, S = T - 1, N negatives per step, R draws per negative.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from dien_jax.data import schema
 from dien_jax.data.schema import UNKNOWN
 
 REDRAWS = 1
-"""Times that a negative equal to its positive is redrawn; after that it is masked out."""
+"""Number of times that a negative equal to its positive is redrawn; then it is masked out."""
 
 
 class Sampler(NamedTuple):
@@ -36,8 +36,8 @@ def make_sampler(popularity: schema.Array) -> Sampler:
     (3,)
 
     Args:
-      popularity: ``[I]``, events of each item in training, whole numbers; ones draw uniformly, and
-        so do zeros. The unknown item is drawn only where no other item exists.
+      popularity: ``[I]``, training events of each item, whole numbers; ones draw uniformly. Without
+        any event, all items are drawn alike, the unknown one too; otherwise that is never drawn.
     """
     mass = np.array(popularity, np.int64)
     mass[UNKNOWN] = 0
@@ -49,10 +49,10 @@ def make_sampler(popularity: schema.Array) -> Sampler:
 def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``keep``, float32 ``[I]``, and ``alias``, int32 ``[I]``, for counts, int64 ``[I]``.
 
-    Vose's loop gives each light item in turn what it lacks from a heavy item, until that has too
-    little left for its own column, is light itself and takes from the next one. Here light and
-    heavy items are in the loop's order, and cumulative sums of lacks and excesses say where they
-    meet. The sums are exact in units of 1 / (I * total), if these fit an int64.
+    Vose's loop fills the columns of light items in turn from a heavy item. When this has too little
+    left for its own column, it becomes light and is filled from the next heavy one. Here light and
+    heavy items are in the loop's order, and cumulative sums of deficits and excesses give the same
+    pairs. The sums are exact in units of 1 / (I * total), if these fit an int64.
 
     Source: the sums as in Hübschle-Schneider and Sanders, Parallel Weighted Random Sampling, ACM
     TOMS 48(3), 2022.
@@ -62,7 +62,7 @@ def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = mass * size if is_exact else mass * (size / total)
     unit = total if is_exact else 1.0  # mass of a column
     light, heavy = (np.flatnonzero(side)[::-1] for side in (share < unit, share >= unit))
-    lack = np.cumsum(unit - share[light])  # with that of the light items before
+    lack = np.cumsum(unit - share[light])  # of this and all earlier light items
     excess = np.cumsum(share[heavy] - unit)
     keep, alias = np.ones(size, np.float32), np.arange(size, dtype=np.int32)
     giver = np.searchsorted(excess, lack - (unit - share[light]))
@@ -77,7 +77,7 @@ def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class RandomColumns(NamedTuple):
-    """Random numbers of draws: a column of the alias table each, and a number in [0, 1)."""
+    """Random numbers of each draw: a column of the alias table, and a number in [0, 1)."""
 
     column: Int[Array, "R B S N"]
     uniform: Float[Array, "R B S N"]
@@ -86,7 +86,7 @@ class RandomColumns(NamedTuple):
 def random_columns(
     key: PRNGKeyArray, items: int, history: Int[Array, "B T"], count: int
 ) -> RandomColumns:
-    """Return the random numbers of ``1 + REDRAWS`` draws for each negative, of I items."""
+    """Return the random numbers of ``1 + REDRAWS`` draws for each negative, from I items."""
     shape = (1 + REDRAWS, history.shape[0], history.shape[1] - 1, count)
     column_key, keep_key = jax.random.split(key)
     column = jax.random.randint(column_key, shape, 0, items, jnp.int32)
@@ -102,9 +102,9 @@ def drawn(sampler: Sampler, random: RandomColumns) -> Int[Array, "..."]:
 def auxiliary_negatives(
     sampler: Sampler, key: PRNGKeyArray, history: Int[Array, "B T"], count: int
 ) -> Int[Array, "B S N"]:
-    """Draw ``count`` items for each behaviour from the second on, unequal to it where possible.
+    """Sample ``count`` items for each behaviour from the second on; redraw those equal to it.
 
-    A draw that equals it after ``REDRAWS`` more stays, for the loss to mask out.
+    Items that are still equal after ``REDRAWS`` are kept, and the loss masks them out.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.steps import auxiliary_negatives, make_sampler

@@ -1,4 +1,4 @@
-"""Adam and its learning-rate schedules, through optax; the tower has a schedule of its own."""
+"""Adam and its learning-rate schedules, through optax; the tower has its own schedule."""
 
 import jax
 import optax
@@ -13,7 +13,7 @@ TOWER_EPOCHS = 8
 
 
 def learning_rate(settings: Config, steps_per_epoch: int, part: Part = "network") -> optax.Schedule:
-    """Return the learning rate of each step that a part of the model is trained."""
+    """Return the learning-rate schedule of a part of the model, over steps of its training."""
     config, steps = settings.optim, steps_per_epoch * epochs_of(settings, part)
     if part == "tower":
         return optax.cosine_decay_schedule(TOWER_RATE, steps)
@@ -36,6 +36,6 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return Adam with the schedule of a part of the model."""
     adam = optax.adam(learning_rate(config, steps_per_epoch, part))
-    # Optax raises floats to an int32 count, which strict dtype promotion refuses.
+    # Optax computes powers of floats with an int32 exponent, which strict promotion refuses.
     lenient = jax.numpy_dtype_promotion("standard")(adam.update)
     return optax.GradientTransformation(adam.init, lenient)

@@ -1,12 +1,12 @@
-"""The place of the arrays of a run: one device, or by a subclass several.
+"""Placement of the arrays of a run: on one device or, in a subclass, on several.
 
-:class:`OneDevice` is everything that the steps, the state and checkpoints ask about places;
-:class:`dien_jax.devices.Placement` answers for several devices.
+:class:`OneDevice` has all placement operations of steps, state and checkpoints.
+:class:`dien_jax.devices.Placement` implements them for several devices.
 
-Large tables have an order of their own in checkpoints, which cuts into consecutive parts for any
+Checkpoints store the rows of large tables in an order that splits into consecutive parts for any
 number of devices; see :class:`Layout`.
 
-Dimensions: n devices, R rows of a table, Q rows of it that a device has.
+Dimensions: n devices, R rows of a table, Q slots of it on each device.
 """
 
 import math
@@ -43,11 +43,11 @@ STRIPES = 256
 
 
 class Layout(NamedTuple):
-    """Order of the R ``rows`` of a large table in checkpoints, and its division over n ``devices``.
+    """Order of the R ``rows`` of a large table in checkpoints, and its split over n ``devices``.
 
-    Row r is in stripe ``r mod s``, at place ``r // s``, and stripes follow each other: popular
-    values, which have neighbouring rows, are on all devices. The number of stripes depends on R
-    alone. Behind the last stripe there may be filler, and within stripes one row; both are zeros.
+    Row r is entry ``r // s`` of stripe ``r mod s``, and stripes follow each other: this spreads
+    popular values, whose rows are neighbours, over all devices. The number s of stripes depends on
+    R alone. A stripe may end with a filler row, and filler may follow the last one: zeros.
     """
 
     rows: int
@@ -69,16 +69,16 @@ class Layout(NamedTuple):
         return -(-self.used // self.devices)
 
     def slots(self, rows: Any) -> Any:
-        """Return the places of rows in the order."""
+        """Return the slots of rows: their positions in this order."""
         return rows % self.stripes * (self.used // self.stripes) + rows // self.stripes
 
     def split(self, array: jax.Array) -> jax.Array:
-        """Return an array ``[R, ...]`` in the order, ``[n Q, ...]``."""
+        """Reorder an array ``[R, ...]`` to slots, ``[n Q, ...]``."""
         rows = _padded(array, self.used)
         return self.ordered(rows.reshape(-1, self.stripes, *array.shape[1:]))
 
     def ordered(self, parts: jax.Array) -> jax.Array:
-        """Return rows ``[places, stripes, ...]`` in the order, ``[n Q, ...]``."""
+        """Reorder rows ``[entries, stripes, ...]`` to slots, ``[n Q, ...]``."""
         slots = jnp.swapaxes(parts, 0, 1).reshape(self.used, *parts.shape[2:])
         return _padded(slots, self.owned * self.devices)
 
@@ -93,7 +93,7 @@ class Layout(NamedTuple):
         return found
 
     def joined(self, array: np.ndarray) -> np.ndarray:
-        """Return the rows ``[R, ...]`` of an array in the order, on the host."""
+        """Return the rows ``[R, ...]`` of an array of slots, on the host."""
         return array[self.slots(np.arange(self.rows))]
 
 
@@ -103,7 +103,7 @@ def _padded(array: jax.Array, rows: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class SavedTable:
-    """A large table in a checkpoint, of which files have at least the first ``used`` slots."""
+    """A large table in a checkpoint, whose files have at least the first ``used`` slots."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -112,10 +112,10 @@ class SavedTable:
 
 
 Update = Callable[[Any, Any, Any, Any], tuple[Any, Any, jax.Array]]
-"""``(whole, compact, gather, gradients)`` to new parameters and slots, and the norm of gradients.
+"""``update(whole, compact, gather, gradients)`` to new parameters, slots and gradient norm.
 
-``whole`` are parameters and slots, ``compact`` the same with the rows gathered in place of tables,
-and ``gradients`` those of its parameters."""
+``whole`` are parameters and slots, ``compact`` the same with gathered rows in place of tables, and
+``gradients`` are those of the parameters in ``compact``."""
 
 
 class OneDevice:
@@ -125,9 +125,9 @@ class OneDevice:
 
     Attributes:
       devices: number n of devices.
-      axis: name of the axis of the mesh that a batch is divided over; None on one device.
-      layouts: that of each large table.
-      part: number of this process and number of processes: it has that part of every batch.
+      axis: name of the mesh axis over which a batch is sharded; None on one device.
+      layouts: the layout of each large table.
+      part: index of this process and number of processes; it has that part of every batch.
     """
 
     axis: Axis = None
@@ -141,17 +141,17 @@ class OneDevice:
     # How a step reads and updates rows.
 
     def tables_by_row(self, update: str) -> frozenset[Table]:
-        """Return the tables of which a step updates only the rows that its batch looks up."""
+        """Return the tables that a step updates by row: only rows that its batch looks up."""
         update = automatic_update(self.schema) if update == "auto" else update
         return frozenset() if update == "dense" else frozenset(self.layouts)
 
     def gather(self, params: Any, by_row: frozenset[Table] = frozenset()) -> Any:
-        """Return what gathers the rows that a batch looks up; see :class:`RowGather`."""
+        """Return the gather of the rows that a batch looks up; see :class:`RowGather`."""
         del params
         return RowGather(by_row)
 
     def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Update:
-        """Return the update of a part's parameters by their gradients."""
+        """Return the function that updates the parameters of a part by their gradients."""
         optimizer = make_optimizer(config, steps_per_epoch, part)
 
         def update(whole: Any, compact: Any, gather: RowGather, gradients: Any) -> Any:
@@ -173,7 +173,7 @@ class OneDevice:
     def mapped(
         self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
     ) -> Callable[..., Any]:
-        """Return a function of all arrays, of one that each device applies to its parts.
+        """Return a function of whole arrays from one that each device applies to its shards.
 
         ``inputs`` and ``outputs`` are kinds: ``state`` (parameters, statistics and slots),
         ``features``, ``items`` (arrays with a row for each item), ``batch``, ``draws`` (random
@@ -185,11 +185,11 @@ class OneDevice:
     # Where arrays are.
 
     def initial(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-        """Draw an embedding table."""
+        """Initialize an embedding table."""
         return EMBEDDING_INITIAL(key, shape, dtype)
 
     def split(self, params: Any) -> Any:
-        """Return fresh parameters as they are on the devices."""
+        """Return fresh parameters in the form that devices hold."""
         return params
 
     def shardings(self, shapes: Any) -> Any:
@@ -197,7 +197,7 @@ class OneDevice:
         del shapes
 
     def on_each(self, tree: Any) -> Any:
-        """Put arrays on every device, as a whole; every process has the same ones."""
+        """Replicate arrays on every device; all processes have the same ones."""
         return tree
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
@@ -217,7 +217,7 @@ class OneDevice:
         return tree
 
     def put(self, tree: Any, like: Any) -> Any:
-        """Put parameters, statistics or slots of one device's form where ``like`` are."""
+        """Put parameters, statistics or slots in one device's form on the devices of ``like``."""
         return placed_like(tree, like)
 
     def readable(self, tree: Any) -> Any:
@@ -225,14 +225,14 @@ class OneDevice:
         return tree
 
     def slots(self, table: Table, rows: Any) -> Any:
-        """Return the places of rows of a table in its array."""
+        """Return the positions of a table's rows in its array."""
         del table
         return rows
 
-    # What checkpoints have.
+    # What checkpoints hold.
 
     def to_save(self, tree: Any) -> Any:
-        """Return arrays as a checkpoint has them: large tables in the order of a layout."""
+        """Return arrays as a checkpoint holds them: large tables in the order of a layout."""
         return self._map_tables(lambda layout, leaf: layout.part(np.asarray(leaf), 0), tree)
 
     def to_restore(self, tree: Any) -> Any:
@@ -244,7 +244,7 @@ class OneDevice:
         return self._map_tables(saved, tree)
 
     def in_rows(self, tree: Any) -> Any:
-        """Return arrays read for :meth:`to_restore`, rows in the order of the vocabulary again."""
+        """Return arrays read for :meth:`to_restore` with rows in the order of the vocabulary."""
         return self._map_tables(Layout.joined, tree)
 
     def _map_tables(
@@ -253,7 +253,7 @@ class OneDevice:
         tree: Any,
         of_other: Callable[[Any], Any] = lambda leaf: leaf,
     ) -> Any:
-        """Apply a function of a layout and an array to large tables, and another to all else."""
+        """Apply a function of layout and array to large tables, and another to other arrays."""
 
         def mapped(path: tuple, leaf: Any) -> Any:
             layout = self.layouts.get(table_of(path))
@@ -262,10 +262,10 @@ class OneDevice:
         return jax.tree_util.tree_map_with_path(mapped, tree)
 
     def restored(self, tree: Any, like: Any) -> Any:
-        """Return what was read for :meth:`to_restore`, where ``like`` is.
+        """Return arrays read for :meth:`to_restore`, on the devices of ``like``.
 
-        Arrays are replaced one by one, so that there is never a second copy of all of them; None
-        is of one that was not read.
+        Arrays are replaced one by one, so that there is never a second copy of all of them. An
+        array that was not read is None, and stays so.
         """
         others, structure = jax.tree_util.tree_flatten_with_path(like)
         leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
@@ -286,14 +286,14 @@ class OneDevice:
 
 
 def is_key(leaf: Any) -> bool:
-    """Return whether an array, or a shape, is of typed PRNG keys."""
+    """Return whether an array, or its shape, has typed PRNG keys."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def placed_like(tree: Any, others: Any) -> Any:
-    """Return arrays on the devices of others, arrays or shapes, and committed only as these are.
+    """Put arrays on the devices of others, arrays or shapes, and committed only if these are.
 
-    A program is compiled again for arrays that are committed to a device.
+    Programs are compiled again for arrays that are committed to a device.
     """
 
     def placed(array: Any, other: Any) -> jax.Array:

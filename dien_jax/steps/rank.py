@@ -19,14 +19,14 @@ from dien_jax.model.shared_history import EncodedHistory
 
 
 class Interests(NamedTuple):
-    """One history of :class:`EncodedHistory`."""
+    """States of one history of an :class:`EncodedHistory`."""
 
     states: Float[Array, "T H"]
     last: tuple[Float[Array, "1 H"], ...]
 
 
 class Programs(NamedTuple):
-    """The jitted programs of ranking; exported models, and some others, have no tower."""
+    """The jitted programs of ranking; ``tower`` is None if the model has none or is exported."""
 
     read: Any
     extend: Any
@@ -36,14 +36,14 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def make_programs(config: Config, schema: Schema) -> Programs:
-    """Return the programs of a model: the same ones, compiled once, for all its checkpoints.
+    """Return the programs of a model; they are cached, and serve all its checkpoints.
 
     ``read(variables, tables, history [T], length) -> Interests``,
     ``extend(variables, tables, interests, item, length) -> Interests`` and
     ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
     count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
-    of logits under ``CALIBRATION``. ``tower`` has the arguments of ``score`` but the interests, and
-    gives the logits of the tower, which ``score`` takes by name if they are known.
+    of logits under ``CALIBRATION``. ``tower`` takes the arguments of ``score`` except the
+    interests, and returns the tower's logits, which ``score`` accepts as the keyword ``tower``.
     """
     model = ClickModel(config.model, schema)
 
@@ -80,7 +80,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
 
         def method(model: ClickModel) -> Array:
             rows = model.row_inputs(batch, tables)
-            if tower is not None:  # and the compiler drops the model's own
+            if tower is not None:  # the compiler then drops the model's own terms
                 rows = rows._replace(terms=tower[:, None])
             embedded = model.embed_items(jnp.asarray(history), tables)
             steps = jnp.asarray(length, jnp.int32)

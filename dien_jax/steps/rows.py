@@ -1,14 +1,14 @@
-"""Rows of embedding tables: those that a batch looks up, and their updates.
+"""Embedding rows that a batch looks up: gathering them, and updating them alone.
 
-    look_up -> compact tables -> forward, gradients, any optimiser of optax -> rows put back
+    look_up -> compact tables -> forward, gradients, any optimizer of optax -> rows put back
 
-An update by row costs what the batch looks up, whatever the size of the tables.
+The cost of an update by row depends on the rows that the batch looks up, not on the table size.
 
 A step works on compact tables of the rows that its batch looks up. Other rows keep parameters and
 slots to the bit: their moments do not decay, as in LazyAdam of TensorFlow Addons. Padding and
-filler look up row 0, of unknown values.
+filler look up row 0, that of unknown values.
 
-Dimensions: U rows taken of a table, at most as many as ids look it up.
+Dimensions: U rows gathered from a table, at most one for each id that is looked up.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -26,23 +26,23 @@ from dien_jax.model.embeddings import gather as gather_values
 from dien_jax.model.tower import WEIGHTS
 
 DENSE_ROWS = 4096
-"""Tables of at most so many rows stay whole: finding their rows costs more than moving all."""
+"""Up to so many rows, a step uses a whole table: finding some rows costs more than moving all."""
 
 LAZY_ROWS = 65_536
-"""Rows of all larger tables together, above which ``auto`` is ``lazy_adam``.
+"""Total number of rows of all larger tables, above which ``auto`` is ``lazy_adam``.
 
-Up to here dense Adam was not worse in quality (docs/defaults.md) and costs a third of a step of 16
-behaviours at most; its time grows with every row."""
+Up to this size dense Adam was not worse in quality (docs/defaults.md), and costs at most a third of
+a step of 16 behaviours; its time is proportional to the rows."""
 
 Table = tuple[str, str]
-"""Group of features, such as ``item``, and feature: its embeddings and its weights."""
+"""Feature group, such as ``item``, and feature: the name of its embeddings and of its weights."""
 _ENDINGS = ("_embeddings", f"_{WEIGHTS}")
 
 
 class Rows(NamedTuple):
-    """Distinct rows of one table, rising, then filler up to U.
+    """Distinct rows of one table in ascending order, then filler up to U.
 
-    Filler reads the first row again and writes past the end, so nowhere.
+    Filler reads the first row again, and writes past the end of the table, which has no effect.
     """
 
     read: Int[Array, " U"]
@@ -50,9 +50,9 @@ class Rows(NamedTuple):
 
 
 def large_tables(schema: Schema, dense_rows: int) -> dict[Table, int]:
-    """Return the number of rows of each embedding table of more than ``dense_rows``.
+    """Return the number of rows of each embedding table with more than ``dense_rows`` rows.
 
-    Item (user) ids come with the features, whose values are looked up through the ids taken.
+    A large item (user) feature adds the table of ids, whose rows its values are gathered with.
     """
     tables = {}
     for group, features in vars(schema).items():
@@ -66,7 +66,7 @@ def large_tables(schema: Schema, dense_rows: int) -> dict[Table, int]:
 
 
 def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
-    """Return the update of embeddings that ``auto`` stands for with tables of a schema."""
+    """Return the update of embeddings that ``auto`` chooses for the tables of a schema."""
     sizes = [f.size or 0 for features in vars(schema).values() for f in features]
     of_large = sum(size for size in sizes if size > DENSE_ROWS)
     return "lazy_adam" if of_large > LAZY_ROWS else "dense"
@@ -74,7 +74,7 @@ def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
 
 def distinct(ids: Int[Array, "..."], size: int) -> Rows:
     """Return the rows that ids look up in a table of ``size`` rows: ``U = min(ids, size)``."""
-    # As jnp.unique does, in a fifth of its time on a CPU.
+    # Same result as jnp.unique, in a fifth of its time on a CPU.
     ids = jnp.sort(ids.reshape(-1))
     is_first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
     place = jnp.cumsum(is_first, dtype=jnp.int32) - 1
@@ -84,12 +84,12 @@ def distinct(ids: Int[Array, "..."], size: int) -> Rows:
 
 
 def places(rows: Rows, ids: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Return the position of each id among the rows taken, where every id must be."""
+    """Return the index of each id in the gathered rows, which must contain all ids."""
     return jnp.searchsorted(rows.write, ids).astype(ids.dtype)
 
 
 class LookUps(NamedTuple):
-    """A batch with ids renumbered for the rows gathered, and the features of these rows."""
+    """A batch with ids renumbered for the gathered rows, and the features of these rows."""
 
     features: FeatureTables
     batch: Batch
@@ -97,11 +97,11 @@ class LookUps(NamedTuple):
 
 
 class RowGather:
-    """Rows of some tables that a batch looks up, on one device.
+    """The gather of rows that a batch looks up, on one device.
 
     Attributes:
-      tables: the tables; ids of others stay as they are.
-      rows: the rows taken of each.
+      tables: tables to gather from; ids of other tables are not renumbered.
+      rows: the rows gathered from each table.
     """
 
     def __init__(self, tables: frozenset[Table]) -> None:
@@ -109,20 +109,20 @@ class RowGather:
         self.rows: dict[Table, Rows] = {}
 
     def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
-        """Return ids as places among the rows taken, and columns ``[U, ...]``.
+        """Return ids as indices of the gathered rows, and columns ``[U, ...]``.
 
         Args:
           table: one of ``tables``.
           size: its number of rows.
-          ids: the rows that are looked up.
-          columns: arrays with a row for each of the table's.
+          ids: the rows to look up.
+          columns: arrays with one row for each row of the table.
         """
         rows = self.rows[table] = distinct(ids, size)
         columns = jax.tree.map(lambda column: jnp.asarray(column)[rows.read], columns)
         return places(rows, ids), columns
 
     def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
-        """Return parameters and slots with the rows taken in place of tables."""
+        """Return parameters and slots with gathered rows in place of tables."""
         return take_rows((params, slots), self.rows)
 
     def metrics(self) -> dict[str, jax.Array]:
@@ -140,9 +140,9 @@ def look_up(
 ) -> LookUps:
     """Gather the rows that a batch looks up, renumber its ids, and compute its statistics.
 
-    ``gather`` is a :class:`RowGather`, or one for tables that are divided over devices. Features of
-    items and users come with the rows of their ids, and rows of the tables of these features after
-    that.
+    ``gather`` is a :class:`RowGather`, or its counterpart for tables sharded over devices. Feature
+    values of items and users are gathered with the rows of their ids, and then themselves looked up
+    in the tables of the features.
     """
 
     def take(
@@ -186,7 +186,7 @@ def look_up(
 
 
 def take_rows(tree: Any, rows: dict[Table, Rows]) -> Any:
-    """Return parameters or optimiser state, with the rows taken in place of tables and slots."""
+    """Return parameters or optimizer state, with gathered rows in place of tables and slots."""
 
     def take(path: tuple, leaf: jax.Array) -> jax.Array:
         taken = rows.get(table_of(path))
@@ -196,7 +196,7 @@ def take_rows(tree: Any, rows: dict[Table, Rows]) -> Any:
 
 
 def put_rows(whole: Any, compact: Any, rows: dict[Table, Rows]) -> Any:
-    """Put the rows that :func:`take_rows` took of ``whole`` back, after an update."""
+    """Write rows that :func:`take_rows` gathered back into ``whole``, after an update."""
 
     def put(path: tuple, leaf: jax.Array, changed: jax.Array) -> jax.Array:
         taken = rows.get(table_of(path))
@@ -210,9 +210,9 @@ def put_rows(whole: Any, compact: Any, rows: dict[Table, Rows]) -> Any:
 
 
 def table_of(path: tuple) -> Table:
-    """Return the table of a leaf by the last two keys of its path, which a parameter's slots share.
+    """Return the table of a leaf by the last two keys of its path; a parameter's slots share them.
 
-    The group is empty for a leaf of no table.
+    The group is empty for a leaf that belongs to no table.
     """
     keys = [str(getattr(key, "key", "")) for key in path[-2:]]
     groups = [keys[0].removesuffix(ending) for ending in _ENDINGS if keys[0].endswith(ending)]

@@ -20,8 +20,8 @@ def make_predict_step(
 ) -> Callable[..., jax.Array]:
     """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
-    Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`. They are those
-    of the whole model, or of the part ``"tower"`` alone.
+    Probabilities are those of the whole model or, for the part ``"tower"``, of the tower alone. Its
+    argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader

@@ -1,4 +1,4 @@
-"""The state that a train step carries, the tables it reads, and the least memory of both."""
+"""The state that a train step carries, the tables it reads, and lower bounds on memory."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def parts(config: ModelConfig) -> tuple[Part, ...]:
 class TrainState(NamedTuple):
     """Everything a run carries from step to step; step k uses ``fold_in(key, k)``.
 
-    ``optimizer_state`` is that of each part of the model, by name.
+    ``optimizer_state`` has the state of each part of the model, by name.
     """
 
     params: Any
@@ -58,7 +58,7 @@ class Tables(NamedTuple):
 
 
 def feature_tables(dataset: "Dataset", model: ModelConfig, *, folds: bool = False) -> FeatureTables:
-    """Return the tables that a model reads, on the default device; ``folds`` are for training.
+    """Return the tables that a model reads, on the default device; ``folds`` adds training's.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import feature_tables
@@ -95,9 +95,9 @@ def training_tables(dataset: "Dataset", config: Config, place: OneDevice | None 
 def create_state(
     config: Config, schema: Schema, steps_per_epoch: int, seed: int, place: OneDevice | None = None
 ) -> TrainState:
-    """Return the initial state, which configuration, schema and seed determine.
+    """Return the initial state, a function of configuration, schema and seed.
 
-    On several devices a ``place`` divides it; each device draws its own rows of large tables.
+    A ``place`` of several devices shards it: each initializes its own rows of large tables.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import create_state
@@ -106,14 +106,14 @@ def create_state(
     (0, ['item_embeddings', 'mlp'])
 
     Raises:
-      UserError: where the configured implementation of the recurrences cannot run here, a
-        configured attention or evolution does not exist, or the state exceeds the memory.
+      UserError: the configured implementation of the recurrences cannot run here, a configured
+        attention or evolution does not exist, or the state exceeds the memory.
     """
     require_unforked()
     place = place or OneDevice(schema)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     settings = config.model
-    if settings.implementation == "auto":  # to choose one takes seconds; parameters are the same
+    if settings.implementation == "auto":  # choosing one takes seconds; parameters are the same
         settings = dataclasses.replace(settings, implementation="xla")
     model = ClickModel(settings, schema, initial=place.initial)
 
@@ -148,7 +148,7 @@ def create_state(
 def all_finite(tree: Any) -> bool:
     """Return whether every floating-point number of a tree is finite.
 
-    NumPy reads arrays in the memory of a CPU, for which a program would take seconds to compile.
+    On a CPU, NumPy checks the arrays, because a JAX program would take seconds to compile.
     """
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if all(leaf.is_fully_addressable and leaf.platform() == "cpu" for leaf in floats):
@@ -166,9 +166,9 @@ def require_state_memory(
 ) -> None:
     """Refuse parameters and optimizer state that are larger than the device's memory.
 
-    ``shapes`` are parameters first, then everything else; ``shardings`` say what each of several
-    devices has of them. What is updated densely also needs room for its gradient, at least for the
-    largest one; tables that are updated by row do not.
+    ``shapes`` are parameters first, then everything else; ``shardings`` say which part of them each
+    of several devices holds. Dense updates also need memory for gradients, at least for the largest
+    one; tables that are updated by row do not.
     """
     named, _ = jax.tree_util.tree_flatten_with_path(shapes)
     leaves = [leaf for _, leaf in named]
@@ -191,7 +191,7 @@ def require_state_memory(
 def require_step_memory(config: Config, place: OneDevice, rows: int, steps: int) -> None:
     """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory.
 
-    Each of several devices has its share of the rows.
+    Several devices have equal shares of the rows.
     """
     rows = -(-rows // place.devices)
     subject = f"the activations of {rows:,} histories of {steps:,} events"
@@ -204,9 +204,9 @@ def require_step_memory(config: Config, place: OneDevice, rows: int, steps: int)
 
 
 def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
-    """Return the size of arrays that the gradient of a step reads: embeddings, states, layers.
+    """Return the bytes of activations that a step's gradient reads: embeddings, states, layers.
 
-    It leaves out what a compiler may compute again or never store.
+    Arrays that a compiler may recompute or never store are left out.
     """
     model = config.model
     of_item = model.item_embedding_size or model.embedding_size

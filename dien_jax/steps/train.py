@@ -4,9 +4,9 @@
     on each device, for its rows of the batch:
       auxiliary negatives -> rows looked up -> forward -> both losses -> gradients -> update
 
-A step trains one part of the model: the tower alone, or the network while the tower stays as it is.
-A device's loss is its share of the whole batch's: sums of gradients over devices are those of the
-whole batch. On one device all rows are its own, and nothing is summed.
+A step trains one part of the model: the tower alone, or the network with the tower frozen. A
+device's loss is its share of the loss of the whole batch, so gradients summed over devices are
+those of the whole batch. On one device, nothing is summed.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,9 @@ from dien_jax.steps.state import Tables, TrainState
 Metrics = dict[str, jax.Array]
 
 WEIGHT_PENALTY = 0.03
-"""Factor of the mean square of the terms of values in the loss of the tower."""
+"""Factor of the mean squared terms of feature values in the loss of the tower."""
 LEARNED_PENALTY = 30.0
-"""Factor of the mean square of what item embeddings learn beyond the vectors they start from."""
+"""Factor of the mean squared distance of item embeddings from their initial vectors."""
 
 
 def click_loss(
@@ -43,8 +43,8 @@ def click_loss(
 ) -> Float[Array, ""]:
     """Return the cross-entropy of click logits in nats, a weighted mean over rows.
 
-    It is finite for any finite logit. Filler rows weigh 0; a batch of filler alone gives 0. With
-    the mesh ``axis`` of the rows it is this device's share.
+    It is finite for any finite logit. Filler rows have weight 0; a batch of filler alone gives 0.
+    With ``axis``, the mesh axis of the rows, it is this device's share.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.steps import click_loss
@@ -63,8 +63,8 @@ def halved_click_loss(
 ) -> Float[Array, ""]:
     """Return the click loss of the authors' program, a mean over rows and over two columns.
 
-    The columns are a softmax's, click and no click, with 1e-8 added to each: half of
-    :func:`click_loss` except for confident mistakes, whose gradient fades.
+    The columns are softmax probabilities of click and no click, with 1e-8 added to each. The loss
+    is half of :func:`click_loss`, except for confident mistakes, whose gradient vanishes.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.steps import halved_click_loss
@@ -80,7 +80,7 @@ def halved_click_loss(
 def randomised(
     config: Config, schema: Schema, batch: Batch, key: jax.Array, part: Part = "network"
 ) -> tuple[Batch, RandomColumns | None, jax.Array]:
-    """Return the batch with some ids unknown, random numbers for negatives, and dropout's key."""
+    """Return the batch with some ids made unknown, random numbers of negatives, dropout's key."""
     train, random = config.train, None
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
     if train.unknown_items:
@@ -99,7 +99,7 @@ def randomised(
 def negatives_of(
     place: OneDevice, sampler: Sampler | None, batch: Batch, random: RandomColumns | None
 ) -> jax.Array | None:
-    """Return the auxiliary negatives that random numbers draw, or None without any."""
+    """Return the auxiliary negatives of random numbers; None without random numbers."""
     if random is None:
         return None
     assert sampler is not None
@@ -111,7 +111,7 @@ def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:
     item, history = jnp.asarray(batch.item), jnp.asarray(batch.history)
     item_key, history_key = jax.random.split(key)
     is_unknown = jax.random.bernoulli(item_key, share, item.shape)
-    own = batch.own  # of the item that was replaced
+    own = batch.own  # bits of the original candidate
     if own is not None:
         own = jnp.where(is_unknown[:, None], jnp.zeros_like(own), jnp.asarray(own))
     return batch._replace(
@@ -128,10 +128,10 @@ def make_loss(
 ) -> Callable[..., tuple[jax.Array, tuple]]:
     """Return ``loss(params, fixed, batch_stats, features, batch, negatives, dropout_key)``.
 
-    It gives the loss of a part of the model with parameters ``params``, while those of ``fixed``
-    stay, and the new running statistics with the metrics; loss and metrics are this device's shares
-    if there is a mesh ``axis``. That of the tower has :data:`WEIGHT_PENALTY` times the squares of
-    the terms of values, which keeps weights of rare ones near 0.
+    The function returns the loss of a part of the model, and new running statistics with metrics.
+    ``params`` are its trained parameters, ``fixed`` the frozen ones. With a mesh ``axis``, loss and
+    metrics are this device's shares. The tower's loss adds :data:`WEIGHT_PENALTY` times the squared
+    terms of feature values, which keeps weights of rare values near 0.
     """
     model = ClickModel(config.model, schema, axis)
     click_loss_of = halved_click_loss if config.model.follow_authors else click_loss
@@ -179,7 +179,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
     """Return the jitted step, which trains a part of the model.
 
-    It donates the state: the one passed in must not be used again.
+    It donates its state: do not use the state that you passed in again.
 
     >>> from dien_jax import Loader, open_dataset, preset
     >>> from dien_jax.steps import create_state, make_train_step, training_tables
@@ -194,9 +194,9 @@ def make_train_step(
     Metrics are device scalars, means over real rows: ``loss``, ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy``, ``weight`` (real rows) and ``gradient_norm``.
 
-    On several devices state, tables and batch are those of a ``place``. Parameters and metrics are
-    those of one device, but for rounding; a further metric, ``further_rounds``, counts the
-    exchanges of rows beyond the first one of each table.
+    With a ``place`` of several devices, state, tables and batch must be placed by it. Parameters
+    and metrics equal those of one device up to rounding. A further metric, ``further_rounds``,
+    counts the exchanges of rows beyond the first one of each table.
     """
     place = place or OneDevice(schema)
     by_row = place.tables_by_row(config.optim.embedding_update)

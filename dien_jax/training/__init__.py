@@ -1,6 +1,6 @@
 """Training runs: the loop, its reports, and warm starts.
 
-Flags, signals and the printing of results do not enter: ``dien_jax/train.py`` has them.
+Flags, signals and the printing of results are in ``dien_jax/train.py``.
 """
 
 from dien_jax.training.run import RunResult, fit, resume

@@ -1,7 +1,7 @@
 """The start, the stop and the end of a run of several processes.
 
-``jax.distributed`` connects the processes, passes SIGTERM on, and notices a process that has ended:
-it then aborts the others. Here that gets a message, which says what to do, and an exit status.
+``jax.distributed`` connects the processes, passes SIGTERM on, and aborts the others when one has
+ended. This module adds a message, which says what to do, and an exit status.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ from dien_jax.utils.console import print_only_errors, say_error
 from dien_jax.utils.processes import SharedError, agree, check_counts, count, exchange, index
 
 HEARTBEAT_SECONDS = 30
-"""Time after which a process that is not heard of has ended."""
+"""Time without a heartbeat after which a process counts as ended."""
 SHUTDOWN_SECONDS = 60
-"""Time that a process waits for the others at its end."""
+"""Time that a process waits for the others when it ends."""
 LOST = 3
 """Exit status of a process that cannot continue because another one has ended."""
 MISTAKE = 2
 """Exit status of a process that was started wrongly."""
 
 _FAILED_OPERATION = re.compile("[A-Z_]+: ")
-"""Start of an error of XLA, whatever its type: the code of its status."""
+"""Start of the message of an XLA error of any type: its status code."""
 
 _handlers: list[Any] = []
-"""Functions that C calls, which must not be collected."""
+"""Functions that C calls, which must not be garbage-collected."""
 _is_alone = False
 """Whether this process ends without the others."""
 _calls = itertools.count(1)
@@ -48,12 +48,12 @@ _calls = itertools.count(1)
 
 @contextlib.contextmanager
 def processes_of(config: DistributedConfig) -> Iterator[None]:
-    """Connect the processes of a run, and part from them when the block ends.
+    """Connect the processes of a run, and disconnect when the block ends.
 
-    The block has to end in the same way on every process, with a result or with an error that all
-    raise. After any other error :func:`leave` ends this process, and so the others. Processes that
-    do not come together within ``config.timeout``, or cannot work together, are a ``UserError`` on
-    every process.
+    The block must end in the same way on every process: with a result, or with an error that all
+    raise. After any other error :func:`leave` ends this process, and thereby the others. Processes
+    that do not connect within ``config.timeout``, or do not match, are a ``UserError`` on every
+    process.
     """
     try:
         _connect(config)
@@ -68,7 +68,7 @@ def processes_of(config: DistributedConfig) -> Iterator[None]:
 
 
 def leave(status: int) -> int:
-    """Return an exit status, or end at once where others would be waited for in vain."""
+    """Return an exit status, or exit at once if waiting for the others would be in vain."""
     if _is_alone:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -77,10 +77,10 @@ def leave(status: int) -> int:
 
 
 def agreed_stop(stop_signal: Callable[[], int | None]) -> Callable[[], int | None]:
-    """Return a function that gives all processes the number of a signal at the same call.
+    """Return a function that returns the number of a signal at the same call on all processes.
 
-    Every process has to call it equally often. SIGTERM is JAX's; ``stop_signal`` says whether this
-    process got another one.
+    Every process must call it equally often. JAX handles SIGTERM; ``stop_signal`` returns another
+    signal that this process has received.
     """
     if count() == 1:
         return stop_signal
@@ -156,7 +156,7 @@ def _connect(config: DistributedConfig) -> None:
 
 
 def _check_port(config: DistributedConfig) -> None:
-    """Refuse a port of process 0 that another program listens at; JAX would crash."""
+    """Refuse a port of process 0 on which another program listens; JAX would crash."""
     assert config.coordinator is not None
     port = config.coordinator.rpartition(":")[2]
     if config.process == 0:
@@ -168,7 +168,7 @@ def _check_port(config: DistributedConfig) -> None:
 
 
 def _say_when_aborted(message: str, status: int) -> None:
-    """Print a message and exit where JAX would abort this process, from a thread of its own."""
+    """Print a message and exit when one of JAX's threads aborts this process."""
     number = f"process {index()}: " if index() else ""
     text = f"{number}error: {message}\n".encode(errors="backslashreplace")
 
@@ -183,8 +183,8 @@ def _say_when_aborted(message: str, status: int) -> None:
 
 @contextlib.contextmanager
 def _signals_end_at_once() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a process that waits in JAX, where Python handles no signal."""
-    number = signal.SIGINT  # JAX takes SIGTERM
+    """Let Ctrl-C and SIGTERM end a process while JAX waits and Python cannot handle signals."""
+    number = signal.SIGINT  # JAX handles SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     before = signal.signal(number, signal.SIG_DFL)
     try:
@@ -194,17 +194,17 @@ def _signals_end_at_once() -> Iterator[None]:
 
 
 def _part() -> None:
-    """Wait for the others, so that each ends with a status of its own."""
+    """Wait for the others, so that each process ends with its own status."""
     if count() > 1:
-        with contextlib.suppress(Exception):  # what failed is said, or the run is complete
+        with contextlib.suppress(Exception):  # the failure is reported, or the run is complete
             jax.distributed.shutdown()
 
 
 def _end_alone(error: BaseException) -> None:
-    """Note that the others do not end now; they do once they miss this process.
+    """Note that this process ends alone; the others end once its heartbeat is missing.
 
-    Where an operation of all failed, another process has probably ended: JAX then aborts this one.
-    Any error that is no mistake of the user ends this process here.
+    If a collective operation failed, another process has probably ended: JAX then aborts this one.
+    Other errors end this process here, except errors of the user, of files and of memory.
     """
     global _is_alone
     if not jax.distributed.is_initialized():

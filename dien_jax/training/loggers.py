@@ -1,10 +1,10 @@
-"""The loggers of a run: TensorBoard in its folder, and MLflow and W&B, each behind a thread.
+"""The loggers of a run: TensorBoard in its folder, and MLflow and W&B, each in a thread.
 
-A logger that keeps runs elsewhere connects before the slow work of a run, so that a server that
-cannot be reached is refused at once. Later nothing that a server does stops or slows training.
+A logger with a server connects before the slow work of a run, so an unreachable server is an error
+at once. Later, no failure or delay of a server stops or slows training.
 
-``loggers.json`` of a run folder has the names of the loggers and, for those that keep runs
-elsewhere, the id of the run there, for a later resumption. A run with TensorBoard alone has no such
+``loggers.json`` of a run folder has the names of the loggers and, for those with a server, the id
+of the run there, with which a resumed run continues. A run with TensorBoard alone has no such
 file.
 """
 
@@ -31,7 +31,7 @@ from dien_jax.utils.files import read_json, write_json
 
 LOGGERS_FILE = "loggers.json"
 LONGEST_QUEUE = 1000
-"""Calls that wait for a server; further ones are left out."""
+"""Maximum number of calls that wait for a server; further ones are dropped."""
 CLOSE_SECONDS = 40.0
 """Seconds that the end of a run waits for a server."""
 MLFLOW_DEFAULTS = {
@@ -40,8 +40,8 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Variables of MLflow unless they are set: a server that is not there is refused in seconds, and
-standard output has the result of the run alone."""
+"""Environment variables of MLflow, unless they are set: an unreachable server is an error within
+seconds, and standard output has only the result of the run."""
 WANDB_SETTINGS: Any = {
     "console": "off", "silent": True, "finish_timeout": 30, "finish_timeout_raises": True,
 }  # fmt: skip
@@ -50,30 +50,30 @@ WANDB_SETTINGS: Any = {
 
 @runtime_checkable
 class Logger(Protocol):
-    """A destination of what a run reports.
+    """A destination of the reports of a run.
 
-    Calls come from one thread, in the order of the methods. Names of scalars have slashes, such as
+    One thread calls the methods, in the order below. Names of scalars have slashes, such as
     ``train/loss``.
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log finite numbers by name; those of later steps than a checkpoint's may come again."""
+        """Log finite numbers by name. After a resume, steps beyond the checkpoint come again."""
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log the metrics of the best checkpoint, that of ``step``, and files of the run.
+        """Log the metrics of the best checkpoint, from ``step``, and files of the run.
 
-        This may come twice, with the same content, for a run that was killed as it ended.
+        A run that was killed at its end may call this twice, with the same content.
         """
 
     def close(self, error: BaseException | None) -> None:
-        """End; ``error`` is what ended the run before its result, if anything did."""
+        """Close; ``error`` is the exception that ended the run before its result, or None."""
 
 
 class Background(Logger):
-    """The :class:`Logger` that passes its calls to a tracker in a thread.
+    """A :class:`Logger` that passes its calls to a tracker in a thread.
 
-    Training never waits for the tracker. A call that fails is left out, those after it are made,
-    and a line says so once. The thread does not keep the process alive.
+    Training never waits for the tracker. A call that fails is dropped, and later calls are made;
+    one warning says so. The thread does not keep the process alive.
     """
 
     def __init__(self, title: str, tracker: Logger) -> None:
@@ -89,7 +89,7 @@ class Background(Logger):
         self._later(partial(self._tracker.finish, step, metrics, files))
 
     def close(self, error: BaseException | None, seconds: float = CLOSE_SECONDS) -> None:
-        """Close the tracker after all calls, and wait for it, for a limited time."""
+        """Close the tracker after all calls, and wait for it for a limited time."""
         self._later(partial(self._tracker.close, error))
         self._later(None)
         self._thread.join(seconds)
@@ -116,11 +116,11 @@ class Background(Logger):
 
 
 class TensorBoard:
-    """The :class:`Logger` that writes event files, which are on disk when a method returns.
+    """A :class:`Logger` that writes event files, which are on disk when a method returns.
 
-    tensorboardX's ``SummaryWriter`` is not used: it writes in a thread, so that ``flush`` may
-    return before events are in the file, and an event that cannot be written ends that thread
-    silently and then blocks training. The run folder gets a folder ``tensorboard``; a file that
+    tensorboardX's ``SummaryWriter`` is not used: it writes in a thread, so ``flush`` may return
+    before events are in the file, and an event that cannot be written silently ends that thread,
+    which then blocks training. Event files are in ``tensorboard`` of the run folder; one that
     cannot be written is a ``UserError``.
     """
 
@@ -156,9 +156,9 @@ class TensorBoard:
 
 
 class MLflow(Logger):
-    """The :class:`Logger` of MLflow, whose variables of the environment say where the run goes.
+    """The :class:`Logger` of MLflow, whose environment variables choose the server.
 
-    It goes on in the run ``run_id``, or in a new one. Values of settings become text. A server that
+    It continues the run ``run_id``, or creates one. Values of settings become text. A server that
     cannot be reached or does not have the run is a ``UserError``.
     """
 
@@ -168,7 +168,7 @@ class MLflow(Logger):
         require("mlflow", "the logger mlflow")
         import mlflow
 
-        # Else it says for each new database that it makes tables.
+        # It would otherwise log the creation of tables in each new database.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         where = without_password(mlflow.get_tracking_uri())
         try:
@@ -187,7 +187,7 @@ class MLflow(Logger):
         say(f"MLflow: run {run_id} at {where}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers. A step that is logged again is kept beside what was logged before."""
+        """Log numbers. A step that is logged again does not replace earlier numbers."""
         self._mlflow.log_metrics(dict(values), step, run_id=self.run_id)
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
@@ -197,14 +197,14 @@ class MLflow(Logger):
             self._mlflow.log_artifact(str(file), run_id=self.run_id)
 
     def close(self, error: BaseException | None) -> None:
-        """Say how the run ended: finished, killed (stopped by a signal) or failed."""
+        """Record how the run ended: finished, killed (stopped by a signal) or failed."""
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         self._client.set_terminated(self.run_id, status)
 
 
 def _experiment(client: Any) -> str:
-    """Return the id of the experiment that the environment names, which is made if it is new."""
+    """Return the id of the experiment that the environment names; create it if it is new."""
     if (given := os.environ.get("MLFLOW_EXPERIMENT_ID")) is not None:
         return given
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
@@ -213,12 +213,12 @@ def _experiment(client: Any) -> str:
 
 
 class WeightsAndBiases(Logger):
-    """The :class:`Logger` of Weights & Biases, whose variables say where the run goes.
+    """The :class:`Logger` of Weights & Biases, whose environment variables choose the server.
 
-    It goes on in the run ``run_id``, or in a new one. All charts have the axis ``step``: W&B
-    refuses a step of its own that was logged before. Its client sends in a process of its own, and
-    repeats what the server does not take. A server that cannot be reached or refuses the run is a
-    ``UserError``.
+    It continues the run ``run_id``, or creates one. All charts use ``step`` as their axis, because
+    W&B refuses to log one of its own steps again. Its client sends in a separate process, and
+    repeats requests that the server did not accept. A server that cannot be reached or refuses the
+    run is a ``UserError``.
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], run_id: str | None) -> None:
@@ -240,7 +240,7 @@ class WeightsAndBiases(Logger):
         say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers. A step that is logged again is kept beside what was logged before."""
+        """Log numbers. A step that is logged again does not replace earlier numbers."""
         self._run.log({**values, "step": step})
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
@@ -252,7 +252,7 @@ class WeightsAndBiases(Logger):
         self._run.log_artifact(artifact)
 
     def close(self, error: BaseException | None) -> None:
-        """End the run, as failed if an error or a signal ended it, and wait for what is sent."""
+        """End the run, as failed after an error or a signal, and wait until all is sent."""
         self._run.finish(exit_code=int(error is not None))
 
 
@@ -260,7 +260,7 @@ TRACKERS: dict[str, tuple[str, Any]] = {
     "mlflow": ("MLflow", MLflow),
     "wandb": ("W&B", WeightsAndBiases),
 }
-"""Title and class by the name of the logger; a client is imported when its logger is made."""
+"""Title and class by the name of the logger; a client is imported when its logger is created."""
 
 
 def without_password(text: str) -> str:
@@ -286,13 +286,13 @@ def opened_loggers(
 
     Args:
       folder: run folder.
-      names: their names; by default those that the run has, or TensorBoard.
+      names: names of the loggers; by default those of the run, or TensorBoard.
       settings: settings of the run by name, values of any type.
-      restored_step: that of the checkpoint that the run goes on from; 0 for a fresh run.
+      restored_step: step of the checkpoint from which the run continues; 0 for a fresh run.
 
     Raises:
-      UserError: for an unknown name, a server that cannot be reached or does not have the run, and
-        a damaged ``loggers.json``.
+      UserError: a name is unknown, a server cannot be reached or does not have the run, or
+        ``loggers.json`` is damaged.
     """
     file = folder / LOGGERS_FILE
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}

@@ -6,8 +6,8 @@ train state and :class:`Progress`, and a run resumed from one ends with the para
 uninterrupted run. Evaluations are due at fixed steps, and the checkpoint after one records it.
 
 A model with a tower is trained in two parts: the tower alone, for a few epochs, then the network
-beside the best tower, which stays as it is. The network starts from a logit of 0, so the
-best checkpoint may be one of the tower alone.
+with the best tower, which is frozen. The network's logit starts at 0, so the best checkpoint may be
+one of the tower alone.
 """
 
 import dataclasses
@@ -57,16 +57,16 @@ from dien_jax.utils.processes import from_first, on_first
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
 COUNTS_ALONE = "counts alone"
-"""Name of the tower among simple models."""
+"""Name of the tower among baselines."""
 
 
 class Trainer:
     """One run, from its first step or its latest checkpoint to its result.
 
-    ``checkpoints`` are shared ones with several processes; None saves none, and allows only
-    :meth:`evaluations`. ``stop_signal`` is asked before each batch: the number of a signal stops
-    the run once its state is saved. The number of ``devices`` of all processes divides the batch
-    size; none is the default device. ``rotation`` turns vectors, see :mod:`.vectors`.
+    Several processes share ``checkpoints``; None saves nothing, and allows only
+    :meth:`evaluations`. ``stop_signal`` is called before each batch; if it returns the number of a
+    signal, the run saves its state and stops. The number of ``devices`` of all processes divides
+    the batch size; () is the default device. ``rotation`` rotates vectors, see :mod:`.vectors`.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -108,7 +108,7 @@ class Trainer:
         shapes = self._place.like(self.state.params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         self._tables = training_tables(dataset, config, self._place)  # after the larger state
-        # A warm start has a tower, which it keeps.
+        # A warm start keeps the tower of its source.
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
         self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
@@ -132,7 +132,7 @@ class Trainer:
         self._unreported: dict[str, float] = {}  # sums of training metrics
 
     def notes(self) -> list[str]:
-        """Return lines about histories, devices and compilation, said before the first step."""
+        """Return lines about histories, devices and compilation, printed before the first step."""
         lines, loader, devices = [], self._loader, self._place.devices
         if loader.cut_histories:
             longest = loader.padded_lengths[-1]
@@ -149,9 +149,9 @@ class Trainer:
         return [*lines, f"compiling the train step for histories padded to {lengths} takes a while"]
 
     def start_from(self, trained: tuple[Any, Any, Any] | None) -> None:
-        """Start from parameters, statistics and slots that process 0 has, saved as step 0.
+        """Start from parameters, statistics and slots of process 0, and save them as step 0.
 
-        They have the form and the shapes of one device's.
+        They have the form and the shapes of one device.
         """
         fresh = self.state
         params, batch_stats, slots = self._place.put(trained, fresh[:3])
@@ -159,7 +159,7 @@ class Trainer:
         self._save(best=False)
 
     def _best_checkpoint(self) -> TrainState:
-        """Return the state of the best checkpoint, without its optimizer's arrays."""
+        """Return the state of the best checkpoint, without optimizer state."""
         at: Any = self._checkpoints, self.progress.best_step, self.state, self._place
         return restored(*at, optimizer=False)[0]
 
@@ -170,21 +170,21 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``calibration`` or None, ``baselines``, the test AUC of the tower by its name, if there is
-          one, ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test`` with
-          calibrated scores, ``intervals``, the 95% ones of their AUC,
+          ``calibration`` or None, ``baselines`` (the test AUC of the tower, if there is one),
+          ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test`` with
+          calibrated scores, ``intervals`` (95% intervals of their AUC),
           ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
 
         Raises:
           Interrupted: after a stop signal; the state is saved.
-          NotFiniteError: when the loss or a parameter is not finite; earlier checkpoints are kept.
+          NotFiniteError: the loss or a parameter is not finite; earlier checkpoints are kept.
         """
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
         self._report_scoring = reporter.scoring
         for record in self.evaluations(reporter.progress):
             on_first(functools.partial(reporter.evaluation, record))
-            if record["part"] != self.progress.part:  # the network is compiled from here on
+            if record["part"] != self.progress.part:  # the network's steps are compiled next
                 reporter.note(self.notes()[-1])
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
@@ -215,7 +215,7 @@ class Trainer:
     def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
         """Train to the end and yield each :class:`~dien_jax.runs.folder.Evaluation`.
 
-        ``listener`` receives the progress between them.
+        ``listener`` receives the progress between evaluations.
         """
         interval = self._config.train.evaluate_every or self.steps_per_epoch
         while not self._finished:
@@ -236,11 +236,11 @@ class Trainer:
 
     @property
     def _part_end(self) -> int:
-        """The last step of the part that is trained; early stopping may end it before."""
+        """The last step of the part in training; early stopping may end it earlier."""
         return (self.progress.network_from or 0) + self._parts[self.progress.part].steps
 
     def _begin_network(self) -> None:
-        """Put the best tower in place of the last one; from here on the network is trained."""
+        """Replace the last tower with the best one; from here on, train the network."""
         assert self._best_tower is not None
         (params, batch_stats), state = self._best_tower, self.state
         self.state = state._replace(
@@ -265,7 +265,7 @@ class Trainer:
     def _step(self, batch: Any, listener: Callable[[StepReport], None]) -> None:
         length = batch.history.shape[1]
         compiles = length not in self._lengths_seen
-        if compiles:  # not part of the speed: time up to here, and again after the step
+        if compiles:  # not part of the speed: stop the clock, and restart it after the step
             self._fetch()
             self._timed_from = None
             self._lengths_seen.add(length)
@@ -285,7 +285,7 @@ class Trainer:
                 self._save(best=False)
 
     def _fetch(self) -> None:
-        """Wait for the steps taken, and read their metrics."""
+        """Wait for pending steps, and read their metrics."""
         pending = jax.device_get(self._pending)
         rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()
@@ -328,7 +328,7 @@ class Trainer:
         return record
 
     def validate(self) -> dict[str, Any]:
-        """Return the state's metrics on validation; of the tower alone while that is trained."""
+        """Return validation metrics of the state; of the tower alone while it is trained."""
         scores = self._scores("valid", self.state, part=self.progress.part)
         return from_first(lambda: measure(self._dataset, "valid", scores))
 
@@ -353,7 +353,7 @@ class Trainer:
     ) -> np.ndarray:
         """Return the scores of a split: of the whole model, or of the tower alone.
 
-        A run that calibrates always maps logits, so that the last scores need no compilation.
+        A run that calibrates always maps logits, so calibrated scores need no compilation.
         """
         if calibration is None and self._config.train.calibrate:
             calibration = uncalibrated(self.progress.step)

@@ -21,8 +21,8 @@ from dien_jax.steps.train import make_train_step
 class PartSteps(NamedTuple):
     """The functions of one part of a model, and the maximum number of its training steps.
 
-    ``train`` donates the state; ``predict`` takes a batch of the host, and gives the scores of the
-    tower alone or, of the network, of the whole model.
+    ``train`` donates the state. ``predict`` takes a batch on the host, and returns the scores of
+    the tower alone or, for the network part, of the whole model.
     """
 
     steps: int
@@ -34,7 +34,7 @@ class PartSteps(NamedTuple):
 def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[Part, PartSteps]:
     """Return the functions of each part of a model, in the order of training.
 
-    Epochs of more steps than an int32 counts are a UserError.
+    More steps than an int32 can count are a UserError.
     """
     schema, longest = place.schema, LARGEST_INTEGER // steps_per_epoch
     if config.train.epochs > longest:

@@ -1,4 +1,4 @@
-"""Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
+"""Progress of a training run, as checkpoints store it and as it is reported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ EXAMPLES = "weight"
 
 @dataclass
 class Progress:
-    """The host's part of a checkpoint; JSON restores its numbers exactly.
+    """The part of a checkpoint on the host; JSON restores its numbers exactly.
 
     Attributes:
       step: steps taken.
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
-      network_from: step after which the network is trained; None while the tower is.
+      network_from: step after which the network is trained; None while the tower is trained.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples, timed_seconds: examples and duration of the steps that were timed.
@@ -40,7 +40,7 @@ class Progress:
 
     @classmethod
     def restored(cls, values: dict[str, Any], step: int, source: str) -> "Progress":
-        """Return the progress that the checkpoint of a step kept; ``source`` names it."""
+        """Return the progress in the checkpoint of a step; ``source`` names it in errors."""
         progress = as_complete(values, cls, source)
         if not progress.best_step <= progress.evaluated_step <= progress.step == step:
             order = f"best_step <= evaluated_step <= step == {step}"
@@ -63,7 +63,7 @@ class Progress:
 
     @property
     def part(self) -> Part:
-        """The part of the model that is trained."""
+        """The part of the model that is being trained."""
         return "tower" if self.network_from is None else "network"
 
     def evaluated(self, score: float) -> bool:
@@ -76,7 +76,7 @@ class Progress:
         return is_best
 
     def begin_network(self) -> None:
-        """Train the network from the current step on; its speed is the one that is kept."""
+        """Train the network from the current step on, and measure its speed alone."""
         self.network_from, self.worse_evaluations = self.step, 0
         self.timed_examples = self.timed_seconds = 0.0
 
@@ -104,9 +104,9 @@ class StepReport(NamedTuple):
 
 
 def losses_in_words(metrics: Mapping[str, float]) -> list[str]:
-    """Return the click loss, and the auxiliary loss as it is before it is weighted, if any.
+    """Return the click loss and the unweighted auxiliary loss, if any.
 
-    Their weighted sum says little: the auxiliary loss, eight times, hides the other.
+    Their weighted sum says little: the auxiliary loss, with a weight of 8, hides the other.
     """
     names = [name for name in ("click_loss", "auxiliary_loss") if metrics.get(name)]
     return [f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names]
@@ -120,7 +120,7 @@ def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:
 
 
 def mean_metrics(totals: dict[str, float]) -> dict[str, float]:
-    """Return means over examples of sums by :func:`add_metrics`."""
+    """Return means over examples from the sums of :func:`add_metrics`."""
     return {name: value / totals[EXAMPLES] for name, value in totals.items() if name != EXAMPLES}
 
 

@@ -1,6 +1,6 @@
 """Reports of a run: the console, ``metrics.jsonl`` and the loggers.
 
-A run that resumes from a checkpoint takes back the reports of later steps.
+A run that resumes from a checkpoint discards the reports of later steps.
 """
 
 import time
@@ -18,14 +18,14 @@ from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
 LEAST_REPORTS, REPORTS = 5, 32
-"""Reports between evaluations whose times say what is left: the first ones are of compilations."""
+"""Least and largest number of reports that estimate the time left; the first include compiling."""
 
 
 class Reporter:
     """Reports of one run from its start, or its restored step, to its result.
 
-    ``evaluated_step`` is that of the last evaluation before the checkpoint that the run resumes
-    from: later lines of ``metrics.jsonl`` are dropped.
+    ``evaluated_step`` is the step of the last evaluation before the checkpoint from which the run
+    resumes: later lines of ``metrics.jsonl`` are dropped.
     """
 
     def __init__(self, folder: Path, loggers: Sequence[Logger], evaluated_step: int = 0) -> None:
@@ -43,21 +43,21 @@ class Reporter:
         if report.examples_per_second is not None:
             scalars["examples_per_second"] = report.examples_per_second
         self._log(step, {f"train/{name}": value for name, value in scalars.items()})
-        if report.total_steps != self._total_steps:  # another part of the model, of another pace
+        if report.total_steps != self._total_steps:  # another part of the model: another speed
             self._total_steps = report.total_steps
             self._reports.clear()
         self._reports.append((step, time.monotonic()))
         line = str(report)
         if len(self._reports) >= LEAST_REPORTS:
             steps, times = np.array(self._reports).T
-            # The median leaves out compilations and evaluations.
+            # The median ignores compilations and evaluations.
             pace = float(np.median(np.diff(times) / np.maximum(np.diff(steps), 1)))
             left = round(pace * (report.total_steps - step))
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         self._line.update(line, step / report.total_steps)
 
     def scoring(self, split: str, examples: int, share: float) -> None:
-        """Report the share of a split that is scored, 0 first, where scoring takes seconds."""
+        """Report the share of a split that is scored, 0 first; print it if this takes seconds."""
         if share == 0:
             self._scoring = Stage(f"scoring {examples:,} {split} examples")
         self._scoring.share = share
@@ -67,7 +67,7 @@ class Reporter:
             self._line.update(f"{self._scoring}, {passed:.0f} s{left}", share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Report an evaluation, which is on disk when this returns.
+        """Report an evaluation; it is on disk when this returns.
 
         ``record`` has ``step``, ``epoch``, ``part``, and ``train`` and ``valid``: metrics by
         name, None where undefined. A number that is not finite is a ValueError.

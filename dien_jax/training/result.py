@@ -37,7 +37,7 @@ class RunResult:
 
     Attributes:
       run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
-      model: the row of the paper's table that the model is, or ``"custom"``.
+      model: name of the model in the paper's table, or ``"custom"``.
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
       valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
@@ -45,9 +45,9 @@ class RunResult:
         nothing was timed.
       wall_seconds: duration, over all processes of the run.
       device: kind of the device.
-      versions: of Python and the packages that decide the outcome.
+      versions: versions of Python and of the packages that affect the result.
       baselines: test AUC of popularity, of the tower alone (``"counts alone"``) if the model has
-        one and, where the data has true probabilities, of these (``"best possible"``).
+        one and, if the data has true probabilities, of these (``"best possible"``).
       lists: metrics of lists over all items for clicks of the test split, see
         ``measure_finished`` of :mod:`dien_jax.inference.list_metrics`; None where not measured.
     """
@@ -70,7 +70,7 @@ class RunResult:
     lists: ListMetrics | None
 
     def __repr__(self) -> str:
-        """Return the folder, the preset, and test AUC and HR@10, with those of simple models."""
+        """Return folder and preset, and test AUC and HR@10 of the model and of simple models."""
         values = {"test AUC": self.test.get("auc"), **self.baselines}
         if self.lists is not None:
             simple = self.lists["hr_10_popularity"], self.lists.get("hr_10_cooccurrence")
@@ -148,6 +148,6 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)
         if axes.lines:
-            # A place of its own: the search for the best one warns on a machine that is busy.
+            # A fixed location, because the search for the best one warns on a busy machine.
             axes.legend(loc="upper right" if title == "loss" else "lower right")
     return figure

@@ -54,7 +54,7 @@ from dien_jax.utils.processes import agree, count, from_first, index, on_each, o
 StopSignal = Callable[[], int | None]
 ALL_DEVICES = MeshConfig()
 COUNTED = ("devices", "processes")
-"""Versions that are numbers, 1 where they are not recorded."""
+"""Entries of versions that are counts; 1 if they are not recorded."""
 
 
 def fit(
@@ -78,28 +78,28 @@ def fit(
     >>> fit(config, data="data", run_dir="runs/din").epochs
     1.0
 
-    Progress goes to standard error. A run that is interrupted
-    continues with :func:`resume` from its latest checkpoint, and ends with the same parameters.
+    Progress goes to standard error. :func:`resume` continues an interrupted run from its latest
+    checkpoint; it ends with the same parameters as an uninterrupted one.
     ``load_run(result.run_dir)`` loads them.
 
     Args:
       config: all settings.
-      data: dataset folder, or an open one.
-      run_dir: folder to make for the run; ``runs/PRESET-DATA-TIME`` by default.
+      data: dataset folder, or an open dataset.
+      run_dir: folder to create for the run; ``runs/PRESET-DATA-TIME`` by default.
       seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
       preset: name to record; by default the preset that ``config`` equals or is nearest to.
       warm_start: run folder whose trained parameters replace fresh ones.
-      stop_signal: asked before each batch; the number of a signal stops the run once its state
-        is saved.
+      stop_signal: called before each batch; if it returns the number of a signal, the run saves
+        its state and stops.
       mesh: devices; all of this machine by default.
       loggers: names among ``tensorboard``, ``mlflow`` and ``wandb``, see ``docs/training.md``.
 
     Raises:
-      UserError: for data, settings or folders that do not fit, and a logger that cannot begin;
-        the run folder is made only once data and settings are checked.
-      TypeError: for a ``config`` that is no :class:`Config`, such as the name of a preset,
-        and for ``data`` that is a table: :func:`dien_jax.make_dataset` makes a dataset of it.
-      NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
+      UserError: data, settings or folders do not fit, or a logger cannot start; the run folder is
+        created only after data and settings are checked.
+      TypeError: ``config`` is not a :class:`Config` but, for example, the name of a preset, or
+        ``data`` is a table: :func:`dien_jax.make_dataset` makes a dataset of it.
+      NotFiniteError: training diverges. Interrupted: after ``stop_signal``.
     """
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
@@ -158,7 +158,7 @@ def resume(
     mesh: MeshConfig = ALL_DEVICES,
     loggers: Sequence[LoggerName] | None = None,
 ) -> RunResult:
-    """Continue a run from its latest checkpoint; return the result of a finished one.
+    """Continue a run from its latest checkpoint; return the result of a finished run.
 
     >>> from dien_jax import resume
     >>> resume("runs/first").preset
@@ -167,12 +167,12 @@ def resume(
     Args:
       run_dir: the run folder.
       stop_signal: see :func:`fit`.
-      mesh: see :func:`fit`; the devices may be others than those that the run began on.
-      loggers: see :func:`fit`; by default those that the run has. Each goes on where it was.
+      mesh: see :func:`fit`; the devices may differ from those on which the run began.
+      loggers: see :func:`fit`; by default those of the run. Each continues where it stopped.
 
     Raises:
-      UserError: when the folder holds no run, its data is missing or has changed, or a logger
-        cannot go on.
+      UserError: the folder holds no run, its data is missing or has changed, or a logger cannot
+        continue.
       NotFiniteError, Interrupted: see :func:`fit`.
     """
     _only_first_prints()
@@ -219,9 +219,9 @@ def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:
 def _opened(
     folder: Path, run: Run, names: Sequence[LoggerName] | None
 ) -> Iterator[tuple[Checkpoints, list[Logger]]]:
-    """Keep other processes from writing into the folder of a run; open checkpoints and loggers.
+    """Lock the folder of a run against other processes; open checkpoints and loggers.
 
-    Process 0 has the loggers. At the end, settings that were changed all the same are written
+    Process 0 has the loggers. At the end, settings that were changed despite the lock are written
     again.
     """
     with contextlib.ExitStack() as stack:
@@ -238,7 +238,7 @@ def _opened(
 
 
 def _check_splits(dataset: Dataset, config: Config) -> None:
-    """Refuse data without the examples that training needs; warn where AUC is undefined."""
+    """Refuse data without the examples that training needs; warn if AUC is undefined."""
     for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
         if not len(dataset.splits[split].label):
             raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
@@ -260,7 +260,7 @@ def _check_splits(dataset: Dataset, config: Config) -> None:
 
 
 def _set_xla_flags(config: Config) -> None:
-    """Ask XLA for deterministic operations: it reads flags when JAX first looks for devices."""
+    """Ask XLA for deterministic operations; it reads the flags when JAX first looks for devices."""
     if config.train.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -277,7 +277,7 @@ def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
-    """Remove a run folder that holds settings alone, so that corrected ones may use it."""
+    """Remove a run folder that holds only settings, so that a corrected run can use its name."""
     content = {path.name for path in folder.iterdir()}
     files = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE, OFFSETS_FILE}
     checkpoints = folder / CHECKPOINTS_FOLDER
@@ -292,9 +292,9 @@ def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
 
 
 def default_run_dir(name: str, dataset: Dataset) -> Path:
-    """Return ``runs/NAME-DATA-TIME``, the folder of a run that was given none.
+    """Return ``runs/NAME-DATA-TIME``, the default folder of a run.
 
-    A further run that starts in the same second gets ``runs/NAME-DATA-TIME-2``.
+    A second run that starts in the same second gets ``runs/NAME-DATA-TIME-2``.
     """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     first = Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
@@ -312,7 +312,7 @@ def _train(
     devices: Sequence[jax.Device],
     source: Source | None = None,
 ) -> RunResult:
-    """Train to the end; ``source`` is the run to start from, if it is loaded already."""
+    """Train to the end; ``source`` is the run to start from, if it is already loaded."""
     sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
     say(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
@@ -384,7 +384,7 @@ def _train(
 def _start_from(
     run: Run, dataset: Dataset, trainer: Trainer, source: Source | None, rotation: np.ndarray | None
 ) -> None:
-    """Replace the trainer's fresh state by that of another run, and save it as step 0."""
+    """Replace the trainer's fresh state with that of another run, and save it as step 0."""
     assert run.warm_start is not None
 
     def started() -> Grown:

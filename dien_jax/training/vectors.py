@@ -1,11 +1,11 @@
-"""Embeddings that start from the vectors of the dataset's factorization, and are kept near them.
+"""Item embeddings that start from vectors of the dataset's factorization, and are kept near them.
 
-Items that the same users chose then have similar embeddings before the first step, also those that
-few training examples hold. Vectors of all users say what the user of an example chose, so a step
-reads those that were made without a fold of users, see ``without_own_user`` in
+Items that the same users chose then have similar embeddings before the first step, even items in
+few training examples. Vectors made from all users leak choices of an example's user, so a step
+reads vectors made without the user's fold, see ``without_own_user`` in
 :mod:`dien_jax.model.embeddings`. :mod:`dien_jax.statistics.factors` makes the vectors.
 
-Dimensions: V items, R rows of vectors, K tables of them, E item embedding.
+Dimensions: V items, R rows of vectors, K tables of vectors, E item embedding.
 """
 
 import functools
@@ -33,10 +33,10 @@ def with_vectors(
     is_fresh: bool,
     rotation: np.ndarray | None = None,
 ) -> tuple[TrainState, Tables]:
-    """Return the state and the tables of training by vectors; as they are on data without any.
+    """Return the state and the tables for training with vectors; unchanged if data has none.
 
-    Embeddings of a fresh state, at the start of a run, become the vectors of all users; items
-    without one keep their random start. The tables get all vectors, see :func:`item_vectors`.
+    In a fresh state, at the start of a run, item embeddings become the vectors of all users; items
+    without a vector keep their random one. The tables get all vectors, see :func:`item_vectors`.
     """
     found = item_vectors(dataset.schema, dataset.factors, vector_size(config), rotation)
     if found is None:
@@ -51,7 +51,7 @@ def with_vectors(
 def started(
     state: TrainState, schema: Schema, place: OneDevice, row: np.ndarray, vectors: np.ndarray
 ) -> TrainState:
-    """Return a state whose embeddings of items are the first table of :func:`item_vectors`."""
+    """Return the state with item embeddings from the first table of :func:`item_vectors`."""
     values, name = np.flatnonzero(row), schema.item[0].name
     params = dict(state.params["item_embeddings"])
     rows = vectors[0, row[values]].astype(np.float32)
@@ -60,7 +60,7 @@ def started(
 
 
 def keeps_vectors(run: Run) -> bool:
-    """Return whether a run keeps embeddings of items near vectors, on data that has them."""
+    """Return whether a run keeps item embeddings near vectors, if its data has them."""
     start = run.warm_start
     return run.config.model.initial_embeddings == "vectors" and (not start or start["vectors"])
 
@@ -78,9 +78,9 @@ def item_vectors(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the row of each item and the vectors of rows, int32 ``[V]`` and float16 ``[K, R, E]``.
 
-    They are the leading components of unit length, zeros behind them if there are fewer than
-    ``size``, those without a fold turned towards the first table's, and all turned by ``rotation``,
-    ``[E, E]``. None on data without vectors.
+    Vectors are leading components, scaled to unit length and padded with zeros to ``size``. Tables
+    without a fold are rotated towards the first table, and then all tables by ``rotation``,
+    ``[E, E]``. None if the data has no vectors.
     """
     item = schema.item[0]
     if item.name not in factors:
@@ -106,7 +106,7 @@ def _units(vectors: np.ndarray) -> np.ndarray:
 def vectors_of_items(
     dataset: Dataset, config: Config, rotation: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Return the vector of each item, zeros where it has none: float32 ``[V, E]``.
+    """Return the vector of each item, zeros for an item without one: float32 ``[V, E]``.
 
     See :func:`item_vectors`.
     """
@@ -118,9 +118,9 @@ def vectors_of_items(
 
 
 def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return what turns vectors ``[R, E]`` towards others of the same rows, ``[E, E]``.
+    """Return the rotation ``[E, E]`` that brings vectors ``[R, E]`` nearest to a reference.
 
-    Factorizations of different users have different directions. Rows of zeros do not count.
+    Factorizations of different users differ by a rotation. Rows of zeros are ignored.
     Source: the orthogonal Procrustes problem, Schonemann, Psychometrika 1966.
     """
     both = vectors.any(1) & reference.any(1)
@@ -129,7 +129,7 @@ def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:
-    # The table stays uncommitted on one device: all later programs are compiled again otherwise.
+    # The table stays uncommitted on one device; otherwise all later programs compile again.
     sharding = table.sharding if table.committed else None
 
     @functools.partial(jax.jit, out_shardings=sharding, donate_argnums=0)

@@ -1,9 +1,9 @@
-"""Start a run from the parameters of another, on data with other ids.
+"""Warm start: train from the parameters of another run, on data with other ids.
 
 Rows of embedding tables are matched by raw value, never by position; rows of new values start
 from trained rows, see :func:`grown`. Other parameters, and the running statistics of BatchNorm and
 Dice, are copied. So is optimizer state: its slots move with their rows, and new rows start with
-zero slots. Schedules start again. docs/incremental.md measures what a warm start is worth.
+zero slots. Schedules restart. docs/incremental.md measures the effect on AUC.
 """
 
 import dataclasses
@@ -31,18 +31,18 @@ from dien_jax.utils.processes import from_first
 
 FREE = {"implementation", "initial_embeddings", "recurrence_precision", "dropout",
         "auxiliary_weight", "auxiliary_negatives"}  # fmt: skip
-"""Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
+"""Model settings that may differ: shapes and meaning of parameters do not depend on them."""
 
 ROTATION_FILE = "rotation.npy"
 NEW = -1
-"""The row of a value that the run did not know."""
+"""Row number of a value that the other run did not have."""
 
 
 class Source(NamedTuple):
     """The run to start from: its data, and step and state of its best checkpoint.
 
-    ``vectors`` tells whether the embeddings of its items are near vectors: its own, or where it
-    only read events after those of a run before it, that run's.
+    ``vectors`` says whether its item embeddings are near vectors: its own or, if it was itself a
+    warm start on later events alone, those of the run before it.
     """
 
     dataset: Dataset
@@ -54,8 +54,8 @@ class Source(NamedTuple):
 class Grown(NamedTuple):
     """Parameters, statistics and optimizer state for another dataset, on the host.
 
-    ``new_rows`` counts by feature the rows of values that the run did not know, and ``lost_rows``
-    those of the run that the data does not have.
+    By feature, ``new_rows`` counts values that the run did not have, and ``lost_rows`` values of
+    the run that the data does not have.
     """
 
     params: Any
@@ -77,7 +77,7 @@ class Grown(NamedTuple):
 def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
     """Load the run to start from, and check that it fits the data and settings of the new run.
 
-    Features and most settings must be the same, and its data unchanged (else a UserError).
+    Features and most settings must be equal, and the data of the run unchanged (else a UserError).
     """
     try:
         run = Run.load(folder)
@@ -95,16 +95,16 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
 def warm_start_of(
     folder: Path, source: Source | None, dataset: Dataset, config: Config
 ) -> WarmStart:
-    """Describe the start of a run from another, which is in a folder."""
+    """Describe the warm start of a run from the one in ``folder``."""
     assert source is not None  # on process 0
     kept = source.vectors and _has_vectors(dataset, config)
-    # Embeddings of the run, and vectors, know nothing of events after the run's training.
+    # Embeddings and vectors of the run contain no information on events after its training.
     vectors = kept and not _is_later(dataset, source.dataset)
     return WarmStart(run=str(folder.absolute()), step=source.step, vectors=vectors)
 
 
 def source_of(run: Run, dataset: Dataset) -> Source:
-    """Load the run that another one began from, whose best checkpoint must be the same."""
+    """Load the run that another one started from; its best checkpoint must not have changed."""
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
     found = load_source(folder, dataset, run.config)
@@ -122,7 +122,7 @@ def _has_vectors(dataset: Dataset, config: Config) -> bool:
 
 
 def _is_later(dataset: Dataset, before: Dataset) -> bool:
-    """Return whether all training examples are of events after the training of other data."""
+    """Return whether all training examples are later than the training period of other data."""
     start = dataset.meta.get("split", {}).get("train_from")
     end = before.meta.get("split", {}).get("valid_from")
     return start is not None and end is not None and start >= end
@@ -131,9 +131,9 @@ def _is_later(dataset: Dataset, before: Dataset) -> bool:
 def rotation_of(
     run: Run, folder: Path, dataset: Dataset, source: Source | None
 ) -> np.ndarray | None:
-    """Return the rotation of a run that is a warm start and keeps vectors, on every process.
+    """Return the rotation of a warm start that keeps vectors, on every process; else None.
 
-    Process 0 writes it at the start, from ``source``: resuming does not need that run.
+    Process 0 computes it from ``source`` at the start, and writes it: resuming needs no source.
     """
     if run.warm_start is None or not run.warm_start["vectors"]:
         return None
@@ -148,9 +148,9 @@ def rotation_of(
 
 
 def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray:
-    """Return what turns the vectors of a dataset to the embeddings of the run, float32 ``[E, E]``.
+    """Return the rotation of a dataset's vectors to the embeddings of the run, float32 ``[E, E]``.
 
-    Both have vectors.
+    Both must have vectors.
     """
     vectors = vectors_of_items(dataset, config)
     assert vectors is not None
@@ -199,7 +199,7 @@ def _check_features(before: Schema, dataset: Dataset) -> None:
 
 
 def _check_inputs(before: Schema, dataset: Dataset) -> None:
-    """Refuse data of so many or so few values that the tower has other similarities as inputs."""
+    """Refuse data whose number of values changes the similarities that the tower reads."""
     expected, found = (set(statistics_names(schema)) for schema in (before, dataset.schema))
     if others := sorted(expected ^ found):
         raise UserError(
@@ -209,15 +209,15 @@ def _check_inputs(before: Schema, dataset: Dataset) -> None:
 
 
 def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -> Grown:
-    """Return what to start from, for a dataset that :func:`load_source` checked.
+    """Return the initial parameters and slots for a dataset that :func:`load_source` checked.
 
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
-    values start from the mean of their table. The tower gives new values no weight.
+    values start from the mean of their table. In the tower, new values have weight 0.
 
-    ``vectors`` are those near which embeddings of items are kept, turned by :func:`rotation_of`,
-    float32 ``[V, E]``: new items start from theirs.
+    ``vectors``, float32 ``[V, E]``, are those near which item embeddings are kept, rotated by
+    :func:`rotation_of`: new items start from their vectors.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
@@ -241,8 +241,8 @@ def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
-    """Return the parameters for the grown tables; ``rarity`` weighs items but unknown."""
-    params = jax.tree.map(lambda leaf: leaf, params)  # other dicts, whose tables change
+    """Return the parameters with grown tables; ``rarity`` weighs all but the unknown item."""
+    params = jax.tree.map(lambda leaf: leaf, params)  # new dicts, whose tables are replaced
     for (group, name), matches in rows.items():
         embeddings = params[f"{group}_embeddings"]
         table = embeddings[name]
@@ -255,9 +255,9 @@ def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray
 
 
 def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
-    """Return for each entry of a vocabulary its row in an earlier one, or ``NEW``.
+    """Return the row of each entry of a vocabulary in an earlier one, or ``NEW``.
 
-    The first entries are the unknown value, whatever they contain.
+    The first entry of each is the unknown value, whatever its text.
     """
     places = {value: row for row, value in enumerate(before) if row != UNKNOWN}
     rows = np.fromiter((places.get(value, NEW) for value in now), np.int64, len(now))
@@ -266,7 +266,7 @@ def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
 
 
 def mean_row(table: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Return the mean of all rows but the unknown one, or that one if there is no other."""
+    """Return the mean of all rows except the unknown one, or that one if there is no other."""
     if len(table) == 1:
         return table[UNKNOWN]
     return np.average(table[1:], axis=0, weights=weights).astype(table.dtype)
@@ -275,7 +275,7 @@ def mean_row(table: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 def grown_table(table: np.ndarray, rows: np.ndarray, start: np.ndarray | float) -> np.ndarray:
     """Return a table ``[V, ...]`` for another vocabulary, with ``start`` in its ``NEW`` rows.
 
-    ``rows`` are integers ``[V]``: the row in the trained ``table`` of each new one, or ``NEW``.
+    ``rows`` are integers ``[V]``: for each new row, its row in the trained ``table``, or ``NEW``.
     """
     result = table[np.where(rows == NEW, UNKNOWN, rows)]
     result[rows == NEW] = start
@@ -283,7 +283,7 @@ def grown_table(table: np.ndarray, rows: np.ndarray, start: np.ndarray | float) 
 
 
 def _grown_slots(optimizer_state: Any, rows: dict[Table, np.ndarray]) -> Any:
-    """Return the optimizer state for the grown tables, with schedules at their first step."""
+    """Return the optimizer state for grown tables, with schedules at their first step."""
 
     def is_schedule(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
