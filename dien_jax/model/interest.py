@@ -36,12 +36,13 @@ States = tuple[Float[Array, "B T H"], Float[Array, "B H"]]
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
-    """Initialize each gate's matrix of ``[rows, gates, H]`` separately."""
+    """Initialize each gate's matrix of ``[rows, gates, H]`` separately, in one program."""
 
     def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        keys = jax.random.split(key, shape[1])
-        parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
-        return jnp.stack(parts, axis=1)
+        def draw(key: jax.Array) -> jax.Array:
+            return initial(key, (shape[0], shape[2]), dtype)
+
+        return jax.vmap(draw, out_axes=1)(jax.random.split(key, shape[1]))
 
     return make
 

@@ -6,18 +6,13 @@ import pytest
 from support.several_processes import Whole, flags, run_together, run_two
 
 
-@pytest.fixture(scope="session")
-def data(large_data: Path) -> Path:
-    """Data whose tables are divided over devices."""
-    return large_data
-
-
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(large_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Of data whose tables are divided over devices."""
     folder = tmp_path_factory.mktemp("runs")
     by_one, by_two = folder / "one", folder / "two"
-    [alone] = run_together(flags(data, by_one), devices=2)
+    [alone] = run_together(flags(large_data, by_one), devices=2)
     assert alone.status == 0, alone.said
-    ended = run_two(flags(data, by_two))
+    ended = run_two(flags(large_data, by_two))
     assert [each.status for each in ended] == [0, 0], ended
     return Whole(by_one, by_two, ended)

@@ -53,10 +53,10 @@ def test_only_process_0_speaks(whole: Whole) -> None:
 
 
 def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
-    whole: Whole, data: Path, tmp_path: Path
+    whole: Whole, large_data: Path, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "stopped"
-    ended = run_two(flags(data, stopped), {1: (signal.SIGTERM, 5)})
+    ended = run_two(flags(large_data, stopped), {1: (signal.SIGTERM, 5)})
     assert [each.status for each in ended] == [128 + signal.SIGTERM] * 2, ended
     assert f"--resume {stopped} and the same --distributed flags on every host" in ended[0].said
     assert lines_of(ended[1].said) == []
@@ -81,10 +81,10 @@ def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
     jax.tree.map(partial(np.testing.assert_allclose, atol=TOLERANCE), ours, theirs)
 
 
-def test_one_process_is_resumed_by_two(whole: Whole, data: Path, tmp_path: Path) -> None:
+def test_one_process_is_resumed_by_two(whole: Whole, large_data: Path, tmp_path: Path) -> None:
     """If both see the folder of the run."""
     stopped = tmp_path / "stopped"
-    [alone] = run_together(flags(data, stopped), devices=2, signals={0: (signal.SIGINT, 5)})
+    [alone] = run_together(flags(large_data, stopped), devices=2, signals={0: (signal.SIGINT, 5)})
     assert alone.status == 128 + signal.SIGINT, alone.said
     port, places = free_port(), (stopped, tmp_path / "elsewhere")
     both = [["--resume", place, *distributed(n, port)] for n, place in enumerate(places)]
@@ -110,10 +110,10 @@ def test_each_process_writes_the_rows_of_its_device(whole: Whole) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
-    data: Path, tmp_path: Path
+    large_data: Path, tmp_path: Path
 ) -> None:
     folder, killed = tmp_path / "run", 1
-    ended = run_two(flags(data, folder), {killed: (signal.SIGKILL, 6)})
+    ended = run_two(flags(large_data, folder), {killed: (signal.SIGKILL, 6)})
     assert ended[killed].status == -signal.SIGKILL
     left = ended[1 - killed]
     assert left.status == LOST, left.said
@@ -123,15 +123,15 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
     assert saved_states(folder)["latest"][0] == 4
 
 
-def test_two_processes_of_two_devices(data: Path, tmp_path: Path) -> None:
+def test_two_processes_of_two_devices(large_data: Path, tmp_path: Path) -> None:
     """Four numbers are added in another order, and all rows are updated."""
     runs = [tmp_path / "one", tmp_path / "two"]
     more = ["--optim.embedding-update=dense"]
-    [alone] = run_together([*tiny_run.light_flags(data, runs[0]), *more], devices=4)
+    [alone] = run_together([*tiny_run.light_flags(large_data, runs[0]), *more], devices=4)
     assert alone.status == 0, alone.said
     port = free_port()
     both = (
-        [*tiny_run.light_flags(data, runs[1]), *more, *distributed(process, port)]
+        [*tiny_run.light_flags(large_data, runs[1]), *more, *distributed(process, port)]
         for process in range(2)
     )
     ended = run_together(*both, devices=2)
@@ -143,11 +143,11 @@ def test_two_processes_of_two_devices(data: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(second["valid"]["logloss"], first["valid"]["logloss"], rtol=1e-4)
 
 
-def test_warm_start(whole: Whole, data: Path, tmp_path: Path) -> None:
+def test_warm_start(whole: Whole, large_data: Path, tmp_path: Path) -> None:
     begun = [tmp_path / "one", tmp_path / "two"]
     more = ["--warm-start", str(whole.by_one), "--train.epochs=1"]
-    [alone] = run_together([*flags(data, begun[0]), *more], devices=2)
+    [alone] = run_together([*flags(large_data, begun[0]), *more], devices=2)
     assert alone.status == 0, alone.said
-    ended = run_two([*flags(data, begun[1]), *more])
+    ended = run_two([*flags(large_data, begun[1]), *more])
     assert [each.status for each in ended] == [0, 0], ended
     assert_same(begun[1], begun[0])

@@ -1,6 +1,7 @@
 """Rules of the code that a linter does not know: sizes, and how docstrings begin."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,14 @@ ONE_BY_ONE = ("gru", "agru", "augru", "fit")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.cache
+def every_node(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
 def nodes(files: list[Path], kinds: Any = ast.AST) -> Iterator[tuple[Path, Any]]:
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in every_node(file):
             if isinstance(node, kinds):
                 yield file, node
 

@@ -143,7 +143,7 @@ def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
     run = functools.partial(last_states, cell, "paper", length=jnp.int32(4))
     runs = [functools.partial(run, implementation=name) for name in ("xla", "native", "reference")]
     slopes = jax.grad(lambda *arrays: (runs[-1](*arrays) ** 2).sum(), (0, 1, 2))
-    for run in (*runs, slopes):
+    for run in map(jax.jit, (*runs, slopes)):
         clean = run(states, attention, weights)
         jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
 

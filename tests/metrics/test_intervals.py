@@ -83,12 +83,14 @@ def test_scores_of_one_order_do_not_differ_at_all():
         assert found == (0, 0, 0, 0, None)
 
 
+@pytest.mark.long
 def test_false_alarms_come_as_often_as_promised():
     # 200 data sets without an effect: at 5%, 10 expected, deviation 3.1; bounds at 3 deviations
     alarms = [delong(*drawn(users=120, seed=seed)[:3]).p_value < 0.05 for seed in range(200)]
     assert 1 <= sum(alarms) <= 19
 
 
+@pytest.mark.long
 def test_bootstrap_of_users_with_one_example_each_agrees_with_delong():
     labels, scores, baseline, groups = drawn(effect=0.4)
     exact = delong(labels, scores, baseline)

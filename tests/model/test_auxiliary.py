@@ -82,7 +82,7 @@ def test_value_and_gradients_do_not_depend_on_blocks(implementation, batch, colu
     sampled = jnp.asarray(rng.normal(size=(N, batch, S, D)), jnp.float32)
     counted, rows = jnp.asarray(rng.random((1 + N, batch, S)) < 0.7), jnp.ones(batch)
     network = AuxiliaryNetwork((8, 5), columns)
-    params = network.init(jax.random.key(0), states[:, :-1], sampled)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), states[:, :-1], sampled)["params"]
 
     def plain(params, states, history, sampled):
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
@@ -98,7 +98,7 @@ def test_value_and_gradients_do_not_depend_on_blocks(implementation, batch, colu
     found = jax.jit(jax.value_and_grad(blocked, (0, 1, 2, 3)))(*arguments)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5),
                  found, expected)  # fmt: skip
-    np.testing.assert_allclose(blocked(*arguments), expected[0], rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(blocked)(*arguments), expected[0], rtol=1e-5)
 
 
 def test_no_activation_of_all_positions_is_kept():
@@ -107,7 +107,8 @@ def test_no_activation_of_all_positions_is_kept():
     network = AuxiliaryNetwork((width, 50), 1)
     shapes = (1, positions + 1, 8), (1, positions + 1, 2), (1, 1, positions, 2), (2, 1, positions)
     states, history, sampled, weights = (jnp.zeros(shape) for shape in shapes)
-    params = network.init(jax.random.key(0), states[:, :1], sampled[:, :, :1])["params"]
+    made = jax.jit(network.init)(jax.random.key(0), states[:, :1], sampled[:, :, :1])
+    params = made["params"]
     step = jax.jit(jax.grad(lambda *a: weighted_loss(*a, weights, "xla"), (0, 1, 2, 3)))
     memory = step.lower(params, states, history, sampled).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2 * positions * width * 4

@@ -219,8 +219,8 @@ def test_features_of_every_kind_are_embedded() -> None:
         "tags": MultiValued(jnp.array([[1, 2, 4], [3, 3, 3]]), jnp.array([2, 0])),
         "price": jnp.array([1.5, 0.0]),
     }
-    params = module.init(jax.random.key(0), values)["params"]
-    found = module.apply({"params": params}, values)
+    params = jax.jit(module.init)(jax.random.key(0), values)["params"]
+    found = jax.jit(module.apply)({"params": params}, values)
     rows_of = params["tags"]
     expected = [
         [*params["category"][1], *((rows_of[1] + rows_of[2]) / 2), *(1.5 * params["price"][0])],

@@ -98,8 +98,9 @@ def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
     candidates, history = np.array([1, 2, 8, 4], np.int32), np.array([[5, 3, 7, 0]], np.int32)
     lengths = np.array([3], np.int32)
     transitions = factors.vectors.shape[2] == 3 * COMPONENTS
+    run = jax.jit(functools.partial(similarities, transitions=transitions))
     one, four = (
-        similarities(factors, *map(jnp.asarray, arrays), transitions=transitions)
+        run(factors, *map(jnp.asarray, arrays))
         for arrays in (
             (candidates, history, lengths),
             (candidates, history.repeat(4, 0), lengths.repeat(4)),
@@ -124,11 +125,11 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
     sequence = dataset.splits["train"].sequence[loader.example_indices(0, 0)]
     np.testing.assert_array_equal(batch.fold, folds_of(sequence))
     tables = feature_tables(dataset, model, folds=True)
-    found = with_statistics(model, dataset.schema, tables, batch).statistics
+    found = jax.jit(functools.partial(with_statistics, model, dataset.schema))(tables, batch)
     for row in range(16):
         history = batch.history[row, : batch.lengths[row]].tolist()
         expected = plain(dataset.factors["item"], batch.item[row], history, batch.fold[row])
-        np.testing.assert_allclose(found[row, -8:], expected, atol=2e-6)
+        np.testing.assert_allclose(found.statistics[row, -8:], expected, atol=2e-6)
 
 
 @pytest.mark.long

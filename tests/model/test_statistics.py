@@ -1,5 +1,6 @@
 """Inputs of the click network that are counts of training events."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -30,12 +31,14 @@ EXAMPLES = TrainingEvents(
 """Users 1 2 3, 1 2 4 and 2 3; the target is the last event."""
 
 
+run = jax.jit(functools.partial(statistics_inputs, SCHEMA))
+
+
 def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float]:
     counts, _ = count_values(EXAMPLES, np.arange(6), 6)
     row = np.full((1, 4), 4, np.int32)  # what follows the history may be anything
     row[0, : len(history)] = history
-    values = statistics_inputs(
-        SCHEMA,
+    values = run(
         FeatureTables({}, {}, {"item": counts}),
         {"item": jnp.array([candidate], jnp.int32)},
         {"item": jnp.asarray(row)},
@@ -86,7 +89,7 @@ def test_an_empty_history_and_a_log_without_pairs_have_finite_inputs() -> None:
     tables = FeatureTables({}, {}, {"item": counts})
     first = jnp.ones(1, jnp.int32)
     values = {"item": first}, {"item": first[:, None]}
-    assert np.isfinite(statistics_inputs(SCHEMA, tables, *values, first)).all()
+    assert np.isfinite(run(tables, *values, first)).all()
 
 
 def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
@@ -117,7 +120,7 @@ def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
     loader = Loader(dataset, "train", TrainConfig(batch_size=4))
     model = ClickModel(ModelConfig(statistics=True), dataset.schema)
     with pytest.raises(ValueError, match="feature_tables, or choose ModelConfig"):
-        model.init(jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())
+        jax.eval_shape(model.init, jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())
 
 
 TAGS = Feature("tags", "multivalued", 9, 3)
@@ -139,5 +142,5 @@ def test_a_candidate_matches_by_each_of_its_tags_and_by_none_past_their_count(
     """One row, so that an index past the candidate's slots cannot be hidden by other rows."""
     candidate = {"tags": MultiValued(jnp.array([tags]), jnp.array([count]))}
     history = {"item": jnp.array([[1, 2]]), "tags": OF_EVENTS}
-    found = _match([TAGS], candidate, history, jnp.array([2]))
+    found = jax.jit(functools.partial(_match, [TAGS]))(candidate, history, jnp.array([2]))
     np.testing.assert_allclose(found, [expected], rtol=1e-6)

@@ -31,6 +31,7 @@ LIMITS = {False: Limits(), True: Limits(distinct=8, pairs=3000, kept=300, chunk=
 """The log exceeds the second ones."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_long", [False, True])
 @pytest.mark.parametrize("feature", VALUES)
 def test_factors_are_those_of_the_whole_log(feature, is_long, monkeypatch) -> None:

@@ -166,6 +166,7 @@ def test_no_training_events_give_no_vectors() -> None:
     assert vectors.shape == (1 + FOLDS, 1, 3 * 16)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "histories",
     [

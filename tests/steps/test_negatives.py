@@ -49,9 +49,10 @@ def test_an_empty_popularity_draws_the_unknown_item_or_any() -> None:
 def test_negatives_seldom_equal_their_positive(count: int) -> None:
     sampler = make_sampler(np.array([0, 1, 1]))
     history = jnp.asarray(np.random.default_rng(0).integers(1, 3, (50, 41)), jnp.int32)
-    found = auxiliary_negatives(sampler, jax.random.key(1), history, count)
+    draw = jax.jit(auxiliary_negatives, static_argnums=3)
+    found = draw(sampler, jax.random.key(1), history, count)
     assert found.shape == (50, 40, count)
     share = (np.asarray(found) == np.asarray(history)[:, 1:, None]).mean()
     assert 0.2 < share < 0.3  # one half a draw, drawn twice
-    rare = auxiliary_negatives(make_sampler(np.ones(1000)), jax.random.key(1), history, count)
+    rare = draw(make_sampler(np.ones(1000)), jax.random.key(1), history, count)
     assert (np.asarray(rare) == np.asarray(history)[:, 1:, None]).mean() < 1e-3

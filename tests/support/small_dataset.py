@@ -1,6 +1,10 @@
 """Small dataset folders: one with every kind of feature, one of many items; and their equality."""
 
+import functools
 import json
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,24 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+FIRST = tempfile.TemporaryDirectory(prefix="dien_jax-folders-")
+
+
+def once(write: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a folder for the first call with some arguments, and copy it for the others."""
+    written: dict[str, Path] = {}
+
+    @functools.wraps(write)
+    def copied(path: Path, *given: Any, **named: Any) -> Path:
+        key = repr((given, sorted(named.items())))
+        if key not in written:
+            first = Path(FIRST.name) / f"{write.__name__}-{len(written)}"
+            written[key] = write(first, *given, **named)
+        return Path(shutil.copytree(written[key], path))
+
+    return copied
+
+
 def write_folder(
     path: Path,
     schema: Schema,
@@ -68,6 +90,7 @@ def write_folder(
     return path
 
 
+@once
 def write(path: Path, **changes: Any) -> Path:
     """A small valid folder, some arguments of ``events`` or of training ``examples`` replaced."""
     events: dict[str, Any] = {"timestamp": ints(5, 7, 7, -3, 9), "offsets": ints(0, 3, 3, 5)}
@@ -122,6 +145,7 @@ def leftovers(parent: Path) -> list[str]:
     return sorted(entry.name for entry in parent.iterdir())
 
 
+@once
 def write_wide(path: Path, seed: int = 0, first: int = 1) -> Path:
     """Users of two tastes; each has its last event and one item of the other taste as targets.
 

@@ -27,7 +27,7 @@ from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.utils.files import read_json
-from support.small_dataset import write_folder
+from support.small_dataset import once, write_folder
 
 SIZES = {"train": 64, "valid": 24, "test": 20}
 USERS = 30
@@ -61,6 +61,7 @@ LIGHT = (
 """For tests of what no model has a part in: no recurrence, and dropout for a step's draws."""
 
 
+@once
 def write_data(
     path: Path,
     *,

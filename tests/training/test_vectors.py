@@ -249,8 +249,9 @@ def test_a_warm_start_is_resumed_without_its_run_but_not_without_its_rotation(
     jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(dataset: Dataset, tmp_path) -> None:
-    fit(LIGHT, data=dataset, run_dir=tmp_path / "whole")
+def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(
+    dataset: Dataset, trained: Path, tmp_path: Path
+) -> None:
     calls = itertools.count()
 
     def stop_signal() -> int | None:
@@ -259,7 +260,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(dataset: Dataset, 
     with pytest.raises(Interrupted):
         fit(LIGHT, data=dataset, run_dir=tmp_path / "stopped", stop_signal=stop_signal)
     resume(tmp_path / "stopped")
-    whole, stopped = (load_run(tmp_path / name) for name in ("whole", "stopped"))
+    whole, stopped = map(load_run, (trained, tmp_path / "stopped"))
     assert whole.step == stopped.step
     jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
     embeddings = whole.params["item_embeddings"]["item"]
