@@ -24,7 +24,7 @@ class Arguments:
     """Run folders, and folders of models that dien_jax.baselines wrote below its --out. Each is
     compared with the first, or with the run that has the first's settings and its own seed."""
     split: Literal["test", "valid"] = "test"
-    """Split whose examples the differences are computed on."""
+    """Split on whose examples differences are computed."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the dataset of the first run."""
 

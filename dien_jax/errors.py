@@ -49,7 +49,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def require_choice(name: str, value: object, choices: Collection[object]) -> None:
-    """Refuse a value that is none of the choices."""
+    """Refuse a value that is not one of the choices."""
     if value not in choices:
         near = suggestion(value, map(str, choices)) if isinstance(value, str) else ""
         known = ", ".join(map(str, choices))

@@ -36,7 +36,7 @@ class Arguments:
     """Also measure lists over all items: HR@10, NDCG@10, MRR, coverage and mean popularity, on at
     most 2,000 clicks on items that are new to their user. Each takes a fraction of a second. For
     the run's own test split, the result is saved in RUN/lists.json, for compare and report. It
-    replaces that of train, which is of 1,000 clicks."""
+    replaces the result of train, which is of at most 1,000 clicks."""
     predictions: Path | None = None
     """CSV file to write, with user, item, label and score of every example. Ids are raw; items that
     training did not see are empty."""

@@ -19,7 +19,7 @@ from dien_jax.utils.plots import check_picture, save_picture
 
 @dataclass(frozen=True)
 class Arguments:
-    """Show an example as the best checkpoint of a run reads it, with attention and gates.
+    """Show how the best checkpoint of a run reads an example, with attention and gates.
 
     Give `--example`, or `--user` with `--item`.
     """

@@ -2,7 +2,7 @@
 
     python -m dien_jax.predict RUN --input requests.csv --out scored.csv
 
-Standard output carries one JSON object of counts.
+Counts go to standard output as one JSON object.
 """
 
 import json

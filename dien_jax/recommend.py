@@ -2,7 +2,7 @@
 
     python -m dien_jax.recommend RUN --users users.csv --top 20 --out lists.parquet
 
-Standard output carries one JSON object of counts.
+Counts go to standard output as one JSON object.
 """
 
 import json

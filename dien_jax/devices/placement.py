@@ -4,7 +4,7 @@ A large table, its optimizer slots and other arrays with a row for each of its v
 order of a :class:`~dien_jax.steps.placement.Layout`, and each device has a consecutive part.
 Checkpoints store these arrays unchanged. On one device rows are in the order of the vocabulary.
 
-Dimensions: n devices, R rows of a table, Q rows of it that a device has.
+Dimensions: n devices, R rows of a table, Q slots of it on each device.
 """
 
 import functools

@@ -118,8 +118,8 @@ def measure_lists(
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
     For comparison, ``hr_10_popularity`` is HR@10 of the most popular items for every user.
-    ``hr_10_cooccurrence``, if the dataset has counts, is HR@10 of the items with the most similar
-    users to those of the last event.
+    ``hr_10_cooccurrence``, if the dataset has counts, is HR@10 of the items whose users are most
+    similar to those of the last event.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists

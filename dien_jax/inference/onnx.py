@@ -116,7 +116,7 @@ def triton_config(name: str, onnx: bytes) -> str:
 
 
 def check_triton(folder: Path) -> None:
-    """Refuse a folder that is not a Triton model, before anything is computed."""
+    """Refuse a folder that cannot be a Triton model, before anything is computed."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--triton {folder}: expected a folder, found a file")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():

@@ -148,9 +148,9 @@ class Ranker:
         as a negative (:func:`dien_jax.runs.calibration.list_offsets`). Compare scores only within a
         list. Ties are in the order of the item vocabulary. Items without a training event are left
         out. If negatives were sampled by popularity, an empty history gives the most popular items,
-        because every training example has a history. With more than ``exact_items`` items and a
-        model with a tower, the tower scores the 384 best items by a rough estimate, and the whole
-        model scores the best 128 of these. Long lists have larger stages.
+        because every training example has a history. With more than ``exact_items`` items, a model
+        with a tower ranks in stages: a rough estimate selects 384 items, the tower 128 of these for
+        the whole model. Long lists have larger stages; exported models skip that of the tower.
 
         Args:
           history: see :meth:`rank`.
@@ -190,7 +190,7 @@ class Ranker:
         exclude: Sequence[str | int] = (),
         at_most: Mapping[str, int] | None = None,
     ) -> list[Ranking]:
-        """Return the result of :meth:`recommend` for each of several histories, to rounding.
+        """Return the result of :meth:`recommend` for each of several histories, up to rounding.
 
         ``users`` and ``contexts`` have one entry per history, unknown by default. The other
         arguments apply to all histories.

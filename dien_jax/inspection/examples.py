@@ -1,4 +1,4 @@
-"""Examples as a trained model reads them: raw ids, and attention and gates for each behaviour.
+"""Examples as a trained model reads them: raw ids, with attention and gates for each behaviour.
 
 Flax's ``capture_intermediates`` records the outputs of modules. Gates are recomputed from the
 inputs and states of a recurrence, for every implementation of it:

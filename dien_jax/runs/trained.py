@@ -212,7 +212,7 @@ def score_split(
     Args:
       model: run folder, or a model that :func:`load_run` loaded.
       split: ``"train"``, ``"valid"`` or ``"test"``.
-      data: dataset folder or an open one, with a run folder; the run's own by default.
+      data: dataset folder or open dataset, if ``model`` is a folder; the run's own by default.
 
     Raises:
       UserError: if the run or data cannot be read or do not fit, or the split is empty.

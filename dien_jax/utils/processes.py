@@ -64,7 +64,7 @@ def on_each(work: Callable[[], Result]) -> Result:
     Raises:
       SharedError: for a :class:`UserError` or an error of files or memory on any process, with the
         number of the process if it is another one.
-      NotFiniteError: for one on any process.
+      NotFiniteError: if any process raises it.
     """
     if count() == 1:
         return work()

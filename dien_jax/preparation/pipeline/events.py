@@ -36,7 +36,7 @@ Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 
 
 class Events(NamedTuple):
-    """E events of S users, grouped by sequence; users and items are numbered as they appear."""
+    """E events of S users, grouped by sequence; users and items are numbered by appearance."""
 
     item: ArrayFile  # int32 [E]
     timestamp: ArrayFile  # int64 [E]

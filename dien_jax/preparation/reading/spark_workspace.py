@@ -239,7 +239,7 @@ class SharedFolder:
         return f"t{self._tables}"
 
     def address_of(self, table: str) -> str:
-        """Return the address of a table for the engine."""
+        """Return the address of a table, for the engine."""
         return f"{self.address}/{table}"
 
     def write(self, table: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

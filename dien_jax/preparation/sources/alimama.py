@@ -55,7 +55,7 @@ class AlimamaOptions(LogOptions):
     valid_from: str | None = SEVENTH_DAY
     """by-time: start of validation. The default is the seventh of the eight days."""
     test_from: str | None = EIGHTH_DAY
-    """by-time: start of the test. The default is the eighth day, which is customary."""
+    """by-time: start of the test. The default is the eighth day, as is customary."""
 
     def __post_init__(self) -> None:
         times = (self.valid_from, self.test_from)

@@ -1,4 +1,4 @@
-"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or given.
+"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or local.
 
 A review is an event, whatever the rating. An item's category is the last entry of its category
 path (2014: of the first path), or ``default_cat`` if there is no metadata or no path. Everything
