@@ -5,8 +5,8 @@
     result = dien_jax.fit(dien_jax.preset("wide_dien"), data="data", run_dir="runs/first")
     print(result.test["auc"])
 
-Every file in this folder is a command (``python -m dien_jax`` lists them), every folder a layer of
-the library. Names below are imported when they are first used: ``import dien_jax`` imports no JAX.
+Every file in this folder is a command (``python -m dien_jax`` lists them), and every folder is a
+layer of the library. Names are imported at their first use: ``import dien_jax`` imports no JAX.
 """
 
 import signal

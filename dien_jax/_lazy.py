@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used."""
+"""Lazy imports: public names of a package that are imported at their first use."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package.
 
-    The names are those that its file imports for type checkers alone, ``if TYPE_CHECKING``.
+    The names are those that its file imports under ``if TYPE_CHECKING``.
     """
     blocks = [
         part.body for part in ast.parse(Path(file).read_bytes()).body if isinstance(part, ast.If)

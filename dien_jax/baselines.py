@@ -20,8 +20,8 @@ class Arguments:
     data: tyro.conf.Positional[Path]
     """Dataset folder, made by dien_jax.prepare."""
     out: Path | None = None
-    """Folder to create for the scores of the models, one folder each, which dien_jax.compare takes
-    like runs."""
+    """Folder to create for the models' scores, with one folder per model. dien_jax.compare accepts
+    these like run folders."""
 
 
 def baselines(arguments: Arguments) -> None:

@@ -1,7 +1,7 @@
 """Compare runs with each other and baselines: the command ``python -m dien_jax.compare RUN ...``.
 
-Run folders are not changed. Differences need scores of the same examples: standard error names a
-run without them, unfinished or on other data.
+Run folders are not changed. Differences need scores of the same examples: a run without them,
+because it is unfinished or has other data, is named on standard error.
 """
 
 import sys
@@ -18,13 +18,13 @@ from dien_jax.utils.console import print_result
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare runs: metrics, settings that differ, and differences to the first with intervals."""
+    """Compare runs: metrics, settings that differ, differences from the first with intervals."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Folders of runs, and of models that dien_jax.baselines wrote below its --out. Each is
-    compared with the first, or with that of equal seed and the first's settings."""
+    """Run folders, and folders of models that dien_jax.baselines wrote below its --out. Each is
+    compared with the first, or with the run that has the first's settings and its own seed."""
     split: Literal["test", "valid"] = "test"
-    """Split whose examples the differences are computed on."""
+    """Split on whose examples differences are computed."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the dataset of the first run."""
 

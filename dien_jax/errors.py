@@ -1,4 +1,4 @@
-"""Errors that a person can act on, and the checks and contexts that raise them."""
+"""Errors that users can act on, and the checks and context managers that raise them."""
 
 import contextlib
 import difflib
@@ -49,7 +49,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def require_choice(name: str, value: object, choices: Collection[object]) -> None:
-    """Refuse a value that is none of the choices."""
+    """Refuse a value that is not one of the choices."""
     if value not in choices:
         near = suggestion(value, map(str, choices)) if isinstance(value, str) else ""
         known = ", ".join(map(str, choices))
@@ -57,7 +57,7 @@ def require_choice(name: str, value: object, choices: Collection[object]) -> Non
 
 
 def encodable(text: str) -> str:
-    r"""Return text with what UTF-8 cannot hold, lone surrogates, as ``\\udXXX``."""
+    r"""Return text with lone surrogates, which UTF-8 cannot encode, escaped as ``\\udXXX``."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -79,11 +79,11 @@ def printable_lines(text: str) -> str:
 def reason(error: BaseException) -> str:
     """Return the first line of an error's message, shortened, or the name of its type."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= 300 else f"{line[:300]} ..."  # some hold all options of a library
+    return line if len(line) <= 300 else f"{line[:300]} ..."  # some list all options of a library
 
 
 def described(error: BaseException) -> str:
-    """Return an error in words for a user, also of files and of memory where nothing names them."""
+    """Return an error's message for users; name the file of an ``OSError``, or lack of memory."""
     if isinstance(error, OSError):
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
     return f"out of memory: {reason(error)}" if isinstance(error, MemoryError) else str(error)
@@ -115,7 +115,7 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing(problem: str) -> Iterator[None]:
-    """Turn any exception of the block but a :class:`UserError` into one: PROBLEM: REASON."""
+    """Turn an exception of the block, unless it is a UserError, into one: "PROBLEM: REASON"."""
     try:
         yield
     except UserError:
@@ -135,7 +135,7 @@ EXTRAS = {
     "serve": ("prometheus_client", "starlette", "uvicorn"),
     "wandb": ("wandb",),
 }
-"""The modules that each extra brings."""
+"""Modules that each extra installs."""
 
 
 def require(extra: str, work: str) -> None:
@@ -151,7 +151,7 @@ def require(extra: str, work: str) -> None:
 
 
 _forked_from: list[int] = []
-"""The process that this one was forked from after JAX had started there."""
+"""Id of the parent process, if this process was forked after JAX had started."""
 
 
 def _note_fork() -> None:
@@ -160,16 +160,16 @@ def _note_fork() -> None:
         _forked_from[:] = [os.getppid()]
 
 
-# This module is imported with the package: a fork may come before any other one is.
+# Registered here, because importing the package always imports this module.
 os.register_at_fork(after_in_child=_note_fork)
 with contextlib.suppress(OSError):  # without /proc
-    # Where JAX has started there are threads that are none of Python's, unless this is the fork.
+    # JAX, once started, has threads that Python does not count. In a fork there are none.
     if len(os.listdir("/proc/self/task")) <= threading.active_count():  # noqa: PTH208
         _note_fork()
 
 
 def require_unforked() -> None:
-    """Refuse a process that was forked after JAX had started: a call would wait for ever."""
+    """Raise if this process was forked after JAX had started: a call would hang."""
     if _forked_from:
         problem = f"process {os.getpid()} was forked from process {_forked_from[0]}, without the"
         raise UserError(f"{problem} threads of JAX that run there: start processes by spawn")

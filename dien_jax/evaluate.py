@@ -19,7 +19,7 @@ from dien_jax.utils.console import print_result, say
 from dien_jax.utils.files import check_out
 
 COLUMNS = ("user", "item", "label")
-"""Columns of predictions before the scores."""
+"""Columns of predictions, before the column of scores."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class Arguments:
     """Score a split with the best checkpoint of a run, and print its metrics as one JSON object."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Run folder that dien_jax.train made."""
+    """Run folder written by dien_jax.train."""
     data: Path | None = None
     """Dataset folder. Default: the run's own."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to score."""
     ranking: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure lists over all items too: HR@10, NDCG@10, MRR, coverage and mean popularity, of at
-    most 2,000 clicks on items that are new to their user. Takes a fraction of a second for each.
-    Those of the run's own test split go to RUN/lists.json, which compare and report show in place
-    of those that train measured, of 1,000 clicks."""
+    """Also measure lists over all items: HR@10, NDCG@10, MRR, coverage and mean popularity, on at
+    most 2,000 clicks on items that are new to their user. Each takes a fraction of a second. For
+    the run's own test split, the result is saved in RUN/lists.json, for compare and report. It
+    replaces the result of train, which is of at most 1,000 clicks."""
     predictions: Path | None = None
-    """CSV file to write, with user, item, label and score of every example; ids are raw, and an
-    item that training did not see is empty."""
+    """CSV file to write, with user, item, label and score of every example. Ids are raw; items that
+    training did not see are empty."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace --predictions even if this command did not write it."""
 

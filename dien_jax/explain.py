@@ -19,7 +19,7 @@ from dien_jax.utils.plots import check_picture, save_picture
 
 @dataclass(frozen=True)
 class Arguments:
-    """Show an example as the best checkpoint of a run reads it, with attention and gates.
+    """Show how the best checkpoint of a run reads an example, with attention and gates.
 
     Give `--example`, or `--user` with `--item`.
     """
@@ -30,9 +30,9 @@ class Arguments:
     """Number of an example of the split. Numbers count from 0, in the order of the predictions that
     dien_jax.evaluate writes."""
     user: str | None = None
-    """Raw id of a user whose events in the data folder are shown, with the candidate of --item."""
+    """Raw id of a user. The history is all of the user's events in the data folder."""
     item: str | None = None
-    """Raw id of the candidate."""
+    """Raw id of the candidate for --user."""
     context: Annotated[dict[str, str], tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")] = (
         field(default_factory=dict)
     )

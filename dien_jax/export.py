@@ -17,9 +17,9 @@ class Arguments:
     """Export the best checkpoint of a run to one file that can be used without dien_jax.
 
     The file holds weights, vocabularies and programs (StableHLO, by jax.export) for CPU, NVIDIA GPU
-    and TPU. docs/export.md shows how to call them from jax alone. Before the file is written, its
-    scores are checked against those of the run. Whoever loads an exported file runs its programs:
-    trust it like code.
+    and TPU. docs/export.md shows how to call them with jax alone. Before the file is written, its
+    scores are checked against those of the run. Using an exported file runs its programs: trust it
+    like code.
     """
 
     run_dir: tyro.conf.Positional[Path]
@@ -29,11 +29,11 @@ class Arguments:
     data: Path | None = None
     """Dataset folder, for features and vocabularies. Default: the run's own."""
     onnx: Path | None = None
-    """ONNX file to write in addition. It scores rows, with histories padded to the run's
-    max_history. Extra onnx."""
+    """ONNX file to write in addition. It scores rows whose histories are padded to the run's
+    max_history. Needs the extra onnx."""
     triton: Path | None = None
-    """Folder of a model in a repository of NVIDIA Triton Inference Server, whose next version the
-    ONNX file becomes. Needs --onnx."""
+    """Folder of a model in the model repository of an NVIDIA Triton Inference Server. The ONNX file
+    becomes the model's next version. Needs --onnx."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace --out and --onnx even if they are not files that this command wrote."""
 

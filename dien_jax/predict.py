@@ -2,7 +2,7 @@
 
     python -m dien_jax.predict RUN --input requests.csv --out scored.csv
 
-Standard output carries one JSON object of counts.
+Counts go to standard output as one JSON object.
 """
 
 import json
@@ -23,10 +23,10 @@ from dien_jax.utils.console import print_result, say
 class Arguments:
     """Score every row of a table with the best checkpoint of a run.
 
-    A row is a user and an item. Its history is its column `history` (ids, oldest first). Without
-    that column, the history is the user's events in the data folder: those before the row's
-    `timestamp`, or all of them without a column of times. Context features are columns of their
-    names. The table is written with a new column `score`, the probability of a click.
+    Each row is a user and an item. The history is the column `history` (ids, oldest first). Without
+    that column, it is the user's events in the data folder: those before the row's `timestamp`, or
+    all of them without a column of times. Each context feature is a column of its name. The table
+    is written with a new column `score`, the probability of a click.
     """
 
     run_dir: tyro.conf.Positional[Path]

@@ -1,8 +1,8 @@
 """Make a dataset folder from a log or a published data set.
 
-Standard output gets the summary, standard error the progress. Exit status: 0 when the folder was
-made, 2 for a mistake in flags or files, 130 after Ctrl-C and 143 after SIGTERM; then
-nothing is left behind.
+The summary goes to standard output, and progress to standard error. Exit status: 0 if the folder
+was made, 2 for a mistake in flags or files, 130 after Ctrl-C and 143 after SIGTERM. A stopped
+command leaves no files behind.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ Archive = Annotated[Path | None, tyro.conf.arg(name="from")]
 
 
 def _flags(options: type, **kinds: Any) -> type:
-    """Return the options of a source with the annotations of fields that the command line needs."""
+    """Return the options of a source, with the field annotations that the command line needs."""
     fields = [(n, kind, getattr(options, n, dataclasses.MISSING)) for n, kind in kinds.items()]
     how: Any = {"frozen": True, "kw_only": True, "namespace": {"__doc__": options.__doc__}}
     return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), **how)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    """Return the help without a source."""
+    """Return the help text of the command without a source."""
     sources = [listed(name, 12, str(kind.__doc__)) for name, (kind, _) in SOURCES.items()]
     usage = f"usage: {COMMAND} SOURCE [...] --out DIR"
     work = "Make a dataset folder for python -m dien_jax.train. Sources:"

@@ -2,7 +2,7 @@
 
     python -m dien_jax.recommend RUN --users users.csv --top 20 --out lists.parquet
 
-Standard output carries one JSON object of counts.
+Counts go to standard output as one JSON object.
 """
 
 import json
@@ -24,13 +24,13 @@ from dien_jax.utils.text_files import BadLines, read_lines
 
 @dataclass(frozen=True)
 class Arguments:
-    """List the next items of every user of a table, of all items.
+    """List the next items, out of all items, for every user of a table.
 
-    A row is a user. Its history is its column `history` (ids, oldest first). Without that column,
-    the history is the user's events in the data folder: those before the row's `timestamp`, or all
-    of them without a column of times. Context features are columns of their names. The lists are
-    written with the columns user, rank, item and score; scores are corrected for how negatives were
-    drawn. Items of a history are left out.
+    Each row is a user. The history is the column `history` (ids, oldest first). Without that
+    column, it is the user's events in the data folder: those before the row's `timestamp`, or all
+    of them without a column of times. Each context feature is a column of its name. The lists are
+    written with the columns user, rank, item and score; scores are corrected for the sampling of
+    negatives. Items of the history are left out.
     """
 
     model: tyro.conf.Positional[Path]
@@ -46,9 +46,9 @@ class Arguments:
     include_history: tyro.conf.FlagCreatePairsOff[bool] = False
     """List items of the history too."""
     candidates: Path | None = None
-    """Text file of the only items that may be listed, one id a line."""
+    """Text file of the items that may be listed, one id per line. Default: all items."""
     exclude: Path | None = None
-    """Text file of items that may not be listed, one id a line."""
+    """Text file of items that may not be listed, one id per line."""
     at_most: dict[str, int] = field(default_factory=dict)
     """Maximum number of items with the same value of an item feature, such as `category 2`."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False

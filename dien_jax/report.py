@@ -19,7 +19,7 @@ class Arguments:
     run_dir: tyro.conf.Positional[Path]
     """Run folder of dien_jax.train."""
     split: Literal["valid", "test"] = "valid"
-    """Split whose examples are inspected. Choose between models on valid."""
+    """Split of the inspected examples. Use valid to choose between models."""
     out: Path | None = None
     """HTML file to write. Default: report.html in the run folder."""
     data: Path | None = None

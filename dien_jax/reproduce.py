@@ -1,7 +1,7 @@
 """The paper's table on your data: the command ``python -m dien_jax.reproduce``.
 
-A command that was stopped can be run again to resume, and commands with other data, rows or tables
-may share an OUT.
+To resume a command that was stopped, run it again. Commands with other data, rows or tables may
+share an OUT.
 """
 
 import sys
@@ -23,17 +23,17 @@ class Arguments:
     data: tuple[Path, ...]
     """Dataset folders. The tables use their names."""
     out: Path
-    """Folder for runs and results.csv. Runs that it holds are not repeated."""
+    """Folder for runs and results.csv. Runs that it already contains are not repeated."""
     table: Literal["family", "wide", "parts"] = "family"
-    """Rows: the networks of the paper alone; beside counts; or wide_dien with one part changed."""
+    """Rows: the paper's networks; the same with counts; or wide_dien with one part changed."""
     rows: tuple[str, ...] = ()
     """Rows of the table to train; the others are compared with the first. Default: all."""
     seeds: int = 5
-    """Number of runs of each row, with the seeds 0, 1, 2 and so on."""
+    """Number of runs per row, with the seeds 0, 1, 2 and so on."""
 
 
 def reproduce(arguments: Arguments) -> None:
-    """Train what is missing, and print the tables."""
+    """Train the missing runs, and print the tables."""
     print_result(reproduce_table(**vars(arguments)))
 
 

@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     levels = {"dien_jax.server": logging.INFO, "asyncio": logging.ERROR}
-    levels["uvicorn.error"] = logging.ERROR  # its warnings are about what clients send
+    levels["uvicorn.error"] = logging.ERROR  # its warnings are about invalid requests
     for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     status = make_main("serve", tyro.cli, Arguments, serve)(argv)
     if any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
-        atexit.register(os._exit, status)  # an ordinary exit would crash in its compilation
+        atexit.register(os._exit, status)  # a normal exit crashes while that thread compiles
     return status
 
 

@@ -1,7 +1,7 @@
 """Train a click model: the command ``python -m dien_jax.train``.
 
-Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
-output carries the result. For the exit status see :func:`run_command`.
+Without arguments it trains on built-in simulated data. Progress goes to standard error, the result
+to standard output. For the exit status see :func:`run_command`.
 """
 
 import argparse
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 OF_PROCESS = ("--mesh.", "--distributed.", "--loggers", "--compile-cache", "--no-compile-cache",
               "--keep-memory", "--no-keep-memory")  # fmt: skip
-"""Starts of the flags of the process, not of the run."""
+"""Prefixes of flags of the process, which are not settings of the run."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that stop a run; with several processes JAX takes SIGTERM."""
+"""Signals that stop a run; with several processes JAX handles SIGTERM."""
 CLEAR_MARGIN = 0.01
-"""A test AUC that is less above that of popularity is remarked on."""
+"""Remark on a test AUC that exceeds that of popularity by less than this."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Arguments:
     """Train a click model on a dataset folder. To make one, see python -m dien_jax.prepare."""
 
     preset: tyro.conf.Positional[str] = DEFAULT_PRESET
-    """Named settings to start from; must come before all flags. --help shows the defaults that it
-    gives."""
+    """Named settings to start from; must come before all flags. PRESET --help shows its values as
+    defaults."""
     preset_file: Path | None = None
-    """JSON file of settings to start from instead of a preset. It may hold any of the groups model,
-    optim and train, completely or in part, and the "preset" that it changes. The config.json of a
-    run is such a file."""
+    """JSON file of settings to start from instead of a preset. It may contain the groups model,
+    optim and train, each complete or partial, and the "preset" that they change. The config.json of
+    a run is such a file."""
     warm_start: Path | None = None
-    """Run folder whose trained parameters replace fresh ones, embedding rows matched by raw id. The
-    vocabularies of the data may have grown. Without a preset, its settings are the defaults."""
+    """Run folder whose trained parameters initialize this run; embedding rows are matched by raw
+    id, so vocabularies may have grown. Without a preset, its settings are the defaults."""
     data: Path | None = None
     """Dataset folder. Default: built-in simulated data, made once in the user's cache folder."""
     run_dir: Path | None = None
@@ -69,10 +69,10 @@ class Arguments:
     """Run folder to resume. Data and settings come from the run; only --loggers, --mesh.*,
     --distributed.*, --compile-cache and --keep-memory may be combined with it."""
     loggers: tuple[LoggerName, ...] | None = None
-    """Loggers that get losses and metrics during training, beside the run folder. mlflow and wandb
-    need the extras of these names, and take from the environment where the run goes, such as
-    MLFLOW_TRACKING_URI and WANDB_PROJECT. Default: tensorboard, with --resume those that the run
-    has."""
+    """Loggers that receive losses and metrics during training, in addition to the run folder.
+    mlflow and wandb need the extras of the same names; environment variables such as
+    MLFLOW_TRACKING_URI and WANDB_PROJECT set their destination. Default: tensorboard; with
+    --resume, the loggers of the run."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     keep_memory: bool = True
@@ -81,7 +81,7 @@ class Arguments:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices of the run. They do not change what is trained."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    """Processes of the run, one or more a host. They do not change what is trained."""
+    """Processes of the run, one or more per host. They do not change what is trained."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Network and losses."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -123,7 +123,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _path(argv: Sequence[str], flag: str) -> Path | None:
-    """Return the value of a flag that decides the defaults of others."""
+    """Return the value of a flag that sets the defaults of other flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     name = flag[2:].replace("-", "_")
     parser.add_argument(flag, f"--{name}", nargs="?", type=Path, dest=name)
@@ -136,7 +136,7 @@ def run(arguments: Arguments) -> "RunResult":
     if arguments.resume is None and config.model.may_be_native and not config.train.deterministic:
         from dien_kernels import load_native_in_background  # imported here: --help needs no JAX
 
-        load_native_in_background()  # JAX looks for devices: deterministic must be set before
+        load_native_in_background()  # initializes devices; deterministic must be set before
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data
     from dien_jax.training.run import default_run_dir, fit, resume
@@ -176,7 +176,7 @@ def _table(result: "RunResult") -> str:
 
 
 def _remarks(result: "RunResult") -> Iterator[str]:
-    """Yield lines that say what the network adds to counts, and what else stands out."""
+    """Yield remarks: what the network adds to counts, and other notable results."""
     from dien_jax.runs.model_card import lists_line
     from dien_jax.training.loop import COUNTS_ALONE
 
@@ -202,7 +202,7 @@ def _remarks(result: "RunResult") -> Iterator[str]:
 
 
 def _ranking(result: "RunResult") -> list[str]:
-    """Return what the run ranks first and last for a user of the built-in data."""
+    """Return lines with the items that rank first and last for a user of the built-in data."""
     from dien_jax.inspection.example_view import ranking_lines
     from dien_jax.inspection.examples import Inspector
     from dien_jax.runs.trained import load_run
@@ -211,7 +211,7 @@ def _ranking(result: "RunResult") -> list[str]:
 
 
 def show(arguments: Arguments) -> None:
-    """Train, print the table, and name the command that gives others to compare with."""
+    """Train, print the table, and name the command that scores simple models to compare with."""
     several: Any = contextlib.nullcontext()
     if arguments.distributed.is_asked:
         from dien_jax.training.hosts import processes_of

@@ -1,6 +1,6 @@
-"""Several devices: batches and large tables are divided over them, all else is on each.
+"""Several devices: batches and large tables are sharded over them, other arrays are replicated.
 
-The steps themselves are those of :mod:`dien_jax.steps`, given a :class:`Placement`.
+The steps are those of :mod:`dien_jax.steps`, with a :class:`Placement`.
 """
 
 from dien_jax.devices.placement import Placement

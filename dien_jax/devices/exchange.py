@@ -1,14 +1,14 @@
-"""Rows of split arrays: fetched from the devices that have them, and gradients sent back.
+"""Exchange of rows of sharded arrays: fetch rows from their owners, and send gradients back.
 
     distinct ids -> owners (all-to-all) -> rows (all-to-all) ... gradients -> owners (all-to-all)
 
-Each device asks each owner for at most C rows at a time, a static number: what a step sends depends
-on its batch, not on the size of tables. Where a device has more ids of one owner, further rounds
-follow until all rows have come. All devices agree on the places of each round, so an owner gets all
-gradients of a row in the same one.
+In a round, each device requests at most C rows from each owner. C is static, and depends on the
+batch, not on the size of tables. If a device needs more rows of one owner, further rounds follow
+until all rows have arrived. All devices agree on the slots of each round, so an owner gets all
+gradients of a row in the same round.
 
-Everything here runs inside ``jax.shard_map``. Dimensions: n devices, U ids that a device looks up,
-each once, C rows that it asks of one owner in a round, Q rows that an owner holds.
+Everything here runs inside ``jax.shard_map``. Dimensions: n devices, U distinct ids that a device
+looks up, C rows that it requests from one owner in a round, Q slots of an owner.
 """
 
 import math
@@ -24,13 +24,13 @@ from dien_jax.steps.placement import Layout
 from dien_jax.steps.rows import Rows, distinct
 
 SPREAD = 4
-"""Standard deviations above its mean that the number of ids of one owner may have in a round."""
+"""Standard deviations above the mean, of the number of ids per owner, that fit in a round."""
 
 Carry = TypeVar("Carry")
 
 
 def capacity(ids: int, devices: int) -> int:
-    """Return C for U distinct ids: an even share, and more as owners' shares differ by chance."""
+    """Return C for U distinct ids: an even share, plus a margin for random differences."""
     even = ids / devices
     return min(ids, math.ceil(even + SPREAD * math.sqrt(even)) + 8)
 
@@ -39,9 +39,9 @@ class Round(NamedTuple):
     """One exchange of all devices with all others.
 
     Attributes:
-      first: place among a device's ids of the first one that it asks of each owner.
-      counts: how many it asks of each.
-      wanted: places of the rows that every device asks of this one; Q where it asks for none.
+      first: index, among a device's ids, of the first one that it requests from each owner.
+      counts: number of ids that it requests from each owner.
+      wanted: slots of the rows that every device requests from this one; Q for none.
       is_last: whether no device has ids left; the same on all devices.
     """
 
@@ -55,8 +55,8 @@ class Exchange:
     """The exchange of the rows that ids of this device look up in arrays of one layout.
 
     Attributes:
-      size: U; what is past the distinct ids is filler, which reads the first row again.
-      further: rounds after the first one, known after :meth:`fetch`.
+      size: U; entries after the distinct ids are filler, which reads the first row again.
+      further: number of rounds after the first one, known after :meth:`fetch`.
     """
 
     def __init__(self, ids: Int[Array, "..."], layout: Layout) -> None:
@@ -78,7 +78,7 @@ class Exchange:
         return jnp.searchsorted(self._slots, self._layout.slots(ids)).astype(ids.dtype)
 
     def fetch(self, tree: Any) -> Any:
-        """Return the rows ``[U, ...]`` of arrays ``[Q, ...]`` of 32 bits, in a tree of any form."""
+        """Return the rows ``[U, ...]`` of a tree of 32-bit arrays ``[Q, ...]``."""
         leaves, structure = jax.tree.flatten(tree)
         if not leaves:
             return tree
@@ -117,7 +117,7 @@ class Exchange:
         return rounds, carry
 
     def summed(self, gradients: list[Float[Array, "U ..."]]) -> list[Float[Array, "Q ..."]]:
-        """Return the sums of all devices' gradients of every row that this device has."""
+        """Return the gradients of every row of this device, summed over all devices."""
         packed = _packed(gradients, lead=1, cast=False)
 
         def add(asked: Round, total: jax.Array) -> jax.Array:
@@ -131,10 +131,10 @@ class Exchange:
     def received(
         self, asked: Round, gradients: list[Float[Array, "U ..."]]
     ) -> tuple[Rows, list[Float[Array, "W ..."]]]:
-        """Return the W rows that a round asks of this device, and sums of their gradients."""
+        """Return the W rows that a round requests from this device, and their summed gradients."""
         owned = self._layout.owned
         places = asked.wanted.reshape(-1)
-        rows = distinct(places, owned)  # with the place past the end that filler asks for
+        rows = distinct(places, owned)  # with the slot past the end that filler requests
         rows = rows._replace(read=jnp.minimum(rows.read, owned - 1))
         count = rows.read.shape[0]
         sent = self._sent(asked, _packed(gradients, lead=1, cast=False))
@@ -143,13 +143,13 @@ class Exchange:
         return rows, _unpacked(total, gradients)
 
     def _sent(self, asked: Round, packed: Float[Array, "U W"]) -> Float[Array, "nC W"]:
-        """Return what all devices send this one of their rows, zeros where it is nothing."""
+        """Return the rows that all devices send to this one, zeros for filler."""
         places, is_asked = self._places(asked.first, asked.counts)
         parts = jnp.where(is_asked[..., None], packed[places], 0)
         return _to_all(parts).reshape(-1, packed.shape[1])
 
     def _round(self, first: Int[Array, " n"]) -> Round:
-        """Return the round that starts at these places among the ids."""
+        """Return the round that starts at these indices of the ids."""
         owned, base = self._layout.owned, self._bounds[:-1]
         beyond = first + self._capacity
         last = self._slots[jnp.minimum(beyond, self.size - 1)] - base
@@ -163,7 +163,7 @@ class Exchange:
     def _places(
         self, first: Int[Array, " n"], counts: Int[Array, " n"]
     ) -> tuple[Int[Array, "n C"], Bool[Array, "n C"]]:
-        """Return places among the ids for each owner, and which of them a round asks for."""
+        """Return indices of ids for each owner, and whether a round requests them."""
         number = jnp.arange(self._capacity, dtype=first.dtype)[None, :]
         places = jnp.minimum(first[:, None] + number, self.size - 1)
         return places, number < counts[:, None]
@@ -175,7 +175,7 @@ def _to_all(parts: jax.Array) -> jax.Array:
 
 
 def _packed(leaves: list[jax.Array], *, lead: int, cast: bool = True) -> jax.Array:
-    """Return arrays side by side, flat after ``lead`` axes, as integers if ``cast``."""
+    """Concatenate arrays, flattened after ``lead`` axes, bitcast to int32 if ``cast``."""
     parts = []
     for leaf in leaves:
         bits = jax.lax.bitcast_convert_type(leaf, jnp.int32) if cast else leaf
@@ -184,7 +184,7 @@ def _packed(leaves: list[jax.Array], *, lead: int, cast: bool = True) -> jax.Arr
 
 
 def _unpacked(packed: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
-    """Return the arrays of :func:`_packed`, which had the types and row shapes of ``like``."""
+    """Undo :func:`_packed`: return arrays with the types and row shapes of ``like``."""
     parts, start = [], 0
     for leaf in like:
         width = math.prod(leaf.shape[1:])

@@ -1,4 +1,4 @@
-"""The devices of a run: one axis over those of all its processes, each process's in sequence."""
+"""The devices of a run: a mesh with one axis over those of all processes, process by process."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def devices_there() -> list[list[jax.Device]]:
 
 
 def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:
-    """Return the devices for batches of a size, those of a process in sequence.
+    """Return the devices for a batch size, process by process.
 
-    Several processes have the same number of them each. More devices than there are, or a number
-    of them that does not fit, are a ``UserError``.
+    Every process has the same number of them. More devices than there are, or a number that does
+    not fit, is a ``UserError``.
     """
     there = devices_there()
     share = _number(mesh.data, there, batch_size) // len(there)
@@ -31,7 +31,7 @@ def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """Return the mesh; devices of a process follow each other, as its rows of a batch do."""
+    """Return the mesh; devices of a process are adjacent, as are its rows of a batch."""
     kind = (AxisType.Auto,)
     if count() == 1:
         return jax.make_mesh((len(devices),), (AXIS,), axis_types=kind, devices=devices)
@@ -39,7 +39,7 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _number(asked: int | None, devices: list[list[jax.Device]], batch_size: int) -> int:
-    """Return the number of devices to use of those of each process."""
+    """Return the number of devices to use, of all processes."""
     processes, there = len(devices), sum(map(len, devices))
     usable = [n for n in range(processes, there + 1, processes) if batch_size % n == 0]
     if not usable:

@@ -1,10 +1,10 @@
-"""Placement of a run on several devices: batches by rows, large tables by rows, the rest on each.
+"""Placement of a run on several devices: batches and large tables sharded, the rest replicated.
 
-A large table, its slots and what else has a row for each of its values are in the order of a
-:class:`~dien_jax.steps.placement.Layout`, of which each device has a consecutive part. Checkpoints
-have the arrays of the devices as they are. On one device rows are in the order of the vocabulary.
+A large table, its optimizer slots and other arrays with a row for each of its values are in the
+order of a :class:`~dien_jax.steps.placement.Layout`, and each device has a consecutive part.
+Checkpoints store these arrays unchanged. On one device rows are in the order of the vocabulary.
 
-Dimensions: n devices, R rows of a table, Q rows of it that a device has.
+Dimensions: n devices, R rows of a table, Q slots of it on each device.
 """
 
 import functools
@@ -40,7 +40,7 @@ ITEMS: Table = ("item", "item")
 class Placement(OneDevice):
     """Placement of the arrays of a run on n devices, of one process or of several.
 
-    A method without a docstring does on them what that of :class:`OneDevice` says.
+    Methods without a docstring do what those of :class:`OneDevice` document.
 
     >>> from dien_jax import Loader, open_dataset, preset
     >>> from dien_jax.devices import Placement
@@ -56,9 +56,9 @@ class Placement(OneDevice):
     1
 
     Args:
-      devices: those of all processes, as many of each, or their number n.
-      schema: features, which decide the tables that are divided.
-      dense_rows: rows up to which a table is whole on each device, see
+      devices: devices of all processes, with the same number of each, or their number n.
+      schema: features, which decide the tables that are sharded.
+      dense_rows: maximum number of rows of a replicated table, see
         :func:`~dien_jax.steps.rows.large_tables`; checkpoints depend on it.
 
     Attributes:
@@ -81,18 +81,18 @@ class Placement(OneDevice):
     # How a step reads and updates rows.
 
     def gather(self, params: Any, by_row: frozenset[Table] = frozenset()) -> SplitGather:
-        """Return what fetches the rows that a batch looks up from the devices that have them."""
+        """Return the gather that fetches the rows that a batch looks up from their owners."""
         del by_row
         return SplitGather(self.layouts, params)
 
     def make_update(self, config: Config, steps_per_epoch: int, part: Part) -> Update:
-        """Return the update of a part's parameters by the gradients of all devices."""
+        """Return the function that updates a part's parameters by gradients of all devices."""
         optimizer = make_optimizer(config, steps_per_epoch, part)
         is_dense = not self.tables_by_row(config.optim.embedding_update)
         return split_update(optimizer, is_dense=is_dense)
 
     def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
-        """Return the items of draws from an alias table that is divided as items are."""
+        """Return the items sampled from an alias table, which is sharded as items are."""
         if (layout := self.layouts.get(ITEMS)) is None:
             return super().drawn(sampler, random)
         exchange = Exchange(random.column, layout)
@@ -124,7 +124,7 @@ class Placement(OneDevice):
         return call
 
     def specs(self, tree: Any) -> Any:
-        """Return the partition of every array of parameters, statistics or slots."""
+        """Return the partition spec of every array of parameters, statistics or slots."""
         return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
@@ -141,19 +141,19 @@ class Placement(OneDevice):
     # Where arrays are.
 
     def initial(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-        """Draw an embedding table, each device its rows, equal to one device's.
+        """Initialize an embedding table; each device draws its rows, as one device would draw them.
 
-        Random bits of an entry depend on its place in the flat array alone, so a table of more rows
-        has the R rows of the table first.
+        Random bits of an entry depend only on its index in the flat array, so a larger table starts
+        with the R rows of this one.
         """
         rows, width = shape
         if rows <= max(self.dense_rows, 1):  # a number has a single row
             return EMBEDDING_INITIAL(key, shape, dtype)
         layout = Layout(rows, self.devices)
-        # In the shape of the order, so that each device draws its part alone.
+        # In the shape of the layout, so that each device draws only its part.
         place, stripe = layout.used // layout.stripes, layout.stripes
         drawn = jax.random.uniform(key, (place, stripe, width), dtype, -1)
-        # The deviation of EMBEDDING_INITIAL, of the table without filler.
+        # The standard deviation of EMBEDDING_INITIAL, for the table without filler.
         drawn = drawn * jnp.sqrt(3 * jnp.array(1 / ((rows + width) / 2), dtype))
         row = jnp.arange(place)[:, None] * stripe + jnp.arange(stripe)[None, :]
         drawn = jnp.where(row[..., None] < rows, drawn, 0)
@@ -203,7 +203,7 @@ class Placement(OneDevice):
         return self._put(np.asarray(array), self.layouts.get(ITEMS))
 
     def put_batch(self, batch: Any) -> Any:
-        """Put a batch on the devices, each its rows; a process has its own part of them."""
+        """Shard a batch over the devices by rows; each process passes its own part."""
         if self.processes == 1:
             return jax.device_put(batch, self._split)
         put = functools.partial(jax.make_array_from_process_local_data, self._split)
@@ -218,16 +218,16 @@ class Placement(OneDevice):
         )
 
     def put(self, tree: Any, like: Any) -> Any:
-        """Put parameters, statistics or slots of one device's form on the devices.
+        """Put parameters, statistics or slots in one device's form on the devices.
 
-        With several processes, ``tree`` is that of process 0, without keys, and None on the others.
+        With several processes, only process 0 passes ``tree``, without keys; the others pass None.
         """
         if self.processes > 1:
             tree = self._of_first(tree, self.like(like))
         return self._map_tables(lambda layout, leaf: self._put(leaf, layout), tree, self.on_each)
 
     def _of_first(self, tree: Any, like: Any) -> Any:
-        """Return on every process the arrays that process 0 has, one after the other."""
+        """Broadcast the arrays of process 0 to every process, one after the other."""
         leaves, structure = jax.tree.flatten(like)
         given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
 
@@ -246,10 +246,10 @@ class Placement(OneDevice):
         layout = self.layouts.get(table)
         return rows if layout is None else layout.slots(rows)
 
-    # What checkpoints have.
+    # What checkpoints hold.
 
     def to_save(self, tree: Any) -> Any:
-        """Return the arrays of the devices, which are as checkpoints have them."""
+        """Return the arrays of the devices, which checkpoints hold unchanged."""
         return tree
 
     def to_restore(self, tree: Any) -> Any:
@@ -261,12 +261,12 @@ class Placement(OneDevice):
         )
 
     def restored(self, tree: Any, like: Any) -> Any:
-        """Return what was read for :meth:`to_restore`, which is on the devices."""
+        """Return arrays read for :meth:`to_restore`, which are on the devices already."""
         del like
         return tree
 
     def bytes_of_device(self) -> int | None:
-        """Return the memory of one of the devices: the CPUs of a process share its machine's."""
+        """Return the memory of one device; CPU devices of a process share the machine's memory."""
         memory = super().bytes_of_device()
         if memory is None or jax.local_devices()[0].platform != "cpu":
             return memory
@@ -274,7 +274,7 @@ class Placement(OneDevice):
 
 
 def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
-    """Return a function of an array, applied to the integers of a typed key."""
+    """Apply a function to an array, or to the integers of a typed key."""
     if not is_key(leaf):
         return function(leaf)
     data = function(jax.random.key_data(leaf))
@@ -282,10 +282,10 @@ def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
 
 
 class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
-    """A divided table among fresh parameters, which Flax shows to modules in one device's form.
+    """A sharded table among fresh parameters, which Flax shows to modules in one device's form.
 
-    ``shown`` is zeros, read by the forward pass of an initialisation alone, whose result nothing
-    uses. Flax compares the shape of the first array with it.
+    ``shown`` is zeros. Only the forward pass of initialisation reads it, and the result of that is
+    not used. It has to be the first array, because Flax checks that one's shape.
     """
 
     shown: Any

@@ -1,10 +1,10 @@
-"""Rows of tables that are divided over devices, inside ``jax.shard_map``: look-ups and updates.
+"""Look-ups and updates of rows of tables that are sharded over devices, in ``jax.shard_map``.
 
 Rows are fetched from their owners. Owners sum the gradients of a row and update it: a dense update
-changes every row a device holds, a lazy one only the rows that this batch looked up. The global
+changes every row of a device, a lazy update only the rows that this batch looked up. The global
 norm of gradients counts every parameter once.
 
-Dimensions: U rows fetched of a table, W rows that came to an owner, Q rows that it has.
+Dimensions: U fetched rows of a table, W rows whose gradients an owner gets, Q slots of an owner.
 """
 
 import functools
@@ -27,7 +27,7 @@ _at_paths = jax.tree_util.tree_map_with_path
 class SplitGather:
     """:class:`~dien_jax.steps.rows.RowGather` with an exchange in place of each gather.
 
-    Rows of ``params`` come with those of columns.
+    Rows of ``params`` are fetched together with those of columns.
     """
 
     def __init__(self, layouts: Mapping[Table, Layout], params: Any) -> None:
@@ -39,7 +39,7 @@ class SplitGather:
             self._leaves.setdefault(table_of(path), {})[path] = leaf
 
     def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
-        """Return ids as places among the rows fetched, and columns ``[U, ...]``."""
+        """Return ids as indices into the fetched rows, and columns ``[U, ...]``."""
         del size
         exchange = self.exchanges[table] = Exchange(ids, self._layouts[table])
         leaves = self._leaves.get(table, {})
@@ -48,7 +48,7 @@ class SplitGather:
         return exchange.places(ids), columns
 
     def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
-        """Return parameters with the rows fetched in place of tables, and the slots as they are."""
+        """Return parameters with the fetched rows in place of tables, and unchanged slots."""
         return _at_paths(lambda path, leaf: self._fetched.get(path, leaf), params), slots
 
     def metrics(self) -> dict[str, jax.Array]:
@@ -58,10 +58,10 @@ class SplitGather:
 
 
 def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> Update:
-    """Return the update of a part's parameters, from the gradients that each device has.
+    """Return the function that updates a part's parameters by the gradients of each device.
 
-    They are of the device's share of the loss, by parameters whose divided tables are the rows
-    fetched.
+    These are gradients of the device's share of the loss, with respect to parameters with fetched
+    rows in place of sharded tables.
     """
 
     def update(whole: Any, compact: Any, gather: SplitGather, gradients: Any) -> Any:
@@ -82,7 +82,7 @@ def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> 
 
 @dataclass(frozen=True)
 class _Step:
-    """The arrays of one update; gradients of dense parameters are summed, of tables are not."""
+    """The arrays of one update; gradients of dense parameters are summed, those of tables not."""
 
     optimizer: optax.GradientTransformation
     whole: tuple[Any, Any]
@@ -117,7 +117,7 @@ class _Step:
     def _with_later_rounds(
         self, table: Table, whole: Any, before: Any, sums: dict[tuple, jax.Array]
     ) -> Any:
-        """Return the state with the rows of a table updated that came in further rounds."""
+        """Update the rows of a table that came in further rounds, and return the state."""
         paths, structure = jax.tree_util.tree_flatten_with_path(whole)
         places = [index for index, (path, _) in enumerate(paths) if table_of(path) == table]
 
@@ -148,7 +148,7 @@ class _Step:
         return total + _squares(sums.values())
 
     def _norm(self, of_rows: list[jax.Array]) -> jax.Array:
-        """Return the global norm, given sums of squares of the rows that this device has."""
+        """Return the global norm, given sums of squares over this device's rows."""
         total = _squares(self.dense.values())
         if of_rows:
             total = total + jax.lax.psum(sum(of_rows[1:], of_rows[0]), AXIS)

@@ -1,6 +1,6 @@
 """Experiments over several runs: comparison, baselines and the paper's table.
 
-Everything that trains or scores goes through :mod:`dien_jax.training` and :mod:`dien_jax.runs`.
+Training and scoring of models is left to :mod:`dien_jax.training` and :mod:`dien_jax.runs`.
 """
 
 from dien_jax.experiments.baselines import BaselineResult, baseline_table, run_baselines

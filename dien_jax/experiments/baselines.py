@@ -41,7 +41,7 @@ from dien_jax.runs.trained import measure
 from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.files import partial_folder
 
-TREES = ((7, 15), (31, 255))  # leaves and bins of a column: few of both, LightGBM's defaults
+TREES = ((7, 15), (31, 255))  # leaves, and bins per column: few of both, or LightGBM's defaults
 MOST_TREES = 2000
 PATIENCE = 50  # trees without a better validation score before boosting stops
 SEED = 0
@@ -52,13 +52,13 @@ SINGLE = {
     "attribute match": MATCH,
     "co-occurrence": "item recent_lift",
 }
-"""The column of each baseline that has one."""
+"""The column of each baseline that reads a single one."""
 BOOSTED_TREES = "boosted trees"
 BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)  # in the order of tables
 
 
 def fit_single(column: int, train: Inputs) -> Baseline:
-    """Fit a logistic regression on one column, which ranks by it: rising if clicks have more."""
+    """Fit a logistic regression on one column, which decides scale and direction of the ranking."""
     center, scale = standard(train.dense[:, [column]])
     nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
     rows = (train.dense[:, [column]] - center) / scale
@@ -72,11 +72,11 @@ def fit_single(column: int, train: Inputs) -> Baseline:
 
 
 def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:
-    """Fit boosted trees on all columns but the ids, or on those that no count enters either.
+    """Fit boosted trees on all columns except ids, or except ids and counts.
 
-    Columns, leaves and trees are chosen on validation. Counts leave out an example's own event,
-    which trees could learn by heart; few bins, large leaves and a choice without counts keep them
-    from it.
+    Columns, leaves and number of trees are chosen on validation. Counts exclude an example's own
+    event, and trees could learn labels from that. Few bins, large leaves and the choice without
+    counts prevent it.
     """
     import lightgbm
 
@@ -115,8 +115,8 @@ class BaselineResult(NamedTuple):
 
     Attributes:
       name: the baseline.
-      settings: what its fit and the validation split chose, by name.
-      valid, test: metrics by name; None where undefined.
+      settings: settings that were fitted, or chosen on validation, by name.
+      valid, test: metrics by name; None if undefined.
       scores: calibrated scores of the examples of both splits, float32 ``[n]`` each, by split.
     """
 
@@ -130,18 +130,18 @@ class BaselineResult(NamedTuple):
 def run_baselines(data: str | Path, out: str | Path | None = None) -> list[BaselineResult]:
     """Fit simple models on the training split, and score validation and test.
 
-    Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
-    are a logistic regression's on training examples. A logistic regression and boosted trees have
-    all columns of :class:`~dien_jax.experiments.logistic_regression.RegressionInputs`. What a fit
-    leaves open is chosen on the validation split, where probabilities are calibrated too, as those
-    of a run, and the test split is scored once.
+    Popularity, attribute match and co-occurrence rank by one column, with sign and scale from a
+    logistic regression on training examples. A logistic regression and boosted trees read all
+    columns of :class:`~dien_jax.experiments.logistic_regression.RegressionInputs`. Hyperparameters
+    are chosen on the validation split. Probabilities are calibrated on it too, as those of a run,
+    and the test split is scored once.
 
     Args:
       data: dataset folder.
-      out: folder to create, with one folder for each baseline, which :func:`compare_runs` reads.
+      out: folder to create, with one folder per baseline, for :func:`compare_runs`.
 
     Raises:
-      UserError: for data that no model can be fitted to, an ``out`` that is not empty, and
+      UserError: for data that models cannot be fitted on, an ``out`` that is not empty, or
         packages that are not installed.
 
     >>> from dien_jax.experiments import run_baselines
@@ -194,7 +194,7 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
 
 
 def baseline_table(results: list[BaselineResult]) -> str:
-    """Return results as a table: metrics of validation and test, and what was chosen.
+    """Return results as a table: metrics of validation and test, and the chosen settings.
 
     >>> from dien_jax.experiments import baseline_table
     >>> baseline_table([]).split()[:2]
@@ -241,5 +241,5 @@ def _scores(
 
 
 def folder_of(row: str) -> str:
-    """Return the name of a row's folder."""
+    """Return the folder name of a row."""
     return row.translate({ord(" "): "-"} | dict.fromkeys(map(ord, ",()")))

@@ -30,13 +30,13 @@ from dien_jax.runs.trained import score_split
 from dien_jax.utils.console import aligned, say, stage
 
 _ABSENT = "-"
-Pairs = list[tuple[RunSummary, RunSummary]]  # runs, and what each is compared with
+Pairs = list[tuple[RunSummary, RunSummary]]  # runs, each with the run that it is compared with
 
 
 def compare_runs(
     folders: Sequence[str | Path], split: str = "test", data: str | Path | None = None
 ) -> Iterator[str]:
-    """Compare runs with the first of them, or with that of equal seed and the first's settings.
+    """Compare each run with the first, or with the run of its seed and the first's settings.
 
     Args:
       folders: folders of runs and of baselines, see :func:`run_baselines`.
@@ -44,13 +44,13 @@ def compare_runs(
       data: the dataset folder, which must be that of the first run, if it has moved.
 
     Yields:
-      The sections as text, each a table: the runs; means over runs that differ by seed only;
-      differences over seeds; lists, of runs for which they were measured; the settings that
-      differ; differences of scores between runs of equal seed, and of lists that were measured
-      alike. A section without rows is left out.
+      The sections as text, each a table: the runs; means over runs that differ only by seed;
+      differences over seeds; lists, if they were measured; the settings that differ; differences of
+      scores between runs of equal seed, and of lists that were measured in the same way. A section
+      without rows is left out.
 
     Raises:
-      UserError: if a run or the data is at fault.
+      UserError: if a run or the data cannot be used.
 
     >>> print(next(compare_runs(["runs/first"])).splitlines()[1].split()[:4])
     ['run', 'preset', 'data', 'seed']
@@ -112,12 +112,12 @@ def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
 
 
 def _measured(lists: ListMetrics) -> str:
-    """Return how lists were measured; those that are compared were measured alike."""
+    """Describe how lists were measured; only those measured in the same way are compared."""
     return f"{lists['targets']:,} clicks" + (", as recommend lists" if lists["mrr"] is None else "")
 
 
 def _list_differences(first: SeedGroup, pairs: Pairs, dataset: Dataset) -> str:
-    """Return the differences of lists between runs that were measured alike."""
+    """Return the differences of lists between runs, if they were measured in the same way."""
     rows = [[f"lists, difference to {_compared_to(first, pairs)}", "", "difference", "95% (users)"]]
     users = np.asarray(dataset.splits["test"].group)
     for run, baseline in pairs:
@@ -205,7 +205,7 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
 
 
 def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
-    """Return the mean differences to the first group over the seeds that both have."""
+    """Return the mean differences from the first group over common seeds."""
     first, *others = groups
     rows = []
     for group in others:
@@ -224,9 +224,9 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
 
 
 def _pairs(first: SeedGroup, runs: Sequence[RunSummary]) -> Pairs:
-    """Pair each run with that of the first group which has its seed, or else with its first run.
+    """Pair each run with the run of its seed in the first group, or with the group's first run.
 
-    A baseline is a model of no seed. Runs of that group which differ by seed alone are left out.
+    A baseline has no seed. The first group's run of each seed is not paired with itself.
     """
     others = {seed: run for seed, run in first.finished.items() if isinstance(run.run, Run)}
     pairs = []
@@ -289,7 +289,7 @@ def _cells(difference: Difference) -> tuple[str, str, str]:
 
 
 def metric_headers(*columns: str) -> list[list[str]]:
-    """Return both header rows of the given columns and every metric of both splits."""
+    """Return the two header rows for some columns and every metric of both splits."""
     gap = [""] * (len(METRICS) - 1)
     labels = [metric.label for metric in METRICS.values()]
     return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]

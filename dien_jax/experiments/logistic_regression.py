@@ -1,8 +1,8 @@
-"""A logistic regression of counts and values, which models are compared with.
+"""A logistic regression on counts and values, as a baseline for models.
 
 Its inputs are the counts of training events that a model with ``model.statistics`` reads, and a
-column for each value. Those of a training example leave out its own event and its user's later
-ones, as in training. Other baselines have the same inputs.
+column for each value. Counts for a training example exclude its own event and later events of its
+user, as in training. Other baselines have the same inputs.
 
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns.
 """
@@ -35,18 +35,18 @@ from dien_jax.utils.console import Stage, say, stage
 LOGISTIC_REGRESSION = "logistic regression"  # its name among baselines
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # values of C, the inverse of the strength of regularization
 MAX_ITERATIONS = 300
-TOLERANCE = 1e-5  # a fit ends where the mean loss is about the square of this above its least
-BLOCK = 1 << 12  # rows that are float64 at a time: they stay in the processor's cache
+TOLERANCE = 1e-5  # a fit ends when the mean loss is about the square of this above its minimum
+BLOCK = 1 << 12  # rows converted to float64 at a time, which fit in the processor's cache
 MAX_ROWS = 1 << 20  # examples of a split in memory; more are a random sample
 GROUPS = ("item", "user", "context")
-UNCOUNTED = ("length", "repeat_share", MATCH)  # inputs of the history alone
+UNCOUNTED = ("length", "repeat_share", MATCH)  # inputs without counts of training events
 
 
 class Inputs(NamedTuple):
-    """Some examples as a logistic regression sees them."""
+    """Inputs and labels of a logistic regression for some examples."""
 
     dense: np.ndarray  # float32 [R, D], the columns RegressionInputs.names
-    # float32 [R, W]: features, whose values share 1, then the ids of item and user
+    # float32 [R, W]: features, the values of each summing to 1, then the ids of item and user
     one_hot: sparse.csr_array
     labels: np.ndarray  # int8 [R], 1 for a click
 
@@ -55,7 +55,7 @@ Predict = Callable[[Inputs], np.ndarray]  # to click probabilities, float32 [R]
 
 
 class Baseline(NamedTuple):
-    """A fitted model, and what was chosen."""
+    """A fitted model, and its chosen settings."""
 
     predict: Predict
     settings: dict[str, Any]
@@ -64,15 +64,15 @@ class Baseline(NamedTuple):
 class RegressionInputs:
     """The inputs of a logistic regression for the examples of a dataset.
 
-    ``names`` are the D dense columns: inputs of :func:`dien_jax.model.statistics_names` and numbers
-    of candidates, users and requests. No count enters those at the places ``uncounted``. Of the
-    one-hot columns the first ``num_attributes`` are not of an id.
+    ``names`` are the D dense columns: inputs of :func:`dien_jax.model.statistics_names` and numeric
+    features of candidates, users and requests. Those at the indices ``uncounted`` use no counts.
+    The first ``num_attributes`` one-hot columns are those of features other than ids.
     """
 
     def __init__(self, dataset: Dataset, max_history: int, batch_size: int = 1024) -> None:
         schema = dataset.schema
         self._dataset = dataset
-        # Batches of one padded length, so that one program is compiled for all splits.
+        # All batches have one padded length, so that one program is compiled for all splits.
         self._train = TrainConfig(batch_size=batch_size, buckets=(), max_history=max_history)
         model = ModelConfig(statistics=True)
         self._tables = feature_tables(dataset, model, folds=True)
@@ -93,7 +93,7 @@ class RegressionInputs:
         self.num_attributes = sum((feature.size or 1) - 1 for feature, _ in attributes)
 
     def read(self, split: str, limit: int) -> Inputs:
-        """Return all examples of a split in a random order, or about ``limit`` of them."""
+        """Return all examples of a split in random order, or a sample of about ``limit``."""
         total, size = len(self._dataset.splits[split].label), self._train.batch_size
         steps = min(-(-total // size), max(1, limit // size))
         rows = min(total, steps * size)
@@ -109,22 +109,22 @@ class RegressionInputs:
         return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
     def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
-        """Yield every example of a split once: their numbers, int64 ``[R]``, and inputs."""
+        """Yield every example of a split once: numbers, int64 ``[R]``, and inputs."""
         return self._batches(split, "evaluation")
 
     def _batches(
         self, split: str, order: str, steps: int | None = None
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
-        """Yield the batches of a split, at most so many; those of training have the bits ``own``.
+        """Yield at most ``steps`` batches of a split; those of training have the bits ``own``.
 
-        Each split has a seed of its own, as splits of the same size would be sampled alike.
+        Each split has its own seed; otherwise splits of the same size would be sampled alike.
         """
         how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
         loader = Loader(self._dataset, split, self._train, **how)
         features = len(self._tables.statistics)
         with closing(loader.epoch(0)) as batches:
             for step, batch in enumerate(itertools.islice(batches, steps)):
-                if batch.own is None:  # the counts are complete: nothing is left out
+                if batch.own is None:  # counts exclude nothing
                     rows = len(batch.label)
                     nothing = np.zeros((rows, features), np.int8)
                     batch = batch._replace(own=nothing, fold=np.zeros(rows, np.int32))
@@ -158,7 +158,7 @@ class RegressionInputs:
 
 
 def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
-    """Return values ``[R, K]`` and the share of each, float32; K is 1 for a categorical feature."""
+    """Return values ``[R, K]`` and their weights, float32; K is 1 for a categorical feature."""
     if isinstance(value, MultiValued):
         values, count = np.asarray(value.values), np.asarray(value.count)[:, None]
         live = np.arange(values.shape[1]) < count
@@ -170,8 +170,8 @@ def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
 def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
     """Fit a logistic regression on all columns, with C chosen on validation.
 
-    The dense columns are standardised. C rises, each fit starts from the one before, and the first
-    C that is no better than the one before ends the search.
+    The dense columns are standardised. C increases, each fit starts from the previous one, and the
+    search ends at the first C that is no better.
     """
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
@@ -195,7 +195,7 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the score that choices are made by: that of checkpoints."""
+    """Return the validation score by which settings are chosen, the same as for checkpoints."""
     score = selection_score(evaluate_scores(labels, scores, np.zeros(len(labels), np.int64)))
     assert score is not None  # there are validation examples
     return score
@@ -206,13 +206,13 @@ def minimise(
 ) -> np.ndarray:
     """Return the weights of a regularised logistic regression, float64: intercept, then columns.
 
-    They minimise C * sum(log loss) + |w|^2 / 2, where w is without the intercept, by L-BFGS from
-    the given weights. The fit ends after ``MAX_ITERATIONS`` at the latest.
+    They minimise C * sum(log loss) + |w|^2 / 2, where w excludes the intercept, by L-BFGS from the
+    given weights, in at most ``MAX_ITERATIONS``.
 
-    Columns of counts and similarities are strongly correlated, which makes plain L-BFGS slow. It
+    Columns of counts and similarities are strongly correlated, which makes plain L-BFGS slow. So it
     runs in coordinates in which the curvature at equal probabilities is 1 in every direction of
     the dense columns, and along each one-hot column. Large weights cancel, so logits are float64,
-    and the dense columns become so a block of rows at a time.
+    and dense columns are converted block by block.
     """
     dense = np.hstack([np.ones((len(labels), 1), np.float32), dense])  # for the intercept
     values, columns, size = one_hot.astype(np.float64), one_hot.T.tocsr(), dense.shape[1]
@@ -242,7 +242,7 @@ def minimise(
 
     options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE * np.sqrt(c * len(labels))}
     how: Any = {"jac": True, "method": "L-BFGS-B", "options": options}
-    # Threads of BLAS that wait for each other cost more than these short products.
+    # Synchronizing BLAS threads costs more than these short products.
     with threadpool_limits(1, "blas"):
         return to_weights @ minimize(loss_and_gradient, to_place @ weights, **how).x
 

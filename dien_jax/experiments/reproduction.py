@@ -1,11 +1,11 @@
-"""The paper's table on other data: settings x data sets x seeds, trained and compared.
+"""The paper's table on other data: settings x data sets x seeds, which are trained and compared.
 
     OUT/runs/DATA/ROW/SEED/     run folders
     OUT/runs/DATA/baselines/    simple models, one folder each
     OUT/results.csv             one line for each finished run and each simple model of OUT
 
-A run that is finished is not repeated, so a command that was stopped continues, and commands may
-share a folder.
+Finished runs are not repeated, so a command that was stopped can be run again to continue, and
+several commands may share a folder.
 """
 
 import csv
@@ -55,8 +55,8 @@ MOST_SEEDS = 2**32
 def paper_tables() -> dict[str, dict[str, Config]]:
     """Return the rows of the tables of ``python -m dien_jax.reproduce``; the first is DIEN.
 
-    ``family`` has the presets of the paper's networks, ``wide`` the same networks beside counts;
-    results of both have baselines too. ``parts`` changes one part of ``wide_dien`` at a time.
+    ``family`` has the presets of the paper's networks, and ``wide`` the same networks with counts;
+    results of both include baselines. ``parts`` changes one part of ``wide_dien`` at a time.
 
     >>> from dien_jax import preset
     >>> paper_tables()["family"]["dien"] == preset("dien")
@@ -76,11 +76,11 @@ def reproduce_table(
     rows: Sequence[str] = (),
     seeds: int = 5,
 ) -> str:
-    """Train what is missing of a table of the paper's models, and return the tables as text.
+    """Train the missing runs of a table of the paper's models, and return the results as text.
 
-    For each dataset they have all runs, means over seeds, and differences over seeds to the first
-    row. ``family`` and ``wide`` have rows of the baselines too, fitted where they are missing and
-    the extra ``baselines`` is installed.
+    For each dataset there are tables of all runs, of means over seeds, and of differences from the
+    first row over seeds. ``family`` and ``wide`` have rows for the baselines too; missing ones are
+    fitted if the extra ``baselines`` is installed.
 
     Args:
       data: dataset folders of different names, which the tables use.
@@ -90,7 +90,7 @@ def reproduce_table(
       seeds: runs of each row, with the seeds 0 to ``seeds - 1``.
 
     Raises:
-      UserError: if data, a run folder or ``out`` is at fault.
+      UserError: if data, a run folder or ``out`` cannot be used.
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
     >>> reproduce_table(["data"], "table", seeds=0)
@@ -145,7 +145,7 @@ def reproduce_table(
 
 
 def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) -> None:
-    """Train a run, or resume it; nothing if it is finished."""
+    """Train a run, or resume it; do nothing if it is finished."""
     with stop_signals() as stop_signal:
         if not (folder / CONFIG_FILE).exists():
             options: Any = {"seed": seed, "preset": row, "stop_signal": stop_signal}
@@ -159,7 +159,7 @@ def _train(folder: Path, dataset: Dataset, config: Config, row: str, seed: int) 
 
 
 def write_results(out: Path) -> None:
-    """Write ``results.csv``: a line for each finished run and each baseline below ``out/runs``."""
+    """Write ``results.csv``, with a line for each finished run and baseline below ``out/runs``."""
     files, lines = sorted((out / RUNS_FOLDER).glob(f"*/*/*/{RESULT_FILE}")), []
     for summary in load_summaries([file.parent for file in files]):
         run, result = summary.run, summary.result

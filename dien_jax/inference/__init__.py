@@ -1,7 +1,7 @@
-"""Inference: ranking candidates, scoring tables of requests, and exporting a model to one file.
+"""Inference: rank candidates, score tables of requests, and export a model to one file.
 
-All of it works with run folders, and ranking with exported files too. HTTP, flags and training
-state may not enter.
+All functions take run folders; those that rank or list items take exported files too. HTTP, flags
+and training state do not belong here.
 """
 
 from dien_jax.inference.bucketed_programs import RankRequest

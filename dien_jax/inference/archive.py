@@ -1,17 +1,17 @@
-"""The exported file: a zip archive with a whole model, whose digests detect damage and edits.
+"""The exported file: a zip archive of a whole model, with digests that detect damage and edits.
 
     manifest.json                 versions, settings, features, inputs and outputs of every program,
                                   and the sha256 of every other entry
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
-    list_offsets.npy              what a list over all items adds to the log odds of each
+    list_offsets.npy              added to the log odds of each item in a list over all items
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
-    model_card.md                 that of the run, for people
+    model_card.md                 the model card of the run
 
 The comment of the archive is the sha256 of the manifest. docs/export.md describes the file, and
-reads it without this package. Programs are compiled code for whoever runs them, so a file must come
-from somebody who is trusted. Two checks limit damage by others: on the size of the unpacked
-entries, and on calls out of the compiled program.
+reads it without this package. Programs are executable code, so load files only from sources that
+you trust. Two checks limit the damage by other files: one of the size of the unpacked entries, one
+of calls to functions outside of a program.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
-"""Custom calls that XLA itself replaces; any other one calls a function by its name."""
+"""Custom calls that XLA itself replaces; any other calls an external function by name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The content of an exported file, with the vocabularies in the form of a dataset's."""
+    """The content of an exported file; vocabularies are as in a dataset."""
 
     manifest: dict[str, Any]
     schema: Schema
@@ -57,12 +57,12 @@ class ExportedModel:
 
 
 def input_features(schema: Schema) -> list[str]:
-    """Return the features whose rows programs take, which therefore need a vocabulary."""
+    """Return the features that programs take as rows, which need vocabularies."""
     return ["item", "user", *(f.name for f in schema.context if f.size is not None)]
 
 
 def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
-    """Write an exported file; format, version and digests are added to its manifest."""
+    """Write an exported file; add format, version and digests to its manifest."""
     arrays = {_WEIGHT.format(name): array for name, array in model.weights.items()}
     if model.list_offsets is not None:
         arrays[OFFSETS_FILE] = model.list_offsets
@@ -88,14 +88,14 @@ def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
 
 
 def is_archive(file: Path) -> bool:
-    """Return whether a file is an exported one, of any version."""
+    """Return whether a file is an exported file, of any version."""
     with zipfile.ZipFile(file) as archive, archive.open(_MANIFEST) as stream:
         return f'"format": "{FORMAT}"' in stream.read(200).decode()
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file and run nothing; refuse a damaged, an edited or another version."""
-    require_unforked()  # also parsing a program is shared by threads
+    """Read an exported file without running it; refuse damage, edits and other versions."""
+    require_unforked()  # parsing a program uses threads too
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")
@@ -104,7 +104,7 @@ def read_archive(file: Path) -> ExportedModel:
         archive = zipfile.ZipFile(file)
     damage = f"damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the version"
     with archive, failing(f"{file}: {damage} that wrote it)"):
-        # No more than the sizes of entries is ever read, so they cannot fill the memory.
+        # Entries are read up to their stated sizes, so a limit on these bounds the memory.
         unpacked = sum(info.file_size for info in archive.infolist())
         limit = max(100 * file.stat().st_size, 64 * 2**20)
         if unpacked > limit:
@@ -137,7 +137,7 @@ def _sha256(content: bytes | memoryview) -> str:
 
 
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    """Return the manifest, of a version that this program and its JAX read."""
+    """Return the manifest; refuse versions that this package or its JAX cannot read."""
     source = f"{file}, {_MANIFEST}"
     if _MANIFEST not in archive.namelist():
         raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
@@ -164,9 +164,9 @@ def _array(content: bytes) -> np.ndarray:
 
 
 def _program(name: str, content: bytes) -> export.Exported:
-    """Return a program; refuse one that calls functions which are not part of it."""
+    """Return a program; refuse one that calls functions outside of it."""
     program = export.deserialize(bytearray(content))
-    text = str(program.mlir_module())  # fails for a newer StableHLO too
+    text = str(program.mlir_module())  # also fails for a newer StableHLO
     for call in re.finditer(r'\bstablehlo\.custom_call\b(?: @"?([^"(\s]*)"?\()?', text):
         if call[1] not in _CUSTOM_CALLS:
             raise ValueError(

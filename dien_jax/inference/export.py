@@ -1,6 +1,6 @@
-"""Exporting a trained model to one file (:mod:`dien_jax.inference.archive`).
+"""Export of a trained model to one file (:mod:`dien_jax.inference.archive`).
 
-Before it replaces an earlier file, it is read back and must score random requests as the run does.
+A new file is read back and must score random requests as the run does before it is renamed.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ from dien_jax.utils.machine import map_in_order, thread_count
 
 CHECKED_ROWS = 8
 CHECKED_CANDIDATES = CHUNK + 8
-"""More than one program scores at once, if there are as many items."""
+"""Too many for one call of ``score_candidates``, if there are as many items."""
 CHECKED_SLICES = {CHUNK: CHUNK, 2 * CHUNK: 2 * CHUNK}
-"""Slices of candidates by which both programs for these are called."""
+"""Slices of candidates with which both programs that score candidates are called."""
 CHECKED_USER = "the user of the check"
 TOLERANCE, TOLERANCE_ELSEWHERE = {"cpu": 1e-5}, 5e-3
-"""Largest difference of two probabilities: a few roundings of float32 on the device named, more
-where matmuls round their operands to fewer bits."""
+"""Largest difference of two probabilities: a few float32 roundings on a CPU; more on devices whose
+matmuls round their operands to fewer bits."""
 
 
 def export_run(
@@ -67,10 +67,10 @@ def export_run(
     Args:
       run_dir: run folder.
       out: file to write.
-      data: dataset folder, for features and vocabularies; None for the one of the run.
+      data: dataset folder, for features and vocabularies; None for the run's own.
       onnx: ONNX file to write in addition; None for none.
-      triton: folder of a model of a Triton server, which gets the ONNX file as its next version.
-      overwrite: replace files that exist even if they are not of this function.
+      triton: folder of a Triton model; the ONNX file becomes its next version.
+      overwrite: replace existing files even if this function did not write them.
 
     Returns:
       ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
@@ -78,8 +78,8 @@ def export_run(
       also ``triton``, the folder of the version.
 
     Raises:
-      UserError: when the run or its data cannot be used, a file cannot be written, an extra is not
-        installed, or scores differ. No file is written then.
+      UserError: if the run or its data cannot be used, a file cannot be written, an extra is not
+        installed, or scores differ. Nothing is written then, unless only ``triton`` failed.
     """
     run_dir, out = Path(run_dir), Path(out)
     options: Any = {"overwrite": overwrite, "inputs": (run_dir, data)}
@@ -153,13 +153,13 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
-    """Compare scores of an exported file with those of its run, or raise."""
+    """Compare the scores of an exported file with those of its run; raise if they differ."""
     exported = archive.read_archive(file)
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
     dataset, length = trained.dataset, int(batch.lengths[-1])
     items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
     absent = f"{max(items)}, absent"
-    items = [item or absent for item in items]  # row 0 is that of all ids without a row
+    items = [item or absent for item in items]  # row 0 stands for all unknown ids
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
     context: dict[str, Any] = {}

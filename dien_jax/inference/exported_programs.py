@@ -1,7 +1,7 @@
-"""A model's programs in the form of ``jax.export``: for CPU, CUDA and TPU, with symbolic sizes.
+"""A model's programs, exported by ``jax.export`` for CPU, CUDA and TPU, with symbolic shapes.
 
 Every program takes the weights by name and its inputs, as plain dicts, lists and arrays.
-``score_rows`` scores independent rows. The others are the parts of :class:`dien_jax.Ranker`;
+``score_rows`` scores independent rows. The others are those of :class:`dien_jax.Ranker`:
 ``score_candidates`` scores up to ``CHUNK`` candidates, ``score_many_candidates`` a larger multiple.
 
 Dimensions: B (b) rows, T (t) steps, N (n) candidates.
@@ -31,13 +31,13 @@ from dien_jax.utils.console import say
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
-"""The recurrences of every program: a Pallas kernel is compiled for one kind of device."""
+"""Implementation of recurrences in every program; a Pallas kernel fits one kind of device only."""
 _INPUTS = {
     "read_history": ("history", "length"),
     "add_event": ("interests", "item", "length"),
     "score_candidates": ("interests", "history", "length", "user", "context", "items", "count"),
 }
-"""Inputs of the programs of ranking, in the order of :class:`Programs` and their arguments."""
+"""Ranking programs, in the order of :class:`Programs`, and their inputs in argument order."""
 
 _COUNTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "score_rows": ("b", ()),
@@ -46,7 +46,7 @@ _COUNTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "score_candidates": ("n", (f"n <= {CHUNK}",)),
     "score_many_candidates": (f"{CHUNK}*k", ("k >= 2",)),
 }
-"""Number of rows or candidates of each program, and what holds for it."""
+"""Number of rows or candidates of each program, and its constraints."""
 PROGRAMS = tuple(_COUNTS)
 """Names of all programs."""
 
@@ -115,8 +115,8 @@ def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
 def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
     """Return the weights of a model, and its programs by name.
 
-    An attention or evolution that users add may have to know the number of steps; the programs then
-    read histories padded to ``max_history``, and a line on standard error says so.
+    An attention or evolution that users add may need a static number of steps. The programs then
+    take histories padded to ``max_history``; a line on standard error says so.
     """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
@@ -170,7 +170,7 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
-    """Return exported programs in the form that a ranker calls; each takes the weights first."""
+    """Return the :class:`Programs` that a ranker calls; each takes the weights first."""
 
     def program(name: str) -> Callable:
         def call(weights: Weights, *arguments: Any) -> Any:
@@ -187,7 +187,7 @@ def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
 
 
 def described(shapes: Any) -> Any:
-    """Return shapes and dtypes for JSON: ``{"dtype": "int32", "shape": ["b", "t"]}`` a leaf."""
+    """Return JSON values: ``{"dtype": "int32", "shape": ["b", "t"]}`` for each leaf."""
 
     def describe(leaf: Any) -> dict[str, Any]:
         sizes = [size if isinstance(size, int) else str(size) for size in leaf.shape]
@@ -197,7 +197,7 @@ def described(shapes: Any) -> Any:
 
 
 def _structured(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return a program's inputs as the model takes them; undoes :func:`plain`."""
+    """Return a program's inputs in the types of the model; the inverse of :func:`plain`."""
     values = dict(inputs)
     if "interests" in inputs:
         values["interests"] = _interests(inputs["interests"])

@@ -1,6 +1,6 @@
-"""Metrics of the lists that a model makes for the users of a split.
+"""Metrics of a model's item lists for the users of a split.
 
-A target is a click on an item that its user had not chosen before. Its list is over all items that
+A target is a click on an item that its user had not chosen before. Its list ranks all items that
 the user had not chosen before and that have a training event.
 
 Dimensions: I items.
@@ -23,16 +23,16 @@ from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.console import Stage, stage
 
 MOST_TARGETS = 2000
-"""Targets that are drawn from a split with more."""
+"""Maximum number of targets of a split; more are sampled at random."""
 TARGETS_AT_ONCE = 64
 TARGETS_OF_RUN, LEAST_TARGETS = 1000, 100
-"""Targets that are measured at the end of a run; of fewer than the second a rate is uncertain."""
+"""Maximum and minimum number of targets at the end of a run; fewer give uncertain rates."""
 MOST_SCORES, MOST_ITEMS = 2_000_000, 100_000
-"""Scores of a network without a tower, some ten seconds, and items, that a run's end may take."""
+"""Limits at the end of a run: scores of a model without a tower, for some ten seconds; items."""
 
 
 class Target(NamedTuple):
-    """A click of a split: its example, user, item, and all earlier behaviours as rows."""
+    """A click of a split: example number, user, item row, and rows of all earlier behaviours."""
 
     example: int
     group: int
@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
 
 def list_targets(dataset: Dataset, split: str, most: int = MOST_TARGETS) -> list[Target]:
-    """Return the targets of a split, at most so many, drawn at random."""
+    """Return the targets of a split in random order, at most ``most``."""
     examples, offsets = dataset.splits[split], np.asarray(dataset.event_offsets)
     clicks = np.flatnonzero(np.asarray(examples.label) == 1)
     targets: list[Target] = []
@@ -60,8 +60,8 @@ def report_lists(
 ) -> dict[str, Any]:
     """Return :func:`dien_jax.metrics.list_metrics` of targets.
 
-    ``lists`` are rows of items, the best first, for each target; ``popularity`` ``[I]`` the
-    training events of each item, 0 for one that is on no list.
+    ``lists`` has the item rows of each target's list, best first. ``popularity`` ``[I]`` is the
+    number of training events of each item, 0 for items that may not be listed.
     """
     ranks, first = [], []
     for target, rows in zip(targets, lists, strict=True):
@@ -72,7 +72,7 @@ def report_lists(
 
 
 def _rank(target: Target, rows: np.ndarray) -> float:
-    """Return the place of a target in the rows of its list, from 1; infinity if it is not there."""
+    """Return the rank of a target in the rows of its list, from 1; infinity if it is not listed."""
     place = np.flatnonzero(rows == target.item)
     return 1.0 + int(place[0]) if len(place) else np.inf
 
@@ -80,7 +80,7 @@ def _rank(target: Target, rows: np.ndarray) -> float:
 def sorted_items(
     target: Target, scores: np.ndarray, popularity: np.ndarray, most: int | None = None
 ) -> np.ndarray:
-    """Return the rows of the list of all items by scores ``[I]``, or its first, the best first."""
+    """Return at most ``most`` rows of items that may be listed, by scores ``[I]``, best first."""
     allowed = popularity > 0
     allowed[UNKNOWN] = allowed[target.history] = False
     rows = np.flatnonzero(allowed)
@@ -88,10 +88,10 @@ def sorted_items(
 
 
 def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
-    """Return what gives the scores ``[I]`` of simple lists for a target, by name.
+    """Return simple rules by name: functions that score all items ``[I]`` for a target.
 
-    ``popularity`` is that of training events. ``cooccurrence``, of a dataset with counts, is the
-    cosine of the training users who chose an item and the last event, ties by popularity.
+    ``popularity`` counts training events. ``cooccurrence``, if the dataset has counts, is the
+    cosine similarity of the training users of an item and of the last event; ties by popularity.
     """
     popularity = np.asarray(dataset.popularity, np.float64)
     share = popularity / max(popularity.sum(), 1)  # below 1, for ties
@@ -103,7 +103,7 @@ def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
             scores = share * 1e-9
             for last in target.history[-1:]:
                 pairs = slice(counts.offsets[last], counts.offsets[last + 1])
-                other = counts.other[pairs]  # an item once
+                other = counts.other[pairs]  # distinct items
                 expected = (counts.count[last] + 1.0) * (counts.count[other] + 1.0)
                 scores[other] += counts.together[pairs] / np.sqrt(expected)
             return scores
@@ -117,9 +117,9 @@ def measure_lists(
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
-    To compare with, ``hr_10_popularity`` is HR@10 of the most popular items for every user, and
-    ``hr_10_cooccurrence`` that of the items that most users chose together with the last event,
-    for a dataset with counts.
+    For comparison, ``hr_10_popularity`` is HR@10 of the most popular items for every user.
+    ``hr_10_cooccurrence``, if the dataset has counts, is HR@10 of the items whose users are most
+    similar to those of the last event.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
@@ -128,11 +128,11 @@ def measure_lists(
     True
 
     Args:
-      model: of :func:`dien_jax.load_run`.
+      model: from :func:`dien_jax.load_run`.
       split: ``"train"``, ``"valid"`` or ``"test"``.
-      most: maximum number of targets; more are drawn at random.
-      exact: let the whole model score all items; else measure lists as ``recommend`` makes them,
-        of which only the first places are known, so that ``mrr`` is None.
+      most: maximum number of targets; more are sampled at random.
+      exact: score all items with the whole model; else measure lists as ``recommend`` makes them.
+        These end after the first items, so ``mrr`` is None.
 
     Raises:
       UserError: for a model without list offsets.
@@ -148,12 +148,12 @@ def lists_and_ranks(
     exact: bool = True,
     watch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[int, float]]:
-    """Return :func:`measure_lists`, and ranks of targets, infinity off a list, by example."""
+    """Return :func:`measure_lists`, and ranks by example; infinity for targets not listed."""
     dataset, loaded = model.dataset, LoadedModel.from_run(model)
     lists, targets = ItemLists(loaded, BucketedPrograms(loaded)), list_targets(dataset, split, most)
     options = lists.options(dataset.schema.num_items if exact else CUT)
     offsets = model.list_offsets
-    assert offsets is not None  # or lists has no options
+    assert offsets is not None  # lists.options has raised otherwise
     popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
     ranks: dict[int, float] = {}
 
@@ -190,9 +190,9 @@ def measure_finished(
 
     Write ``lists.json``, and return the metrics.
 
-    None where negatives were shown and not drawn, and where fewer clicks than ``least`` or many
-    items make a rate uncertain or slow. Only places on lists are known, so ``mrr`` is None.
-    ``watch`` is called again and again, and may raise.
+    Return None if negatives were shown instead of sampled, if there are fewer than ``least``
+    clicks, or if many items would make it slow. Lists end after the first items, so ``mrr`` is
+    None. ``watch`` is called repeatedly, and may raise.
     """
     items = int(np.count_nonzero(dataset.popularity))
     if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
@@ -201,7 +201,7 @@ def measure_finished(
         return None
     model = load_run(run_dir, dataset)
     most = TARGETS_OF_RUN
-    if not model.run.config.model.statistics:  # without counts there are no stages
+    if not model.run.config.model.statistics:  # without a tower all items are scored
         most = min(most, MOST_SCORES // max(items, 1))
     if most < least:
         return None

@@ -1,8 +1,8 @@
-"""The program ``score_rows`` as an ONNX model, converted by jax2onnx, and as a model of Triton.
+"""Conversion of the program ``score_rows`` to an ONNX model, by jax2onnx, and to a Triton model.
 
 Inputs are those of ``score_rows``, with names such as ``context/query/values`` for the parts of a
-feature. Weights are inside. Rows are of any number, histories padded to the run's ``max_history``.
-A model of an NVIDIA Triton server is a folder of its repository:
+feature. The file contains the weights. The number of rows is dynamic; histories are padded to the
+run's ``max_history``. A model of an NVIDIA Triton server is a folder in its model repository:
 
     REPOSITORY/MODEL/config.pbtxt    names, types and shapes of inputs and outputs
     REPOSITORY/MODEL/1/model.onnx    a version; Triton serves the latest
@@ -30,7 +30,7 @@ from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.files import check_out, partial_folder, write_text
 
 PRODUCER = "dien_jax"
-"""Name of the program that made a model; it is near the start of the message."""
+"""Producer name of a model, which is near the start of its protobuf message."""
 
 
 def check_onnx(file: Path, **options: Any) -> None:
@@ -41,7 +41,7 @@ def check_onnx(file: Path, **options: Any) -> None:
 
 
 def onnx_model(trained: TrainedModel) -> bytes:
-    """Convert a model that takes rows and returns ``score``, float32 ``[B]``."""
+    """Return a serialized ONNX model that takes rows and returns ``score``, float32 ``[B]``."""
     import jax2onnx
 
     weights, score_rows = row_scores(trained, "reference")
@@ -69,7 +69,7 @@ def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; lower ones report every unused constant
+    options.log_severity_level = 3  # errors only: warnings report every unused constant
     with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model"):
         session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         arrays = named_leaves(inputs)
@@ -96,7 +96,7 @@ _TYPES = {"FLOAT": "TYPE_FP32", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64", "B
 
 
 def triton_config(name: str, onnx: bytes) -> str:
-    """Return the configuration of an ONNX model; all rows of a request are one batch."""
+    """Return the ``config.pbtxt`` of an ONNX model; all rows of a request are one batch."""
     from onnx import TensorProto, load_from_string
 
     graph = load_from_string(onnx).graph
@@ -116,7 +116,7 @@ def triton_config(name: str, onnx: bytes) -> str:
 
 
 def check_triton(folder: Path) -> None:
-    """Refuse a folder that is no model of a Triton server, before anything is computed."""
+    """Refuse a folder that cannot be a Triton model, before anything is computed."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--triton {folder}: expected a folder, found a file")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
@@ -125,7 +125,7 @@ def check_triton(folder: Path) -> None:
 
 
 def add_version(folder: Path, onnx: Path) -> Path:
-    """Copy an ONNX file as the next version of a model, made if missing; return its folder."""
+    """Add an ONNX file as the next version of a new or existing model; return its folder."""
     check_triton(folder)
     with reading(onnx):
         content = onnx.read_bytes()

@@ -1,7 +1,7 @@
-"""Ranking N candidates for one user, or all items; a history is read once.
+"""Ranking of N candidates, or of all items, for one user; the history is encoded once.
 
-Scores of candidates are those of ``python -m dien_jax.evaluate``, to float32 rounding. Users whose
-histories are remembered are bounded in number.
+Scores of candidates equal those of ``python -m dien_jax.evaluate`` to float32 rounding. The number
+of users whose histories are remembered is bounded.
 """
 
 import threading
@@ -40,28 +40,27 @@ class Ranker:
     >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", context=context).ids)
     ['item 4', 'item 5']
 
-    Histories keep their latest ``max_history`` events, and a remembered user scores as the same
-    history given whole. Each pair of padded sizes of histories and candidates is compiled when it
-    first occurs, or by :meth:`warm_up`. Methods may be called from several threads. With
+    Histories keep their latest ``max_history`` events. A remembered history gives the same scores
+    as one passed in the call. Each pair of padded sizes of histories and candidates is compiled
+    when it first occurs, or by :meth:`warm_up`. Methods may be called from several threads. With
     ``model.follow_authors`` scores depend on the other candidates of a call and on padding, as in
     ``evaluate``.
 
     Args:
       path: run folder (its best checkpoint is used), exported file, or a model that is already
         loaded, for example by :func:`dien_jax.load_run`.
-      data: dataset folder of the run; None for the one that it was trained on.
+      data: dataset folder of the run; None for the run's own.
       max_users: maximum number of remembered users; the least recently used are evicted.
       separator: separator between the values of a multi-valued context feature given as one text.
-      exact_items: maximum number of items that :meth:`recommend` scores all by the whole model.
+      exact_items: maximum number of items that :meth:`recommend` scores without a shortlist.
 
     Attributes:
       step: training step of the checkpoint.
       schema: features that the model was trained on.
-      vocabularies: rows of raw ids and values.
+      vocabularies: maps of raw ids and values to rows.
 
     Raises:
-      UserError: when the run, its checkpoint, its data or the file cannot be used, or ``data`` is
-        given for a file.
+      UserError: if the run, its checkpoint, data or the file is unusable, or a file has ``data``.
       ValueError: for ``max_users`` below 1.
     """
 
@@ -92,9 +91,9 @@ class Ranker:
     ) -> Ranking:
         """Score candidates for a user and sort them.
 
-        Scores are click probabilities: of an item that the user is shown, as training was. Ids and
-        values are raw, as in the log; numbers may stand for their text. Values that training did
-        not see are unknown to the model, and counted.
+        Scores are click probabilities of items that are shown to the user, under the conditions of
+        training. Ids and values are raw, as in the log; numbers are converted to text. Values that
+        training did not see are unknown to the model, and counted.
 
         Args:
           history: behaviours, oldest first; may be empty. None for the remembered history of
@@ -117,8 +116,8 @@ class Ranker:
     def rank_many(self, requests: Sequence[RankRequest]) -> list[Ranking | UserError]:
         """Return the result of :meth:`rank` for each of several requests.
 
-        A request that cannot be ranked has its error in place of a ranking; the others do not
-        depend on it.
+        A request that cannot be ranked has its error in place of a ranking, and does not affect the
+        others.
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
@@ -143,31 +142,31 @@ class Ranker:
         exclude: Sequence[str | int] = (),
         at_most: Mapping[str, int] | None = None,
     ) -> Ranking:
-        """Return the n items that a user most probably chooses next, of all items.
+        """Return the n items, out of all, that a user will most probably choose next.
 
-        Scores are log odds of a click plus the log of the probability that the item was drawn as a
-        negative in training (:func:`dien_jax.runs.calibration.list_offsets`): they compare items of
-        one list. Equal ones are in the order of the item vocabulary. Items without a training event
-        are left out. Without a history, the most popular items are listed where negatives were
-        drawn by popularity, as no training example lacks one. Of more than ``exact_items`` items,
-        the 384 that are best by a rough estimate are scored by the model's tower, and the whole
-        model scores the best 128 of them, if the model has a tower; more of them for a long list.
+        A score is the log odds of a click plus the log probability that training sampled the item
+        as a negative (:func:`dien_jax.runs.calibration.list_offsets`). Compare scores only within a
+        list. Ties are in the order of the item vocabulary. Items without a training event are left
+        out. If negatives were sampled by popularity, an empty history gives the most popular items,
+        because every training example has a history. With more than ``exact_items`` items, a model
+        with a tower ranks in stages: a rough estimate selects 384 items, the tower 128 of these for
+        the whole model. Long lists have larger stages; exported models skip that of the tower.
 
         Args:
           history: see :meth:`rank`.
           n: length of the list; fewer items if no more are allowed.
           user: see :meth:`rank`.
           context: see :meth:`rank`.
-          exclude_history: leave out the items of the history, of a remembered user those that are
-            kept.
-          candidates: the only items that may be listed; None for all.
+          exclude_history: leave out the items of the history. Of a remembered user, only the kept
+            events are known.
+          candidates: items that may be listed; None for all.
           exclude: items that may not be listed.
           at_most: maximum number of items with the same value of a categorical item feature, by
             feature, such as ``{"category": 2}``; items whose value is unknown are not limited.
 
         Raises:
-          UserError: as :meth:`rank`; for an ``n`` or ``at_most`` below 1, a feature that is not a
-            categorical one of items, and a model without offsets.
+          UserError: as :meth:`rank`; also for ``n`` or ``at_most`` below 1, a feature that is not a
+            categorical item feature, or a model without offsets.
 
         >>> from dien_jax import Ranker
         >>> ranker = Ranker("runs/first")
@@ -191,10 +190,10 @@ class Ranker:
         exclude: Sequence[str | int] = (),
         at_most: Mapping[str, int] | None = None,
     ) -> list[Ranking]:
-        """Return the result of :meth:`recommend` for each of several histories, to rounding.
+        """Return the result of :meth:`recommend` for each of several histories, up to rounding.
 
-        ``users`` and ``contexts`` have one entry for each history, unknown by default; the other
-        arguments hold for all.
+        ``users`` and ``contexts`` have one entry per history, unknown by default. The other
+        arguments apply to all histories.
 
         Raises:
           UserError: as :meth:`recommend`, with the number of the history.
@@ -202,7 +201,7 @@ class Ranker:
         """
         filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
         options = self._lists.options(n, exclude_history=exclude_history, **filters)
-        count = len(histories := list(histories))  # rows of a sparse matrix have no len
+        count = len(histories := list(histories))  # a sparse matrix has no len
         columns: Any = [[None] * count if ids is None else ids for ids in (users, contexts)]
         if {*map(len, columns)} != {count}:
             expected = f"expected users and contexts for {count} histories"
@@ -222,24 +221,24 @@ class Ranker:
         lists = self._lists.of_requests(requests, whole, options)
         for request, unread, ranking in zip(requests, before, lists, strict=True):
             self._users.swap(request.raw.user, unread, request.history)
-            request.history = unread  # without what was read of it, which takes memory
+            request.history = unread  # drop its states, which take memory
             rankings.append(ranking)
         return rankings
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
-        """Read a user's history, oldest event first, and keep it in place of an earlier one.
+        """Encode a user's history, oldest event first, and keep it in place of an earlier one.
 
-        Training need not have seen the user; the history may be empty.
+        The model need not know the user; the history may be empty.
         """
         name = _user_id(user)
         (encoded,) = self._programs.encode([self._history(history)])
         self._users.put(name, encoded)
 
     def observe(self, user: str | int, event: str | int) -> None:
-        """Add an event to the end of a remembered history.
+        """Append an event to a remembered history.
 
         Raises:
-          UserError: when the user is not, or no longer, remembered.
+          UserError: if the user is not, or no longer, remembered.
         """
         name, (row,) = _user_id(user), item_rows(self.vocabularies, "event", [event])
 
@@ -262,9 +261,9 @@ class Ranker:
         return len(self._users)
 
     def adopt(self, other: "Ranker") -> None:
-        """Remember the users of another ranker instead, for a newer checkpoint of a run.
+        """Replace the remembered users by those of another ranker, to move to a newer checkpoint.
 
-        Histories are copied as events, by raw ids, and read when their user is next ranked for.
+        Histories are copied as events, by raw ids, and encoded at the user's next request.
         """
         ours, theirs = self.vocabularies, other.vocabularies
         same = ours.items == theirs.items
@@ -287,13 +286,14 @@ class Ranker:
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        Each takes up to three seconds; :func:`dien_jax.utils.enable_compile_cache` keeps them.
+        Each takes up to three seconds; :func:`dien_jax.utils.enable_compile_cache` caches them.
 
         Args:
           candidates: maximum number of candidates of a request; 512 covers any number.
-          lists: compile what :meth:`recommend` calls too.
-          progress: called now and then with the share that is done, from 0 to 1.
-          ready: called once no call compiles; short histories are padded more until the end.
+          lists: also compile the programs of :meth:`recommend`.
+          progress: called repeatedly with the completed fraction, from 0 to 1.
+          ready: called once no request has to compile; until the end, short histories have more
+            padding.
         """
         context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
         most = max(candidates, self.schema.num_items) if lists else candidates
@@ -305,7 +305,7 @@ class Ranker:
         try:
             if not isinstance(request, RankRequest):
                 raise UserError(f"expected a RankRequest, got {request!r:.60}")
-            # A list: numbers index the values of a pandas series by its labels.
+            # As a list: an integer would index a pandas Series by label.
             request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
             history = self._users.change(request.user) if events is None else self._history(events)
@@ -354,7 +354,7 @@ class RememberedUsers:
         return len(self._histories)
 
     def put(self, user: Any, history: History) -> None:
-        """Remember a user, in place of an earlier history."""
+        """Store a user's history in place of an earlier one."""
         with self._lock:
             self._histories[str(user)] = history
             self._histories.move_to_end(str(user))
@@ -364,8 +364,8 @@ class RememberedUsers:
     def change(
         self, user: Any, change: Callable[[History], History] = lambda history: history
     ) -> History:
-        """Replace a user's history by ``change(history)`` in one step, as last used; return it."""
-        require_unforked()  # a thread that is not here may hold the lock
+        """Replace a history atomically by ``change(history)``, mark it as used, and return it."""
+        require_unforked()  # in a fork, a thread that does not exist may hold the lock
         if user is None:
             raise UserError(
                 "expected a history, items from the oldest on, or a user that is remembered, found "
@@ -390,7 +390,7 @@ class RememberedUsers:
                 self._histories[str(user)] = new
 
     def copy_from(self, other: "RememberedUsers", convert: Callable[[History], History]) -> None:
-        """Remember the users of another store instead, with ``convert(history)`` of each."""
+        """Replace all users by those of another store, with ``convert(history)`` of each."""
         require_unforked()
         with other._lock:
             latest = list(other._histories.items())[-self._max_users :]

@@ -1,4 +1,4 @@
-"""Tables of requests, read in pieces; tables of scores and of lists, written in pieces."""
+"""Tables of requests, scores and lists, which are read and written in pieces of some rows."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines, take_long_cells
 
 SCORE = "score"
-"""Name of the last column of all tables that are written."""
+"""Name of the last column of every written table."""
 
 
 USES: dict[str, Use] = {
@@ -30,7 +30,7 @@ USES: dict[str, Use] = {
     "history": "multivalued",
     "timestamp": "time",
 }
-"""How the columns of ids and times are read."""
+"""Uses of the columns of ids and times, which decide how they are read."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ AnyColumns = TypeVar("AnyColumns", bound=UserColumns)
 class Piece(NamedTuple):
     """Consecutive rows of a table.
 
-    ``columns`` are all of them, lists of text or arrays of Arrow. ``places`` are lines of a text
-    file, or numbers of rows in a Parquet file, from 1.
+    ``columns`` has all columns, as lists of text or Arrow arrays. ``places`` has the number of each
+    row's line in a text file, or of the row in a Parquet file, from 1.
     """
 
     columns: Sequence[Any]
@@ -72,16 +72,16 @@ class Piece(NamedTuple):
 
 
 Write = Callable[[Sequence[Any], np.ndarray], None]
-"""Appends rows, given as columns and their scores, float32 ``[rows]``."""
+"""A function that appends rows: their columns, and their scores, float32 ``[rows]``."""
 
 
 class TextTable:
     """CSV with a header; tabs separate columns of ``.tsv`` and ``.inter``."""
 
     schema: Any = None
-    """Types of the columns in Parquet."""
+    """Arrow schema of the columns of a Parquet file; None for text."""
     file: Path
-    rows: int | None  # None if it is not known before they are read
+    rows: int | None  # None if unknown before reading
     names: list[str]
 
     def __init__(self, file: Path) -> None:
@@ -90,11 +90,11 @@ class TextTable:
         self.names = [name.strip() for name in header]
 
     def share(self) -> float | None:
-        """Return the share of the rows that were read, if it is known."""
+        """Return the fraction of the table that has been read, or None if unknown."""
         return self._read.share_of(self.file)
 
     def where(self, place: int) -> str:
-        """Return the place of a row for error messages."""
+        """Return file and line or row, for error messages."""
         return f"{self.file}:{place}"
 
     def pieces(self, size: int) -> Iterator[Piece]:
@@ -105,14 +105,14 @@ class TextTable:
             yield Piece(list(zip(*cells, strict=True)), places)
 
     def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
-        """Return the cells of one column: text, lists of text, or None where they are missing."""
+        """Return the cells of one column: text, lists of text, or None for missing cells."""
         return list(piece.columns[self.names.index(name)])
 
     def check_type(self, name: str, reason: str, use: Use) -> None:
-        """Refuse the type of a column that cannot be read for a use."""
+        """Refuse a column whose type does not suit its use."""
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the last line and the fields of each record, the header first."""
+        """Yield the number of the last line and the fields of each record, the header first."""
         take_long_cells()
         bad = self._read = BadLines()
         lines = (line + "\n" for _, line in read_lines(self.file, bad))
@@ -186,10 +186,10 @@ RequestTable = TextTable | ParquetTable
 def writing_scores(
     out: Path, names: Sequence[str], schema: Any, why: str = "", flag: str = "--out"
 ) -> Iterator[Write]:
-    """Yield a function that writes rows of some columns, and their scores.
+    """Yield a function that writes rows of the columns ``names`` and their scores.
 
-    The table is Parquet with the types of a ``schema`` of Arrow, and CSV without one; ``why`` says
-    so in an error. The file appears when the block ends.
+    The table is Parquet if there is an Arrow ``schema``, else CSV; ``why`` explains this in an
+    error. The file is renamed into place when the block ends.
     """
     kinds = (
         ".csv, .tsv or .txt file, or one of these and .gz" if schema is None else ".parquet file"
@@ -223,7 +223,7 @@ def writing_scores(
 
 
 def has_columns(names: Sequence[str]) -> Callable[[Path], bool]:
-    """Return a function that says whether a file is a table of these columns and scores."""
+    """Return a predicate: whether a file is a table of these columns and scores."""
 
     def is_table(file: Path) -> bool:
         table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
@@ -249,7 +249,7 @@ def open_requests(file: Path) -> RequestTable:
 
 
 def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
-    """Check that a table has a column of a type for a use; the error says for what reason."""
+    """Check that a table has a column that suits its use; an error gives the ``reason`` for it."""
     if name not in table.names:
         raise UserError(
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
@@ -259,7 +259,7 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
 
 
 def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
-    """Return the columns with those that a table has by default; refuse what cannot be read."""
+    """Return ``columns`` with the defaults that a table has; refuse columns that are unreadable."""
     if not columns.separator:
         raise UserError("--separator must not be empty")
     defaults = {
@@ -269,7 +269,7 @@ def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
     }
     columns = dataclasses.replace(columns, **defaults)
     flags: dict[str, str] = {}
-    for flag in USES:  # ids are no times, and users are no items
+    for flag in USES:  # each use needs a column of its own
         if (column := getattr(columns, flag, None)) is not None:
             if column in flags:
                 other = f"--{flag} must name another column than --{flags[column]}"

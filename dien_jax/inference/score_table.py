@@ -1,13 +1,13 @@
-"""Answers to tables of requests: scores of rows, and lists of the next items of users.
+"""Scores and item lists for the rows of a table of requests.
 
-A row is a user and, to be scored, an item. Its history is the first of these that is available:
+A row is a user and, for scores, an item. Its history is the first of these that is available:
 
 1. the ids in its column ``history``, oldest first;
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
    log of the folder, or an ISO date;
 3. all of the user's events in the data folder.
-Context features are columns of their names. Tables are read and written in pieces, so
-memory does not limit their size.
+Each context feature is a column of its name. Tables are read and written in pieces, so memory does
+not limit their size.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
 USERS_PER_PIECE = 512
 LIST_COLUMNS = ("user", "rank", "item")
-"""Columns of a table of lists before the scores."""
+"""Columns of a table of lists, before the column of scores."""
 SUBJECTS = {
     "unknown_users": "rows with a user that training did not see",
     "unknown_items": "rows with an item that training did not see",
@@ -46,7 +46,7 @@ SUBJECTS = {
     "unknown_context": "context values that training did not see",
     "empty_histories": "rows with an empty history",
 }
-"""What is counted, and said unless there is none."""
+"""Counts by name, and their descriptions for standard error; zero counts are not printed."""
 Values = TypeVar("Values")
 
 
@@ -74,7 +74,7 @@ def score_requests(
       run_dir: run folder.
       table: CSV or TSV with a header, or Parquet.
       out: table to write, of the same kind.
-      data: dataset folder; None for the one of the run.
+      data: dataset folder; None for the run's own.
       columns: names of the table's columns.
       overwrite: replace ``out`` even if it is not a table of these columns and the scores.
 
@@ -83,7 +83,7 @@ def score_requests(
       ``unknown_context`` and ``empty_histories``.
 
     Raises:
-      UserError: when the run, the data or the table cannot be used, or ``out`` cannot be written.
+      UserError: if the run, the data or the table cannot be used, or ``out`` cannot be written.
         Errors in a row name file, line and column. No table is written then.
     """
     out, table = Path(out), Path(table)
@@ -123,7 +123,7 @@ def list_for_users(
     overwrite: bool = False,
     **filters: Any,
 ) -> dict[str, int]:
-    r"""List the next items of the user of every row of a table, and write the lists.
+    r"""List the next items of the user in every row of a table, and write the lists.
 
     >>> from pathlib import Path
     >>> from dien_jax import Ranker
@@ -136,11 +136,11 @@ def list_for_users(
 
     Args:
       model: run folder, or an exported file.
-      table: CSV or TSV with a header, or Parquet; a row for each list.
+      table: CSV or TSV with a header, or Parquet; one row per list.
       out: table to write with the columns user, rank, item and score: Parquet if its name ends in
-        ``.parquet``, else CSV or TSV. Users have the type that they have in a Parquet ``table``.
-      data: dataset folder; None for the one of the run, or none for an exported file, which then
-        needs a column of histories.
+        ``.parquet``, else CSV or TSV. If both tables are Parquet, users keep their type.
+      data: dataset folder; None for the run's own. An exported file has none, and then needs a
+        column of histories.
       columns: names of the table's columns.
       n: length of the lists.
       overwrite: replace ``out`` even if it is not a table of lists.
@@ -151,7 +151,7 @@ def list_for_users(
       ``unknown_context`` and ``empty_histories``.
 
     Raises:
-      UserError: see :func:`score_requests`, and for filters that are refused.
+      UserError: see :func:`score_requests`; also for invalid filters.
     """
     out, table, model = Path(out), Path(table), Path(model)
     asked = tables.open_requests(table)
@@ -170,7 +170,7 @@ def list_for_users(
             f"column 'history'"
         )
     reader = _Reader(asked, columns, loaded.vocabularies, dataset)
-    rows_of_events = None  # where the model's are others
+    rows_of_events = None  # set if the model has other rows
     if not is_run and reader.events is not None and dataset is not None:
         rows_of_events = loaded.vocabularies.item_rows(dataset.vocabulary("item"))
 
@@ -210,9 +210,9 @@ def list_for_users(
 
 
 class _Reader:
-    """Turns pieces of a table into examples; ``counts`` are totals over all pieces.
+    """Converts pieces of a table to examples; ``counts`` are totals over all pieces.
 
-    ``events`` finds events in the data folder; None where the table has a column of histories.
+    ``events`` finds events in the data folder; it is None if the table has a column of histories.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class _Reader:
         return self._convert(piece, self._columns.user, "categorical", _texts)
 
     def examples(self, piece: tables.Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
-        """Return the rows as examples, and the events and offsets of sequences they are of."""
+        """Return the rows as examples, and the events and offsets of their sequences."""
         users, count = self.users(piece), len(piece.places)
         user = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
         item = np.zeros(count, np.int32)
@@ -258,7 +258,7 @@ class _Reader:
         return Examples(sequence, end, user, group, item, label, context), events, offsets
 
     def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
-        """Return events and their offsets, and each row's sequence and end of history in them."""
+        """Return events, offsets of sequences, and each row's sequence and end of history."""
         if self.events is None:
             name, use, ids = self._columns.history or "", tables.USES["history"], self._vocabularies
             histories = self._convert(piece, name, use, lambda cells: list(map(ids.events, cells)))
@@ -311,7 +311,7 @@ def _answer(
     out: Path,
     *form: Any,
 ) -> dict[str, int]:
-    """Write the columns and scores of all pieces of a table, and return the counts."""
+    """Compute and write the columns and scores of all pieces of a table; return the counts."""
     table, counts = reader.table, reader.counts
     of_all = f" of {table.rows:,}" if table.rows else ""
     progress = stage(work, table.share)
@@ -331,7 +331,7 @@ def _answer(
 
 
 def described(columns: tables.UserColumns, dataset: Dataset | None) -> str:
-    """Return where histories come from, in words."""
+    """Return a description of the source of histories."""
     if columns.history:
         ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
         return f"column {columns.history!r}{ignored}"

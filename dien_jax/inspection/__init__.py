@@ -1,4 +1,4 @@
-"""Inspection of trained models, which get no hooks for it: attention and gates, and reports."""
+"""Inspection of trained models, without hooks in them: attention, gates, and reports."""
 
 from dien_jax.inspection.example_view import draw_example
 from dien_jax.inspection.examples import Example, Inspector

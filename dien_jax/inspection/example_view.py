@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 ITEM_WIDTH, CATEGORY_WIDTH = 24, 18  # maximum number of columns of text
 BAR_WIDTH = 8
-LISTED, READ = 5, 3  # items at the top of a ranking that are shown, and behaviours with each
+LISTED, READ = 5, 3  # top items of a ranking that are shown, and behaviours for each
 MATCH = "*"  # marks a behaviour that shares a category with the candidate
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def prediction(example: Example) -> str:
-    """Return the click probability, that without reading the history, and the label."""
+    """Return the click probability, the one by counts alone, and the label, as text."""
     label = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
     alone = example.by_counts
     part = "" if alone is None else f" (by counts, without reading the history, {alone:.4f})"
@@ -64,7 +64,7 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 
 
 def ranking_lines(inspector: Inspector) -> list[str]:
-    """Return what the first test user clicks most probably and least; data have no context."""
+    """Return the most and least likely clicks of the first test user; for data without context."""
     dataset = inspector.trained.dataset
     items = np.arange(1, dataset.schema.num_items, dtype=np.int32)
     examples = dataset.splits["test"].take(np.zeros_like(items))._replace(item=items)
@@ -85,7 +85,7 @@ def ranking_lines(inspector: Inspector) -> list[str]:
 
 
 def measure_lines(names: Iterable[str]) -> list[str]:
-    """Return the meaning of measures."""
+    """Return explanations of measures."""
     relative = {True: " (bars are relative to the largest)", False: ""}
     measures = map(MEASURES.__getitem__, names)
     return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
@@ -102,7 +102,7 @@ def _bar(length: float, encoding: str) -> str:
 
 
 def draw_example(example: Example, feature: str | None) -> "Figure":
-    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's.
+    """Draw a panel of bars for each measure, with a row per behaviour, then the candidate's row.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inspection import Inspector, draw_example
@@ -114,7 +114,7 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
 
     Args:
       example: the example.
-      feature: name of the item feature that is shown as the category, that of ``Inspector.names``.
+      feature: name of the item feature shown as the category, from ``Inspector.names``.
 
     Raises:
       ImportError: without the extra ``plot``.

@@ -1,7 +1,7 @@
-"""Examples as a trained model reads them: raw ids, and attention and gates for each behaviour.
+"""Examples as a trained model reads them: raw ids, with attention and gates for each behaviour.
 
-Flax's ``capture_intermediates`` records what modules return, and gates are recomputed from the
-inputs and states of a recurrence, whichever implementation it ran:
+Flax's ``capture_intermediates`` records the outputs of modules. Gates are recomputed from the
+inputs and states of a recurrence, for every implementation of it:
 
     u_t = sigmoid(W_u x_t + U_u h_{t-1} + b_u)
 
@@ -63,16 +63,16 @@ MEASURES = {
 """The measures by name, in the order in which a model computes them."""
 
 
-UNKNOWN_NAME = "(unknown)"  # of values without a row of their own, too rare in training
+UNKNOWN_NAME = "(unknown)"  # for values without a row of their own, too rare in training
 NAMED = 3  # number of ids that an error message names
 
 
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[str, Any]]:
     """Return the jitted ``internals(params, batch_stats, features, logit_map, batch)``.
 
-    These are the click ``probability`` ``[B]``, that ``by_counts``, without the networks that read
-    the history, of a model beside counts, and the ``measures`` that the model has, by name,
-    ``[B, T]`` each. Gates are means over the H units.
+    It returns the click ``probability`` ``[B]``; ``by_counts``, the probability by the tower alone,
+    without the networks that read the history, or None without a tower; and the ``measures`` that
+    the model has, by name, ``[B, T]`` each. Gates are means over the H units.
     """
     model_config = config.model
     model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
@@ -92,9 +92,9 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
             """Return the mean share of the state that a GRU's step replaces, without attention.
 
-            It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that
-            is kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the
-            authors'.
+            It is u in the paper's form, and 1 - u in the authors' form, where the gate is the share
+            that is kept. An AUGRU replaces this share at attention 1 in the paper's form, and at
+            attention 0 in the authors' form.
             """
             ((states, _),) = returned[name]["__call__"]
             weights = Weights(**params["network"][name])
@@ -136,7 +136,7 @@ def available_measures(model: ModelConfig) -> list[str]:
 
 
 def missing_measures(model: ModelConfig) -> list[str]:
-    """Return a sentence that says which of attention and update gate a model lacks, if any."""
+    """Return a sentence on which of attention and update gate a model lacks, or nothing."""
     missing = {"attention", "update_gate"} - {*available_measures(model)}
     titles = " and no ".join(MEASURES[name].title for name in sorted(missing))
     name = member_name(model).replace("custom", "this model")
@@ -156,14 +156,14 @@ class Example:
     """An example as the model reads it.
 
     Attributes:
-      split, number: its split and its number there, from 0; no split if given by name.
+      split, number: its split and number there, from 0; None as split if requested by ids.
       user: raw id, printable.
       candidate: the target item.
       label: 1 for a click, 0 for none; None if unknown.
       probability: click probability of the model.
-      by_counts: that of a model beside counts without the networks that read the history.
-      behaviours: the history, oldest first, without ``older`` behaviours that the model cuts off.
-      measures: float32 ``[T]`` over the behaviours, by names of ``MEASURES``.
+      by_counts: click probability by the tower alone, without reading the history, if any.
+      behaviours: the history, oldest first, without the ``older`` behaviours that are cut off.
+      measures: float32 ``[T]`` over the behaviours, by the names in ``MEASURES``.
     """
 
     split: str | None
@@ -181,7 +181,7 @@ class Example:
 class Names:
     """Printable raw ids of a dataset's items and users, and items' values of ``feature``.
 
-    It is the first categorical one after the id, else the first multi-valued one, if there is any.
+    ``feature`` is the first categorical item feature after the id, else the first multi-valued one.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -203,7 +203,7 @@ class Names:
         return printable(self._groups[group])
 
     def behaviour(self, row: int, candidate: int) -> Behaviour:
-        """Return an item, compared with the candidate."""
+        """Return an item as a behaviour, compared with the candidate."""
         if self.feature is None:
             return Behaviour(self.item(row), None, matches=False)
         of_rows = (self._column.take(np.array([k])).values for k in (row, candidate))
@@ -237,10 +237,10 @@ class Inspector:
     def examples(
         self, split: str, numbers: Sequence[int], dataset: Dataset | None = None
     ) -> list[Example]:
-        """Return examples of a split in the order of their numbers, which are distinct.
+        """Return the examples of a split with some distinct ``numbers``, in this order.
 
         Each is scored in the same batch as in evaluation, so its score is the same. The default
-        dataset is the model's; another one has its vocabularies and item features.
+        dataset is the model's; another must have the same vocabularies and item features.
 
         Raises:
           UserError: if a number does not exist.
@@ -285,7 +285,7 @@ class Inspector:
 
 
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
-    """Return the dataset with one test example: an item for a user after all of their events."""
+    """Return the dataset with one test example: an item for a user, after all of their events."""
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
     groups = dataset.groups()

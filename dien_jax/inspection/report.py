@@ -1,4 +1,4 @@
-"""The report on a run: the sections of one HTML page with its styles and figures.
+"""The report on a run: one HTML page of sections, with its styles and figures.
 
 The page loads nothing from elsewhere.
 """
@@ -50,7 +50,7 @@ def write_report(
     data: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one self-contained HTML file on a run and the errors of its best model; return it.
+    """Write one self-contained HTML file on a run and the errors of its best model.
 
     Args:
       run_dir: the run folder.
@@ -204,7 +204,7 @@ def _example_sections(
 def _examples(
     inspector: Inspector, split: str, numbers: list[int], scores: Any, title: str, command: str
 ) -> str:
-    """Return a table of examples of a split, and the first of them with their histories."""
+    """Return a table of examples of a split, and the first ones with their histories."""
     if not numbers:
         return ""
     names, dataset = inspector.names, inspector.trained.dataset
@@ -226,7 +226,7 @@ def _examples(
 
 
 def _settings_section(run: Run) -> str:
-    # Any name may have been given to a run in Python.
+    # A run that was started in Python may have any preset name.
     name = run.preset if run.preset in PRESETS else nearest_preset(run.config)
     defaults = flat_settings(preset(name))
     rows = [
@@ -282,7 +282,7 @@ def article(example: Example, feature: str | None, command: str) -> str:
 
 
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as an ``img``, described in words; a note where matplotlib is missing."""
+    """Return a figure as an ``img`` with an ``alt`` text; a note if matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:

@@ -1,4 +1,4 @@
-"""Preparation of dataset folders: sources of logs, readers of their files, and the pipeline.
+"""Preparation of dataset folders: sources of logs, file readers, and the pipeline.
 
 Each module of :mod:`dien_jax.preparation.sources` has options and a function ``prepare``:
 

@@ -1,6 +1,6 @@
-"""The steps from a log to a dataset folder that all sources of logs share.
+"""The steps from a log to a dataset folder, shared by all sources of logs.
 
-Nothing here needs the extra ``data`` before it is called: sources can be listed without it.
+Importing this module does not need the extra ``data``, so sources can be listed without it.
 """
 
 import contextlib
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 
 class SourceLog(NamedTuple):
-    """A log as its source reads it."""
+    """A log, as returned by its source."""
 
     log: "Log"
     features: Features
     about: dict[str, Any]  # the entry ``source`` of ``meta.json``
     report: list[str]  # lines for the user; ``narrow`` may add some
-    # filters the rows that are not malformed, before anything is counted
+    # filters the well-formed rows before anything is counted
     narrow: "Callable[[Table], Table]" = lambda clean: clean
-    # more reasons for which rows are malformed, of the rows and their times
+    # returns more reasons why rows are malformed, from rows and their times
     refuse: "Callable[[Table, Value], Reasons]" = lambda rows, time: []
     extended: "Dataset | None" = None  # the dataset folder that the new one extends
 
 
 @contextlib.contextmanager
 def open_workspace(options: LogOptions) -> "Iterator[Workspace]":
-    """Open the engine with a hidden folder next to ``--out``, the folder to create, and remove it.
+    """Open the engine with a hidden folder next to ``--out``, which is removed at the end.
 
     Tables of DuckDB beyond ``--memory`` spill to that disk. Errors of the engine that a user can
-    act on leave the block as ``UserError``.
+    act on are raised as ``UserError``.
     """
     from dien_jax.preparation.reading.duckdb_engine import duckdb_workspace
 
@@ -63,7 +63,7 @@ def open_workspace(options: LogOptions) -> "Iterator[Workspace]":
 
 
 def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog]") -> list[str]:
-    """Read a log into an engine, and make the dataset folder; return lines about it."""
+    """Read a log into an engine, and make the dataset folder; return report lines."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.write import write_log
@@ -76,7 +76,7 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
 
 
 def prepare_columns(options: ColumnOptions, name: str, table: Any = None) -> list[str]:
-    """Make a dataset folder from a log in columns: the file, or a table that messages call so."""
+    """Make a dataset folder from a log in columns: ``table`` if given, else the file."""
 
     def read(workspace: "Workspace", options: ColumnOptions) -> SourceLog:
         from dien_jax.preparation.pipeline.from_columns import read_own_log

@@ -1,9 +1,9 @@
-"""The memory of a preparation: what the database, the parts of a log and its statistics may take.
+"""Memory limits of preparation: for the database, the parts of a log, and its statistics.
 
-The limit is that of the whole process. While the log is read and ordered, the database takes what
-the program leaves. Then it has ``IDLE``, and parts are written of as many events as fit into the
-rest; at last training events are counted and factorised. Arrays of all users and items are there
-throughout.
+``--memory`` limits the whole process. While the log is read and ordered, the database may use all
+memory that the program does not need. Then its limit is ``IDLE``, and parts with as many events as
+fit into the rest are written; at last training events are counted and factorised. Arrays of all
+users and items stay in memory throughout.
 """
 
 import math
@@ -15,18 +15,18 @@ from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
 SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)  # sizes that a user may write
 UNITS = "kmgt"
 PROGRAM = 480 << 20  # bytes of the program with its libraries
-OVERSHOOT = 1.35  # what the database takes, as a share of its own limit
+OVERSHOOT = 1.35  # memory that the database really takes, relative to its limit
 IDLE = 128 << 20  # limit of the database while parts are written and counted
-OF_ID = 100  # bytes of a user or item
-OF_EVENT = 1  # bytes of an example of the log
-OF_PART_EVENT, OF_PART_EXAMPLE = 250, 33  # bytes of an event of a part and of its example
-OF_COUNTED = 35  # bytes of each event that is counted and factorised
-OF_VECTORS = 12_000  # bytes of each item with vectors
-LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22  # events of a part, at least and at most
+OF_ID = 100  # bytes per user or item
+OF_EVENT = 1  # bytes per example of the log
+OF_PART_EVENT, OF_PART_EXAMPLE = 250, 33  # bytes per event of a part, and per example of it
+OF_COUNTED = 35  # bytes per event that is counted and factorised
+OF_VECTORS = 12_000  # bytes per item with vectors
+LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22  # fewest and most events of a part
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size; a ``UserError`` about ``--memory`` for another text.
+    """Parse a size in bytes; raise ``UserError`` about ``--memory`` for other text.
 
     >>> parse_size("4GB"), parse_size("1.5 KiB")
     (4000000000, 1536)
@@ -39,7 +39,7 @@ def parse_size(text: str) -> int:
 
 
 def reading_limit(memory: str) -> int:
-    """Return the limit of the database while it reads a log of which nothing is known, in bytes."""
+    """Return the limit of the database, in bytes, while it reads a log of unknown size."""
     limit = _limit(memory, PROGRAM + round(OVERSHOOT * IDLE), "the program takes at least")
     return int((limit - PROGRAM) / OVERSHOOT)
 
@@ -47,10 +47,10 @@ def reading_limit(memory: str) -> int:
 def divide(
     memory: str, *, users: int, items: int, events: int, longest: int, examples: int
 ) -> tuple[int, int]:
-    """Return the limit of the database in bytes while a log is ordered, and the events of a part.
+    """Return the limit of the database in bytes while a log is ordered, and the events per part.
 
-    A user has ``longest`` events at most, and ``examples`` are made of each event. A log that takes
-    more than ``--memory`` is a ``UserError``, with an estimate.
+    A user has at most ``longest`` events, and each event gives ``examples`` examples. Raise
+    ``UserError``, with an estimate, if the log needs more than ``--memory``.
     """
     arrays = OF_ID * (users + items) + OF_EVENT * examples * events
     least = PROGRAM + round(OVERSHOOT * IDLE) + arrays
@@ -64,7 +64,7 @@ def divide(
 
 
 def _limit(memory: str, needed: int, subject: str) -> int:
-    """Return the limit in bytes; refuse one below what is needed."""
+    """Return the limit in bytes; raise if it is below ``needed``."""
     limit = parse_size(memory)
     if limit < needed:
         problem = f"{subject} {math.ceil(needed / 1e6):,}MB"

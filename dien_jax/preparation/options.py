@@ -1,4 +1,4 @@
-"""Options that all sources of logs share, and the feature columns that they name."""
+"""Options that all sources of logs share, and the parsing of feature columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ EngineName = Literal["duckdb", "spark"]
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """Options of every log. Values that are out of range or exclude each other raise UserError."""
+    """Options of every log. Values that are out of range or conflict raise UserError."""
 
     out: Path
     """Dataset folder to create. It must not exist."""
@@ -40,24 +40,24 @@ class LogOptions:
     """by-time: start of the training examples. Earlier rows appear in histories, popularity, counts
     and similarities only."""
     min_count: Positive = 1
-    """Ids and values with fewer occurrences in training share the unknown row. With --extend it is
-    for new ones, and ids are counted in all of the log before validation."""
+    """Ids and values with fewer occurrences in training share the unknown row. With --extend it
+    applies to new ones, and ids are counted in all events before validation."""
     seed: LargeCount = 0
     """Random seed."""
     max_bad_share: Share = 0.01
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
     engine: EngineName = "duckdb"
     """Engine that reads and orders the log: duckdb in this process, or spark (extra spark) for logs
-    larger than one machine. Folders are equal."""
+    larger than one machine. Both make equal folders."""
     spark_url: str | None = None
     """With --engine spark: address of Spark Connect, sc://HOST:PORT. Default: the session of the
     environment."""
     spark_folder: str | None = None
-    """With --engine spark: folder for temporary tables that Spark and this process see: a path, or
-    an address such as s3://BUCKET/FOLDER. Default: one next to --out."""
+    """With --engine spark: folder for temporary tables, which Spark and this process can access: a
+    path, or an address such as s3://BUCKET/FOLDER. Default: a folder next to --out."""
     memory: str = "4GB"
-    """Memory that the process may take. Beyond it tables spill to disk and parts get smaller; a log
-    that does not fit is refused."""
+    """Memory limit of the process. To stay below it, tables spill to disk and the log is processed
+    in smaller parts; a log that still does not fit is refused."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -77,7 +77,7 @@ class LogOptions:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The shares that are held out, by field."""
+        """The held-out shares, by field."""
         return {"valid_share": self.valid_share, "test_share": self.test_share}
 
 
@@ -86,10 +86,10 @@ class LogColumn(NamedTuple):
 
     name: str  # name of the column in the log, and of the feature if it is one
     flag: str  # command-line flag that named it
-    kind: Use = "categorical"  # how its values are read
+    kind: Use = "categorical"  # decides how its values are read
 
     def where(self, file: Path) -> str:
-        """Return the column for messages about a file."""
+        """Return the column and its file, for messages."""
         return f"{file}: column {self.name!r} ({self.flag})"
 
     @property
@@ -99,7 +99,7 @@ class LogColumn(NamedTuple):
 
 
 class LogForm(NamedTuple):
-    """Columns to read of the files of a log, and how the files are written."""
+    """Columns to read from the files of a log, and the format of these files."""
 
     wanted: Mapping[str, LogColumn]  # by their name in the engine
     columns: Sequence[str] = ()  # names of all columns of CSV without a header
@@ -115,7 +115,7 @@ class Features(NamedTuple):
     user: tuple[LogColumn, ...] = ()
     context: tuple[LogColumn, ...] = ()  # columns that describe the request
     separator: str = "|"  # separator between the values of a multi-valued cell
-    max_values: int = 20  # number of values kept of a multi-valued cell, the first ones
+    max_values: int = 20  # maximum number of values in a multi-valued cell
 
     @property
     def groups(self) -> dict[str, tuple[LogColumn, ...]]:
@@ -144,7 +144,7 @@ def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions(LogOptions):
-    """Options of a log in columns: their names, and the features."""
+    """Options of a log in columns: the names of columns, and the features."""
 
     file: Path
     """CSV (with a header, or see --columns) or TSV, plain or gzip; or Parquet. Or a folder of such
@@ -165,7 +165,7 @@ class ColumnOptions(LogOptions):
     separator: str = "|"
     """Separator between the values of a multi-valued column."""
     max_values: Positive = 20
-    """Number of values kept of a multi-valued column, the first ones."""
+    """Maximum number of values in a cell of a multi-valued column; the first ones are kept."""
     extend: Path | None = None
     """Dataset folder to extend. Ids and values of its vocabularies keep their rows; new ones come
     after them."""
@@ -185,7 +185,7 @@ class ColumnOptions(LogOptions):
         return Features(item, user, context, self.separator, self.max_values)
 
     def _check_columns(self) -> None:
-        """Refuse a column in two parts, such as a label as a feature, and taken names."""
+        """Refuse a column with two uses, such as a label as a feature, and names that are taken."""
         features, flags = self.features(), dict[str, str]()
         for column in self.log_columns().values():
             name = column.name.lower()  # the database ignores case, and so do some file systems
@@ -215,18 +215,18 @@ class ColumnOptions(LogOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicitOptions(LogOptions):
-    """Options of logs without negatives: which events are examples, how negatives are drawn."""
+    """Options of logs without negatives: choice of examples, and sampling of negatives."""
 
     split: SplitPolicy = "last-event"
     """Held out: whole users (by-user), each user's last two events (last-event), or the latest
     events (by-time)."""
     max_examples: Positive | None = None
-    """Train on the latest N events of each training user only. By default every event from the
-    second on is an example. Of users held out by --split by-user only the last event is one."""
+    """Train only on the latest N events of each training user. By default every event from the
+    second on is an example. Users held out by --split by-user have one example, the last event."""
     negatives: Positive = 1
-    """Negatives drawn for each positive."""
+    """Number of negatives sampled for each positive."""
     negative_distribution: Distribution = "popularity"
-    """Draw negatives in proportion to their events up to the time of the positive, or uniformly
-    among the items that had one by then."""
+    """Sample negatives in proportion to their number of events up to the time of the positive, or
+    uniformly among the items that had an event by then."""
     allow_own_negatives: bool = False
     """Allow negatives that the same user chose before the positive."""

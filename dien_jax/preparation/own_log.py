@@ -1,4 +1,4 @@
-"""A log of one's own, in memory or in files, as an open dataset."""
+"""Datasets from your own log, in memory or in files."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from dien_jax.preparation.sources import impressions, interactions
 from dien_jax.utils.console import say
 from dien_jax.utils.json_values import as_declared
 
-IN_MEMORY = Path("data")  # what messages call a table in memory
+IN_MEMORY = Path("data")  # name of a table in memory in messages
 
 
 def make_dataset(
@@ -32,8 +32,8 @@ def make_dataset(
 ) -> Dataset:
     """Make a dataset folder from a log, and open it.
 
-    This is ``prepare interactions`` and, with a ``label``, ``prepare impressions`` of the command
-    line. What these print, and progress, goes to standard error.
+    This does the same as the command ``prepare interactions`` or, with a ``label``, ``prepare
+    impressions``. Their output and progress go to standard error.
 
     >>> import pyarrow as pa
     >>> from dien_jax import make_dataset
@@ -43,16 +43,16 @@ def make_dataset(
     ['', 'Ann', 'Bob']
 
     Args:
-      data: the log, a row for each event: a DataFrame of pandas or Polars, an Arrow table or
+      data: the log, one row per event: a DataFrame of pandas or Polars, an Arrow table or
         another source of an Arrow stream, or the path of a CSV or Parquet file or of a folder of
         such files. Column types are those of Parquet, see ``docs/data.md``. Rows count from 0.
-      out: folder to create. Without one the folder is temporary, and removed with the dataset: a
-        model that was trained on it can be used as long as the dataset is there.
+      out: folder to create. By default the folder is temporary, and removed with the returned
+        dataset: use models trained on it only while the dataset exists.
       user: column of the user id.
       item: column of the item id.
       timestamp: column of the time: whole seconds or milliseconds, timestamps or ISO dates.
-      label: column of the label, 1 for a click and 0 for none. Without one every row is a choice,
-        and negatives are drawn.
+      label: column of the label, 1 for a click and 0 for none. By default every row is a choice,
+        and negatives are sampled.
       item_features: columns that describe the item: ``name``, ``name:multivalued`` or
         ``name:numeric``.
       user_features: columns that describe the user, in the same form.
@@ -96,7 +96,7 @@ def make_dataset(
 
 @contextlib.contextmanager
 def _keywords_for_flags(names: set[str]) -> Any:
-    """Name parameters of Python where errors name flags: ``min_count`` for ``--min-count``."""
+    """Replace flags in errors by Python parameters: ``min_count`` for ``--min-count``."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Writing a dataset folder: all of it or nothing."""
+"""Atomic writing of a dataset folder: all of it or nothing."""
 
 import contextlib
 import json
@@ -48,19 +48,19 @@ class DatasetWriter:
     [2, 1]
 
     A data set that is larger than memory is written piece by piece: :meth:`groups`, :meth:`events`
-    and :meth:`examples` add to what they wrote before. Event offsets begin at the last ones of the
-    call before, and ``sequence``, ``history_end`` and ``group`` count on; offsets of multi-valued
-    columns begin at 0 again.
+    and :meth:`examples` append to what earlier calls wrote. Event offsets start at the last offset
+    of the previous call, and ``sequence``, ``history_end`` and ``group`` refer to all calls;
+    offsets of multi-valued columns start at 0 in each call.
 
     Args:
       path: the folder to create; must not exist. Missing parents are created.
       schema: the features.
       source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
-      progress: called with what the end of the block works at, which takes long for a long log.
+      progress: called with names of the steps at the end of the block, which may take long.
 
     Raises:
-      UserError: when ``path`` exists or cannot be written, for example because the disk is full.
+      UserError: if ``path`` exists or cannot be written, for example because the disk is full.
       ValueError: on misuse: a feature that the schema lacks, arrays of unequal lengths, values
         outside their type, or content that :func:`open_dataset` would refuse.
     """
@@ -111,7 +111,7 @@ class DatasetWriter:
         self._files.column("users", entry, Column(values, offsets), self._schema.num_users)
 
     def popularity(self, counts: Any) -> None:
-        """Write the training events of each item, integers ``[items]``."""
+        """Write the number of training events of each item, integers ``[items]``."""
         written = self._files.array("popularity.npy", counts, np.int64)
         _require_rows("popularity", written, self._schema.num_items)
 
@@ -172,7 +172,7 @@ class DatasetWriter:
         try:
             dataset = open_folder(self._partial, is_counted=False)
         except UserError as error:
-            if isinstance(error.__cause__, OSError):  # what is written is not at fault
+            if isinstance(error.__cause__, OSError):  # not the fault of the content
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
@@ -186,7 +186,7 @@ class DatasetWriter:
 
 
 class _FolderFiles:
-    """Writer of a folder's files, each extended where it is there; messages name ``shown``."""
+    """Writer of a folder's files; appends to existing ones. Messages name ``shown``."""
 
     def __init__(self, folder: Path, shown: Path) -> None:
         self.folder, self.shown = folder, shown
@@ -226,7 +226,7 @@ class _FolderFiles:
         return len(array)
 
     def offsets(self, name: str, offsets: Any, shift: int = 0) -> int:
-        """Write offsets, to which a number is added, and return how many rows they have."""
+        """Write offsets plus ``shift``, and return their number of rows."""
         array = np.asarray(offsets) + shift
         if name in self._ends:
             if array[:1].tolist() != [end := self._ends[name]]:
@@ -237,7 +237,7 @@ class _FolderFiles:
         return rows
 
     def column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
-        """Write the values of a feature over some rows, as the schema has it."""
+        """Write the values of a feature of the schema over some rows."""
         if (column.offsets is not None) != (feature.kind == "multivalued"):
             where = f"{feature.kind} feature {feature.name!r}"
             raise ValueError(f"{where}: offsets are for multivalued")
@@ -251,7 +251,7 @@ class _FolderFiles:
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Any]:
-        """Open a file to write at its end, or anywhere in it."""
+        """Open a file for writing, positioned at its end."""
         file = self.folder / name
         with writing(self.shown, "dataset folder"):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ class _FolderFiles:
 
 
 def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:
-    """Return a feature by its name; ``ValueError`` without one."""
+    """Return a feature by its name; raise ``ValueError`` if there is none."""
     for feature in features:
         if feature.name == name:
             return feature
@@ -269,7 +269,7 @@ def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:
 
 
 def _require_rows(name: str, rows: int, expected: int) -> None:
-    """Refuse another number of rows than expected."""
+    """Raise ``ValueError`` unless the number of rows is as expected."""
     if rows != expected:
         raise ValueError(f"{name}: expected {expected} rows, got {rows}")
 
@@ -277,11 +277,11 @@ def _require_rows(name: str, rows: int, expected: int) -> None:
 def check_target(path: Path) -> None:
     """Refuse a target that exists; sources call this before long work.
 
-    What a process left that was killed just after it had made the target is removed.
+    If a process was killed just after it had created the target, remove its partial folders.
     """
     with writing(path, "dataset folder"):
         is_there = path.is_symlink() or path.exists()
     if is_there:
-        with contextlib.suppress(UserError):  # another process is at work on it
+        with contextlib.suppress(UserError):  # another process is writing it
             remove_left_partials(path.absolute())
         raise UserError(f"{path} exists already; choose another folder or remove it")

@@ -1,6 +1,6 @@
 """Run folders: settings, checkpoints and evaluations of a run, and scores of its trained model.
 
-Training does not enter: this package reads and writes what a run keeps.
+This package reads and writes the files of runs. It does not train.
 """
 
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split

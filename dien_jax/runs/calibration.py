@@ -1,12 +1,12 @@
-"""Calibration of a run: a line through its logits, fitted to validation, in ``calibration.json``.
+"""Calibration of a run: a linear map of logits, fitted on validation, in ``calibration.json``.
 
     {"slope": 0.5, "offset": -0.1, "step": 568, "shift": 0.0,
      "fitted_on": {"split": "valid", "examples": 4026, "click_share": 0.5}}
 
-A calibrated logit is ``slope * logit + offset``. ``shift`` is added to it where the true share of
-clicks is known (``train.click_rate``).
+A calibrated logit is ``slope * logit + offset``. ``shift`` is added to it if the true click rate is
+known (``train.click_rate``).
 
-``list_offsets.npy`` has what a list over all items adds to the log odds of each, see
+``list_offsets.npy`` has the terms that lists over all items add to the log odds of each item, see
 :func:`list_offsets`.
 """
 
@@ -31,11 +31,11 @@ from dien_jax.utils.json_values import Count, as_complete
 CALIBRATION_FILE = "calibration.json"
 OFFSETS_FILE = "list_offsets.npy"
 LEAST_EXAMPLES = 5
-"""Clicks, and other examples, to fit on; with fewer of either, scores stay as they are."""
+"""Minimum number of clicks, and of other examples, to fit on; else scores are left unchanged."""
 SLOPES = (1e-3, 20.0)
-"""Bounds of the slope, which must be above 0: the order of scores stays."""
+"""Bounds of the slope, which must be positive, so that the order of scores does not change."""
 OFFSETS = (-1000.0, 1000.0)
-"""Bounds of offset and shift; the logit of no positive float64 is as low."""
+"""Bounds of offset and shift; logits of positive float64 probabilities are within them."""
 LogOdds = Annotated[float, msgspec.Meta(ge=OFFSETS[0], le=OFFSETS[1])]
 
 
@@ -43,7 +43,7 @@ LogOdds = Annotated[float, msgspec.Meta(ge=OFFSETS[0], le=OFFSETS[1])]
 class Calibration:
     """The content of ``calibration.json``.
 
-    The line was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
+    The map was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
     not in evaluation; it is 0 without a true click rate. ``fitted_on`` has ``split``, ``examples``
     and ``click_share``.
     """
@@ -55,9 +55,9 @@ class Calibration:
     fitted_on: dict[str, Any] = field(default_factory=dict)
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray]:
-        """Return the line for programs, with the shift where scores are ``in_use``.
+        """Return slope and offset for programs, with the shift if scores are ``in_use``.
 
-        Evaluation does not shift: its examples have the share of clicks that it was fitted on.
+        Evaluation does not shift: its examples have the click rate that the map was fitted on.
         """
         offset = self.offset + (self.shift if in_use else 0.0)
         return {
@@ -78,7 +78,7 @@ class Calibration:
     def load(cls, folder: Path, step: int) -> "Calibration | None":
         """Read the calibration of the checkpoint of a step; None for a run without one."""
         file = folder / CALIBRATION_FILE
-        if not os.path.lexists(file):  # a link that leads to nothing is an error
+        if not os.path.lexists(file):  # a broken link is an error
             return None
         fitted = as_complete(read_json(file, dict[str, Any]), cls, file)
         if fitted.step != step:
@@ -90,15 +90,15 @@ class Calibration:
 
 
 def list_offsets(dataset: Dataset) -> np.ndarray:
-    """Return what a list over all items adds to the log odds of each, float32 ``[items]``.
+    """Return the terms that lists over all items add to log odds, float32 ``[items]``.
 
     Let p(i | h) be the probability that a user with history h chooses item i next, and q(i) the
-    probability that i is drawn as a negative. A model that tells one from the other learns
-    log p(i | h) - log q(i) + constant, so adding log q(i) sorts items by p(i | h). Where negatives
-    are drawn in proportion to popularity, q is the item's share of training events. It is constant
-    where they are drawn uniformly, and negatives that were shown are no draws: the offset is 0.
+    probability that i is sampled as a negative. A model that separates the two learns
+    log p(i | h) - log q(i) + constant, so adding log q(i) sorts items by p(i | h). If negatives are
+    sampled by popularity, q is the item's share of training events. If they are sampled uniformly,
+    q is constant, and if they were shown, none are sampled: the offset is 0.
 
-    An item without a training event has minus infinity, and so is on no list.
+    The offset of an item without a training event is minus infinity, so it is never listed.
 
     Source: Yi et al., RecSys 2019 ("Sampling-Bias-Corrected Neural Modeling").
     """
@@ -113,7 +113,7 @@ def list_offsets(dataset: Dataset) -> np.ndarray:
 
 
 def negative_distribution(dataset: Dataset) -> str:
-    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if not drawn."""
+    """Return the distribution of negatives: ``popularity``, ``uniform``, or ``shown`` if real."""
     drawn = "popularity" if dataset.meta.get("source", {}).get("name") == "authors" else "shown"
     return dataset.meta.get("split", {}).get("negative_distribution", drawn)
 
@@ -131,18 +131,18 @@ def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
 
 
 def uncalibrated(step: int) -> Calibration:
-    """Return the line that changes nothing."""
+    """Return a calibration that changes no score."""
     return Calibration(slope=1.0, offset=0.0, step=step)
 
 
 def fit_calibration(
     labels: np.ndarray, scores: np.ndarray, step: int, click_rate: float | None = None
 ) -> Calibration:
-    """Fit Platt scaling to the scores of the validation split: a line of least log loss.
+    """Fit Platt scaling on the validation scores: the linear map with the least log loss.
 
     ``labels`` are ``[n]``, 1 for a click, ``scores`` uncalibrated probabilities, float32 ``[n]``,
-    ``step`` is that of the checkpoint. ``click_rate`` is the true share of clicks in use, in
-    (0, 1), which needs both labels.
+    ``step`` is that of the checkpoint. ``click_rate`` is the true click rate in use, in (0, 1); it
+    needs examples of both labels.
 
     Source: Platt, 1999 ("Probabilistic Outputs for Support Vector Machines").
     Shift: King and Zeng, 2001 ("Logistic Regression in Rare Events Data"), section 4.1.
@@ -161,7 +161,7 @@ def fit_calibration(
             mean = float((np.logaddexp(0, logits) - y * logits).mean())
             return mean, np.array([(error * z).mean(), error.mean()])
 
-        # From the constant score: the log loss is at most that of the constant.
+        # Start at the constant score, so that the log loss is at most that of a constant.
         start, bounds = np.array([SLOPES[0], _logit(y.mean())]), [SLOPES, OFFSETS]
         how: Any = {"method": "L-BFGS-B", "options": {"ftol": 1e-14, "gtol": 1e-9}}
         slope, offset = minimize(loss, start, jac=True, bounds=bounds, **how).x.tolist()

@@ -1,13 +1,13 @@
-"""Checkpoints of a run: the whole training state, the latest and the best, through Orbax.
+"""Checkpoints of a run: the whole training state, the latest and the best, by Orbax.
 
     CHECKPOINTS/1200/            one checkpoint: ``state`` (the arrays) and ``host`` (JSON)
     CHECKPOINTS/1200-1/          the same step, saved again
     CHECKPOINTS/1500.<suffix>/   an interrupted save or removal; deleted at the next start
 
-Orbax renames a folder once it is complete; a removal renames first, for the same reason. The best
-checkpoint is marked inside itself, so that no other file has to change with it. Large tables have
-the order of a :class:`~dien_jax.steps.placement.Layout`, with any number of devices. In a run of
-several processes each writes and reads what its devices have, and process 0 decides.
+Orbax renames a folder once it is complete, and a removal renames it first, so a folder with a plain
+name is complete. The mark of the best checkpoint is inside it, so that no other file has to change.
+Large tables have the order of a :class:`~dien_jax.steps.placement.Layout`, for any number of
+devices. In a run of several processes, each handles its devices' shards, and process 0 decides.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ from dien_jax.utils import processes
 from dien_jax.utils.json_values import as_type
 
 LOOKS = 10
-"""How often a process looks for what process 0 has made, in a second."""
+"""Number of times in a second that a process looks for the folder that process 0 has made."""
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
 
 _Saved = tuple[int, int]
-"""Step, and how many times that step was saved before."""
+"""Step, and number of earlier saves of that step."""
 
 
 class _Host(TypedDict):
-    """Form of ``host``."""
+    """Content of ``host``."""
 
     best: bool
     host: dict[str, Any]
@@ -54,9 +54,9 @@ class _Host(TypedDict):
 class Checkpoints:
     """The checkpoints in one folder. Only one run may write there at a time.
 
-    The folder is created, and cleared of leftovers. Every process of a run has to see it and to
-    call every method, and an error of one is raised by all; ``read_only`` changes nothing and
-    reads without other processes. What cannot be read or written is a ``UserError``.
+    The folder is created if missing, and leftovers are removed. Every process of a run must be able
+    to access it and must call every method; an error in one is raised in all. ``read_only`` changes
+    nothing and reads without other processes. Failed reads and writes are a ``UserError``.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
@@ -76,30 +76,30 @@ class Checkpoints:
                 _require_shared(self._directory)
 
     def _of_first(self, work: Callable[[], Any]) -> Any:
-        """Return what process 0 finds, values that JSON holds."""
+        """Return the result of process 0, which must be JSON values."""
         return processes.from_first(work) if self._processes > 1 else work()
 
     def latest_step(self) -> int | None:
-        """Return the step of the last checkpoint; None without any."""
+        """Return the step of the last checkpoint, or None."""
         return self._of_first(lambda: max((step for step, _ in self._complete()), default=None))
 
     def best_step(self) -> int | None:
-        """Return the step of the last checkpoint saved as best; None without any."""
+        """Return the step of the last checkpoint saved as best, or None."""
         best = self._best()
         return best[0] if best else None
 
     def best_path(self) -> Path | None:
-        """Return the folder of the last checkpoint saved as best; None without any."""
+        """Return the folder of the last checkpoint saved as best, or None."""
         best = self._best()
         return self._path(best) if best else None
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, best: bool) -> None:
         """Save a checkpoint, then remove those that are neither the latest nor the best.
 
-        The checkpoint is complete and on disk when this returns. A kill at any moment leaves the
-        latest and the best either as before or as after, and so does a full disk. A step that is
-        saved again stays the best if it was; one before the latest is a ``ValueError``. ``host``
-        are values for JSON; floats are restored bit for bit.
+        The checkpoint is complete and on disk when this returns. A kill at any moment, or a full
+        disk, leaves the latest and the best either as before or as after. A step that is saved
+        again stays the best if it was; a step before the latest is a ``ValueError``. ``host`` has
+        JSON values; floats are restored bit for bit.
         """
 
         def planned() -> tuple[str, bool, list[str]]:
@@ -136,13 +136,13 @@ class Checkpoints:
     ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
 
-        Without ``optimizer`` the optimizer's state, twice the model, is not read: None for each
-        array.
+        Without ``optimizer`` the optimizer's state, twice the size of the model, is not read; its
+        arrays are None.
 
-        Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
-        arrays or their shapes. What it has divided over devices is read there, and anything else
-        into host memory. An array that differs from it, or a checkpoint that does not exist, is a
-        UserError.
+        ``like`` is a state of the same configuration, of arrays or their shapes; only its names,
+        shapes, types and devices matter. Arrays that it has sharded are read onto these devices,
+        others into host memory. An array that differs from it, or a checkpoint that does not exist,
+        is a UserError.
         """
 
         def attempt() -> str:
@@ -163,7 +163,7 @@ class Checkpoints:
             claimed = named_leaves(metadata.tree)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
-        check_arrays(path, claimed, expected)  # before memory is taken for what it claims
+        check_arrays(path, claimed, expected)  # before memory is allocated for them
         wanted = {n: leaf for n, leaf in expected.items() if optimizer or not n.startswith(SLOTS)}
         with _orbax_errors(f"cannot read the checkpoint {path}"):
             entries = [claimed[n] if n in wanted else ocp.PLACEHOLDER for n in claimed]
@@ -219,20 +219,20 @@ def restored(
     *,
     optimizer: bool = True,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Return :meth:`Checkpoints.restore` with the state in the place of ``like``."""
+    """Return :meth:`Checkpoints.restore`, with the state on the devices of ``like``."""
     state, host = checkpoints.restore(step, place.to_restore(like), optimizer=optimizer)
     arrays = [state]
-    del state  # nothing here may hold what ``place`` replaces
+    del state  # keep no reference to the arrays that ``place`` replaces
     return place.restored(arrays.pop(), like), host
 
 
 def _require_shared(directory: Path) -> None:
-    """Refuse a folder that some process of a run does not see."""
-    name = processes.from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
+    """Refuse a folder that some process of a run cannot access."""
+    name = processes.from_first(lambda: f"0.{secrets.token_hex(8)}")  # named like a leftover
     place = directory / name
     processes.on_first(place.mkdir)
     answer = "no"
-    for _ in range(LOOKS):  # it may take a while to be seen
+    for _ in range(LOOKS):  # it may become visible with a delay
         try:
             (place / str(processes.index())).mkdir()
             answer = "yes"
@@ -250,7 +250,7 @@ def _require_shared(directory: Path) -> None:
 
 
 def _checkpointer(*, alone: bool) -> ocp.Checkpointer:
-    """Return Orbax's reader and writer, of all processes of a run or of this one alone."""
+    """Return an Orbax checkpointer for all processes of a run, or for this one alone."""
     options = ocp.options.MultiprocessingOptions()
     if processes.count() > 1:
         active = {processes.index()} if alone else {*range(processes.count())}
@@ -264,12 +264,12 @@ def _checkpointer(*, alone: bool) -> ocp.Checkpointer:
 
 @contextlib.contextmanager
 def _orbax_errors(failure: str) -> Iterator[None]:
-    """Turn an error of files, in any form that Orbax gives it, into a :class:`UserError`.
+    """Turn file errors, of whatever type Orbax raises, into a :class:`UserError`.
 
     Orbax reads and writes arrays concurrently. When one fails, the threads and tasks of the others
     find their event loop closed and print tracebacks, which are silenced: one message is enough.
     """
-    jax.devices()  # Orbax asks for them; where there are none, no file is at fault
+    jax.devices()  # Orbax needs them; an error about devices is not one about files
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     for logger in loggers:
@@ -283,7 +283,7 @@ def _orbax_errors(failure: str) -> Iterator[None]:
     finally:
         if problem is not None:
             time.sleep(0.1)  # Orbax's threads cannot be joined from here
-            gc.collect()  # a task complains when it is collected
+            gc.collect()  # tasks print errors when they are collected
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -294,13 +294,13 @@ def _orbax_errors(failure: str) -> Iterator[None]:
 STATE = "state"
 """Folder of the arrays of a checkpoint."""
 SLOTS = "optimizer_state/"
-"""First part of the names of the optimizer's arrays."""
+"""Prefix of the names of the optimizer's arrays."""
 MOST_FILLER = 4096
-"""Rows behind those of a table in a file, fewer than there were devices."""
+"""Limit of the filler rows after a table's rows in a file; there are fewer than devices."""
 
 
 def _how_to_read(leaf: Any) -> Any:
-    """Return how Orbax reads an array: where the leaf is divided over devices, or on the host."""
+    """Return Orbax's arguments to restore an array, sharded as the leaf is, or on the host."""
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or isinstance(leaf, jax.Array):
         return ocp.RestoreArgs(restore_type=np.ndarray)
@@ -311,7 +311,7 @@ def _how_to_read(leaf: Any) -> Any:
 
 
 def to_write(leaf: Any) -> Any:
-    """Return what Orbax writes: an array that is divided over devices, or on the host."""
+    """Return an array for Orbax to write: sharded over devices, or copied to the host."""
     leaf = _without_key(leaf)
     sharding = getattr(leaf, "sharding", None)
     return leaf if isinstance(sharding, NamedSharding) else jax.device_get(leaf)
@@ -329,7 +329,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Refuse arrays of other names, types or shapes than those of the configuration."""
+    """Refuse arrays whose names, types or shapes differ from those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
         plain = jax.eval_shape(_without_key, leaf) if is_key(leaf) else leaf
@@ -343,7 +343,7 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
 
 
 def _has_rows(array: Any, table: SavedTable) -> bool:
-    """Return whether an array has the rows of a table, and little behind them."""
+    """Return whether an array has the rows of a table, and only a little filler after them."""
     if array is None or not array.shape:
         return False
     same = array.dtype == table.dtype and tuple(array.shape[1:]) == table.shape[1:]

@@ -1,15 +1,15 @@
 """The files of a run folder.
 
 RUN/config.json     preset, seed, data, settings, schema and versions; written first
-RUN/list_offsets.npy  what a list over all items adds to the log odds of each
-RUN/rotation.npy    of a warm start: what turns vectors of the data to embeddings of the other run
+RUN/list_offsets.npy  terms that lists over all items add to the log odds of each item
+RUN/rotation.npy    after a warm start: rotates vectors of the data to the other run's embeddings
 RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
-RUN/loggers.json    loggers and the ids of the run there, if TensorBoard is not the only one
-RUN/calibration.json  map of the best checkpoint's scores, written before the result
-RUN/model_card.md   what the model is, learnt from, scores and is for; written before the result
+RUN/loggers.json    loggers and the run's ids in them, if TensorBoard is not the only logger
+RUN/calibration.json  calibration of the best checkpoint's scores, written before the result
+RUN/model_card.md   description of model, data, metrics and use, written before the result
 RUN/result.json     written last: a run that has it is finished
-RUN/.lock           locked by the process that trains, whose number it holds
+RUN/.lock           locked by the training process; contains its process id
 """
 
 import contextlib
@@ -56,11 +56,11 @@ from dien_jax.utils.processes import count
 
 METRICS_FILE = "metrics.jsonl"
 Metrics = dict[str, LargeCount | NotNegative | None]
-"""Metrics of a split by name; None where undefined."""
+"""Metrics of a split by name; None if undefined."""
 
 
 class Evaluation(TypedDict):
-    """One line: step, epoch, part in training, its metrics since the last line, and validation."""
+    """One line: step, epoch, part in training, training metrics since the last, and validation."""
 
     step: Count
     epoch: NotNegative
@@ -70,7 +70,7 @@ class Evaluation(TypedDict):
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Return the evaluations of a run, oldest first, without a last line that was cut short."""
+    """Return the evaluations of a run, oldest first; ignore an incomplete last line."""
     file = folder / METRICS_FILE
     with reading(file):
         lines = file.read_bytes().split(b"\n")[:-1] if os.path.lexists(file) else []
@@ -79,7 +79,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 
 
 def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write one evaluation, to the disk; a number that is not finite is a ValueError."""
+    """Append one evaluation and sync it to disk; a number that is not finite is a ValueError."""
     line = json.dumps(record, allow_nan=False) + "\n"
     file = folder / METRICS_FILE
     with writing(file), file.open("ab") as stream:
@@ -89,7 +89,7 @@ def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Drop the evaluations after ``step``, and a last line that was cut short."""
+    """Remove the evaluations after ``step``, and an incomplete last line."""
     file = folder / METRICS_FILE
     steps = [record["step"] for record in read_evaluations(folder)]
     if file.exists():
@@ -107,9 +107,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class WarmStart(TypedDict):
-    """Start of a run from another: its folder, and the step of its checkpoint.
+    """Warm start of a run from another: the other's folder, and the step of its checkpoint.
 
-    ``vectors`` tells whether the embeddings of items are kept near vectors, as in the other run.
+    ``vectors`` is whether item embeddings are kept near vectors, as in the other run.
     """
 
     run: str
@@ -123,12 +123,12 @@ class Run:
 
     Attributes:
       preset: the preset that the settings started from.
-      seed: of parameters, example order and negative sampling; 0 to 2**32 - 1.
+      seed: seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
       data, data_digest: absolute path of the dataset folder, and sha256 of its ``meta.json``.
-      schema: its features as in ``meta.json``.
+      schema: features of the dataset, as in ``meta.json``.
       config: all settings, see :func:`decided_config`.
       versions: see :func:`versions`.
-      vocabularies, tables: sha256 of each vocabulary, and of the features and counts that it reads.
+      vocabularies, tables: sha256 of each vocabulary, and of features and counts that are read.
       warm_start: folder and step of the run whose parameters this one started from, if any.
 
     Files that cannot be read or written, or do not fit, are a ``UserError``.
@@ -156,7 +156,7 @@ class Run:
         warm_start: WarmStart | None = None,
         devices: int = 1,
     ) -> "Run":
-        """Describe a new run, as its data decides settings; refuse a wrong seed or module."""
+        """Describe a new run, with settings for its data; refuse an invalid seed or module."""
         seed = converted(Seed, seed, "seed")
         check_modules(config.model)
         config = decided_config(config, dataset)
@@ -175,7 +175,7 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
-        check_utf8(folder, "run folder")  # or Orbax fails once it saves a checkpoint
+        check_utf8(folder, "run folder")  # otherwise Orbax fails at the first checkpoint
         with writing(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if content(folder):
@@ -186,13 +186,13 @@ class Run:
             write_json(folder / CONFIG_FILE, self.to_json())
 
     def restore(self, folder: Path) -> None:
-        """Write ``config.json`` again if it was removed or changed: a run cannot resume without."""
+        """Rewrite ``config.json`` if it was removed or changed: a run needs it to resume."""
         with contextlib.suppress(UserError):
             if Run.load(folder) == self:
                 return
         file = folder / CONFIG_FILE
         say(f"{file} was removed or changed during training; it is written again")
-        if file.exists() and not file.is_file():  # a folder or a pipe, which no file replaces
+        if file.exists() and not file.is_file():  # a folder or a pipe
             with writing(file):
                 file.rename(f"{file}.{os.getpid()}")
         write_json(file, self.to_json())
@@ -234,7 +234,7 @@ class Run:
         return run
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features, vocabularies or tables are others, by name."""
+        """Refuse a dataset with other features, vocabularies or tables; the error names them."""
         schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
         for group in ("item", "user", "context"):
             ours = {feature["name"]: feature for feature in self.schema.get(group, [])}
@@ -260,7 +260,7 @@ class Run:
                 raise UserError(f"{problem} {name} has other values than in training")
 
     def open_data(self, folder: Path, remedy: str) -> Dataset:
-        """Open the data of this run in a folder, see :func:`open_own_data`."""
+        """Open the data of the run in ``folder``, see :func:`open_own_data`."""
         dataset = open_own_data(self.data, self.data_digest, folder, remedy)
         self.check_fits(dataset)
         return dataset
@@ -268,7 +268,7 @@ class Run:
 
 NAME_DATA = "name it with --data (in Python data=)"
 PUT_BACK = "move it back, or make a symbolic link to it there"
-"""What to do with data that were moved, where a flag can name them and where none can."""
+"""Remedies for moved data: if a flag can name them, and if none can."""
 
 
 def open_own_data(data: str, digest: str, run: Path, remedy: str) -> Dataset:
@@ -286,7 +286,7 @@ def open_own_data(data: str, digest: str, run: Path, remedy: str) -> Dataset:
 
 
 def decided_config(config: Config, dataset: Dataset) -> Config:
-    """Return the settings of a run on a dataset: what ``auto`` leaves to the data is decided."""
+    """Return the settings of a run, with ``auto`` replaced by the choice for the dataset."""
     if config.optim.embedding_update != "auto":
         return config
     return with_settings(config, {"optim.embedding_update": automatic_update(dataset.schema)})
@@ -296,9 +296,9 @@ Interval = Annotated[list[NotNegative], msgspec.Meta(min_length=2, max_length=2)
 
 
 class ListMetrics(TypedDict):
-    """Metrics of lists over all items, of :func:`dien_jax.metrics.list_metrics`.
+    """Metrics of lists over all items, from :func:`dien_jax.metrics.list_metrics`.
 
-    ``ranks``, in ``lists.json``, are those of targets by example, None where one is not listed.
+    ``ranks``, in ``lists.json``, has the rank of each target by example, None if it is not listed.
     """
 
     hr_10: NotNegative | None
@@ -316,7 +316,7 @@ class ListMetrics(TypedDict):
 
 
 class StoredResult(TypedDict):
-    """Content of ``result.json`` that is shown of runs and of baselines."""
+    """Content of ``result.json`` that is displayed for runs and baselines."""
 
     best_step: Count
     valid: Metrics
@@ -338,11 +338,11 @@ def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
 
 
 def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the outcome of a run.
+    """Return the versions of Python and of the packages that affect the result of a run.
 
-    With settings, also the implementation of the "recurrences" or, without them, of attention: for
-    native kernels followed by their instruction set. More than one device is recorded as "devices",
-    more than one process as "processes".
+    With settings, "recurrences" is the implementation of the recurrences or, without any, of
+    attention, with the instruction set of native kernels. "devices" and "processes" are their
+    numbers, if more than one.
     """
     found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES

@@ -1,4 +1,4 @@
-"""The model card of a run: what it is, what it was trained on, how good it is and what it is for.
+"""The model card of a run: its model, training data, metrics and intended use.
 
 ``RUN/model_card.md`` is written when a run finishes, and exported files have a copy.
 
@@ -19,12 +19,12 @@ from dien_jax.utils.files import read_bytes
 
 CARD_FILE = "model_card.md"
 LARGEST_CARD = 1 << 20
-"""Bytes of the largest card that is read."""
+"""Maximum size of a card in bytes."""
 _Intervals = Mapping[str, tuple[float, float] | None]
 
 
 def read_card(folder: Path) -> str:
-    """Return the card of a run folder, which must be text of some size; empty without one."""
+    """Return the card of a run folder, which must be text of limited size; empty if missing."""
     file = folder / CARD_FILE
     if not os.path.lexists(file):
         return ""
@@ -43,7 +43,7 @@ def model_card(
     """Return the card of a finished run, in Markdown.
 
     ``meta`` is ``meta.json`` of the data, ``result`` has the fields of a ``RunResult`` and
-    ``parameters``, and ``intervals`` are the 95% ones of the AUC by split, None where undefined.
+    ``parameters``, and ``intervals`` has the 95% interval of the AUC by split, None if undefined.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     about = {
@@ -124,7 +124,7 @@ def _results(result: Mapping[str, Any], intervals: _Intervals) -> str:
 
 
 def lists_line(lists: ListMetrics) -> str:
-    """Return a sentence about lists over all items, of clicks of the test split."""
+    """Return a sentence about lists over all items, for clicks of the test split."""
     interval = lists.get("hr_10_interval")
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     simple = f"of the most popular items HR@10 {lists['hr_10_popularity']:.3f}"

@@ -1,14 +1,14 @@
 """Summaries of several runs: their settings and metrics, short names, and groups of seeds.
 
-A baseline has a folder too, with the scores of a simple model, which comparisons read as those of a
-run:
+A baseline has a folder too, with the scores of a simple model. Comparisons read these like the
+scores of a run:
 
     FOLDER/scores-<split>.npy   float32 [n], click probabilities of valid and of test
     FOLDER/result.json          metrics, in the form of a run's
-    FOLDER/baseline.json        name, data and settings; written last: without it, no baseline
+    FOLDER/baseline.json        name, data and settings; written last, marks a complete folder
 
-``lists.json`` of a run has the metrics of its lists for the test split, as the end of ``train`` or
-``evaluate`` measured them last, and the rank of each target, which comparisons read.
+``lists.json`` of a run has the metrics of its lists for the test split, from the end of ``train``
+or the latest ``evaluate``, and the rank of each target, for comparisons.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def save_lists(
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """The content of ``baseline.json``; fields that :class:`Run` has too mean the same.
+    """The content of ``baseline.json``; fields that :class:`Run` also has mean the same.
 
     ``preset`` is the name of the baseline; ``settings`` were fixed or chosen on validation.
     """
@@ -79,9 +79,9 @@ class BaselineRun:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The files of one run, without its checkpoints, or of a baseline.
+    """The content of the folder of a run, without checkpoints, or of a baseline.
 
-    ``name`` is the end of its path that distinguishes it from other runs. ``evaluations`` is the
+    ``name`` is the end of the path, as long as it takes to distinguish runs. ``evaluations`` is the
     content of ``metrics.jsonl``, ``result`` that of ``result.json``; None for an unfinished run.
     """
 
@@ -110,7 +110,7 @@ class RunSummary:
 
     @property
     def speed(self) -> float | None:
-        """Training examples per second; None where unknown."""
+        """Training examples per second; None if unknown."""
         return None if self.result is None else self.result["train_examples_per_second"]
 
     @property
@@ -131,9 +131,9 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs with the same settings, data and start, which differ at most by seed.
+    """Runs with the same settings, data and warm start, which differ at most by seed.
 
-    ``name`` is that of its only run, or the common start of the names and ``*``.
+    ``name`` is that of its only run, or the common start of the names and ``*`` if that is unique.
     """
 
     name: str
@@ -156,12 +156,12 @@ class SeedGroup:
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read folders of runs and of baselines; refuse others, and one that is given twice."""
+    """Read folders of runs and of baselines; refuse other folders, and duplicates."""
     resolved = [Path(os.path.realpath(folder)) for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")
-    parts = 1  # as many last parts of the paths as distinguish them
+    parts = 1  # number of trailing path parts that distinguishes them
     while len({path.parts[-parts:] for path in resolved}) < len(resolved):
         parts += 1
     names = ["/".join(path.parts[-parts:]) for path in resolved]
@@ -178,7 +178,7 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
 
 
 def setting_text(value: Any) -> str:
-    """Return the value of a setting for a table."""
+    """Return the value of a setting as text for a table."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, float):
@@ -191,7 +191,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
-    """Group runs by settings, data and start, in the order of their first runs."""
+    """Group runs by settings, data and warm start, in the order of their first runs."""
     members: dict[tuple[Any, str, str], list[RunSummary]] = {}
     for summary in runs:
         run = summary.run

@@ -40,7 +40,7 @@ class TrainedModel(NamedTuple):
       params: parameters, by Flax module.
       batch_stats: running statistics.
       step: step of the checkpoint.
-      calibration: of the checkpoint's scores; None for a run without one.
+      calibration: calibration of the checkpoint's scores; None for a run without one.
       list_offsets: float32 ``[items]``, see :func:`dien_jax.runs.calibration.list_offsets`; None
         for a run without them.
     """
@@ -54,15 +54,15 @@ class TrainedModel(NamedTuple):
     list_offsets: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        """Preset, checkpoint and data, as the arrays would fill the screen."""
+        """Show preset, checkpoint and data; the arrays would fill the screen."""
         return f"TrainedModel({self.run.preset!r}, checkpoint {self.step}, {self.dataset!r})"
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
-        """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
+        """Return the calibration of logits, for use or for evaluation on the dataset."""
         return None if self.calibration is None else self.calibration.logit_map(in_use=in_use)
 
     def variables(self) -> dict[str, Any]:
-        """Return the variables of ranking: those of the Flax model, and the map for use if any."""
+        """Return the variables for ranking: those of the Flax model, and the calibration if any."""
         variables = {"params": self.params, "batch_stats": self.batch_stats}
         logit_map = self.logit_map(in_use=True)
         return variables if logit_map is None else variables | {CALIBRATION: logit_map}
@@ -86,7 +86,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
         run's own, which must not have changed since.
 
     Raises:
-      UserError: when the run, its checkpoint or the data cannot be read or do not fit.
+      UserError: if the run, its checkpoint or the data cannot be read or do not fit.
     """
     folder = Path(run_dir)
     run = Run.load(folder)
@@ -107,7 +107,7 @@ def restore_state(
 ) -> tuple[int, TrainState]:
     """Return the step of the best checkpoint, and the training state in host memory.
 
-    ``optimizer`` is that of :meth:`Checkpoints.restore`.
+    For ``optimizer`` see :meth:`Checkpoints.restore`.
     """
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
@@ -115,7 +115,7 @@ def restore_state(
         advice = f"continue the run with python -m dien_jax.train --resume {folder}"
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     place = OneDevice(dataset.schema)
-    # Only the shapes: initialising a state compiles for seconds.
+    # Only shapes: initialising a state would compile for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
     saved, _ = checkpoints.restore(best_step, place.to_restore(shapes), optimizer=optimizer)
     state = place.in_rows(saved)
@@ -128,7 +128,7 @@ def restore_state(
 
 
 Predict = Callable[[Batch], jax.Array]
-"""A batch to its click probabilities ``[B]``."""
+"""A function from a batch to its click probabilities ``[B]``."""
 
 
 def score_batches(
@@ -136,8 +136,8 @@ def score_batches(
 ) -> np.ndarray:
     """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
-    ``loader`` has the order ``evaluation``; ``before_batch`` gets the share of batches that are
-    done, and may raise to stop.
+    ``loader`` has the order ``evaluation``; ``before_batch`` is called with the fraction of batches
+    that are done, and may raise to stop.
     """
     indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
     scores = np.empty(sum(map(len, indices)), np.float32)
@@ -146,7 +146,7 @@ def score_batches(
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
             pending.append(predict(batch))
-            # Scores stay on the device until several batches are fetched together.
+            # Keep scores on the device, and fetch those of several batches together.
             if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
@@ -163,14 +163,14 @@ def score_batches(
 
 
 def scorer(trained: TrainedModel, *, in_use: bool) -> Predict:
-    """Return what scores batches with a trained model: for use, or for evaluation."""
+    """Return a function that scores batches with a trained model, for use or for evaluation."""
     step = make_predict_step(trained.run.config, trained.dataset.schema)
     model = trained.params, trained.batch_stats, trained.feature_tables()
     return functools.partial(step, *model, logit_map=trained.logit_map(in_use=in_use))
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of a split by their names in ``result.json``; None where undefined."""
+    """Return the metrics of a split by their names in ``result.json``; None if undefined."""
     return split_scores(dataset, split, scores).metrics()
 
 
@@ -180,7 +180,7 @@ class SplitScores(NamedTuple):
     Attributes:
       labels: int8 ``[n]``, 1 for a click.
       scores: float32 ``[n]``, click probabilities.
-      groups: int ``[n]``, the user whose GAUC an example counts for.
+      groups: int ``[n]``, the user of each example, for GAUC.
       known: bool ``[n]``, whether the candidate is known from training; None if all are.
     """
 
@@ -190,7 +190,7 @@ class SplitScores(NamedTuple):
     known: np.ndarray | None = None
 
     def metrics(self) -> dict[str, Any]:
-        """Return AUC, GAUC, log loss and others by name; None where undefined."""
+        """Return AUC, GAUC, log loss and other metrics by name; None if undefined."""
         return evaluate_scores(*self)
 
 
@@ -212,10 +212,10 @@ def score_split(
     Args:
       model: run folder, or a model that :func:`load_run` loaded.
       split: ``"train"``, ``"valid"`` or ``"test"``.
-      data: dataset folder or an open one, with a run folder; the run's own by default.
+      data: dataset folder or open dataset, if ``model`` is a folder; the run's own by default.
 
     Raises:
-      UserError: when the run or data cannot be read or do not fit, or the split is empty.
+      UserError: if the run or data cannot be read or do not fit, or the split is empty.
     """
     source = ""
     if not isinstance(model, TrainedModel):
@@ -240,7 +240,7 @@ def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScore
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
-    """Return probabilities of a split, float32 ``[n]``, calibrated for its share of clicks."""
+    """Return probabilities of a split, float32 ``[n]``, calibrated for its click rate."""
     shown = Stage("") if current is None else current
     loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
 

@@ -69,7 +69,7 @@ class Application:
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception), _answer_error)
         self._routes = Starlette(routes=routes, exception_handlers=handlers)
-        # A redirect from /metrics/ would lead to the host that the client names.
+        # A redirect from /metrics/ would go to the host in the client's headers.
         self._routes.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +116,7 @@ class Application:
         return same and scheme.lower() == b"bearer"
 
     async def _post(self, name: str, call: Callable | None, request: Request) -> Response:
-        """Decode a request; have it ranked, or passed to a function, by the batcher's thread."""
+        """Decode a request; the batcher's thread ranks it, or passes it to ``call``."""
         if not self._current.warm:
             raise HTTPException(503, f"not ready: {self._current.state}", {"Retry-After": "1"})
         try:
@@ -126,7 +126,7 @@ class Application:
             work = partial(call, fields) if call else RankRequest(**fields)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:
-            return Response(status_code=499)  # as nginx records it
+            return Response(status_code=499)  # the status that nginx uses
         except msgspec.ValidationError as error:
             return _Json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -170,7 +170,7 @@ class Application:
         self, form: Callable[[dict[str, Any], int], Response], request: Request
     ) -> Response:
         served, token = self._current.served, self._token is not None
-        # Without a token anyone may list all items; with one the description stays open.
+        # The description needs no token, so show real items only if nothing does.
         items = [] if token else [encodable(item) for item in served.ranker.vocabularies.items[1:5]]
         content = document(served.decoders, self._options, token=token, items=items)
         return form(content, request.scope["server"][1] or self._options.port)
@@ -194,7 +194,7 @@ _LENGTHS = {b"content-length", b"transfer-encoding"}
 _TWO_LENGTHS = _error(
     400, "expected Content-Length or Transfer-Encoding, found both", headers={"Connection": "close"}
 )
-"""A proxy may read another body than this server, and take its rest for a request (smuggling)."""
+"""A proxy could read another body than this server, and the rest be a request (smuggling)."""
 _UNAUTHORIZED = _error(
     401, "the bearer token is missing or wrong", headers={"WWW-Authenticate": "Bearer"}
 )

@@ -1,8 +1,7 @@
 """Limits on connections: their number, and the time that a connection waits for its client.
 
-A server cannot choose its clients. One that sends half a request, stays connected without a
-request, or does not read its answer must not keep a file of the process for ever, and many of them
-must not keep others out.
+A client that sends half a request, stays connected without a request, or does not read its answer
+must not occupy a file descriptor for ever, and many such clients must not keep others out.
 """
 
 import asyncio
@@ -25,20 +24,20 @@ IDLE_SECONDS = 5
 ANSWER_SECONDS = 30.0
 """Maximum time for a client to read an answer that does not fit into the buffers."""
 LAST_REQUEST_SECONDS = 1.0
-"""Time for a last request on a connection that its client keeps open when the server stops."""
+"""Time for a last request on a connection that is still open when the server stops."""
 MAX_CONNECTIONS = 1000
 RESERVED_FILES = 128
-"""Open files kept for other uses: reading a checkpoint, and connections that are accepted before
-they are counted, which are a few times ``_ACCEPTED_AT_ONCE``."""
+"""Open files reserved for other uses: reading a checkpoint, and connections that are accepted but
+not yet counted, a few times ``_ACCEPTED_AT_ONCE``."""
 MIN_CONNECTIONS = 16
 _ACCEPTED_AT_ONCE = 16
 _POLL_SECONDS = 0.05
 _BACKLOG = 1024
-"""Connections that the system keeps until they are accepted."""
+"""Connections that the system queues until they are accepted."""
 
 
 def connection_limit() -> int:
-    """Return how many connections the limit of open files allows; refuse too low a limit."""
+    """Return the number of connections that the limit of open files allows; refuse a low limit."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -55,15 +54,15 @@ def connection_limit() -> int:
 class Connections:
     """The connections of a server, at most ``limit``.
 
-    For a further one, the connection that has waited longest for its client is closed; a connection
-    whose request is being answered is never closed. If there is no other, the new one is closed.
+    When a further one arrives, the connection that has waited longest for its client is closed, but
+    never one whose request is being answered. If there is no other, the new one is closed.
     """
 
     limit: int
     header_seconds: float = HEADER_SECONDS
     answer_seconds: float = ANSWER_SECONDS
     open: int = 0
-    waiting: dict["Connection", None] = field(default_factory=dict)  # the longest first
+    waiting: dict["Connection", None] = field(default_factory=dict)  # longest wait first
 
 
 class Connection(H11Protocol):
@@ -76,7 +75,7 @@ class Connection(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def abort(self) -> None:
-        """Close the connection without sending what is left to send."""
+        """Close the connection without sending pending data."""
         self._wait("closed", None)
         self.transport.abort()
 
@@ -136,12 +135,12 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that accepts few connections at once, and takes leave of its clients.
+    """A server that accepts few connections at once, and closes them gracefully at shutdown.
 
-    Connections are counted after they are accepted, and many at once would take all files of the
-    process. To close a connection between two requests can lose the second one, so a server that
-    stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and closes
-    connections that stay without a request for ``LAST_REQUEST_SECONDS``.
+    Connections are counted after they are accepted, and many at once would use up the process's
+    file descriptors. Closing a connection between two requests can lose the second one. So at
+    shutdown, each answer tells the client that the connection ends (RFC 9112, 9.6), and connections
+    without a request for ``LAST_REQUEST_SECONDS`` are closed.
     """
 
     def __init__(
@@ -151,13 +150,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Start to accept connections."""
+        """Start accepting connections."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Accept no connection, answer what clients send, and close their connections."""
+        """Stop accepting connections, answer pending requests, and close the connections."""
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
         headers = [*self.server_state.default_headers, (b"connection", b"close")]

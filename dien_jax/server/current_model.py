@@ -1,7 +1,7 @@
-"""The model in use, the thread that ranks with it in batches, and the one that replaces it.
+"""The model in use, the thread that ranks with it in batches, and the thread that replaces it.
 
-All requests that arrived while a batch was computed form the next one, so no request waits for
-others, and batches grow with the load. A newer checkpoint replaces the model between two batches.
+All requests that arrive while a batch is computed form the next one. So no request waits for a
+batch to fill, and batches grow with the load. A newer checkpoint replaces the model between two.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from dien_jax.utils.console import stage
 
 LOG = logging.getLogger(__name__)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Upper bounds of the histograms of times."""
+"""Bucket bounds of the time histograms."""
 
 
 class Metrics:
@@ -86,7 +86,7 @@ class _Job:
 
 
 class Batcher:
-    """Rank requests in batches and call functions, in a thread, in the order of arrival."""
+    """A thread that ranks requests in batches and calls functions, in the order of arrival."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
-        """Return the future result; status 429 if ``bounded`` and too many wait."""
+        """Queue work and return its future; status 429 if ``bounded`` and the queue is full."""
         if bounded and (waiting := self._jobs.qsize()) >= self._options.queue:
             seconds = max(math.ceil(waiting * self._seconds), 1)
             problem = f"the queue is full; try again in {seconds} s"
@@ -164,10 +164,10 @@ class Batcher:
 
 
 class ModelVersion(NamedTuple):
-    """The files of a model, by which another one is noticed.
+    """Names and times of a model's files, which differ for another model.
 
-    ``model`` is the name of its folder or file, not of a link to it; ``times`` are those of its
-    checkpoint or file, ``name``, and of what belongs to it, in nanoseconds.
+    ``model`` is the name of its folder or file, with links resolved; ``times`` are modification
+    times in nanoseconds, of its checkpoint or file ``name``, then of the other files of a run.
     """
 
     model: str
@@ -199,7 +199,7 @@ class ServedModel(NamedTuple):
 
 
 def model_version(path: Path) -> ModelVersion:
-    """Return what changes with the model at a path: names and times of files."""
+    """Return the version of the model at a path: names and modification times of its files."""
     files = [path]
     if not path.is_file():
         Run.load(path)
@@ -216,8 +216,8 @@ def model_version(path: Path) -> ModelVersion:
 class CurrentModel:
     """The model in use, ``served``. A thread warms it up, and replaces it by newer ones.
 
-    ``warm`` is True once requests are ranked, ``reload_error`` why the last reload failed, if it
-    did. The thread of the batcher calls ``rank``, ``recommend`` and ``change_user``.
+    ``warm`` is True once requests can be ranked. ``reload_error`` is the error of the last reload,
+    if it failed. The thread of the batcher calls ``rank``, ``recommend`` and ``change_user``.
     """
 
     def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
@@ -237,7 +237,7 @@ class CurrentModel:
 
     @property
     def state(self) -> str:
-        """State in a word: new requests should be sent to a server that is "ready"."""
+        """State in one word. Send new requests only to a server that is "ready"."""
         return "stopping" if self._stopped else "ready" if self.warm else "compiling"
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
@@ -269,7 +269,7 @@ class CurrentModel:
     def start(
         self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]
     ) -> threading.Thread:
-        """Start the thread that warms the model up, tells so, and looks for newer models."""
+        """Start the thread that warms the model up, reports that, and polls for newer models."""
 
         def is_warm() -> None:
             self.warm = True
@@ -305,7 +305,7 @@ class CurrentModel:
         self._wake.set()
 
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
-        """Replace the model by a newer one, or by ``force``; log once why one cannot be used."""
+        """Replace the model if it has changed, or if ``force``; log each failure once."""
         version = None
         try:
             version = model_version(self._options.run)
@@ -360,7 +360,7 @@ class CurrentModel:
         return True
 
     def _load(self, version: ModelVersion, *, again: bool = False) -> ServedModel:
-        """Load the model; say so unless it is tried ``again`` after a failure, every poll."""
+        """Load the model; print that, unless a poll tries a failed version ``again``."""
         options = self._options
         with contextlib.nullcontext() if again else stage(f"loading {options.run}"):
             ranker = Ranker(

@@ -38,7 +38,7 @@ _CELLS: dict[str, Any] = {
 """Types of context values by kind of feature."""
 _AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
-"""Maximum number of characters of an error and of a field, which may be named by the client."""
+"""Maximum number of characters of an error and of a field, whose name may be the client's."""
 _NAMED = re.compile(r"Object (?:contains unknown|missing required) field '(.*)'")
 
 
@@ -70,7 +70,7 @@ class Failure(msgspec.Struct):
 class Status(msgspec.Struct, omit_defaults=True):
     """Status of the server, the name of its run folder or file, and the time of its checkpoint.
 
-    ``reload_error`` is there after a reload that failed.
+    ``reload_error`` is present after a failed reload.
     """
 
     status: str
@@ -100,7 +100,7 @@ def _whole(value: Any) -> Any:
 
 
 def arguments(message: Any) -> dict[str, Any]:
-    """Return the fields of a request as arguments of the method of ``Ranker`` that it is for."""
+    """Return the fields of a request as arguments of the ``Ranker`` method that answers it."""
     fields = msgspec.to_builtins(message)
     for name in fields.keys() & {"context", "at_most"}:
         fields[name] = fields[name] or {}
@@ -147,14 +147,14 @@ def _count(largest: int | None = None) -> Any:
 
 
 def _of_features(name: str, types: Mapping[str, tuple[Any, ...]]) -> Any:
-    """Return a struct with a field for each feature, from its type and default: any name may be."""
+    """Return a struct with a field for each feature, from its type and default; names are free."""
     fields = [(f"f{place}", *typed) for place, typed in enumerate(types.values())]
     names = {f"f{place}": feature for place, feature in enumerate(types)}
     return msgspec.defstruct(name, fields, rename=names, bases=(_Request,))
 
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:
-    """Return the message of a validation error, and the path of the field that it concerns."""
+    """Return the message of a validation error, and the path of its field."""
     text = in_words(error)
     at = _AT.fullmatch(text)
     message, field = (at[1], at[2]) if at else (text, "")
@@ -177,7 +177,7 @@ _ERRORS = {
     503: "Not available: the server is starting, stopping or has failed.",
 }
 _ITEMS = ("item 1", "item 7", "item 3", "item 4")
-"""Made-up ids for examples that must not show those of the model."""
+"""Invented ids, for examples that must not reveal those of the model."""
 _OPERATIONS = (
     (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
@@ -213,7 +213,7 @@ def document(
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document.
 
-    ``token`` says whether requests need a bearer token. The examples have ``items``, if any.
+    ``token`` is whether requests need a bearer token. Examples use ``items``, if any.
     """
     requests: dict[str, Any] = {name: decoder.type for name, decoder in decoders.items()}
     answers = dict.fromkeys(answer for _, _, _, answer, _, _ in _OPERATIONS if answer is not str)
@@ -264,7 +264,7 @@ def document(
 
 
 def _example(request: type[msgspec.Struct], items: Sequence[str]) -> dict[str, Any]:
-    """Return a request with what it needs, a user and a history; context values are missing."""
+    """Return a request with required fields, a user and a history; context values are missing."""
     examples = {"candidates": items[-2:], "history": items[:2], "user": "Ann", "event": items[-1]}
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(request):
@@ -277,7 +277,7 @@ def _example(request: type[msgspec.Struct], items: Sequence[str]) -> dict[str, A
 
 
 def page(document: dict[str, Any], port: int) -> str:
-    """Return the document as an HTML page that loads nothing else, with calls of a local port."""
+    """Return the document as a self-contained HTML page, with example calls of a local port."""
     info = document["info"]
     parts = [
         f"<h1>{_text(info['title'])} {_text(info['version'])}</h1><p>{_text(info['description'])} "
@@ -311,7 +311,7 @@ def page(document: dict[str, Any], port: int) -> str:
 
 
 def _text(content: str) -> str:
-    """Return text as HTML, with what stands between backticks as code."""
+    """Return text as HTML, with text in backticks as code."""
     return re.sub("`+(.*?)`+", r"<code>\1</code>", html.escape(content))
 
 

@@ -36,10 +36,10 @@ class ServerOptions:
     """
 
     run: Path
-    """Run folder of dien_jax.train, or file written by dien_jax.export, which is trusted like
-    code."""
+    """Run folder written by dien_jax.train, or file written by dien_jax.export. The server trusts
+    such a file like code."""
     data: Path | None = None
-    """Dataset folder, if not the one that the run was trained on."""
+    """Dataset folder. Default: the run's own."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all addresses of this machine."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
@@ -55,18 +55,18 @@ class ServerOptions:
     max_body: Annotated[int, Meta(ge=1, le=2**30)] = 2**20
     """Maximum size of a request body in bytes."""
     max_users: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
-    """Maximum number of remembered users; the least recently used are forgotten first."""
+    """Maximum number of remembered users; the least recently used are evicted first."""
     separator: str = "|"
     """Separator of the values of a multi-valued context feature sent as one string."""
     poll_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 30.0
-    """Seconds between checks for a newer checkpoint; 0 to check on SIGHUP only."""
+    """Seconds between checks for a newer checkpoint; 0 to check only on SIGHUP."""
     accept_other_features: bool = False
-    """Reload a model whose requests have other context features, or that lacks a category that
-    at_most may name; requests of the old form are then answered with status 422."""
+    """Also reload models with other context features, or without an item feature that at_most of
+    requests may name; requests of the old form are then answered with status 422."""
     drain_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False
-    """Write each request to standard error as a line of JSON."""
+    """Log each request to standard error as one line of JSON."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -78,7 +78,7 @@ class ServerOptions:
 
 LOG = logging.getLogger(__name__)
 TOKEN_VARIABLE = "DIEN_JAX_TOKEN"
-"""Environment variable that holds the bearer token."""
+"""Environment variable of the bearer token."""
 MIN_TOKEN_LENGTH = 16
 
 
@@ -163,7 +163,7 @@ def serve(options: ServerOptions) -> int:
             say(f"compiling first, half a minute without a cache; then {url} is ready: see /readyz")
             thread = current.start(batcher, ready, failed)
             await server.serve(sockets=[listener])
-            thread.join(5.0)  # one that still loads or compiles is then abandoned
+            thread.join(5.0)  # if it still loads or compiles, abandon it
 
         try:
             asyncio.run(run())
@@ -195,7 +195,7 @@ def read_token() -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens: only that keeps a second server from the address."""
+    """Return a listening socket; without listening, a second server could take the address."""
     try:
         kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
         family, *_, address = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]

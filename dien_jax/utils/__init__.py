@@ -1,4 +1,4 @@
-"""Tools without a subject: commands, console, files, JSON, plots, processes, memory."""
+"""General utilities: commands, console, files, JSON, plots, processes, memory."""
 
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory
 

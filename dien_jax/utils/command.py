@@ -1,4 +1,4 @@
-"""The one way to start a command: flags and help, memory, errors and signals as exit status."""
+"""Start of every command: flags and help, memory, exit status of errors and signals."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ from dien_jax.utils.files import MAPPED, remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
 
 Options = TypeVar("Options")
-SAME_STOP = 0.2  # seconds in which a second signal is the first one again
+SAME_STOP = 0.2  # seconds within which a second signal counts as the first one
 
 
 def run_command(
@@ -40,11 +40,11 @@ def run_command(
 ) -> int:
     """Parse flags, run a command, and return its exit status.
 
-    The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
-    settings, or a file that the system refuses, and 128 + n when signal n stopped the command, as
-    SIGPIPE does if nobody reads standard output any more. ``run`` may return another one. A command
-    that ``compiles`` keeps freed memory and enables the compile cache first, unless the options
-    forbid it. ``when_interrupted`` is printed when Ctrl-C or SIGTERM ends it.
+    The status is 0 for success, 1 if training diverged, 2 for a mistake in flags, files or
+    settings, or a file that the system refuses, and 128 + n if signal n stopped the command, which
+    includes SIGPIPE if standard output has no reader. ``run`` may return another status. A command
+    that ``compiles`` keeps freed memory and enables the compile cache first, unless its options
+    disable that. ``when_interrupted`` is printed if Ctrl-C or SIGTERM ends it.
     """
     console.replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
@@ -66,12 +66,12 @@ def _status(
         console.take_closed_streams()
         try:
             Path.cwd()
-        except FileNotFoundError as error:  # no relative path can be read or written there
+        except FileNotFoundError as error:  # relative paths would not work
             raise UserError("the current folder was removed; change to another") from error
         try:
             options = parse()
         except SystemExit:
-            sys.stdout.flush()  # help: that nobody reads it is found here, not as Python ends
+            sys.stdout.flush()  # help: a closed pipe raises here, not at exit
             raise
         if compiles:
             require_usable_jax()
@@ -81,15 +81,15 @@ def _status(
             enable_compile_cache()
         with console.saying_messages_of("dien_kernels"):
             return run(options) or 0
-    except BrokenPipeError:  # a reader of standard output, such as head, wants no more
+    except BrokenPipeError:  # the reader of standard output, such as head, has stopped
         console.give_up(sys.stdout)
         return 128 + signal.SIGPIPE
     except (UserError, NotFiniteError, OSError, MemoryError) as error:
-        # An OSError is a disk that fails where no context names the file.
+        # An OSError is a disk failure that no context has attributed to a file.
         say_error(f"error: {described(error)}")
         return 1 if isinstance(error, NotFiniteError) else 2
     except (RuntimeError, AssertionError) as error:
-        # For a platform whose plugin is not installed, an assertion without a word fails there.
+        # If a platform's plugin is not installed, an assertion without a message fails there.
         place = traceback.extract_tb(error.__traceback__)[-1].filename
         is_assertion = isinstance(error, AssertionError) and place.endswith("xla_bridge.py")
         if not (is_assertion or str(error).startswith("Unable to initialize backend")):
@@ -123,17 +123,17 @@ def parse_flags(
     name: str,
     **more: Any,
 ) -> Options:
-    """Parse the flags of a command by ``tyro.cli``; ``more`` are further arguments of that."""
+    """Parse the flags of a command by ``tyro.cli``; ``more`` are further arguments for it."""
     check_words(argv, arguments)
     about = {"prog": f"python -m dien_jax.{name}", "description": description(arguments)}
     return parse(arguments, args=argv, **about, **more)
 
 
 def check_words(argv: Sequence[str], arguments: type) -> None:
-    """Check what the parser of flags does not, and prepare help texts if they are asked for.
+    """Refuse mistakes that the parser accepts, and prepare help texts if they are requested.
 
-    A flag of several values that is given again would lose its first values, and an empty path
-    would be read as the current folder: both are refused.
+    A repeated flag of several values would lose its first values, and an empty path would mean the
+    current folder.
     """
     kinds, seen, flag = _flag_kinds(arguments), set(), ""
     for word in argv:
@@ -173,9 +173,9 @@ def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
 
 
 def join_help_lines(arguments: type) -> None:
-    """Let help texts be wrapped at the width of the terminal alone; tyro keeps their line breaks.
+    """Make help texts wrap only at the width of the terminal; tyro keeps their line breaks.
 
-    So the fields of each class of flags, its bases and groups are annotated with texts of one line.
+    So annotate the fields of each class of flags, its bases and groups with texts of one line.
     """
     for field in dataclasses.fields(arguments):
         group: Any = getattr(field.type, "__origin__", field.type)  # of Annotated
@@ -194,7 +194,7 @@ def join_help_lines(arguments: type) -> None:
 def description(arguments: type) -> str:
     """Return the text above the flags: the docstring of their class, for ``tyro.cli``.
 
-    tyro does not wrap this text, so it is wrapped here, and indented as far as the flags are.
+    tyro does not wrap this text, so it is wrapped here, and indented like the flags.
     """
     width = shutil.get_terminal_size().columns
     wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")
@@ -205,9 +205,9 @@ def description(arguments: type) -> str:
 
 @contextlib.contextmanager
 def _clean_sigterm(message: str) -> Iterator[None]:
-    """Let SIGTERM end the process with partial files removed, unless there is another handler.
+    """Make SIGTERM remove partial files and end the process, unless there is another handler.
 
-    It raises no exception, which could get lost in a callback of the garbage collector.
+    It does not raise: an exception could get lost in a callback of the garbage collector.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -228,15 +228,15 @@ def _clean_sigterm(message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c_is_not_lost() -> Iterator[None]:
-    """Raise Ctrl-C again where it came during a callback of the garbage collector.
+    """Raise Ctrl-C again if it came during a callback of the garbage collector.
 
-    JAX has such a callback. Python reports an exception that leaves one, and continues.
+    JAX has such a callback. Python only reports exceptions from a callback, and continues.
     """
     report = sys.unraisablehook
 
     def hook(lost: "sys.UnraisableHookArgs") -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            # Not while this hook runs: it would leave the hook, and be lost too.
+            # Not while this hook runs: an exception from the hook would be lost too.
             again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
             again.daemon = True
             again.start()
@@ -252,10 +252,10 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cut_files_are_named() -> Iterator[None]:
-    """End the process with a line, and not by SIGBUS, where a mapped file is cut while it is read.
+    """End the process with a message, not by SIGBUS, if a mapped file is truncated while in use.
 
-    No check before reading can exclude that. A handler of Python would run after the instruction
-    that fails, which is repeated for ever: this one is called by the system.
+    No check before reading can exclude that. A Python handler would run only after the failing
+    instruction, which repeats for ever; so the system calls this handler directly.
     """
 
     def end(number: int) -> None:

@@ -1,7 +1,7 @@
 """Results on standard output, messages and progress on standard error.
 
-Nothing else in the package prints. Text may come from files: what a terminal would act on is
-escaped here, and what the encoding of a stream lacks is replaced.
+Nothing else in the package prints. Text may come from files, so control characters are escaped
+here, and characters that a stream cannot encode are replaced.
 
 Progress is one line: redrawn on a terminal, and printed every few seconds elsewhere.
 """
@@ -27,7 +27,7 @@ from rich.text import Text
 from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
-SECONDS_BETWEEN_UPDATES = 0.25  # least time between updates of a terminal
+SECONDS_BETWEEN_UPDATES = 0.25  # minimum time between updates of a terminal
 BAR_WIDTH = 20
 
 
@@ -35,13 +35,13 @@ _other_process: int | None = None  # number of this process, if another one of i
 
 
 def print_only_errors(process: int) -> None:
-    """Print nothing from now on but errors, with the number of this process before them."""
+    """Print only errors from now on, prefixed with the number of this process."""
     global _other_process
     _other_process = process
 
 
 def say(line: str) -> None:
-    """Print a message on standard error, or lose it, unless another process prints."""
+    """Print a message on standard error if possible, unless another process prints."""
     if _other_process is None:
         _print_message(line)
 
@@ -54,7 +54,7 @@ def say_error(line: str) -> None:
 
 @contextlib.contextmanager
 def saying_messages_of(logger_name: str) -> Iterator[None]:
-    """Print what a library logs as :func:`say` prints lines, without level and name."""
+    """Print log messages of a library by :func:`say`, without level and name."""
     logger, handler = logging.getLogger(logger_name), logging.Handler()
     handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
     propagated, logger.propagate = logger.propagate, False
@@ -69,9 +69,9 @@ def saying_messages_of(logger_name: str) -> Iterator[None]:
 def print_result(text: str, out: Path | None = None) -> None:
     """Print lines of a result on standard output, unless another process of the run prints.
 
-    If standard output is the file ``out`` of the command, they are a message, on standard error.
+    If standard output is the file ``out`` of the command, they go to standard error as a message.
     Output that is closed or cannot be written is a ``UserError``, as the result would be lost; a
-    pipe that nobody reads any more is a ``BrokenPipeError``.
+    pipe without a reader is a ``BrokenPipeError``.
     """
     with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file
         if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
@@ -111,14 +111,14 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 def _print_message(line: str) -> None:
     try:
-        if sys.stderr is not None:  # print would take standard output in its place
+        if sys.stderr is not None:  # print would use standard output instead
             _print(line, sys.stderr)
     except OSError:
         give_up(sys.stderr)
 
 
 def give_up(stream: Any) -> None:
-    """Send what a stream still holds nowhere, so that it does not fail again as Python ends."""
+    """Send the buffer of a stream to the null device, so that it does not fail again at exit."""
     if stream in (sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -133,35 +133,35 @@ def _print(text: str, stream: Any) -> None:
 
 
 def replace_what_encodings_lack() -> None:
-    """Make streams replace characters that their encodings lack, in help for example."""
+    """Make streams escape characters that their encodings lack, in help texts for example."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def take_closed_streams() -> None:
-    """Keep files that are opened later from becoming standard input, output or error.
+    """Prevent files that are opened later from becoming standard input, output or error.
 
-    A library that prints would print into such a file. A closed standard output is a ``UserError``.
+    A library that prints would write into such a file. A closed standard output is a ``UserError``.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     _require_output()
 
 
 def _require_output() -> None:
-    if sys.stdout is None:  # how Python starts if the descriptor is closed
+    if sys.stdout is None:  # Python sets this if the descriptor is closed
         raise UserError("standard output is closed; expected a file, a pipe or a terminal")
 
 
 class ProgressLine:
-    """One line that shows how far work is, until it is closed.
+    """One line that shows progress, until it is closed.
 
-    ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
-    where the line is redrawn, on a terminal.
+    ``every`` is the minimum time in seconds between printed lines. ``live`` is true if the line is
+    redrawn, on a terminal.
     """
 
     def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
@@ -175,7 +175,7 @@ class ProgressLine:
         self._updated_at = float("-inf")
 
     def update(self, text: str, share: float | None = None) -> None:
-        """Show a text and, where the line is redrawn, a bar for the share that is done."""
+        """Show a text and, if the line is redrawn, a bar for the completed share."""
         if _other_process is not None:
             return
         text = printable_lines(text)
@@ -200,14 +200,14 @@ class ProgressLine:
             say(text)
 
     def say(self, line: str) -> None:
-        """Print one line above."""
+        """Print a line above the progress line."""
         if self._redrawn is None:
             say(line)
         else:
             self._console.print(printable_lines(line), soft_wrap=True)
 
     def close(self, line: str | None = None) -> None:
-        """Remove the line, and leave the given one in its place."""
+        """Remove the line, and print the given one in its place."""
         if self._redrawn is not None:
             self._redrawn.stop()
             self._redrawn = None
@@ -216,7 +216,7 @@ class ProgressLine:
 
 
 class Stage:
-    """Work in progress: a note and the share that is done (0 to 1) may change at any time."""
+    """Work in progress: a note and the completed share (0 to 1) may change at any time."""
 
     def __init__(self, name: str) -> None:
         self.name, self.note = name, ""
@@ -225,7 +225,7 @@ class Stage:
         self._first: tuple[float, float] | None = None  # seconds and share at the first progress
 
     def now(self, note: str) -> None:
-        """Show what is worked at now; the share of that which is done is not known."""
+        """Show the current step, whose progress is unknown."""
         self.note, self.share, self._first = note, None, None
 
     def seconds(self) -> float:
@@ -233,9 +233,9 @@ class Stage:
         return time.monotonic() - self._start
 
     def left(self, seconds: float) -> str:
-        """Return the time that is left after some seconds, in words; empty where it is unknown.
+        """Return the time that is left after some seconds, as text; empty if unknown.
 
-        The pace is that since this first saw progress, which has waited for compilation.
+        The rate is measured from the first progress that this sees, which excludes compilation.
         """
         if not self.share:
             self._first = None
@@ -256,10 +256,10 @@ def stage(
     share: Callable[[], float | None] | None = None,
     every: float = SECONDS_BETWEEN_LINES,
 ) -> Iterator[Stage]:
-    """Show that a block works and, when it ends, how long it took.
+    """Show the progress of a block and, when it ends, its duration.
 
-    ``share`` is called from another thread for the share that is done, None while it is unknown.
-    Where there is no terminal, ``every`` is the time between lines in seconds.
+    ``share`` is called from another thread for the completed share, None while it is unknown.
+    Without a terminal, ``every`` is the time between lines in seconds.
     """
     current = Stage(name)
     done = threading.Event()

@@ -17,12 +17,12 @@ from dien_jax.utils.json_values import parse_json
 T = TypeVar("T")
 
 OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # no file can replace these
-MARKED = 500  # bytes at the start of a file that have the mark of its writer
-LARGEST_JSON = 64 << 20  # bytes of the largest JSON file that is read
-LOCK_FILE = ".lock"  # in a folder that one process at a time may write; it stays, locked or free
+MARKED = 500  # bytes at the start of a file that are searched for the mark of its writer
+LARGEST_JSON = 64 << 20  # maximum size of a JSON file in bytes
+LOCK_FILE = ".lock"  # in a folder that one process at a time may write; never removed
 
-MAPPED: dict[str, int] = {}  # files that this process maps, and their sizes in bytes when it did
-_unfinished: list[Path] = []  # partial ones, each after the folders that were made for it
+MAPPED: dict[str, int] = {}  # files that this process has mapped, and their sizes then, in bytes
+_unfinished: list[Path] = []  # partial files and folders, each after the parents made for it
 
 _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
@@ -38,7 +38,7 @@ def user_cache() -> Path:
 
 
 def read_bytes(file: Path, most: int) -> bytes:
-    """Return the bytes of a file; more than ``most`` are a ``UserError``, and are not read."""
+    """Return the bytes of a file; raise ``UserError``, without reading on, if over ``most``."""
     with reading(file), file.open("rb") as stream:
         found = stream.read(most + 1)
     if len(found) > most:
@@ -64,7 +64,7 @@ def write_text(file: Path, text: str) -> None:
 
 def write_array(file: Path, array: Any) -> None:
     """Write a NumPy array, completely or not at all."""
-    import numpy as np  # here, as commands that need no array start faster without
+    import numpy as np  # imported here: commands without arrays start faster
 
     with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
         np.save(stream, array)
@@ -74,9 +74,9 @@ def write_array(file: Path, array: Any) -> None:
 def atomic_path(file: Path) -> Iterator[Path]:
     """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises.
 
-    The block opens the path and writes it; on leaving, its content is on the disk. A symbolic link
-    stays, and the file it points to is replaced. A device or a pipe cannot be replaced: the path is
-    then ``file`` itself. A ``UserError`` names another process that is writing ``file``.
+    The block opens the path and writes it; at the end, its content is synced to disk. A symbolic
+    link stays, and the file it points to is replaced. A device or a pipe cannot be replaced: the
+    path is then ``file`` itself. If another process is writing ``file``, a ``UserError`` names it.
     """
     if _is_written_into(file):
         yield file
@@ -103,9 +103,9 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     """Yield a new hidden folder next to ``target``, which is removed when the block ends.
 
-    The block renames it to ``target`` or takes what it needs from it. Missing parents are created,
+    The block renames it to ``target``, or uses it as a working folder. Missing parents are created,
     and removed again if they are empty. ``kind`` is empty or "work-", for two folders of one
-    process. A ``UserError`` names another process that is working for ``target``.
+    process. If another process has such a folder for ``target``, a ``UserError`` names it.
     """
     target = target.absolute()
     partial = partial_path(target, f"{kind}{os.getpid()}")
@@ -132,7 +132,7 @@ def _is_written_into(file: Path) -> bool:
 
 
 def partial_path(target: Path, end: str = "") -> Path:
-    """Return the start of paths of what becomes ``target``; ``end`` says of which process."""
+    """Return the path of a partial ``target`` of process ``end``, or the prefix of all of them."""
     name = os.fsdecode(os.fsencode(target.name)[:200])
     return target.with_name(f".{name}.partial-{end}")
 
@@ -154,9 +154,9 @@ def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterato
             stack.callback(os.close, handle)
             if not _lock(handle):
                 raise _busy(target, os.getpid())
-            if partial.is_dir() and any(partial.iterdir()):  # of an earlier process of this number
+            if partial.is_dir() and any(partial.iterdir()):  # of a dead process with this id
                 shutil.rmtree(partial)
-            # Between opening and locking, another process may have removed it as left behind.
+            # Between opening and locking, another process may have removed it as a leftover.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), partial.stat()):
                     break
@@ -169,7 +169,7 @@ def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterato
 
 
 def remove_unfinished() -> None:
-    """Remove all that this process has not finished, for a process that ends at once."""
+    """Remove all partial files and folders of this process, which is about to exit."""
     for path in reversed(_unfinished):
         with contextlib.suppress(OSError):
             if not _PARTIAL.fullmatch(path.name):
@@ -195,7 +195,7 @@ def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
     They are its siblings ``.NAME.partial-[work-]PROCESS``. A process locks its own while it writes;
-    those of this process stay. A ``UserError`` names another process that is writing the target.
+    those of this process stay. If another process is writing the target, a ``UserError`` names it.
     """
     start = partial_path(target).name
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
@@ -219,14 +219,14 @@ def _busy(target: Path, process: int | str) -> UserError:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes from writing into a folder; the lock of a killed process is free.
+    """Lock a folder against writes of other processes; the system releases a killed one's lock.
 
-    ``name`` is that of the folder in messages, such as ``--out table``. Where another process holds
-    the lock, ``wait`` for its end, or raise a ``UserError`` with its number.
+    ``name`` is the name of the folder in messages, such as ``--out table``. If another process
+    holds the lock, ``wait`` until it is released, or raise a ``UserError`` with the process id.
     """
     with contextlib.ExitStack() as stack:
         with writing(folder / LOCK_FILE):
-            # Without a buffer, which closing would write again, outside of this block.
+            # Unbuffered: closing would write a buffer again, outside of this block.
             stream = stack.enter_context((folder / LOCK_FILE).open("a+b", buffering=0))
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -241,7 +241,7 @@ def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def check_utf8(path: Path, flag: str = "") -> None:
-    """Refuse a path that is not UTF-8, for libraries that take no other."""
+    """Refuse a path that is not UTF-8, for libraries that accept no other paths."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:
@@ -257,13 +257,13 @@ def check_out(
     overwrite: bool = False,
     inputs: Iterable[str | Path | None] = (),
 ) -> None:
-    """Check a file to write before anything is computed for it: its name, folder and content.
+    """Check the name, folder and content of an output file, before anything is computed for it.
 
-    The rule for all outputs: a file that exists is replaced if the same command wrote it
+    The rule for all outputs: an existing file is replaced if the same command wrote it
     (``is_ours``, a mark near its start or a function, which may raise), if it is empty, or with
     ``overwrite``. Inputs are never replaced, nor are files in folders that are inputs, unless the
-    same command wrote them. A device, a pipe or an open file is written into. ``suffixes`` are
-    those that a name may have.
+    same command wrote them. A device, a pipe or an open file is written into. ``suffixes`` are the
+    suffixes that the name may have.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")

@@ -1,7 +1,7 @@
 """Values of declared types: JSON, read by msgspec, and the fields of settings and options.
 
-A file of another shape is refused with its name, and with what msgspec expected, found and where.
-Unknown keys are ignored; a reader that cannot ignore them asks :func:`refuse_unknown`.
+A file of another form is refused with its name and msgspec's message: expected, found and where.
+Unknown keys are ignored; a reader that must not ignore them calls :func:`refuse_unknown`.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ import msgspec
 from dien_jax.errors import UserError, require_choice, suggestion
 
 T = TypeVar("T")
-Source = Path | str  # file, or file and place in it, as messages name it
+Source = Path | str  # name in messages: a file, or a file and a place in it
 
 LARGEST_COUNT = 2**31 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]  # such as a step
 LargeCount = Annotated[int, msgspec.Meta(ge=0)]  # such as the rows of a file
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]  # such as how many values are kept
+Positive = Annotated[int, msgspec.Meta(ge=1)]  # such as a number of values
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 _LARGEST_INTEGER = 2**63 - 1
 _LONGEST_SHOWN = 60
-# Types that a field has, what is converted to each, and its name in messages
+# Types of fields, with the types that are converted to each, and its name in messages
 _PLAIN: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (Integral, "a whole number"),
@@ -44,8 +44,8 @@ _PLAIN: dict[Any, tuple[Any, str]] = {
 def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
     """Return JSON text as a value of a type: a dataclass, a ``TypedDict``, ``dict[str, int]``.
 
-    Text that is not JSON, has a number that is not finite or is of another type is a ``UserError``
-    with ``source``, the path of the value, what was expected and what was found.
+    Invalid JSON, a number that is not finite or a value of another type is a ``UserError`` with
+    ``source``, the path of the value, the expected and the actual type.
 
     >>> parse_json(b'{"step": "3"}', dict[str, int], "run.json")
     Traceback (most recent call last):
@@ -68,20 +68,20 @@ def as_type(value: Any, kind: Callable[..., T], source: Source) -> T:
 
 
 def in_words(error: BaseException) -> str:
-    """Return the message of msgspec, with the one type in words that JSON has no name for."""
+    """Return msgspec's message, with a readable name for the type of whole floats."""
     text = str(error).replace("`", "'")
     return text.replace("'float' that's a multiple of 1.0", "a whole number")
 
 
 def refuse_unknown(given: Collection[str], known: Collection[str], source: Source) -> None:
-    """Refuse keys that are not known: they could change the meaning of the others."""
+    """Refuse unknown keys, which could change the meaning of the others."""
     for name in given:
         if name not in known:
             raise UserError(f"{source}: unknown key {name!r}{suggestion(name, known)}")
 
 
 def as_complete(values: Mapping[str, Any], kind: type[T], source: Source) -> T:
-    """Return parsed JSON as a dataclass; every key of it must be there, and no other."""
+    """Return parsed JSON as a dataclass; all of its keys are required, and no others allowed."""
     names = list(kind.__annotations__)
     refuse_unknown(values, names, source)
     for name in names:
@@ -91,7 +91,7 @@ def as_complete(values: Mapping[str, Any], kind: type[T], source: Source) -> T:
 
 
 def check_format(given: Mapping[str, Any], version: int, source: Source, advice: str) -> None:
-    """Refuse a file of another ``format_version``, and say what to do instead."""
+    """Refuse a file of another ``format_version``; the error ends with ``advice``."""
     found = given.get("format_version")
     if type(found) is not int or found != version:
         what = shown(found) if "format_version" in given else "none"
@@ -105,11 +105,11 @@ def shown(value: Any) -> str:
 
 
 def converted(kind: Any, value: Any, name: str) -> Any:
-    """Return a value as the annotation of a field declares it, for callers in Python and JSON.
+    """Convert a value to the type that a field declares, for callers in Python and JSON.
 
-    A text that is none of the choices, a value of another type and a number beyond the bounds of
-    its annotation are a ``UserError`` about ``name``. A list becomes a tuple, and so does a text
-    alone.
+    Text that is not one of the choices, a value of another type, or a number out of the bounds of
+    its annotation is a ``UserError`` about ``name``. A list becomes a tuple, and a single text a
+    tuple of one.
 
     >>> converted(tuple[int, ...], [3, 4], "layers"), converted(float | None, 2, "rate")
     ((3, 4), 2.0)
@@ -155,7 +155,7 @@ def _check_bounds(value: Any, bounds: msgspec.Meta, name: str) -> None:
 
 
 def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of the fields of a dataclass of options, see :func:`converted`."""
+    """Convert values for the fields of a dataclass of options, see :func:`converted`."""
     kinds = typing.get_type_hints(kind, include_extras=True)
     names = [field.name for field in dataclasses.fields(kind) if field.name in values]
     flags = {name: f"--{name.replace('_', '-')}" for name in names}
@@ -163,6 +163,6 @@ def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert_fields(options: Any) -> None:
-    """Convert the fields of new options, see :func:`converted`."""
+    """Convert the fields of new options in place, see :func:`converted`."""
     for name, value in as_declared(type(options), vars(options)).items():
         object.__setattr__(options, name, value)

@@ -1,4 +1,4 @@
-"""Memory, threads and JAX settings of this process: what it keeps, and shared work."""
+"""Memory, threads and JAX settings of this process."""
 
 import contextlib
 import ctypes
@@ -21,25 +21,25 @@ from dien_jax.errors import UserError, require_unforked
 
 _OPTIONS = "ARENA_MAX MMAP_MAX_ MMAP_THRESHOLD_ TOP_PAD_ TRIM_THRESHOLD_"
 GLIBC_VARIABLES = ("GLIBC_TUNABLES", *(f"MALLOC_{name}" for name in _OPTIONS.split()))
-"""Variables by which a user sets glibc's allocator."""
+"""Environment variables that configure glibc's allocator."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # options of mallopt(3)
 LEAST_SECONDS = 0.05  # programs that compile faster than this are not cached
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?P<name>[^']+)'")
-"""JAX's warning of a program that it cannot read, and compiles again."""
+"""JAX's warning about a cached program that it cannot read, and compiles again."""
 
 
 def keep_freed_memory() -> bool:
     """Keep memory that the process frees; return True if that could be set.
 
-    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it,
-    and glibc gives large blocks back to the system, so that each step touches all of their pages
-    for the first time. With this setting the pages stay: steps are faster, and the resident memory
-    of the process stays at its peak. Call it before the first computation; commands do when they
-    start, functions of the package never, as it changes the allocator of the whole process.
+    XLA's CPU backend allocates the temporaries of a program at every call and frees them after it.
+    glibc returns large blocks to the system, so each step has page faults on all of their pages.
+    With this setting the pages stay: steps are faster, and the resident memory of the process stays
+    at its peak. Call it before the first computation. Commands call it when they start; functions
+    of the package never do, as it changes the allocator of the whole process.
 
-    Nothing changes, and the result is False, where the C library is not glibc, and where the
-    environment sets the allocator: ``GLIBC_TUNABLES`` or a ``MALLOC_...`` variable.
+    Nothing changes, and the result is False, if the C library is not glibc, or if the environment
+    configures the allocator by ``GLIBC_TUNABLES`` or a ``MALLOC_...`` variable.
 
     >>> isinstance(keep_freed_memory(), bool)
     True
@@ -51,7 +51,7 @@ def keep_freed_memory() -> bool:
         mallopt = library.gnu_get_libc_version and library.mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or a system without dlopen
         return False
-    # One arena: heaps of other threads hold no block over 64 MB, which would be mapped after all.
+    # One arena: heaps of other threads cannot hold blocks over 64 MB, which would be mapped.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))  # -1: never
     return all(mallopt(option, value) for option, value in settings)
 
@@ -61,13 +61,13 @@ def enable_compile_cache() -> None:
 
     A folder given by ``JAX_COMPILATION_CACHE_DIR`` is kept, and a cache turned off by
     ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder, as
-    machines may share a home folder. A user without a home folder has no cache, nor has one whose
-    cache folder cannot be written, and is told. Commands call this when they start, functions of
-    the package never: it changes the configuration of JAX for the whole process.
+    machines may share a home folder. Without a home folder there is no cache; if its folder cannot
+    be written, there is none either, and a message says so. Commands call this when they start;
+    functions of the package never do, as it changes JAX's configuration for the whole process.
 
     >>> enable_compile_cache()
     """
-    import jax  # here, as importing this module is cheap otherwise
+    import jax  # imported here: importing this module stays cheap
 
     from dien_jax.utils.console import say
     from dien_jax.utils.files import user_cache
@@ -96,10 +96,10 @@ def enable_compile_cache() -> None:
 
 
 def _replace_damaged(folder: Path) -> None:
-    """Let JAX write programs anew that it cannot read, in place of warning of them.
+    """Delete cached programs that JAX cannot read, so that it writes them again; hide its warnings.
 
-    A process that was killed as it wrote one, or a full disk, leaves a part of it, which JAX does
-    not write over. Programs of the same name go with it, as JAX says no more.
+    A kill or a full disk during a write leaves an incomplete file, which JAX would never overwrite.
+    All programs of the name in the warning are deleted, as it has no other detail.
     """
     show = warnings.showwarning
 
@@ -116,12 +116,12 @@ def _replace_damaged(folder: Path) -> None:
 
 
 def require_usable_jax() -> None:
-    """Refuse states of JAX in which a call would wait for ever, or parameters have another type.
+    """Refuse states of JAX in which a call would hang, or parameters have another type.
 
-    A process that was forked after JAX had started lacks its threads. In the mode of 64 bits a run
-    could be read by no other process. Both are a ``UserError``.
+    A process that was forked after JAX had started lacks its threads. Runs of a process in 64-bit
+    mode could not be read by others. Both are a ``UserError``.
     """
-    import jax  # here, as importing this module is cheap otherwise
+    import jax  # imported here: importing this module stays cheap
 
     require_unforked()
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
@@ -130,13 +130,13 @@ def require_usable_jax() -> None:
 
 
 def trim_memory() -> None:
-    """Give freed memory back to the system, where the C library is glibc."""
+    """Return freed memory to the system, if the C library is glibc."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def machine_bytes() -> int | None:
-    """Return the memory of this machine in bytes; None where it is unknown."""
+    """Return the memory of this machine in bytes, or None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -144,7 +144,7 @@ def machine_bytes() -> int | None:
 
 
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:
-    """Refuse work of ``subject``, a plural, that needs more bytes than are known to be there."""
+    """Refuse work that needs more bytes than available, if known; ``subject`` is a plural."""
     if available is not None and needed > available:
         more = f"more than the {available / 1e9:,.1f} GB of memory"
         raise UserError(f"{subject} take at least {needed / 1e9:,.1f} GB, {more}; {advice}")
@@ -155,11 +155,11 @@ U = TypeVar("U")
 
 
 def thread_count() -> int:
-    """Return how many threads NumPy's matrix products use, those that work is shared by."""
+    """Return the number of threads for shared work: that of NumPy's matrix products."""
     of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     if of_blas:
         return max(of_blas)
-    # Apple's library does not tell.
+    # Apple's library does not report it.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -169,10 +169,10 @@ def map_in_order(
     threads: int,
     is_large: Callable[[T], bool] = lambda _: False,
 ) -> Iterator[U]:
-    """Yield what a function returns for each value, in the order of the values.
+    """Yield the results of a function for each value, in the order of the values.
 
-    Threads are at most ``threads`` values ahead, and a large value is worked at alone: this bounds
-    the memory that values and results take.
+    Threads are at most ``threads`` values ahead, and a large value is processed alone: this bounds
+    the memory of values and results.
 
     >>> list(map_in_order(lambda n: n * n, range(4), threads=2))
     [0, 1, 4, 9]

@@ -1,4 +1,4 @@
-"""Figures as PNG files, and texts that fit into them; matplotlib is imported only to draw."""
+"""Figures as PNG files, and text that fits into them; matplotlib is imported only to draw."""
 
 import contextlib
 import warnings
@@ -20,7 +20,7 @@ SOFTWARE = "dien_jax"  # name of the program that drew a figure, in its file
 
 
 def check_picture(file: Path, **options: Any) -> None:
-    """Check that a figure can be drawn and, by the options of ``check_out``, written."""
+    """Check that a figure can be drawn and written; ``options`` are those of ``check_out``."""
     check_out(file, ".png", is_ours=f"Software\0{SOFTWARE}".encode(), **options)
     require("plot", "drawing a figure")
 
@@ -35,7 +35,7 @@ def save_picture(figure: "Figure", file: Path) -> None:
 def new_figure(
     width: float, height: float, columns: int, **options: Any
 ) -> tuple["Figure", "list[Axes]"]:
-    """Return an empty figure, in inches, and its axes in a row; options are of ``subplots``."""
+    """Return a figure of a size in inches, and its row of axes; options are of ``subplots``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -49,7 +49,7 @@ def new_figure(
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Silence matplotlib's warning about a character that its font lacks; it draws a box."""
+    """Silence matplotlib's warning about characters that its font lacks; it draws boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -65,5 +65,5 @@ def shortened(text: str, width: int) -> str:
 
 
 def padded(text: str, width: int) -> str:
-    """Return the text, shortened and filled with blanks to ``width`` columns of a terminal."""
+    """Return the text, shortened or padded with blanks to ``width`` columns of a terminal."""
     return set_cell_size(shortened(text, width), width)

@@ -1,8 +1,8 @@
-"""The processes of a run: texts that they exchange, and errors that all of them see.
+"""The processes of a run: texts that they exchange, and errors that all of them raise.
 
-Each process runs the same program, so all have to know what one of them decides, and none may wait
-for another that has stopped. Texts go through the service of ``jax.distributed`` and not through
-devices: a process may wait for another one for any time, and devices need not be there yet.
+All processes run the same program, so each has to know the decisions of the others, and none may
+wait for one that has stopped. Texts go through the service of ``jax.distributed``, not through
+devices: a process may wait for another for any time, and devices need not be initialized.
 
 With one process nothing is exchanged, and ``jax.distributed`` need not be started.
 """
@@ -27,14 +27,14 @@ class SharedError(UserError):
 
 
 def _service() -> Any:
-    """Return the state of ``jax.distributed``: JAX has no public access to its texts."""
+    """Return the state of ``jax.distributed``: JAX has no public access to its key-value store."""
     from jax._src import distributed  # here, so that importing dien_jax.utils does not import jax
 
     return distributed.global_state
 
 
 def count() -> int:
-    """Return the number of processes of the run; no device has to be there."""
+    """Return the number of processes of the run, without initializing devices."""
     service = _service()
     return 1 if service.client is None else service.num_processes
 
@@ -64,7 +64,7 @@ def on_each(work: Callable[[], Result]) -> Result:
     Raises:
       SharedError: for a :class:`UserError` or an error of files or memory on any process, with the
         number of the process if it is another one.
-      NotFiniteError: for one on any process.
+      NotFiniteError: if any process raises it.
     """
     if count() == 1:
         return work()
@@ -77,7 +77,7 @@ def on_first(work: Callable[[], Result]) -> Result | None:
 
 
 def from_first(work: Callable[[], Result]) -> Result:
-    """Return on every process what a function returns on process 0: values that JSON holds."""
+    """Return on every process the result of a function on process 0, which must be JSON values."""
     if count() == 1:
         return work()
     is_first = index() == 0
@@ -96,11 +96,11 @@ def agree(values: dict[str, str]) -> None:
 
 
 def check_counts() -> None:
-    """Refuse processes that were told different numbers of processes."""
+    """Refuse processes with different settings of the number of processes."""
     client, prefix = _service().client, "dien_jax/processes"
     client.key_value_set(f"{prefix}/{index()}", str(count()))
     first = client.blocking_key_value_get(f"{prefix}/0", LONGEST_WAIT)
-    for process in range(1, int(first)):  # as many as have come
+    for process in range(1, int(first)):  # the number that process 0 has
         theirs = client.blocking_key_value_get(f"{prefix}/{process}", LONGEST_WAIT)
         if theirs != first:
             found = f"{first} on process 0 and {theirs} on process {process}"
@@ -110,13 +110,13 @@ def check_counts() -> None:
 
 
 def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any, list[str]]:
-    """Return the result of a function, and a text for that of each process; all meet here."""
+    """Return the result of a function, and each process's result as text; all have to call this."""
     result, error, text = None, None, ""
     try:
         result = work()
         text = as_text(result)
     except SharedError:
-        raise  # of an exchange within the function: all processes have it
+        raise  # from an exchange within the function: all processes raise it
     except (UserError, NotFiniteError, OSError, MemoryError) as problem:
         error = problem
     mine = ["", ""] if error is None else [type(error).__name__, described(error)]

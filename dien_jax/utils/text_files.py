@@ -1,4 +1,4 @@
-"""Text files read line by line, plain, gzip or zipped, with an account of malformed lines."""
+"""Text files, plain, gzip or zipped, read line by line with counts of malformed lines."""
 
 import contextlib
 import csv
@@ -22,15 +22,15 @@ LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
 
 
 def take_long_cells() -> None:
-    """Let Python's reader of CSV take cells as long as the longest line."""
+    """Allow cells as long as the longest line in Python's CSV reader."""
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
 
 
 class BadLines:
-    """Counter of malformed lines, with the first ones, each with its file and line number.
+    """Counter of malformed lines, with the first ones as examples, by file and line number.
 
-    ``unit`` is what a line is called. ``read`` counts the lines that :func:`read_lines` has read,
-    malformed ones included, and ``bytes`` their size, uncompressed.
+    ``unit`` is the word for a line. ``read`` counts the lines that :func:`read_lines` has read,
+    including malformed ones, and ``bytes`` is their uncompressed size.
     """
 
     def __init__(self, unit: str = "line") -> None:
@@ -39,7 +39,7 @@ class BadLines:
         self.examples: list[str] = []
 
     def share_of(self, file: Path) -> float | None:
-        """Return the share of a file that was read; None if it is compressed."""
+        """Return the share of a file that has been read; None if it is compressed."""
         with contextlib.suppress(OSError):
             if file.is_file() and not zipfile.is_zipfile(file) and not is_gzip(file):
                 return self.bytes / max(1, file.stat().st_size)
@@ -51,13 +51,13 @@ class BadLines:
         self.show(file, line_number, reason)
 
     def show(self, file: Path | str, line_number: int, reason: str) -> None:
-        """Keep an example if there is room, of a line that is counted elsewhere."""
+        """Keep an example of a line that is counted elsewhere, if there is room."""
         if len(self.examples) < EXAMPLES:
             place = f":{line_number}" if self.unit == "line" else f", {self.unit} {line_number}"
             self.examples.append(printable(f"{file}{place}: {reason}"))
 
     def check(self, total: int, max_share: float) -> list[str]:
-        """Refuse more malformed lines than a share of ``total``; return lines about fewer."""
+        """Refuse more malformed lines than a share of ``total``; return report lines otherwise."""
         if self.count == 0:
             return []
         shown = [f"  {example}" for example in self.examples]
@@ -120,7 +120,7 @@ def is_gzip(file: Path) -> bool:
 
 
 def refuse_pipe(file: Path) -> None:
-    """Refuse a pipe or a socket, of which a second look at the first bytes finds nothing."""
+    """Refuse a pipe or a socket, whose first bytes can be read only once."""
     mode = file.stat().st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         problem = "is a pipe, and this file is read more than once"
@@ -141,7 +141,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 
 @contextlib.contextmanager
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
-    """Open a file in a zip archive; one that is not there or cannot be unpacked is a UserError."""
+    """Open a file in a zip archive; a missing or unreadable one is a UserError."""
     shown = file / member
     refuse_pipe(file)
     with zipfile.ZipFile(file) as archive:

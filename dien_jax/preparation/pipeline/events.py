@@ -27,16 +27,16 @@ from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines
 
 SHOWN = 40  # characters shown of a malformed value
-PARSED = "parsed "  # before the name of a column: its numbers
+PARSED = "parsed "  # prefix of the names of columns of parsed numbers
 LIKE_MISSING = ("-1", "nan", "NaN", "NaT", "None", "<NA>", "NULL", "null")
-"""Ids that programs write for a missing one, as do ``cat.codes`` and ``astype(str)`` of pandas."""
+"""Ids that programs write for missing ones, such as pandas' ``cat.codes`` and ``astype(str)``."""
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 Reasons = list[tuple[BooleanColumn, StringColumn | str]]
-"""Conditions under which a row is malformed, and why; the first one counts."""
+"""Conditions under which a row is malformed, with reasons; the first that holds counts."""
 
 
 class Events(NamedTuple):
-    """E events of S users, grouped by sequence; users and items are numbered as they appear."""
+    """E events of S users, grouped by sequence; users and items are numbered by appearance."""
 
     item: ArrayFile  # int32 [E]
     timestamp: ArrayFile  # int64 [E]
@@ -48,7 +48,7 @@ class Events(NamedTuple):
     rows: Table  # table position (the event), code (the item), time, line and context features
     clean: Table  # table line, user, item, time and item and user features
     num_items: int
-    times: tuple[int, int]  # the first and the last one
+    times: tuple[int, int]  # first and last time
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
     part_events: int = PART_EVENTS  # events that are held in memory at a time
@@ -58,14 +58,14 @@ class Events(NamedTuple):
         return len(self.offsets) - 1
 
     def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield item, time and number of all events, oldest first, a batch at a time."""
+        """Yield item, time and number of all events, oldest first, batch by batch."""
         columns = self.rows.select("code", "time", "position").order_by("time", "position")
         for batch in workspace.batches(columns):
             item, time, number = (column.to_numpy() for column in batch.columns)
             yield item, time, number
 
     def times_at(self, workspace: Workspace, places: list[int]) -> list[int]:
-        """Return the times of some events by their places in the order of time, which rise."""
+        """Return the times of events at some indices in time order, which must increase."""
         found, done = [], 0
         for batch in workspace.batches(self.rows.select("time").order_by("time")):
             here = [place - done for place in places if 0 <= place - done < batch.num_rows]
@@ -74,9 +74,9 @@ class Events(NamedTuple):
         return found
 
     def within(self, workspace: Workspace, memory: str, examples: int) -> "Events":
-        """Return the events with parts that fit into ``--memory``, and leave the engine the rest.
+        """Return the events with parts that fit into ``--memory``; give the rest to the engine.
 
-        ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
+        Each event gives at most ``examples`` examples. A log that does not fit is a ``UserError``.
         """
         sizes = {"users": self.num_users, "items": self.num_items, "events": len(self.item)}
         longest = int(np.diff(self.offsets).max())
@@ -109,8 +109,8 @@ def count_events(events: Events, split: Split) -> Marks:
 def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
-    A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order; :func:`training_values` prefers training. Too many malformed rows, or no row left,
+    An item or a user has the first non-missing value of each feature, by time and then in the log's
+    order; :func:`training_values` prefers training rows. Too many malformed rows, or no row left,
     is a ``UserError``.
     """
     log, features = source.log, source.features
@@ -166,7 +166,7 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
 
 
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
-    """Return how most of the timestamps are written."""
+    """Return the format of most of the timestamps."""
     stamp = rows.timestamp
     number = workspace.number(stamp)
     is_date_number = stamp.re_search(rf"^({value_text.DATE_NUMBER})\z")
@@ -180,7 +180,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
         date_numbers=is_date_number.sum(),
     )
     counts = workspace.numbers(counted)
-    problems = (  # all or most timestamps are of a form that is not read
+    problems = (  # all or most timestamps have a form that is not supported
         (2 * counts["date_numbers"] > counts["numbers"], is_date_number,
          "the timestamps look like dates without hyphens"),
         (2 * counts["finer"] > counts["numbers"], is_finer,
@@ -200,7 +200,7 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
 
 
 def _moment(workspace: Workspace, text: StringColumn) -> Value:
-    """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
+    """Parse ISO dates, int64 milliseconds since 1970; NULL for other text."""
     is_date = text.re_search(rf"^({value_text.ISO_DATE})\z")
     return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
@@ -219,7 +219,7 @@ def _checked(
     parsed = {name: workspace.number(rows[name]) for name in numeric}
     stamp = rows.timestamp
     parsed["time"] = _moment(workspace, stamp) if clock.iso else workspace.number(stamp)
-    # Each text is parsed once, in a query inside the one that looks at it several times.
+    # Parse each text once, in a subquery, because the outer query uses it several times.
     rows = rows.mutate(**{PARSED + name: value for name, value in parsed.items()})
     time, stamp = rows[PARSED + "time"], rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
@@ -279,18 +279,18 @@ def _numbered_ids(
 
 
 def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Value]:
-    """Return, by alias, the first value of each feature that is not missing, of grouped rows."""
+    """Return the first non-missing value of each feature of grouped rows, by alias."""
     order = ibis.struct({"time": clean.time, "line": clean.line})
     columns = {feature.alias: clean[feature.alias] for feature in features}
     return {alias: c.argmin(order, where=c.notnull()) for alias, c in columns.items()}
 
 
 def training_values(workspace: Workspace, events: Events, group: str, split: Split) -> Table:
-    """Return the table of users or items with the features that their training rows have.
+    """Return the table of users or items with the features of their training rows.
 
-    A value that only rows of validation or test have must be unknown to training. So where the
-    rows of an item (a user) disagree about a feature, or lack it in part, the rows of training
-    decide. One without a row in training keeps the features of its other rows.
+    A value that occurs only in validation or test rows must be unknown to training. So if the rows
+    of an item (a user) differ in a feature, or some of them lack it, the training rows decide. An
+    item without training rows keeps the features of its other rows.
 
     ``group`` is ``"item"`` or ``"user"``.
     """

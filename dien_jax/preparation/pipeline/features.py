@@ -1,6 +1,6 @@
-"""Vocabularies: ids and feature values as rows, counted in training alone.
+"""Vocabularies: rows of ids and feature values, by their frequency in training only.
 
-Rows of the extended folder, if there is one, come first, however often training sees them.
+Rows of an extended folder come first, whatever their frequency.
 
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
@@ -25,17 +25,17 @@ from dien_jax.preparation.pipeline.splits import Split
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
-MANY = 0.3  # share of the different values that hold a separator, from which they look like lists
+MANY = 0.3  # share of distinct values with a separator from which a column looks like lists
 LONGEST_EXAMPLE = 60  # characters shown of a value
 
 
 class Vocabulary(NamedTuple):
-    """Values that have a row of their own: known ones, then the most frequent first."""
+    """Values that have a row of their own: known values, then new ones by falling frequency."""
 
     source: Table  # table position and raw of all n raw values
     # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
     values: np.ndarray
-    # int32 [n + 1]: row of each of n values, 0 for one too rare and at last for -1 (no value)
+    # int32 [n + 1]: row of each of n values, 0 if too rare; the last entry, 0, is for -1 (no value)
     row_of: np.ndarray
     known: list[str]  # raw values of the first rows, those of the extended folder
 
@@ -64,13 +64,13 @@ class Vocabulary(NamedTuple):
 
 
 class StoredColumn(NamedTuple):
-    """A :class:`Column` in files: that of a context feature, over all rows of a log."""
+    """A :class:`Column` in files; that of a context feature is over all rows of a log."""
 
     values: ArrayFile
     offsets: ArrayFile | None
 
     def take(self, rows: np.ndarray) -> Column:
-        """Return rows, integers ``[R]``, from the range that they span."""
+        """Return rows, integers ``[R]``; read the range that they span."""
         start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
         if self.offsets is None:
             return Column(self.values.read(start, stop), None).take(rows - start)
@@ -94,10 +94,10 @@ class EncodedFeature(NamedTuple):
 class Encoder:
     """Encoder of the raw ids and feature values of a log as rows of vocabularies.
 
-    Values with fewer occurrences in training than ``options.min_count`` share the unknown row. The
-    context features of a row count once if training sees it. A split that leaves training nothing
-    is a ``UserError``. ``counts`` are occurrences of each ``item`` and ``user`` among the marked
-    events, int64 ``[n]``, ``items`` and ``users`` their vocabularies, ``notes`` lines for the user.
+    Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
+    Context features count once for each row that training sees. A split without training rows is a
+    ``UserError``. ``counts`` has the occurrences of each ``item`` and ``user`` among the marked
+    events, int64 ``[n]``; ``items`` and ``users`` are vocabularies, ``notes`` lines for the user.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Encoder:
         if not seen["item"].any():
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
-        self._columns = 0  # numbered files
+        self._columns = 0  # numbers the files
         self.notes, self._warnings = list[str](), list[str]()
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, seen["item"])
@@ -124,10 +124,10 @@ class Encoder:
     def features(self) -> dict[str, list[EncodedFeature]]:
         """Encode all features, by group.
 
-        Values are counted over the training events (impressions) of the rows that have them.
-        Numbers are standardised with the mean and deviation of the rows that training sees, each
-        counted once, or with those of the extended folder. Lists that were cut are noted;
-        categorical columns that look like lists are reported on standard error.
+        A value counts once for each training event (impression) of a row that has it. Numbers are
+        standardised by mean and deviation of the rows that training sees, each counted once, or by
+        those of the extended folder. Truncated lists are noted; categorical columns that look like
+        lists are reported on standard error.
         """
         events = self.events
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
@@ -150,9 +150,9 @@ class Encoder:
         return encoded
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
-        """Give a row to every new value that is frequent enough; ties keep their order.
+        """Assign a row to every new value that is frequent enough; ties keep their order.
 
-        ``values`` has ``position`` and ``raw``; ``counts`` the occurrences of each in training.
+        ``values`` has ``position`` and ``raw``; ``counts`` has their occurrences in training.
         """
         known, row_of = list[str](), np.zeros(len(counts), np.int32)
         if self.extended is not None:
@@ -163,7 +163,7 @@ class Encoder:
             row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
         is_admitted = counts >= self.min_count
         if self.extended is not None and name in self.counts.past:
-            # Before this extension an id may have been too rare: earlier events count too.
+            # An id may have been too rare before this extension, so earlier events count too.
             is_admitted = (counts > 0) & (self.counts.past[name] >= self.min_count)
         order = np.argsort(-counts, kind="stable")
         new = order[(is_admitted & (row_of == 0))[order]]
@@ -190,7 +190,7 @@ class Encoder:
         return EncodedFeature(feature, StoredColumn(encoded, None))
 
     def _values(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
-        """Encode a multi-valued column, or a categorical one, each cell of which is one piece."""
+        """Encode a multi-valued column, or a categorical one, whose cells are single pieces."""
         name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
         pieces = cells.mutate(rank=0)
@@ -241,7 +241,7 @@ class Encoder:
         return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
 
     def _files(self, table: Table, dtypes: dict[str, type]) -> dict[str, ArrayFile]:
-        self._columns += 1  # names of features may be no names of files
+        self._columns += 1  # feature names may be invalid file names
         return self.workspace.array_files(f"column {self._columns}", table, dtypes)
 
     def _file(self, kind: str, dtype: type[np.generic]) -> ArrayFile:
@@ -249,7 +249,7 @@ class Encoder:
 
 
 def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:
-    """Return a numeric feature with the mean and the deviation of rows of training."""
+    """Return a numeric feature with the mean and standard deviation of training rows."""
 
     def present() -> Iterator[np.ndarray]:
         start = 0
@@ -259,7 +259,7 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feat
             yield block[is_seen & ~np.isnan(block)]
 
     def exact_sum(blocks: Iterator[np.ndarray]) -> float:
-        """Sum in any order, with one result."""
+        """Return a sum that does not depend on the order."""
         return math.fsum(number for block in blocks for number in block.tolist())
 
     total = sum(map(len, present()))
@@ -272,7 +272,7 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feat
 
 
 def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions and codes, about ``CHUNK_ROWS`` at a time; all of a position together."""
+    """Yield positions and codes, about ``CHUNK_ROWS`` at a time, without splitting a position."""
     start = 0
     while start < len(position):
         size = CHUNK_ROWS
@@ -290,7 +290,7 @@ def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndar
 def _distinct(
     position: np.ndarray, rows: np.ndarray, max_values: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the first ``max_values`` different rows of each position, and how many had more."""
+    """Return the first ``max_values`` distinct rows of each position; count positions with more."""
     first = int(position[0])
     keys = (position - first) * (int(rows.max()) + 1) + rows
     kept = np.sort(np.unique(keys, return_index=True)[1])
@@ -305,12 +305,12 @@ def _distinct(
 def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) -> list[str]:
     """Return a warning if many values of a column look like lists, or nothing.
 
-    ``raws`` has every different value once, as ``position`` and ``raw``: the cells of a categorical
+    ``raws`` has every distinct value once, as ``position`` and ``raw``: the cells of a categorical
     column, the pieces of a multi-valued one.
     """
     if not column.flag.endswith("-features"):
-        return []  # a column of a published set: no flag says how it is read
-    likely = r"[|;]|^\[.*\]$"  # hardly ever part of one value, and the text of Python's lists
+        return []  # columns of published data sets have no flag for their kind
+    likely = r"[|;]|^\[.*\]$"  # separators, rare in single values; the text of a Python list
     lists = raws.filter(raws.raw.re_search(likely))
     count, total = workspace.count(lists), workspace.count(raws)
     if not count or count < MANY * total:

@@ -1,8 +1,8 @@
 """Logs in columns, of interactions or impressions, and folders that extend another.
 
-In an extending folder ids keep their rows, and new ones come after them. Ids that the new log lacks
-keep their rows and their features, and numeric features are standardised as in the old folder. So
-the rows of a model trained on that folder keep their meaning, by raw value.
+In a folder that extends another, ids keep their rows, and new ids are appended. Ids that the new
+log lacks keep their rows and features, and numeric features are standardised as in the old folder.
+So embedding rows of a model trained on the old folder keep their meaning.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256
 
 SETTINGS = "settings"  # entry of source in meta.json
-# Options that are kept there, with EXAMPLE_SETTINGS: an extending folder must share them
+# Options in that entry, with EXAMPLE_SETTINGS; all but min_count must equal the extended folder's
 MATCHED = ("split", "min_count", "user", "item", "timestamp", "separator", "max_values", "label")
 
 
 def read_own_log(
     workspace: Workspace, options: ColumnOptions, name: str, table: Any = None
 ) -> SourceLog:
-    """Read the log that the options of a source name: ``table``, if that is given, or a file."""
+    """Read a log: ``table`` if given, else the file that the options of its source name."""
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = _open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
@@ -48,7 +48,7 @@ def read_own_log(
 
 
 def _open_extended(options: ColumnOptions, source: str) -> Dataset | None:
-    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise."""
+    """Open the folder of ``--extend``, or return None; refuse one made with other settings."""
     if options.extend is None:
         return None
     flag = f"--extend {options.extend}"
@@ -69,7 +69,7 @@ def _open_extended(options: ColumnOptions, source: str) -> Dataset | None:
             must = f"--{group}-features must be those of that folder, {expected}, got {given}"
             raise UserError(f"{flag}: {must}")
     for name, value in _matched(options).items():
-        if name != "min_count" and settings.get(name) != value:  # it is for new values alone
+        if name != "min_count" and settings.get(name) != value:  # it applies to new values only
             both = (settings.get(name), value)
             expected, got = ("none" if setting is None else repr(setting) for setting in both)
             must = f"must be that of that folder, {expected}, got {got}"
@@ -83,7 +83,7 @@ def _matched(options: ColumnOptions) -> dict[str, Any]:
 
 
 def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:
-    """Return the digests of a log's files by name; those that only an engine sees have none."""
+    """Return the digests of a log's files by name; None for files at an address."""
     if (address := address_of(options.file)) is not None:
         inside = f"{address.removeprefix('file://')}/"
         return dict.fromkeys(start.file.removeprefix(inside) for start in log.starts)

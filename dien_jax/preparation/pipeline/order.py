@@ -1,23 +1,23 @@
-"""Checks of the order of events: a log that is sorted by item, or has rows twice, has none.
+"""Checks of the order of events, which is meaningless in a sorted log or with duplicate rows.
 
-Where one of two items always comes first, the log was sorted by item, by accident or because its
-times are too coarse. A model learns such an order, and metrics praise it for guessing what the user
-never decided. The same holds for a log whose rows are there twice: the next item is the last one.
+If one of two items always comes first, the log was sorted by item, by accident or because its times
+are too coarse. A model learns such an order, and metrics reward it although users did not choose
+it. The same holds for a log with duplicate rows: the next item is the last one again.
 """
 
 import numpy as np
 
 from dien_jax.preparation.pipeline.splits import EventPart
 
-MOST_EVENTS = 1 << 21  # events that are looked at, the first ones
-LEAST_PAIRS = 100  # pairs of items that must have followed each other for several users
-MIXED = 0.01  # smallest share of these in both orders; logs of choices have .3 and more
-MOST_COPIES = 0.05  # largest silent share of events with the user, item and time of another
+MOST_EVENTS = 1 << 21  # number of events to check, from the first on
+LEAST_PAIRS = 100  # fewest pairs of items, adjacent for several users, for a judgement
+MIXED = 0.01  # least share of these pairs in both orders; logs of choices have .3 and more
+MOST_COPIES = 0.05  # largest share of duplicates (same user, item and time) without a warning
 SHUFFLE = "shuffle the rows, in pandas by log.sample(frac=1, random_state=0),"
 
 
 class OrderCheck:
-    """Counts the orders of neighbouring events, at one time and at different times, and copies."""
+    """Counts orders of adjacent events, at the same and at different times, and duplicates."""
 
     def __init__(self) -> None:
         self._events = self._copies = 0
@@ -34,7 +34,7 @@ class OrderCheck:
             self._copies += _copies(part)
 
     def warnings(self) -> list[str]:
-        """Return lines about copies, and about each kind of neighbours that are sorted by item."""
+        """Return warnings of duplicates, and of adjacent events that are sorted by item."""
         item, following, is_tie = np.concatenate(self._neighbours, axis=1)
         lines = []
         if self._copies > MOST_COPIES * self._events:
@@ -54,7 +54,7 @@ class OrderCheck:
 
 
 def _copies(part: EventPart) -> int:
-    """Return how many events have the user, item and time of an earlier one."""
+    """Return the number of events with the user, item and time of an earlier one."""
     is_first = np.diff(part.timestamp, prepend=-1) != 0
     moment = np.cumsum(is_first | (np.diff(part.sequence, prepend=-1) != 0))
     of_several = np.bincount(moment)[moment] > 1
@@ -64,7 +64,7 @@ def _copies(part: EventPart) -> int:
 
 
 def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:
-    """Return the pairs of items that occur twice or more, and how many of them in both orders."""
+    """Return the numbers of item pairs that occur twice or more, and of those in both orders."""
     less, more = np.minimum(item, following), np.maximum(item, following)
     keys = less * (more.max(initial=0) + 1) + more
     _, number, count = np.unique(keys, return_inverse=True, return_counts=True)

@@ -1,13 +1,13 @@
 """Splits of a log that never look ahead.
 
-A split gives a side to every row of a log. In a log of interactions a row is an event, the target
-of an example whose history is everything before it in its sequence; a user's first event has no
-history and is no example. In a log of impressions the rows of one user and one time are a request,
-which no split divides. No history of a side holds an event of a later side, because sides never
-fall along a sequence and a history ends before its target.
+A split assigns every row of a log to a side. In a log of interactions, a row is an event: the
+target of an example whose history is everything before it in its sequence. A user's first event has
+no history and is not an example. In a log of impressions, the rows of one user and one time are a
+request, which no split divides. No history contains an event of a later side, because sides never
+decrease along a sequence and a history ends before its target.
 
-Dimensions: S users, e rows and s sequences of a part. Every sequence has a row, and ``timestamp``
-does not fall within it.
+Dimensions: S users, e rows and s sequences of a part. No sequence is empty, and ``timestamp`` never
+decreases within one.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dien_jax.preparation.reading.workspace import Workspace
 
 EARLIER, TRAIN, VALID, TEST, NO_SIDE = range(-1, 4)
-"""Sides; training has no example of ``EARLIER``, but its past; ``NO_SIDE`` is part of nothing."""
+"""Sides. ``EARLIER`` rows are not examples, but part of training's past; ``NO_SIDE`` of nothing."""
 
 
 class EventPart(NamedTuple):
@@ -45,20 +45,20 @@ class EventPart(NamedTuple):
 
     @property
     def sequences(self) -> slice:
-        """The sequences among all of the log."""
+        """The slice of these sequences among all of the log."""
         return slice(self.first_sequence, self.first_sequence + len(self.offsets) - 1)
 
 
 class Marks(NamedTuple):
-    """Marks of the rows of a part, bool ``[e]`` each, or what is made of those."""
+    """Marks of the rows of a part, bool ``[e]`` each, or arrays computed from them."""
 
-    seen: Any  # what training sees, as an example or in a history
-    past: Any  # the same, as if training had all examples before validation
-    chosen: Any  # the events of the past, or its clicks
+    seen: Any  # rows that training sees, as an example or in a history
+    past: Any  # the same, if all examples before validation were training examples
+    chosen: Any  # events or clicks of the past
 
 
 class Borders(NamedTuple):
-    """The first times of the validation and the test split; everything earlier is training."""
+    """Start times of the validation and test split; everything earlier is training."""
 
     valid: int
     test: int
@@ -67,8 +67,8 @@ class Borders(NamedTuple):
 class Split:
     """The sides of the rows of a log; ``about`` describes them for ``meta.json``.
 
-    What ``--train-from`` and ``--max-examples`` leave out of training is ``EARLIER``. It stays in
-    popularity, that of the whole past: negatives would be drawn from the few items of recent users.
+    Rows that ``--train-from`` and ``--max-examples`` exclude from training are ``EARLIER``.
+    Popularity still counts them; otherwise negatives would be a few items of recent users.
     """
 
     def __init__(self, workspace: "Workspace", options: LogOptions, events: "Events") -> None:
@@ -101,7 +101,7 @@ class Split:
             from_end = np.repeat(number[offsets[1:] - 1], np.diff(offsets)) - number
             sides = np.maximum(TEST - from_end, TRAIN).astype(np.int8)
         if part.label is None:
-            if self._users is not None:  # of users held out only the last event is an example
+            if self._users is not None:  # held-out users have one example, the last event
                 held_out = sides != TRAIN
                 held_out[offsets[1:] - 1] = False
                 sides[held_out] = NO_SIDE
@@ -126,7 +126,7 @@ class Split:
 
 
 def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: int) -> np.ndarray:
-    """Draw a side for each user, int8 ``[sequences]``; the shares are rounded to whole users."""
+    """Draw a side for each user, int8 ``[sequences]``; shares are rounded to whole users."""
     valid, test = round(valid_share * sequences), round(test_share * sequences)
     order = np.random.default_rng((seed, 0)).permutation(sequences)
     sides = np.full(sequences, TRAIN, np.int8)
@@ -136,10 +136,10 @@ def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: i
 
 
 def history_ends(part: EventPart) -> np.ndarray:
-    """Return where the history of each row ends, int64 ``[e]``: among the events or the clicks.
+    """Return the end of each row's history, int64 ``[e]``: an index of the events or the clicks.
 
-    A row of impressions sees the clicks (rows of label 1) of its sequence with a strictly smaller
-    time, so a click never enters the history of another row of its request.
+    The history of an impression is the clicks (rows of label 1) of its sequence at strictly earlier
+    times, so a click is never in the history of another row of its request.
     """
     if part.label is None:
         return np.arange(len(part.item))
@@ -155,10 +155,10 @@ def borders_by_share(
     valid_share: float,
     test_share: float,
 ) -> Borders:
-    """Return the times that leave the last shares of all events to validation and test.
+    """Return the times from which the last shares of all events are validation and test.
 
-    All events at the time of a border belong to the later side: ties make it larger than asked.
-    ``times_at`` returns the times of events by their places in the order of time.
+    All events at the time of a border belong to the later side, which ties make larger than its
+    share. ``times_at`` returns times of events by their indices in time order.
     """
     valid = events - round((valid_share + test_share) * events)
     places = [place for place in (valid, events - round(test_share * events)) if place < events]
@@ -169,7 +169,7 @@ def borders_by_share(
 def _read_times(
     workspace: "Workspace", options: LogOptions, events: "Events"
 ) -> tuple[Borders, int | None]:
-    """Return the borders of a by-time split, and when training examples start, if that is given."""
+    """Return the borders of a by-time split, and the start of training examples or None."""
     clock, earliest = events.clock, events.times[0]
     if options.valid_from is None or options.test_from is None:
         times_at = partial(events.times_at, workspace)
@@ -190,7 +190,7 @@ def _read_times(
 
 
 def _request_starts(part: EventPart) -> np.ndarray:
-    """Mark the first row of each request, bool ``[e]``; an event of interactions is one."""
+    """Mark the first row of each request, bool ``[e]``; an interaction is a request by itself."""
     starts = np.ones(len(part.timestamp), bool)
     if part.label is not None:
         starts[1:] = part.timestamp[1:] != part.timestamp[:-1]

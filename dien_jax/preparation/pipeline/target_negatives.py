@@ -1,12 +1,12 @@
 """Target negatives: for each positive, items that existed by then and that its user had not chosen.
 
-A negative looks no further than its positive. It is drawn from what others had chosen up to that
-time, and only the positive itself and what the user had chosen before it are excluded. What the
-user chose later may be drawn: excluding it would teach a model who avoids what, which no ranking
-can know.
+Sampling does not look ahead of the positive. Negatives are sampled from the items of all events up
+to that time, except the positive itself and the user's earlier items. Items that the user chose
+later may be sampled: excluding them would leak the user's future, which is unknown when a model
+ranks.
 
-Every draw has its own random number, a function of the seed, the event and the number of the draw.
-So what is drawn for an event does not depend on which other events are processed with it, or where.
+The random number of a draw is a function of the seed, the event and the number of the draw. So the
+negatives of an event do not depend on which other events are processed with it, or where.
 
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
@@ -31,19 +31,19 @@ NONE = -1  # the item of a negative that was given up
 
 
 class Negatives(NamedTuple):
-    """Drawn negatives, those of one positive together."""
+    """Sampled negatives, grouped by positive."""
 
     positive: np.ndarray  # int64 [M], non-decreasing: the positive that each negative belongs to
     item: np.ndarray  # int32 [M]
-    missing: int  # negatives that were given up; M + missing is the number asked for
+    missing: int  # negatives that were given up; M + missing is the requested number
 
 
 class Pool:
-    """Entries that negatives are drawn from, oldest first, in files; at a time, all up to it alike.
+    """Entries to sample negatives from, oldest first, in files.
 
-    Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
-    then. For ``uniform`` the first event of each item is one. ``path`` is that of the files without
-    the ends of their names; ``chosen``, bool ``[E]``, are the events of the pool, None for all.
+    Entries up to a given time are equally likely. For ``popularity``, every event is an entry, so
+    items are sampled in proportion to their events; for ``uniform``, the first event of each item.
+    ``path`` is a prefix of the files; ``chosen``, bool ``[E]``, selects events, None for all.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class EarlierItems:
 class NegativeSampler:
     """Sampler of negatives, with replacement, for positives among the events of a part.
 
-    A draw that equals the positive is repeated, and so is one that the user chose before, unless
-    those are allowed. Where the pool has nothing yet, or a user chose nearly all of it, a positive
-    gets fewer negatives. ``part`` has the events of the users of the positives.
+    A draw is repeated if it is the positive, or an item that the user chose before, unless
+    ``allow_own``. If the pool is still empty, or the user chose nearly all of it, a positive gets
+    fewer negatives. ``part`` has the events of the users of the positives.
     """
 
     def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
@@ -128,9 +128,9 @@ class NegativeSampler:
         seed: tuple[int, ...],
         chunk: int = 1 << 22,
     ) -> Negatives:
-        """Draw ``count`` negatives from a pool for every positive, given as an event, ``[P]``.
+        """Sample ``count`` negatives from a pool for every positive; ``target`` ``[P]`` are events.
 
-        All threads together draw ``chunk`` negatives at a time.
+        All threads together sample ``chunk`` negatives at a time.
         """
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
@@ -153,7 +153,7 @@ class NegativeSampler:
     def _draw_chunk(
         self, target: np.ndarray, pool: Pool, choices: np.ndarray, count: int, key: np.uint64
     ) -> np.ndarray:
-        """Return the negatives of each positive together; ``NONE`` for one that is given up."""
+        """Return ``count`` negatives for each positive in turn; ``NONE`` for those given up."""
         numbers = (target + self._part.first_event)[:, None] * count + np.arange(count)
         numbers = numbers.reshape(-1)
         drawn = np.full(len(numbers), NONE, np.int32)
@@ -173,11 +173,11 @@ class NegativeSampler:
 
 
 class TargetNegatives:
-    """The negatives of all positives of a log.
+    """Sampler of the negatives of all positives of a log.
 
-    Those of training are drawn from the events that popularity counts, so each is an item that
-    training knows. Those of validation and test are drawn from all events up to their time: there,
-    items unknown in training are among the negatives as they are among the positives. ``missing``
+    Training negatives are sampled from the events that popularity counts, so each is an item that
+    training knows. Validation and test negatives are sampled from all events up to their time, so
+    items unknown in training occur among the negatives as they do among the positives. ``missing``
     counts the negatives that were given up.
     """
 
@@ -202,9 +202,9 @@ class TargetNegatives:
             self._held_out.add(*batch)
 
     def of_part(self, part: EventPart) -> Callable[[np.ndarray, int], tuple[np.ndarray, ...]]:
-        """Return a function of the positives of a side, events of a part.
+        """Return a function of positives (events of the part) and their side.
 
-        It returns each positive followed by its negatives: event, item and label.
+        It returns event, item and label of each positive, followed by those of its negatives.
         """
         sampler = NegativeSampler(part, self._num_items, self.options.allow_own_negatives)
 
@@ -223,7 +223,7 @@ class TargetNegatives:
 
 
 def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:
-    """Return a random number of [0, 1) for each counter, float64: SplitMix64, 53 bits.
+    """Return a random number in [0, 1) for each counter, float64: SplitMix64, 53 bits.
 
     Source: Steele, Lea and Flood, OOPSLA 2014.
 

@@ -1,16 +1,16 @@
 """The last step of every log: split it, encode it, and write the dataset folder.
 
-An example is a row of the log. In a log of interactions it is an event, a positive, and its
-history is everything before it in time, ties in the log's order. Every event of training with a
-history is one, unless ``--max-examples`` keeps the latest of each user, and negatives are drawn for
-it. In a log of impressions every row is an example with its own label, and its history is the
-user's clicks of strictly smaller times.
+An example is a row of the log. In a log of interactions, it is an event (a positive), and its
+history is all earlier events of the user; ties are in the log's order. Every training event with a
+history is an example, unless ``--max-examples`` keeps only the latest of each user; negatives are
+sampled for it. In a log of impressions, every row is an example with its own label, and its history
+is the user's clicks at strictly earlier times.
 
-Popularity, vocabularies and rows of users come from training: events that a training example has as
-its target or in its history, or training rows, of which popularity counts the clicks. With
-``--train-from`` popularity counts earlier ones too.
+Popularity, vocabularies and user rows come from training: from events that are the target or in the
+history of a training example, or from training rows, where popularity counts only clicks. With
+``--train-from``, popularity counts earlier ones too.
 
-Dimensions: E events, V items with the unknown one, n examples of a split, of a part.
+Dimensions: E events, V items with the unknown one, n examples of one split in a part.
 """
 
 import itertools
@@ -34,7 +34,7 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
-MEANING = {  # what each --negative-distribution means, in the summary
+MEANING = {  # descriptions of --negative-distribution in the summary
     "popularity": "by popularity, so AUC does not reward popular items; recommend does",
     "uniform": "uniformly, so AUC rewards popular items; so does recommend",
 }
@@ -43,7 +43,7 @@ MEANING = {  # what each --negative-distribution means, in the summary
 def write_log(
     workspace: Workspace, options: LogOptions, events: Events, source: SourceLog
 ) -> list[str]:
-    """Write the dataset folder of a log, and draw negatives if it is implicit; return lines."""
+    """Write the dataset folder of a log, sample negatives if it has none; return report lines."""
     drawn = options if isinstance(options, ImplicitOptions) else None
     events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
     with stage("splitting rows"):
@@ -54,7 +54,7 @@ def write_log(
     if drawn is not None:
         about |= {name: getattr(options, name) for name in EXAMPLE_SETTINGS}
         with stage("sorting events by time"):
-            # An extended folder knows more than training.
+            # Items of the extended folder are known too.
             known = (seen["item"] > 0) | (row_of[:-1] > 0)
             negatives = TargetNegatives(workspace, drawn, events, split, known)
     encoded = encoder.features()
@@ -68,7 +68,7 @@ def write_log(
         _write_values(writer, encoder, encoded)
         popularity = np.bincount(row_of[:-1], encoder.counts.chosen["item"], encoder.items.size)
         writer.popularity(popularity.astype(np.int64))
-        workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
+        workspace.limit(IDLE)  # the parts and their counts need the rest
         raw_users, first = workspace.strings(events.users, "raw"), 0
         for part in events.parts():
             users = part.sequences.stop
@@ -102,7 +102,7 @@ def write_log(
 
 
 class _SplitSummary:
-    """Numbers about the examples of a split."""
+    """Statistics of the examples of a split."""
 
     def __init__(self) -> None:
         self.examples = self.positives = self.users = self.empty = self.longest = self.unknown = 0
@@ -129,7 +129,7 @@ class _SplitSummary:
 
 
 def _histories(part: EventPart) -> EventPart:
-    """Return the events that histories are made of: all, or the clicks."""
+    """Return the events that histories consist of: all events, or the clicks."""
     if part.label is None:
         return part
     click = np.flatnonzero(part.label)

@@ -1,10 +1,10 @@
 """Downloads into the user's cache folder.
 
     DOWNLOADS/<folder>/NAME         a complete file
-    DOWNLOADS/<folder>/NAME.sha256  its sha256 when it was first seen, as ``sha256sum`` writes it
+    DOWNLOADS/<folder>/NAME.sha256  its sha256 when first seen, in the format of ``sha256sum``
 
 A file whose sha256 differs from the one first seen on this machine is refused; most of these files
-have no published sha256. A download that fails begins again, from the first byte.
+have no published sha256. A failed download restarts from the first byte.
 """
 
 import time
@@ -18,7 +18,7 @@ from dien_jax.utils.files import atomic_path, locked, user_cache, write_text
 from dien_jax.utils.text_files import sha256
 
 CHUNK = 1 << 18
-TRANSIENT = {408, 425, 429}  # statuses below 500 after which another attempt may succeed
+TRANSIENT = {408, 425, 429}  # statuses below 500 that are worth a retry
 ALIBABA_TERMS = "by Alibaba, for research, under the terms that its page shows after the login"
 
 
@@ -27,9 +27,9 @@ class Remote(NamedTuple):
 
     url: str  # its address
     folder: str  # subfolder of the cache
-    terms: str  # terms of use, in words and with an address
-    page: str  # web page on which people find it
-    by_hand: str  # flags that name the file once it was fetched by hand
+    terms: str  # summary of the terms of use, with an address
+    page: str  # web page that offers it
+    by_hand: str  # flags that take the file if it was downloaded by hand
 
     @property
     def name(self) -> str:
@@ -52,9 +52,9 @@ def given(file: Path) -> LocalFile:
 def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> LocalFile:
     """Return a file from the cache folder; download it there first if necessary.
 
-    Pauses of 1, 2 and so on seconds precede ``retries``. An attempt fails after ``stall_seconds``
-    without a single byte. A file that cannot be had, or differs from the one first seen, is a
-    ``UserError``.
+    Wait 1, 2 and so on seconds before each of the ``retries``. An attempt fails after
+    ``stall_seconds`` without a byte. Raise ``UserError`` for a file that cannot be downloaded, or
+    differs from the one first seen.
     """
     folder = user_cache() / "downloads" / remote.folder
     file, record = folder / remote.name, folder / f"{remote.name}.sha256"
@@ -79,7 +79,7 @@ def fetch(remote: Remote, *, retries: int = 3, stall_seconds: float = 60.0) -> L
 
 
 def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) -> None:
-    import requests  # of the extra data
+    import requests  # from the extra data
 
     headers = {"User-Agent": f"dien_jax/{__version__}", "Accept-Encoding": "identity"}
     options: Any = {"stream": True, "timeout": stall_seconds, "headers": headers}
@@ -114,11 +114,11 @@ def _save(answer: Any, file: Path, current: Stage) -> None:
 
 
 class _RefusedError(Exception):
-    """An answer that another attempt does not change."""
+    """A response after which a retry is useless."""
 
 
 def _check_answer(answer: Any, **_: object) -> None:
-    """Refuse an answer that is not the file, before it is read; called for redirects too."""
+    """Refuse a response that is not the file, before it is read; called for redirects too."""
     target, problem = answer.headers.get("Location", ""), ""
     if answer.url.startswith("https:") and target.startswith("http:"):
         problem = f"the server redirects to {target[:200]}, without https"

@@ -1,9 +1,9 @@
-"""The default engine: DuckDB in this process, on disk, within a memory limit, and its files.
+"""The default engine: DuckDB in this process, on disk, within a memory limit; and file reading.
 
 The database's own CSV reader is fast, but after a quote that is never closed it skips an unknown
 number of rows. So a file in which it meets anything unexpected is read a second time in Python,
-line by line: every malformed line is counted and reported by its number. Of other files the number
-of a row's line is looked up when a message needs it.
+line by line: every malformed line is counted and reported by its number. For other files, the line
+number of a row is looked up only when a message needs it.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
 
 
 class DuckDBWorkspace(Workspace):
-    """Tables in a database of DuckDB, which keeps their rows in order."""
+    """Tables in a DuckDB database, which keeps their rows in order."""
 
     def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
         self.folder = folder
@@ -144,7 +144,7 @@ class DuckDBWorkspace(Workspace):
         return table
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        # Rows of a stored table come in its order: preserve_insertion_order is set.
+        # Rows of a stored table keep their order: preserve_insertion_order is set.
         query = _query(table.select(*columns) if columns else table)
         yield from pa.RecordBatchReader.from_stream(self._connection.sql(query))
 
@@ -177,12 +177,12 @@ def _query(table: Table) -> str:
 def _read(
     workspace: DuckDBWorkspace, file: Path, form: LogForm, bad: BadLines
 ) -> tuple[Table, Callable[[int], int]]:
-    """Read a file as the table ``rows``, whose lines rise from 1, and count malformed lines.
+    """Read a file as the table ``rows``, with ``line`` rising from 1, and count malformed lines.
 
-    Also returns the number in the file of such a line.
+    Also return a function that maps such a line to its line number in the file.
     """
     check_utf8(file)
-    magic = b""  # of a file that cannot be read: reading it as text raises the right error
+    magic = b""  # if the file cannot be read: reading it as text raises the right error
     with contextlib.suppress(OSError, EOFError, zlib.error), text_files.open_bytes(file) as stream:
         magic = stream.read(len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
@@ -222,7 +222,7 @@ def _read_csv(
     places: Mapping[str, int],
     has_header: bool,
 ) -> Table | None:
-    """Read the file with the database's own reader; None when it meets anything unexpected."""
+    """Read the file with the database's own reader; None if that meets anything unexpected."""
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
     compression = "gzip" if text_files.is_gzip(file) else "none"
@@ -231,7 +231,7 @@ def _read_csv(
         quote = '"', escape = '"', nullstr = '', compression = {compression}, strict_mode = true)"""
     size = file.stat().st_size
     try:
-        # The engine expands *?[ in a path, so each stands in brackets.
+        # DuckDB expands *?[ in a path; brackets around each prevent that.
         path = re.sub(r"[*?\[]", r"[\g<0>]", str(file.absolute()))
         workspace.sql(query, {"file": path, "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
@@ -259,7 +259,7 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Tabl
 def _records(
     file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every record of a CSV file that has ``width`` fields."""
+    """Yield line number and fields of CSV records; count those without ``width`` fields as bad."""
     text_files.take_long_cells()
     lines = read_lines(file, bad)
     if has_header:
@@ -285,8 +285,8 @@ def _quoted(
 ) -> list[str]:
     """Return the fields of a record that starts with ``line``; ``ValueError`` if it is malformed.
 
-    A value whose quote is not closed continues in the next lines, at most ``LONGEST_RECORD``. They
-    are consumed only when that completes a record.
+    A value with an open quote continues on the next lines, at most ``LONGEST_RECORD``. They are
+    consumed only if they complete the record.
     """
     parts = [line + "\n"]
     while len(parts) <= LONGEST_RECORD:

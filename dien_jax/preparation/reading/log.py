@@ -1,8 +1,8 @@
-"""A log in an engine: its rows as text columns, and where each row comes from.
+"""A log in an engine: its rows as text columns, and the origin of each row.
 
-Columns of Arrow become text too: those of Parquet files, and of tables in memory. Such a table is a
-DataFrame of pandas, or anything that gives a stream of Arrow, such as a DataFrame of Polars. It is
-converted some rows at a time. Neither library is imported.
+Arrow columns, of Parquet files and of tables in memory, are converted to text, some rows at a time.
+A table in memory is a pandas DataFrame, or any object with an Arrow stream, such as a Polars
+DataFrame. Neither library is imported.
 """
 
 import bisect
@@ -33,35 +33,35 @@ BATCH_ROWS = 1 << 16
 ROWS = 1 << 18  # rows of Arrow converted at a time
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
 LINES_BETWEEN_NOTES = 10_000
-LONGEST_REASON = 100  # characters shown of why a line is malformed
+LONGEST_REASON = 100  # characters shown of the reason why a line is malformed
 LOCAL_SCHEMES = ("dbfs", "file")  # schemes of addresses that name no host
 
 
 class FileStart(NamedTuple):
     """A file of a log."""
 
-    line: int  # the line of the log before the file's first one
+    line: int  # number of lines of the log before this file
     file: str
-    line_of: Callable[[int], int] = int  # number in the file of a line of the log, both from 1
+    line_of: Callable[[int], int] = int  # maps the file's lines in the log, from 1, to its own
 
 
 class Log(NamedTuple):
     """A log in an engine."""
 
-    file: Path  # the file, or the folder of files, it was read from
-    rows: Table  # columns as text, NULL where empty, and line, rising in the log's order
-    bad: BadLines  # the malformed lines that are not among rows
-    starts: tuple[FileStart, ...] = ()  # files in the log's order; none: lines are those of one
+    file: Path  # the file, or the folder of files, that was read
+    rows: Table  # columns as text, NULL if empty, and line, which increases in the log's order
+    bad: BadLines  # the malformed lines, which are not in rows
+    starts: tuple[FileStart, ...] = ()  # files in the log's order; empty if there is only one
 
     def place(self, line: int) -> tuple[str, int]:
-        """Return the file of a line of the log, and its number there."""
+        """Return the file of a line of the log, and the line number there."""
         if not self.starts:
             return str(self.file), line
         start = self.starts[bisect.bisect_left(self.starts, (line, "")) - 1]
         return start.file, start.line_of(line - start.line)
 
     def refuse(self, workspace: Workspace, wrong: Table) -> None:
-        """Count malformed rows, which have ``line`` and ``reason``, and show the first of them."""
+        """Count malformed rows, given with ``line`` and ``reason``, and report the first ones."""
         first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
         for batch in workspace.batches(first):
             for row in batch.to_pylist():
@@ -74,7 +74,7 @@ class Log(NamedTuple):
 
 
 def address_of(file: Path) -> str | None:
-    """Return a path that is an address, with the slashes of one; None for one of this machine.
+    """Return the address that a path is, with its slashes restored; None for a local path.
 
     >>> [address_of(Path(path)) for path in ("s3://bucket/log", "file:///log", "log")]
     ['s3://bucket/log', 'file:///log', None]
@@ -87,10 +87,10 @@ def address_of(file: Path) -> str | None:
 
 
 def files_of(file: Path) -> list[Path]:
-    """Return the files of a log: the file itself, or those in a folder and its folders, by name.
+    """Return the files of a log: the file itself, or all files below a folder, sorted by name.
 
-    Names that begin with ``_`` or ``.`` are those of no data, as in folders that Spark writes. All
-    others are read: one that cannot be, such as a link to a file that is gone, is a UserError.
+    Names that begin with ``_`` or ``.`` are skipped, because in folders that Spark writes they hold
+    no data. Anything else that cannot be read, such as a broken link, is a UserError.
     """
     if not file.is_dir():
         return [file]
@@ -140,9 +140,9 @@ def read_records(
 ) -> Log:
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
-    ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one, as msgspec does. The table, named after its columns, also has ``line``, from 1;
-    empty values are NULL. ``header`` is the expected first line, if there is one.
+    ``parse`` returns the values of a line as text, one for each of ``columns``, and raises
+    ``ValueError`` for a malformed line, as msgspec does. The table, named after its columns, also
+    has ``line``, from 1; empty values are NULL. ``header`` is the expected first line, if any.
     """
     bad, shown = BadLines(), file / member
 
@@ -171,8 +171,8 @@ def read_records(
 def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:
     """Add features of the ``key`` (``user`` or ``item``) from another table to the rows.
 
-    ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
-    first value that is not missing counts.
+    ``other`` has ``line``, the key and columns named like the features. If a key occurs several
+    times, its first non-missing value counts.
     """
     found = {column.alias: other[column.name] for column in columns}
     values = {a: value.argmin(other.line, where=value.notnull()) for a, value in found.items()}
@@ -202,7 +202,7 @@ def column_places(
 
 
 def check_columns(file: Path, form: LogForm, schema: pa.Schema) -> None:
-    """Refuse a schema without the wanted columns, or whose types cannot be read."""
+    """Refuse a schema that lacks wanted columns, or has types that cannot be read."""
     column_places(file, form, schema.names)
     for column in form.wanted.values():
         check_type(column.where(file), schema.field(column.name).type, column.kind)
@@ -216,9 +216,9 @@ def text_schema(names: Iterable[str]) -> pa.Schema:
 def text_batches(
     name: Path, batches: Iterable[pa.RecordBatch], form: LogForm, first: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches as line numbers, the first of which is given, and text; empty text is null.
+    """Yield batches of line numbers, starting at ``first``, and text; empty text is null.
 
-    The next batches are converted while one is stored.
+    The next batches are converted while the current one is stored.
     """
 
     def convert(numbered: tuple[int, pa.RecordBatch]) -> pa.RecordBatch:
@@ -242,9 +242,9 @@ def text_batches(
 
 
 def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> tuple[Log, str]:
-    """Read columns of a table in memory, which messages call ``name``; its rows count from 0.
+    """Read columns of a table in memory, called ``name`` in messages; its rows count from 0.
 
-    Also returns a digest of the columns that does not depend on the library.
+    Also return a digest of the columns that does not depend on the library.
     """
     digests = [hashlib.sha256() for _ in form.wanted]
     slices = _slices(name, table, form)
@@ -263,7 +263,7 @@ def read_table(workspace: Workspace, name: Path, table: Any, form: LogForm) -> t
 
 
 def _lines(texts: pa.StringArray) -> pa.Buffer:
-    """Return the bytes of texts with line ends between them; null is empty."""
+    """Return the bytes of texts joined by newlines; null is empty."""
     ends = pa.array([0, len(texts)], pa.int64())
     whole = pa.LargeListArray.from_arrays(ends, texts.fill_null("").cast(pa.large_string()))
     return pc.binary_join(whole, pa.scalar("\n", pa.large_string()))[0].as_buffer()
@@ -291,7 +291,7 @@ def _slices(name: Path, table: Any, form: LogForm) -> Iterator[pa.RecordBatch]:
 
 
 def _of_pandas(name: Path, column: LogColumn, series: Any) -> Any:
-    """Return a column of pandas in Arrow; missing values are null."""
+    """Convert a pandas column to Arrow; missing values are null."""
     try:
         return pa.array(series, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

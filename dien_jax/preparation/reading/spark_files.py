@@ -1,4 +1,4 @@
-"""Parquet files, read by Spark; text files of this machine are read by DuckDB, and given to it."""
+"""Parquet files, read by Spark, and local text files, which DuckDB reads for Spark."""
 
 import re
 from pathlib import Path
@@ -21,16 +21,16 @@ from dien_jax.utils.text_files import BadLines
 
 PARQUET = (".parquet", ".pq")
 FILE, BLOCK, PLACE = "_file", "_block", "_line_place"
-"""Columns: the file of a row, the block of it that one task read, and its place there."""
+"""Columns: a row's file, the block of the file that one task read, and the row's place there."""
 INSIDE = "\x1f"
-"""Separator of the values of a list until it is known that none holds the one that is asked for."""
+"""Temporary separator of list values, until they are checked for the requested separator."""
 
 
 def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
     """Read columns of a file, or of all files of a folder, which may be an address.
 
-    Spark reads files named ``.parquet`` or ``.pq``; those at an address must be. If others are
-    among those of this machine, DuckDB reads all.
+    Spark reads files named ``.parquet`` or ``.pq``; files at an address must have such a name. If a
+    local file has another name, DuckDB reads all files.
     """
     address = log.address_of(file)
     if address is None and not file.exists():
@@ -53,7 +53,7 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
 
 
 def _read_here(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
-    """Read files of this machine by DuckDB, and give their rows to Spark."""
+    """Read local files by DuckDB, and pass their rows to Spark."""
     read, schema = workspace.local.read_columns(file, form), log.text_schema(form.wanted)
     batches = workspace.local.batches(read.rows, schema.names)
     rows = workspace.append("rows", (batch.cast(schema) for batch in batches), schema)
@@ -77,7 +77,7 @@ def _read_parquet(workspace: SparkWorkspace, file: Path, frame: Any, form: LogFo
 
 
 def _column_text(column: LogColumn, kind: pa.DataType) -> Any:
-    """Return a column as text, NULL where missing; lists are joined by ``INSIDE``."""
+    """Return a column as text, NULL if missing; lists are joined by ``INSIDE``."""
     from pyspark.sql import functions
 
     values = functions.col("`" + column.name.replace("`", "``") + "`")
@@ -111,7 +111,7 @@ def _numbered(
 ) -> tuple[Table, tuple[FileStart, ...]]:
     """Store columns of files with ``line``, the number of every row in the log, from 1.
 
-    ``names`` are those of the columns. Also returns where each file begins.
+    ``names`` are the names of the columns. Also return the start of each file.
     """
     from pyspark.sql import functions
 
@@ -140,7 +140,7 @@ def _numbered(
 def _check_separator(
     workspace: SparkWorkspace, where: str, rows: Table, alias: str, separator: str
 ) -> None:
-    """Refuse a list with a value that holds the separator."""
+    """Refuse a list with a value that contains the separator."""
     holding = rows.filter(rows[alias].contains(separator)).order_by("line").limit(1)
     for text in workspace.strings(holding, alias):
         value = next(value for value in text.split(INSIDE) if separator in value)

@@ -1,8 +1,8 @@
-"""The engine of logs larger than a machine: Spark 4, by its Connect client or in its own process.
+"""The engine for logs larger than one machine: Spark 4, by Spark Connect or a classic session.
 
-What Spark computes it writes as Parquet into a folder that this process sees too, and this process
-reads it a batch at a time: no table passes through the memory of Spark's driver. Numbers of rows
-come from sorting by ranges: each range counts its own rows, and a small table has where they begin.
+Spark writes results as Parquet into a folder that this process can also access, and this process
+reads them batch by batch: no table passes through the memory of Spark's driver. Sorting puts rows
+into ranges. Rows are numbered within their range, and a small table has the start of each range.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
-PORT = 15002  # port of Spark Connect where an address names none
+PORT = 15002  # default port of Spark Connect
 SECONDS_TO_ANSWER = 10
-OLDEST = 4  # first major version that has all functions that are used
+OLDEST = 4  # first major version with all functions used here
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
-PLACE_BITS = 33  # bits of a place that number the rows of one range; those above number the ranges
-PLACE = "_place"  # column that rises in the order of the rows, int64
+PLACE_BITS = 33  # low bits of a place, the row in its range; the higher bits are the range
+PLACE = "_place"  # int64 column that increases in the order of the rows
 BATCH_ROWS = 1 << 16
-OPEN_AT_A_TIME = 16  # files whose ends are read: a request to a store of objects takes long
+OPEN_AT_A_TIME = 16  # footers that are read concurrently: object stores answer slowly
 SPACE = r"[ \t\n\x0b\f\r]*"
-# A time without seconds, which Spark does not read with a zone
+# A time with a zone but without seconds, which Spark does not parse
 MINUTES = r"^([^:]*:[0-9]{1,2})( UTC|Z|[+-].*)\z"
 
 
@@ -55,10 +55,10 @@ def unix_millis(moment: Value) -> IntegerValue:
 def spark_workspace(
     local: Workspace, url: str | None, shared: str | None
 ) -> Iterator["SparkWorkspace"]:
-    """Open a session of Spark at ``url``, or that of the environment.
+    """Open a Spark session at ``url``, or that of the environment.
 
-    ``local`` is a workspace of this process, and ``shared`` the folder for what Spark sees too; by
-    default it is that of ``local``.
+    ``local`` is a workspace of this process, and ``shared`` the folder for files that Spark can
+    access too; by default it is the folder of ``local``.
     """
     where = str(local.folder.absolute()) if shared is None else shared
     with _session(url) as session:
@@ -68,14 +68,14 @@ def spark_workspace(
             _check_shared(workspace, where)
             yield workspace
         finally:
-            with contextlib.suppress(Exception):  # of a session that was lost
+            with contextlib.suppress(Exception):  # the session may be lost
                 workspace.drop_views()
             with contextlib.suppress(OSError, pa.ArrowException):
                 tables.remove()
 
 
 def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
-    """Refuse a folder that Spark or this process does not see."""
+    """Refuse a folder that Spark or this process cannot access."""
     hint = "give a --spark-folder that both see, such as s3://BUCKET/FOLDER"
     problem = f"--engine spark: Spark and this process must both see {where}"
     try:
@@ -91,10 +91,10 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
 
 
 class SparkWorkspace(Workspace):
-    """Views of Parquet that Spark writes; ``local`` reads the files that Spark does not."""
+    """Views of Parquet files that Spark writes; ``local`` reads files that Spark does not."""
 
     def __init__(self, local: Workspace, session: Any, shared: "SharedFolder") -> None:
-        assert ibis.pyspark  # this registers the settings that writing its SQL reads
+        assert ibis.pyspark  # registers settings that SQL generation reads
         self.local, self.folder = local, local.folder
         self.session, self._shared = session, shared
         self.metadata = {"engine": "spark"}
@@ -130,7 +130,7 @@ class SparkWorkspace(Workspace):
         return numbered
 
     def _numbered(self, stored: Table, file: str) -> Table:
-        """Add the position of each row of a table, from its place."""
+        """Add the position of each row of a table, computed from its place."""
         rows: dict[int, int] = {}
         for part in self._shared.files(file):
             range_ = _first_place(part) >> PLACE_BITS
@@ -151,7 +151,7 @@ class SparkWorkspace(Workspace):
         return self._view(file, kind, ibis.Schema.from_pyarrow(schema))
 
     def store_frame(self, frame: Any, schema: Any) -> Table:
-        """Compute a table of Spark once and store it."""
+        """Compute a Spark DataFrame once and store it."""
         return self._view(self._write(frame), frame.schema, schema)
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -195,11 +195,11 @@ class SparkWorkspace(Workspace):
         return pieces.filter(pieces.raw != "")
 
     def frame(self, table: Table) -> Any:
-        """Return a table of Ibis as a DataFrame of Spark."""
+        """Return an Ibis table as a Spark DataFrame."""
         return self.session.sql(str(ibis.to_sql(table, dialect="pyspark")))
 
     def drop_views(self) -> None:
-        """Remove the names of all tables from the session."""
+        """Remove the views of all tables from the session."""
         while self._views:
             self.session.catalog.dropTempView(self._views.pop())
 
@@ -234,12 +234,12 @@ class SharedFolder:
         self._tables = 0
 
     def new_table(self) -> str:
-        """Return the name of a table that nobody has written yet."""
+        """Return an unused name for a table."""
         self._tables += 1
         return f"t{self._tables}"
 
     def address_of(self, table: str) -> str:
-        """Return the address of a table for the engine."""
+        """Return the address of a table, for the engine."""
         return f"{self.address}/{table}"
 
     def write(self, table: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
@@ -260,7 +260,7 @@ class SharedFolder:
                 yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
     def files(self, table: str) -> list[ParquetFileFragment]:
-        """Return the files of a table that have rows, by their first place."""
+        """Return the files of a table that have rows, sorted by their first place."""
         how: Any = {"format": "parquet", "exclude_invalid_files": False}
         folder = dataset(f"{self._path}/{table}", filesystem=self._files, **how)
         files = list(folder.get_fragments())
@@ -283,11 +283,11 @@ def _first_place(file: ParquetFileFragment) -> int:
 
 @contextlib.contextmanager
 def _session(url: str | None) -> Iterator[Any]:
-    """Open a session with the settings that results depend on, and put them back.
+    """Open a session with the settings that results depend on, and restore them at the end.
 
-    A session at the address ``sc://HOST:PORT`` of Spark Connect is a new one, and is stopped.
-    Without ``url`` it is that of the environment, as ``SparkSession.builder`` finds it. Errors of
-    Spark in the block are a ``UserError``.
+    With the address ``sc://HOST:PORT`` of Spark Connect, the session is new, and stopped at the
+    end. Without ``url`` it is that of the environment, as ``SparkSession.builder`` finds it. Spark
+    errors in the block are raised as ``UserError``.
     """
     if url is not None:
         _check_address(url)
@@ -315,22 +315,22 @@ def _session(url: str | None) -> Iterator[Any]:
             for name, value in before.items():
                 session.conf.unset(name) if value is None else session.conf.set(name, value)
         if url is not None:
-            # The client waits for its threads under a lock that the end of an unread result takes
-            # too: none may be left for one of these threads to collect.
+            # The client waits for its threads under a lock that finalizing an unread result takes
+            # too. Collect such results here, so that none of these threads has to.
             gc.collect()
             with contextlib.suppress(Exception):
                 session.stop()
 
 
 def _is_spark_error(error: Exception) -> bool:
-    """Return whether an error comes from Spark or the way to it."""
+    """Return whether an error comes from Spark or its client libraries."""
     names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(names & {"pyspark", "py4j", "grpc"})
 
 
 def _spark_reason(error: Exception) -> str:
     """Return an error of Spark on one line: a Java error's first line says little."""
-    details = getattr(error, "details", None)  # of an error of gRPC
+    details = getattr(error, "details", None)  # of a gRPC error
     text = str(details() if callable(details) else error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and lines[0].startswith("An error occurred while calling"):
@@ -339,7 +339,7 @@ def _spark_reason(error: Exception) -> str:
 
 
 def _check_address(url: str) -> None:
-    """Refuse an address at which nothing answers: Spark itself would try again for minutes."""
+    """Refuse an address where no server answers: Spark itself would retry for minutes."""
     where = f"--spark-url {url}"
     try:
         parts = urlsplit(url)
@@ -365,7 +365,7 @@ def _open_session(url: str | None) -> Any:
             session = SparkSession.builder.remote(url).create()
         session.version  # noqa: B018 - the first answer
         if signal.getsignal(signal.SIGINT) is not interrupt:
-            # That of Spark asks Java for something while an answer of it is read.
+            # Spark's handler would call Java while a response of Java is being read.
             signal.signal(signal.SIGINT, interrupt)
     except Exception as error:
         where = "--engine spark" if url is None else f"--spark-url {url}"

@@ -1,9 +1,8 @@
-"""The engine of large logs: tables on disk, computed by expressions of Ibis.
+"""The interface of engines for large logs: tables on disk, computed by Ibis expressions.
 
-Ibis only writes the SQL, so nothing depends on which releases of the Python interfaces of Ibis and
-an engine work together. Expressions are those that all engines have, with equal results; what an
-engine has in words of its own is a method of :class:`Workspace`. Importing this module needs the
-extra ``data``.
+Ibis only generates the SQL, so its release need not support the release of an engine's client.
+Expressions are limited to those that give equal results on all engines; operations that differ
+between engines are methods of :class:`Workspace`. Importing this module needs the extra ``data``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,47 +31,47 @@ class Workspace(Protocol):
     metadata: Mapping[str, str] = MappingProxyType({})  # entries of ``source`` in ``meta.json``
 
     def limit(self, memory: int) -> None:
-        """Limit the memory that the engine takes of this process, in bytes."""
+        """Limit the memory that the engine uses in this process, in bytes."""
 
     def read_columns(self, file: Path, form: LogForm) -> "Log":
         """Read columns of a CSV or Parquet file, or of a folder of such files.
 
-        Values of a ``.tsv`` or ``.inter`` (RecBole's) are separated by tabs, others by commas.
+        Files named ``.tsv`` or ``.inter`` (RecBole) are tab-separated, others comma-separated.
         """
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
 
     def kept(self, name: str, table: Table) -> Table:
-        """Return a table that is read more than once: stored where that is cheaper, or itself."""
+        """Prepare a table to be read more than once: store it if that is cheaper; return it."""
         return table
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
-        """Store a table with its rows in the order of some columns, numbered as ``position``.
+        """Store a table with its rows sorted by some columns, and numbered in ``position``.
 
-        No two rows have equal values in all of these columns.
+        No two rows may have equal values in all of these columns.
         """
 
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
         """Store a new table batch by batch."""
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a table a batch at a time: all columns, or the given ones.
+        """Yield the rows of a table batch by batch: all columns, or the given ones.
 
         The rows are in the order that ``order_by`` or :meth:`store_ordered` gave the table.
         """
 
     def numbers(self, table: Table) -> dict[str, int]:
-        """Return the one row of a table of whole numbers; NULL becomes 0."""
+        """Return the single row of a table of integers; NULL becomes 0."""
 
     def number(self, text: StringValue) -> Value:
-        """Parse numbers as at ranking, float64; NULL for another text."""
+        """Parse numbers as ranking does, float64; NULL for other text."""
 
     def milliseconds(self, date: StringValue) -> Value:
-        """Parse dates in the form of ``ISO_DATE``, int64 since 1970; NULL for another text."""
+        """Parse dates in the form of ``ISO_DATE``, int64 since 1970; NULL for other text."""
 
     def pieces(self, cells: Table, separator: str) -> Table:
-        """Split text at a separator; no row for a piece of white space alone.
+        """Split text at a separator; drop pieces of white space only.
 
         ``cells`` has ``position`` and ``raw``, which is never NULL. The result has ``position``,
         ``rank``, the number of the piece in its cell, and ``raw``, the piece.

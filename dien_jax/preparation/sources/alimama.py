@@ -1,6 +1,6 @@
-"""Ali_Display_Ad_Click (Alibaba, Tianchi): real impressions of ads, with users and ads described.
+"""Ali_Display_Ad_Click (Alibaba, Tianchi): real ad impressions, with features of users and ads.
 
-The files, with a header each, unpacked or gzip:
+The files, each with a header, unpacked or gzip:
 
     raw_sample.csv    user,time_stamp,adgroup_id,pid,nonclk,clk: an impression, and its label clk
     ad_feature.csv    adgroup_id,cate_id,campaign_id,customer,brand,price; NULL where unknown
@@ -10,7 +10,7 @@ The files, with a header each, unpacked or gzip:
 The item is the ad; ``pid`` (its place on the page) describes the request. ``behavior_log.csv`` is
 not read: it has categories and brands but no items.
 
-The set requires a login, so nothing is downloaded. ``docs/data.md`` says where its format was read.
+The set requires a login, so nothing is downloaded. ``docs/data.md`` has the source of its format.
 """
 
 from dataclasses import dataclass
@@ -55,12 +55,12 @@ class AlimamaOptions(LogOptions):
     valid_from: str | None = SEVENTH_DAY
     """by-time: start of validation. The default is the seventh of the eight days."""
     test_from: str | None = EIGHTH_DAY
-    """by-time: start of the test. The default is the eighth day, which is customary."""
+    """by-time: start of the test. The default is the eighth day, as is customary."""
 
     def __post_init__(self) -> None:
         times = (self.valid_from, self.test_from)
         if self.split != "by-time" and times == (SEVENTH_DAY, EIGHTH_DAY):
-            object.__setattr__(self, "valid_from", None)  # defaults of by-time alone
+            object.__setattr__(self, "valid_from", None)  # defaults of by-time only
             object.__setattr__(self, "test_from", None)
         super().__post_init__()
 

@@ -1,18 +1,18 @@
-"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or given.
+"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or local.
 
 A review is an event, whatever the rating. An item's category is the last entry of its category
-path (2014: of the first path), or ``default_cat`` where there is no metadata or no path. The rest
-is as for any log of interactions.
+path (2014: of the first path), or ``default_cat`` if there is no metadata or no path. Everything
+else is as for any log of interactions.
 
-Contents of a review and a product, by year:
+Fields of a review and a product, by year:
 
     2014, 2018   review   reviewerID, asin, unixReviewTime (seconds)
     2023         review   user_id, parent_asin, timestamp (milliseconds)
-    2014         product  asin, categories: a list of paths (lists); a Python literal a line
+    2014         product  asin, categories: a list of paths (lists); a Python literal per line
     2018         product  asin, category: one path
-    2023         product  parent_asin, categories: one path; main_category where that is empty
+    2023         product  parent_asin, categories: one path; main_category if that is empty
 
-All but the products of 2014 are JSON lines. ``docs/data.md`` says where each address was read.
+All but the products of 2014 are JSON lines. ``docs/data.md`` has the source of each address.
 """
 
 import ast
@@ -49,10 +49,10 @@ class AmazonSet(NamedTuple):
 
     reviews: str  # address of a category's reviews
     meta: str  # address of a category's products
-    page: str  # web page on which people find both
+    page: str  # web page that offers both
     terms: str
     review: tuple[str, str, str]  # keys of user, item and time
-    product: list[Any]  # keys, types and defaults of item and category path, and what replaces it
+    product: list[Any]  # keys, types and defaults of item, category path, and its fallback
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -98,10 +98,10 @@ SETS: dict[Year, AmazonSet] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AmazonOptions(ImplicitOptions):
-    """Raw Amazon reviews and metadata, downloaded by name. Negatives are drawn."""
+    """Raw Amazon reviews and metadata, downloaded by name. Negatives are sampled."""
 
     name: str | None = None
-    """Category to download as the address of its file has it, such as books or Toys_and_Games."""
+    """Category to download, spelled as in the address of its file: books or Toys_and_Games."""
     year: Year = 2014
     """Year in which the reviews were published; also the format of --reviews and --meta."""
     reviews: Path | None = None
@@ -151,7 +151,7 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
     category = {CATEGORY.alias: rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)}
 
     def narrow(clean: "Table") -> "Table":
-        """Take the five-core, if it is asked for, and report the items without a category."""
+        """Take the five-core, if requested, and report the items without a category."""
         kept = _five_core(workspace, clean) if options.five_core else clean
         unnamed = kept[CATEGORY.alias] == DEFAULT_CATEGORY
         numbers = kept.aggregate(all=kept.item.nunique(), unnamed=kept.item.nunique(where=unnamed))
@@ -168,7 +168,7 @@ def _read(workspace: "Workspace", options: AmazonOptions) -> SourceLog:
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """Return the published reviews and products of a category; refuse a name that none can have."""
+    """Return the published reviews and products of a category; refuse an invalid name."""
     reviews, meta, page, terms, *_ = SETS[year]
     if not re.fullmatch(r"\w+", name, re.ASCII):
         expected = f"a category of {page} as its address has it, such as Toys_and_Games"
@@ -179,14 +179,14 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
 
 
 def review_parser(year: Year) -> Callable[[str], list[str]]:
-    """Return a function that takes user, item and time from a line of reviews."""
+    """Return a function that parses a line of reviews to user, item and time."""
     kind = msgspec.defstruct("Review", [(name, Text) for name in SETS[year].review])
     decode = msgspec.json.Decoder(kind).decode
     return lambda line: [*map(str, msgspec.structs.astuple(decode(line)))]
 
 
 def product_parser(year: Year) -> Callable[[str], list[str]]:
-    """Return a function that takes item and category from a line of metadata; empty without one."""
+    """Return a function that parses a line of metadata to item and category, empty if missing."""
     kind = msgspec.defstruct("Product", SETS[year].product)
     decode = msgspec.json.Decoder(kind).decode
 

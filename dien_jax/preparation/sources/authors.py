@@ -7,7 +7,7 @@
 Fields are separated by tabs; items and categories of a history, oldest first, by U+0002. A user
 has two lines: the real last item with label 1 and a sampled one with label 0. Index 0 of items and
 categories is the unknown one. Index 0 of users is a training user, and the program gives that row
-to every user without an index, all test users among them. Here they share an unknown row.
+to every user without an index, including all test users. Here they share an unknown row.
 
 Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019.
 """
@@ -51,8 +51,8 @@ class AuthorsOptions:
     """Random seed."""
     every_event: bool = False
     """Also train on every earlier event of the training users' histories, from the second on, each
-    with a negative drawn by popularity that the user had not chosen before. The files hold each
-    user's last event only. Validation and test stay the files' own lines."""
+    with a negative, sampled by popularity, that the user had not chosen before. The files have only
+    the last event of each user as an example. Validation and test are always as in the files."""
     max_bad_share: Share = 0.001
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
 
@@ -63,9 +63,9 @@ class AuthorsOptions:
 def prepare(options: AuthorsOptions) -> list[str]:
     """Read the files and write the dataset folder ``options.out``.
 
-    Items and categories keep their indices; one that the vocabularies lack becomes the unknown
-    one. Events have no clock, so an event's timestamp is its position in its history. Lines of
-    one user with one history share it. GAUC groups are raw user ids.
+    Items and categories keep their indices; those that the vocabularies lack become unknown. Events
+    have no times, so an event's timestamp is its position in its history. Lines with the same user
+    and history share a sequence. GAUC groups are raw user ids.
     """
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
@@ -158,7 +158,7 @@ def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickler of strings, numbers and containers that refuses everything that names code."""
+    """Unpickler of strings, numbers and containers that refuses references to code."""
 
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
         asked = f"it asks for {module_name}.{global_name}"
@@ -231,8 +231,8 @@ def _earlier_events(
 ) -> Examples:
     """Return two examples for each event of a training history that has an event before it.
 
-    One is the event itself; the other is a negative, drawn by popularity in all of training, of
-    which ``seen`` has the items.
+    One is the event itself. The other is a negative, sampled by popularity from ``seen``, the items
+    of all training events.
     """
     sequences, first = np.unique(train.sequence, return_index=True)
     counts = np.maximum(offsets[sequences + 1] - offsets[sequences] - 1, 0)
@@ -244,7 +244,7 @@ def _earlier_events(
     number = np.arange(len(drawn_from))
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder) / "pool", num_items, "popularity")
-        pool.add(drawn_from, np.zeros_like(number), number)  # the files tell no times
+        pool.add(drawn_from, np.zeros_like(number), number)  # the files have no times
         part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
         negatives = NegativeSampler(part, num_items).draw(position, pool, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])

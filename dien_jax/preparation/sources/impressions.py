@@ -1,4 +1,4 @@
-"""Logs of impressions: items that users were shown, and whether they clicked.
+"""Logs of impressions: items that were shown to users, with or without a click.
 
 :mod:`dien_jax.preparation.pipeline.write` describes examples, histories and splits.
 """

@@ -1,4 +1,4 @@
-"""Logs of interactions: users, and the items they chose. Negatives are drawn.
+"""Logs of interactions: users, and the items that they chose. Negatives are sampled.
 
 :mod:`dien_jax.preparation.pipeline.write` describes examples, histories and splits.
 """
@@ -12,7 +12,7 @@ from dien_jax.preparation.options import ColumnOptions, ImplicitOptions
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionsOptions(ImplicitOptions, ColumnOptions):
-    """A log of items that users chose, as CSV or Parquet. Negatives are drawn."""
+    """A log of items that users chose, as CSV or Parquet. Negatives are sampled."""
 
 
 def prepare(options: InteractionsOptions, *, table: Any = None) -> list[str]:

@@ -1,8 +1,8 @@
-"""MovieLens (GroupLens, University of Minnesota), downloaded or given as its archive.
+"""MovieLens (GroupLens, University of Minnesota), downloaded or from a local archive.
 
 A rating is an event, whatever its value, unless ``--min-rating`` sets a minimum. Genres are a
-multi-valued feature of movies. Gender, age group and occupation are features of users where the
-set has them (1m). The rest is as for any log of interactions.
+multi-valued feature of movies. Gender, age group and occupation are features of users if the set
+has them (1m). Everything else is as for any log of interactions.
 
 Files in the archives:
 
@@ -49,12 +49,12 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MovielensOptions(ImplicitOptions):
-    """MovieLens ratings, downloaded by name. Negatives are drawn."""
+    """MovieLens ratings, downloaded by name. Negatives are sampled."""
 
     name: Name
     """Number of ratings: 1, 20, 25 or 32 million."""
     source: Path | None = None
-    """Local archive ml-NAME.zip as published. It is downloaded by default."""
+    """Local archive ml-NAME.zip, as published. By default it is downloaded."""
     min_rating: Annotated[float, msgspec.Meta(gt=0, le=5)] | None = None
     """Use only ratings of at least this value, for example 4."""
 
@@ -107,7 +107,7 @@ def _read(workspace: "Workspace", options: MovielensOptions) -> SourceLog:
 
 
 def _members(name: Name) -> dict[str, tuple[str, Callable[[str], list[str]], str]]:
-    """Return files in an archive: their names, parsers of their lines, and headers or nothing."""
+    """Return files in an archive: their names, parsers of their lines, and headers if any."""
     if name == "1m":
         return {
             "ratings": ("ratings.dat", lambda line: _rating(line.split("::")), ""),

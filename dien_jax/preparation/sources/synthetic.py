@@ -1,22 +1,22 @@
-"""Simulated users, made so that the order of a history decides what is clicked.
+"""Simulated users whose clicks depend on the order of their history.
 
 The world: things of a few kinds, each at four prices, and two offers of each kind, a new and a
-used one. A user has two or three kinds of interest, and each interest has a trend: its prices rise
-or fall. Visit by visit
+used one. A user is interested in two or three kinds, and each interest has a trend: its prices rise
+or fall. Visit by visit, users
 
-    turn to another interest                                 (interests interleave)
+    switch to another interest                               (interests interleave)
     log three things of its kind at neighbouring prices, in the order of the trend, or now and
     then against it                                          (each interest evolves)
     now and then, log any offer of any kind                  (noise)
 
-Of a kind whose prices rise the new offer is clicked, of one whose prices fall the used one. The
-trend shows only in the order of a visit, which may lie several visits back: rising and falling
-interests have the same things in their histories equally often, and neither goes with any offer.
-Counts, co-occurrence and similarity therefore say nothing of it.
+If the prices of a kind rise, users click its new offer; if they fall, the used one. The trend shows
+only in the order of events in a visit, maybe several visits ago: histories of rising and falling
+interests have the same things equally often, and offers are independent of both. So counts,
+co-occurrence and similarity contain no information on the trend.
 
-Given the history, the probability of each trend is known by Bayes' rule, and so is that of a click,
-from which the label is drawn. No model of the history can score better than this probability: its
-AUC and log loss are the best possible ones.
+Given the history, Bayes' rule gives the probability of each trend, and of a click; labels are drawn
+from the latter. No model of the history can be better than this probability: its AUC and log loss
+are the best possible ones.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ FORMS = ("at 100", "at 200", "at 300", "at 400", "new", "used")  # things, cheap
 PRICES = 4
 NEW, USED = PRICES, PRICES + 1
 ITEMS = len(KINDS) * len(FORMS)
-HELD_OUT = 0.1  # share of users for validation, and again for the test
+HELD_OUT = 0.1  # share of users for validation, and for the test
 IMPRESSIONS = 4  # of each user
 SHORTEST, LONGEST = 9, 16  # events of a history
 MOST_INTERESTS = 3
@@ -53,14 +53,14 @@ AGAINST = 0.1  # chance that a visit goes against the trend
 ADVERTISED = 0.2  # chance that an event between visits is any offer
 AIMED = 0.85  # share of the shown items that are offers of an interest; others are any item
 FIT, MISFIT, THING, OTHER = 0.92, 0.05, 0.2, 0.04
-"""Click probability of an offer that fits the trend and one that does not, of a thing at a price of
-the user's interests, and of other kinds."""
+"""Click probabilities: of an offer that fits the trend, of one that does not, of a thing of the
+user's interests, and of items of other kinds."""
 EPOCH = 1_700_000_000  # Unix time at which the simulation begins
 
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """Simulated users whose clicks the order of their history decides."""
+    """Simulated users whose clicks depend on the order of their history."""
 
     out: Path
     """Dataset folder to create. It must not exist."""
@@ -78,7 +78,7 @@ def built_in_data() -> Path:
 
     The folder is in the user's cache, under a name made of the dataset format and a hash of the
     code that generates it: data of other code is never used. Several processes may call this at
-    once: the first one provides the folder for all, and the others wait for it.
+    once: the first creates the folder, and the others wait for it.
     """
     folder = user_cache() / f"format-{FORMAT_VERSION}-{code_digest()[:12]}" / "simulated"
     if not folder.exists():
@@ -92,7 +92,7 @@ def built_in_data() -> Path:
 
 
 def code_digest(package: Path = Path(__file__).parents[2]) -> str:
-    """Return a hash of all code that may decide the content of a dataset folder."""
+    """Return a hash of all code that may affect the content of a dataset folder."""
     digest = hashlib.sha256()
     for layer in ("data", "metrics", "preparation", "statistics", "utils"):
         for file in sorted((package / layer).rglob("*.py")):
@@ -167,7 +167,7 @@ class Simulated(NamedTuple):
 
 
 def simulate(users: int, rng: Generator) -> Simulated:
-    """Let users visit their interests, and show each of them some items along the way."""
+    """Simulate users who visit their interests, and show each of them some items on the way."""
     interests = rng.permuted(np.tile(np.arange(len(KINDS)), (users, 1)), axis=1)
     count = rng.integers(2, MOST_INTERESTS + 1, users)
     event, visits = _visits(interests, count, rng)
@@ -187,10 +187,10 @@ def simulate(users: int, rng: Generator) -> Simulated:
 def _visits(
     interests: np.ndarray, count: np.ndarray, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let users with the first ``count`` of ``interests`` visit them, an event at a time.
+    """Simulate visits of users to the first ``count`` of their ``interests``, event by event.
 
-    Return items, int64 ``[U, LONGEST]``, and the falling and rising visits of each kind that began
-    in the first 0, 1 ... LONGEST events, int8 ``[U, LONGEST + 1, KINDS, 2]``.
+    Return items, int64 ``[U, LONGEST]``, and the number of falling and rising visits of each kind
+    that began in the first 0, 1 ... LONGEST events, int8 ``[U, LONGEST + 1, KINDS, 2]``.
     """
     users, rows = len(count), np.arange(len(count))
     trend = rng.integers(2, size=interests.shape)  # of each interest: 0 falls, 1 rises
@@ -218,11 +218,11 @@ def _visits(
 
 
 def click_probability(item: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Return the click probabilities of items ``[R]``, from 0, given the visits of each history.
+    """Return click probabilities of items ``[R]``, numbered from 0, given visits of each history.
 
-    Both trends are equally likely before any visit, and each visit multiplies their odds by those
-    of a visit with the trend. The first thing of a visit says whether it rises. ``visits`` are the
-    falling and rising ones of each kind, int ``[R, KINDS, 2]``.
+    Both trends are equally likely before any visit, and each visit multiplies the odds of its
+    direction by ``(1 - AGAINST) / AGAINST``. Its first thing shows the direction. ``visits`` has
+    the number of falling and rising visits of each kind, int ``[R, KINDS, 2]``.
     """
     kind, form = np.divmod(item, len(FORMS))
     falling, rising = visits[np.arange(len(item)), kind].T.astype(float)

@@ -4,7 +4,7 @@ An event is a behaviour. By default only views (``pv``) are events: they are the
 model predicts, and ``cart``, ``fav`` and ``buy`` mostly repeat an item that was just viewed. The
 log covers nine days, 2017-11-25 to 2017-12-03 in China; lines with other times are malformed.
 
-The set requires a login, so nothing is downloaded. ``docs/data.md`` says where its format was read.
+The set requires a login, so nothing is downloaded. ``docs/data.md`` has the source of its format.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ CATEGORY = LogColumn("category", "--from")
 
 @dataclass(frozen=True, kw_only=True)
 class TaobaoOptions(ImplicitOptions):
-    """Taobao UserBehavior, downloaded by hand. Negatives are drawn."""
+    """Taobao UserBehavior, downloaded by hand. Negatives are sampled."""
 
     source: Path
     """UserBehavior.csv, unpacked or gzip, from https://tianchi.aliyun.com/dataset/649 (login)."""
     behaviours: tuple[Behaviour, ...] = ("pv",)
-    """Behaviours that count as events: pv (a view, that is a click), cart, fav, buy."""
+    """Behaviours that count as events: pv (a view, which is a click), cart, fav, buy."""
     split: SplitPolicy = "by-time"
     """Held out: whole users (by-user), each user's last two events (last-event), or the latest
     events (by-time)."""
@@ -84,7 +84,7 @@ def _read(workspace: "Workspace", options: TaobaoOptions) -> SourceLog:
 
 
 def _refuse(rows: "Table", time: "Value") -> "Reasons":
-    """Return why rows are not of the log: another behaviour, or a time outside the nine days."""
+    """Return reasons why rows are malformed: other behaviours, or times outside the nine days."""
     behaviour, shown = rows.behaviour.fill_null(""), rows.timestamp
     return [
         (~behaviour.isin(BEHAVIOURS), "the behaviour is '" + behaviour + "'"),
