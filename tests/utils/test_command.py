@@ -73,11 +73,14 @@ def test_other_errors_are_raised() -> None:
 
 
 TWICE = """
-import os, signal, threading
-from dien_jax.utils.command import SAME_STOP, stop_signals
+import os, signal, time
+from dien_jax.utils.command import stop_signals
+
+def signal_again(seconds):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 with stop_signals() as stop_signal:
-    threading.Timer(SAME_STOP / 4, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    time.sleep = signal_again
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop_signal() == signal.SIGTERM
     print("saved", flush=True)
