@@ -3,7 +3,7 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import DIRECTED
-from dien_jax.data.value_text import as_text
+from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, suggestion
 from dien_jax.inference.bucketed_programs import (
@@ -21,6 +21,7 @@ from dien_jax.inference.bucketed_programs import (
     EncodedRequest,
     LoadedModel,
 )
+from dien_jax.metrics.lists import first_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -325,18 +326,6 @@ def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
     return (nth < limit) | (values == UNKNOWN)
 
 
-def first_places(scores: np.ndarray, n: int) -> np.ndarray:
-    """Return the places of the n highest scores, the highest first; equal ones by place.
-
-    >>> first_places(np.array([0.5, 0.9, 0.5, 0.1]), 2).tolist()
-    [1, 0]
-    """
-    places = np.arange(len(scores))
-    if n < len(scores):
-        places = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
-    return places[np.argsort(-scores[places], kind="stable")][:n]
-
-
 def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     """Return a request's candidates by score, or the error of a score that is not finite."""
     if not np.isfinite(scores).all():
@@ -388,13 +377,3 @@ def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:
         if not text and not isinstance(raw, str):
             raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
     return vocabularies.item_rows(texts)
-
-
-def as_list(name: str, ids: Any) -> list[Any]:
-    """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
-    is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
-    if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
-        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"
-        hint = "; give the user's items, from the oldest on" if name == "history" else ""
-        raise UserError(f"{name} must be a list of ids, got {' '.join(kind.split())[:60]}{hint}")
-    return list(ids)
