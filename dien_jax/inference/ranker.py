@@ -285,7 +285,7 @@ class Ranker:
         progress: Callable[[float], None] = lambda share: None,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Compile every program, so that no later call waits for compilation.
+        """Compile the programs of one user, so that only ``recommend_many`` may compile later.
 
         Each takes up to three seconds; :func:`dien_jax.utils.enable_compile_cache` keeps them.
 
