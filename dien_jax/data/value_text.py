@@ -21,6 +21,7 @@ import datetime
 import math
 import numbers
 import re
+from collections.abc import Mapping, Set, Sized
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dien_jax.errors import UserError
@@ -76,6 +77,16 @@ def as_text(value: Any) -> str:
     kind = type(value).__name__
     shown = f"{value!r:.40} of type {kind}"
     raise UserError(f"ids and categories must be {_EXPECTED['categorical']}, got {shown}")
+
+
+def as_list(name: str, ids: Any) -> list[Any]:
+    """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
+    is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
+    if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
+        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"
+        hint = "; give the user's items, from the oldest on" if name == "history" else ""
+        raise UserError(f"{name} must be a list of ids, got {' '.join(kind.split())[:60]}{hint}")
+    return list(ids)
 
 
 def digits_of(value: int) -> str:

@@ -1,7 +1,7 @@
 """A loaded model and its programs, called with padded histories and candidates of several requests.
 
 Histories are padded to some of the run's buckets, slices of N candidates to ``CANDIDATE_BUCKETS``.
-All calls for several requests are made before the first result is waited for.
+Calls of one request each are all made before the first result is waited for.
 """
 
 import os
@@ -36,6 +36,8 @@ CANDIDATE_BUCKETS = (64, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices."""
 TOWER_ROWS = 384
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
+ROWS_TOGETHER = 32
+"""Number of slices, of any users, that the programs of several users are compiled for."""
 Slices = Mapping[int, int]
 """Size of slices by the largest number of candidates for it, rising; the last is for any number."""
 
@@ -181,6 +183,9 @@ class EncodedRequest:
     tower: np.ndarray | None = None
 
 
+Requests = Sequence[EncodedRequest]
+
+
 def encoded_requests(
     model: LoadedModel, examples: Examples, histories: Sequence[np.ndarray]
 ) -> list[EncodedRequest]:
@@ -201,7 +206,7 @@ class BucketedPrograms:
 
     def __init__(self, model: LoadedModel) -> None:
         self._programs, self._arguments = model.programs, model.arguments
-        self._slices, self._may_pad = model.candidate_slices, model.may_pad
+        self._slices, self.may_pad = model.candidate_slices, model.may_pad
         self.buckets = self._every = model.history_buckets
 
     @property
@@ -243,7 +248,7 @@ class BucketedPrograms:
                 alone.score([request])
 
         every, functions = self._every, [call, call_tower][: 1 + tower]
-        self.buckets = every[-1:] if self._may_pad else every
+        self.buckets = every[-1:] if self.may_pad else every
         first = [partial(function, bucket) for bucket in self.buckets for function in functions]
         yield 0.0
         for number, _ in enumerate(map_in_order(lambda call: call(), first, thread_count()), 1):
@@ -279,38 +284,32 @@ class BucketedPrograms:
         interests = interests._replace(states=states)
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
-    def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return click probabilities, float32 ``[N]`` of each request; read what is not read."""
-        missing = [request for request in requests if request.history.interests is None]
+    def score(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
+        """Return click probabilities, float32 ``[N]`` of each request; read what is not read.
+
+        ``together`` calls the program of several users, which reads all and keeps nothing of it.
+        """
+        missing = [] if together else [r for r in requests if r.history.interests is None]
         read = self.encode([request.history for request in missing])
         for request, history in zip(missing, read, strict=True):
             request.history = history
+        program = self.programs.score_of_users if together else self.programs.score
+        return self._in_slices(requests, self._slices, program, together=together)
 
-        def call(request: EncodedRequest, *inputs: Any, **known: Any) -> jax.Array:
-            interests = request.history.interests
-            return self.programs.score(*self._arguments, interests, *inputs, **known)
-
-        return self._in_slices(requests, self._slices, call)
-
-    def tower(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
-        """Return logits of the tower, float32 ``[N]`` of each request."""
-
-        def call(request: EncodedRequest, *inputs: Any) -> jax.Array:
-            return self.programs.tower(*self._arguments, *inputs)
-
-        return self._in_slices(requests, {TOWER_ROWS: TOWER_ROWS}, call)
+    def tower(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
+        """Return logits of the tower, float32 ``[N]`` of each request; see :meth:`score`."""
+        program = self.programs.tower_of_users if together else self.programs.tower
+        return self._in_slices(requests, {TOWER_ROWS: TOWER_ROWS}, program, together=together)
 
     def _in_slices(
-        self,
-        requests: Sequence[EncodedRequest],
-        slices: Slices,
-        call: Callable[..., jax.Array],
+        self, requests: Requests, slices: Slices, program: Any, *, together: bool
     ) -> list[np.ndarray]:
         """Return what a program gives for the candidates, in padded slices."""
-        results: list[list[jax.Array]] = []
-        for request in requests:
-            inputs = (*self._read(request.history), request.user, request.context)
-            results.append([])
+        rows: list[tuple[int, tuple, dict[str, np.ndarray]]] = []
+        for place, request in enumerate(requests):
+            inputs: tuple = (*self._read(request.history), request.user, request.context)
+            if program is self._programs.score:
+                inputs = (request.history.interests, *inputs)
             start, count = 0, len(request.candidates)
             while start < count:
                 size = slice_size(slices, count - start)
@@ -318,14 +317,33 @@ class BucketedPrograms:
                 items, known = request.candidates[part], {}
                 if request.tower is not None:
                     known = {"tower": _padded(request.tower[part], size, np.float32)}
-                padded = _padded(items, size)
-                result = call(request, *inputs, padded, np.int32(len(items)), **known)
-                results[-1].append(result)
+                rows.append((place, (*inputs, _padded(items, size), np.int32(len(items))), known))
                 start += size
-        return [
-            np.concatenate([np.zeros(0, np.float32), *parts])[: len(request.candidates)]
-            for request, parts in zip(requests, jax.device_get(results), strict=True)
-        ]
+        if together:
+            found: Any = self._together(program, [row[1:] for row in rows])
+        else:
+            found = [program(*self._arguments, *inputs, **known) for _, inputs, known in rows]
+        parts = [[np.zeros(0, np.float32)] for _ in requests]
+        for (place, *_), result in zip(rows, jax.device_get(found), strict=True):
+            parts[place].append(result)
+        pairs = zip(parts, requests, strict=True)
+        return [np.concatenate(own)[: len(request.candidates)] for own, request in pairs]
+
+    def _together(self, program: Any, rows: list[tuple[tuple, dict]]) -> list[np.ndarray]:
+        """Return what a program of several users gives for each row, those of a shape together."""
+        shapes: dict[Any, list[int]] = {}
+        for place, (inputs, known) in enumerate(rows):
+            shapes.setdefault((len(inputs[0]), len(inputs[-2]), *known), []).append(place)
+        results = [np.zeros(0, np.float32)] * len(rows)
+        for places in shapes.values():
+            for start in range(0, len(places), ROWS_TOGETHER):
+                some = places[start : start + ROWS_TOGETHER]
+                filled = some + some[:1] * (ROWS_TOGETHER - len(some))
+                inputs, known = jax.tree.map(lambda *v: np.stack(v), *(rows[p] for p in filled))
+                found = np.asarray(program(*self._arguments, np.int32(len(some)), *inputs, **known))
+                for row, place in enumerate(some):
+                    results[place] = found[row]
+        return results
 
     def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
         """Return a history's rows, padded as its interests are, and its length."""

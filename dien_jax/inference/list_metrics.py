@@ -15,8 +15,8 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
-from dien_jax.inference.lists import ItemLists, first_places
-from dien_jax.metrics.lists import CUT, list_metrics
+from dien_jax.inference.lists import ItemLists
+from dien_jax.metrics.lists import CUT, first_places, list_metrics
 from dien_jax.runs.calibration import negative_distribution
 from dien_jax.runs.summary import save_lists
 from dien_jax.runs.trained import TrainedModel, load_run

@@ -3,7 +3,8 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import DIRECTED
-from dien_jax.data.value_text import as_text
+from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, suggestion
 from dien_jax.inference.bucketed_programs import (
@@ -21,12 +22,14 @@ from dien_jax.inference.bucketed_programs import (
     EncodedRequest,
     LoadedModel,
 )
+from dien_jax.metrics.lists import first_places
+from dien_jax.utils.machine import map_in_order, thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
 
-USERS_AT_ONCE = 16
-"""Users whose lists are made together; more take no more memory."""
+USERS_AT_ONCE, MOST_THREADS = 16, 4
+"""Users whose lists are made together, and threads that make lists; more take no more memory."""
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
@@ -156,19 +159,25 @@ class ItemLists:
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rows of each list, the best first, and their scores, float32."""
-        for start in range(0, len(requests), USERS_AT_ONCE):
-            some = requests[start : start + USERS_AT_ONCE]
+        together = self.has_tower and self._programs.may_pad and len(requests) >= USERS_AT_ONCE
+        # Those of one padded length are a call of a program.
+        order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
+
+        def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            places = order[start : start + USERS_AT_ONCE]
+            some = [requests[place] for place in places]
             kept = [request.history.rows for request in some]
-            found = self.candidates(options, kept, chosen[start : start + USERS_AT_ONCE])
+            found = self.candidates(options, kept, [chosen[place] for place in places])
             for request, rows in zip(some, found, strict=True):
                 request.candidates, request.tower = rows, None
             read = [request for request in some if self._is_read(request)]
             if self.has_tower:
                 many = [one for one in read if len(one.candidates) > max(KEPT, 8 * options.n)]
-                for request, logits in zip(many, self._programs.tower(many), strict=True):
-                    places = self.kept(request.candidates, logits, options)
-                    request.candidates, request.tower = request.candidates[places], logits[places]
-            scored = iter(self._programs.score(read))
+                found = self._programs.tower(many, together=together)
+                for request, logits in zip(many, found, strict=True):
+                    left = self.kept(request.candidates, logits, options)
+                    request.candidates, request.tower = request.candidates[left], logits[left]
+            scored = iter(self._programs.score(read, together=together))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
                 scores = next(scored) if self._is_read(request) else even
@@ -176,6 +185,15 @@ class ItemLists:
                     ids = self._vocabularies.items
                     raise not_finite([ids[row] for row in request.candidates], scores)
                 yield self.best(request.candidates, scores, options)
+
+        starts = range(0, len(requests), USERS_AT_ONCE)
+        lists: Any = chain.from_iterable(map(block, starts))
+        if together:
+            threads = min(thread_count(), MOST_THREADS)
+            blocks = map_in_order(lambda start: list(block(start)), starts, threads)
+            of_place = dict(zip(order, chain.from_iterable(blocks), strict=True))
+            lists = map(of_place.__getitem__, range(len(requests)))
+        yield from lists
 
     def _is_read(self, request: EncodedRequest) -> bool:
         """Return whether the model ranks for a request: not for an empty history where none was.
@@ -325,18 +343,6 @@ def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
     return (nth < limit) | (values == UNKNOWN)
 
 
-def first_places(scores: np.ndarray, n: int) -> np.ndarray:
-    """Return the places of the n highest scores, the highest first; equal ones by place.
-
-    >>> first_places(np.array([0.5, 0.9, 0.5, 0.1]), 2).tolist()
-    [1, 0]
-    """
-    places = np.arange(len(scores))
-    if n < len(scores):
-        places = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
-    return places[np.argsort(-scores[places], kind="stable")][:n]
-
-
 def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     """Return a request's candidates by score, or the error of a score that is not finite."""
     if not np.isfinite(scores).all():
@@ -388,13 +394,3 @@ def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:
         if not text and not isinstance(raw, str):
             raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
     return vocabularies.item_rows(texts)
-
-
-def as_list(name: str, ids: Any) -> list[Any]:
-    """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
-    is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
-    if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
-        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"
-        hint = "; give the user's items, from the oldest on" if name == "history" else ""
-        raise UserError(f"{name} must be a list of ids, got {' '.join(kind.split())[:60]}{hint}")
-    return list(ids)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data.arrays import padded_columns
-from dien_jax.data.value_text import as_text
+from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.bucketed_programs import (
@@ -25,7 +25,7 @@ from dien_jax.inference.bucketed_programs import (
     RankRequest,
     load_model,
 )
-from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, Ranking, as_list, item_rows, ranked
+from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, Ranking, item_rows, ranked
 from dien_jax.runs.trained import TrainedModel
 
 
@@ -284,7 +284,7 @@ class Ranker:
         progress: Callable[[float], None] = lambda share: None,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Compile every program, so that no later call waits for compilation.
+        """Compile the programs of one user, so that only ``recommend_many`` may compile later.
 
         Each takes up to three seconds; :func:`dien_jax.utils.enable_compile_cache` caches them.
 

@@ -1,6 +1,6 @@
 """Jitted programs of ranking: read a history, add an event to it, score candidates against it.
 
-Dimensions: N candidates, T steps, H state.
+Dimensions: U users, N candidates, T steps, H state.
 """
 
 import functools
@@ -26,12 +26,16 @@ class Interests(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The jitted programs of ranking; ``tower`` is None if the model has none or is exported."""
+    """The jitted programs of ranking. Those of the tower and of several users are None if the model
+    has no tower or is exported.
+    """
 
     read: Any
     extend: Any
     score: Any
     tower: Any = None
+    tower_of_users: Any = None
+    score_of_users: Any = None
 
 
 @functools.lru_cache(maxsize=8)
@@ -44,6 +48,10 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
     of logits under ``CALIBRATION``. ``tower`` takes the arguments of ``score`` except the
     interests, and returns the tower's logits, which ``score`` accepts as the keyword ``tower``.
+
+    ``tower_of_users`` and ``score_of_users`` do the same for U users, from their histories: they
+    take the number of real users, then the other arguments with a leading axis U, and return
+    ``[U, N]``.
     """
     model = ClickModel(config.model, schema)
 
@@ -51,20 +59,20 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         variables: Any, tables: FeatureTables, items: Array, length: Array, initial: Any = None
     ) -> EncodedHistory:
         def method(model: ClickModel) -> EncodedHistory:
-            history = model.embed_items(jnp.asarray(items)[None], tables)
-            return model.encode_history(history, jnp.asarray(length, jnp.int32)[None], initial)
+            history = model.embed_items(jnp.asarray(items), tables)
+            return model.encode_history(history, jnp.asarray(length, jnp.int32), initial)
 
         return model.apply(variables, method=method)  # type: ignore[return-value]
 
     def read(variables: Any, tables: FeatureTables, history: Array, length: Array) -> Interests:
-        encoded = encode(variables, tables, history, length)
+        encoded = encode(variables, tables, jnp.asarray(history)[None], jnp.asarray(length)[None])
         return Interests(encoded.states[0], encoded.last)
 
     def extend(
         variables: Any, tables: FeatureTables, interests: Interests, item: Array, length: Array
     ) -> Interests:
-        one = jnp.ones((), jnp.int32)
-        encoded = encode(variables, tables, jnp.asarray(item)[None], one, interests.last)
+        one = jnp.ones(1, jnp.int32)
+        encoded = encode(variables, tables, jnp.asarray(item)[None, None], one, interests.last)
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
@@ -94,10 +102,28 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         terms: Any = model.apply(variables, batch, tables, method="tower_terms")
         return terms.sum(1)
 
+    def score_of_users(variables: Any, tables: Any, users: Any, *rows: Any, **known: Any) -> Any:
+        states, last = encode(variables, tables, *rows[:2])[1:]
+        interests = Interests(states, tuple(of_users[:, None] for of_users in last))
+        return for_each_user(score)(variables, tables, users, interests, *rows, **known)
+
     programs: Any = [read, extend, score]
     if config.model.statistics:
-        programs.append(tower)
+        programs += [tower, for_each_user(tower), score_of_users]
     return Programs(*map(jax.jit, programs))
+
+
+def for_each_user(program: Any) -> Any:
+    """Return a program for the first of several users, one after another in a single call."""
+
+    def of_users(variables: Any, tables: Any, users: Any, *requests: Any, **known: Any) -> Any:
+        def add(place: Array, results: Array) -> Array:
+            request, more = jax.tree.map(lambda rows: jnp.asarray(rows)[place], (requests, known))
+            return results.at[place].set(program(variables, tables, *request, **more))
+
+        return jax.lax.fori_loop(0, users, add, jnp.zeros(requests[-2].shape))  # of the items
+
+    return of_users
 
 
 def requested(

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
+from support.compilations import COMPILED
 
 from dien_jax.data import dataset as datasets
 from dien_jax.data.dataset import open_dataset
@@ -26,6 +27,7 @@ from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.trained import load_run
+from dien_jax.steps.rank import make_programs
 
 CHOSEN = np.array([0.0, 0.5, 0.2, 0.15, 0.1, 0.05])
 """Probability of the next item, given a history."""
@@ -97,7 +99,9 @@ def test_scores_of_the_best_classifier_are_the_probabilities_of_the_next_item(
     assert listed.tolist() == [1, 2, 3, 4]
     odds = np.exp(corrected) / np.exp(corrected).sum()
     np.testing.assert_allclose(odds, of_positives[1:5], rtol=0.03)  # four deviations of counts
-    made._programs.score = lambda requests: [np.float32(scores)[r.candidates] for r in requests]
+    made._programs.score = lambda requests, **_: [
+        np.float32(scores)[r.candidates] for r in requests
+    ]
     requests = [EncodedRequest(History(np.zeros(n, np.int32)), NO_ROWS, {}) for n in (0, 1, 0)]
     made_lists = list(made.rows_of_requests(requests, [NO_ROWS] * 3, options(2)))
     assert made_lists[1][0].tolist() == [1, 2]
@@ -174,8 +178,12 @@ def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(
 
 
 @pytest.mark.long
-def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(wide_run) -> None:
-    ranker = Ranker(wide_run)
+@pytest.mark.parametrize("exact_items", [512, 1])
+def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(
+    exact_items, wide_run, monkeypatch
+) -> None:
+    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 45)  # the tower leaves few out
+    ranker = Ranker(wide_run, exact_items=exact_items)
     names = load_run(wide_run).dataset.vocabulary("item")[1:]
     histories = [names[user % 50 : user % 50 + user % 9] for user in range(USERS_AT_ONCE + 3)]
     histories[0] = names[:40]  # longer than what the model keeps
@@ -192,6 +200,22 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(wide_ru
     assert ranker.recommend_many([]) == []
     with pytest.raises(ValueError, match="for 1 histories, got 2 and 1"):
         ranker.recommend_many([names[:2]], users=["Ann", "Bob"])
+
+
+@pytest.mark.long
+def test_lists_of_many_users_compile_two_programs_for_each_length(wide_run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 16)
+    make_programs.cache_clear()
+    ranker = Ranker(wide_run, exact_items=1)
+    ranker._programs.buckets = (4, *ranker._programs.buckets)
+    histories = [["i9"], ["i9"] * 5] * 2 * USERS_AT_ONCE  # threads make those of one length
+    COMPILED.clear()
+    ranker.recommend_many(histories, 2)
+    assert len(COMPILED) == 4
+    ranker.recommend_many(histories[: USERS_AT_ONCE + 1], 1)  # of fewer, and shorter lists
+    assert len(COMPILED) == 4
+    ranker.recommend_many(histories[:2], 2)  # few users wait for no others
+    assert len(COMPILED) == 4 + 6
 
 
 @pytest.mark.long
@@ -214,10 +238,9 @@ def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatc
     ranker, known = Ranker(wide_run, exact_items=1), np.linspace(3, -3, 60, dtype=np.float32)
     tower, plain = ranker._programs.tower, Ranker(wide_run).recommend(["i9"], 60)
 
-    def changed(many) -> list[np.ndarray]:
-        return [
-            known[one.candidates] + logits for one, logits in zip(many, tower(many), strict=True)
-        ]
+    def changed(many, **how) -> list[np.ndarray]:
+        pairs = zip(many, tower(many, **how), strict=True)
+        return [known[one.candidates] + logits for one, logits in pairs]
 
     monkeypatch.setattr(ranker._programs, "tower", changed)
     found, scores = ranker.recommend(["i9"], 2), dict(zip(plain.ids, plain.scores, strict=True))
