@@ -186,7 +186,9 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     out = options.out
     rows: list[dict[str, Any]] = []
     periods: list[tuple[Dataset, dict[str, np.ndarray]]] = []
-    data = run = base = None
+    data: Path | None = None
+    run: Path | None = None
+    base: Path | None = None
     for number in range(options.periods + 1):
         day = options.day + timedelta(days=number * options.days)
         period = Period(number, day, options.days)

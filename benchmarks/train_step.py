@@ -55,8 +55,8 @@ def _rows(times: dict[str, list[float]], samples: float, peers: Peers, **shared:
             "peak_mb": peak_megabytes(),
             "device_peak_mb": on_device and on_device / 2**20,  # None if not reported
         }
-        versions = peers[system].VERSIONS if system in peers else {}
-        rows.append(timed_row("train_step", system_times, versions, **columns))
+        rows.append(timed_row("train_step", system_times, **columns))
+        rows[-1]["versions"] |= peers[system].VERSIONS if system in peers else {}
     return rows
 
 

@@ -41,9 +41,7 @@ def interleaved_milliseconds(
     return times
 
 
-def timed_row(
-    benchmark: str, times: Sequence[float], versions: Mapping[str, str] = {}, **columns: Any
-) -> dict[str, Any]:
+def timed_row(benchmark: str, times: Sequence[float], **columns: Any) -> dict[str, Any]:
     """Return a row with the median and spread of times, and :func:`surroundings`."""
     return {
         "benchmark": benchmark,
@@ -51,7 +49,7 @@ def timed_row(
         **columns,
         "median_ms": statistics.median(times),
         "spread_ms": quartile_spread(times),
-        **surroundings(versions),
+        **surroundings(),
     }
 
 
@@ -70,7 +68,7 @@ def surroundings(versions: Mapping[str, str] = {}) -> dict[str, Any]:
     return {
         "device": f"{device.platform} {device.device_kind} {name}".strip(),
         "threads": len(os.sched_getaffinity(0)),
-        "versions": versions_of("jax", "jaxlib", "flax", "optax") | versions,
+        "versions": {**versions_of("jax", "jaxlib", "flax", "optax"), **versions},
     }
 
 
