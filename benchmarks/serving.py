@@ -71,7 +71,7 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
         lines = []
         for line in server.stderr:
             lines.append(line)
-            if "compiling for all request sizes (" in line:
+            if line.startswith("  compiling for all request sizes") and line.endswith(" s)\n"):
                 break
         else:
             raise SystemExit(f"the server did not start:\n{''.join(lines)}")
