@@ -1,5 +1,5 @@
-"""Benchmarks, each a command: ``python -m benchmarks.NAME``, from the project's root.
+"""Benchmarks. Each file is a command: run ``python -m benchmarks.NAME`` from the project's root.
 
-``common/`` holds the parts that they share, ``peers/`` other programs' models, ``on_device/`` the
-parts of ``benchmarks.device``, ``results/`` the rows behind published figures.
+``common/`` holds shared code, ``peers/`` models of other packages, ``on_device/`` the parts of
+``benchmarks.device``, and ``results/`` the rows behind published figures.
 """

@@ -2,9 +2,9 @@
 
     python -m benchmarks.compile_only --target tpu-v5e [--quick] [--json FILE]
 
-Shows that each kernel compiles, its number of launches, and XLA's account of the train step.
-Results are not computed. The exit status is 1 where something does not compile or has an
-unexpected number of launches, and 2 where the compiler is not installed.
+Shows whether each kernel and the train step compile, how many kernels they launch, and the peak
+memory of the step. Nothing is executed. The exit status is 1 if something does not compile or has
+an unexpected number of launches, and 2 if the compiler is not installed.
 """
 
 import argparse
@@ -20,8 +20,7 @@ import numpy as np
 from dien_kernels import assume, fused
 from dien_kernels.choice import KERNELS, backend
 from dien_kernels.contract import Plan, Shape
-from dien_kernels.options import Form, Implementation, Precision
-from dien_kernels.reference import Cell
+from dien_kernels.options import Form, Precision
 
 from benchmarks.common.absent_devices import DEVICES, absent_device, compile_for
 from benchmarks.common.cases import Case, schema_of
@@ -38,16 +37,16 @@ from dien_jax.steps.train import make_train_step
 FORWARD = {"recurrence_forward", "recurrence_keep"}
 ITEMS = 1000
 COLUMNS = ("kernel", "cell", "form", "precision", "hidden", "direction", "launches", "seconds")
-STEP_COLUMNS = ("kernel", "precision", "launches", "gflop", "mbytes", "peak_mbytes")
+STEP_COLUMNS = ("kernel", "precision", "launches", "peak_mbytes")
 PRECISIONS: tuple[Precision, ...] = ("highest", "default")
 HIDDEN = (36, 128)
 BATCH, STEPS = 256, 100
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
-"""What the outcome depends on."""
+"""Packages on which the outcome depends."""
 
 
 class Found(NamedTuple):
-    """Rows of kernels and of train steps that compiled, refusals and failures."""
+    """Rows of what compiled, and lines on what is refused or fails."""
 
     kernels: list[dict[str, Any]]
     steps: list[dict[str, Any]]
@@ -56,7 +55,7 @@ class Found(NamedTuple):
 
 
 def kernel_row(target: str, kernel: str, case: Case, **settings: Any) -> dict[str, Any]:
-    """Compile a kernel in one direction; return its row if it has a launch for each direction."""
+    """Compile a kernel in one direction; return its row, or raise if launches are unexpected."""
     cell, form, precision = (settings[name] for name in ("cell", "form", "precision"))
     gradients = settings["direction"] != MODES[0]
     function = computation(cell, kernel, gradients=gradients, form=form, precision=precision)
@@ -77,7 +76,7 @@ def kernel_row(target: str, kernel: str, case: Case, **settings: Any) -> dict[st
 
 
 def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
-    """Compile the whole step of the ``dien`` preset; return its row if launches are as expected."""
+    """Compile the step of ``wide_dien``; return its row, or raise if launches are unexpected."""
     settings = {"model.implementation": kernel, "model.recurrence_precision": precision}
     config = with_settings(preset("wide_dien"), settings)
     with assume(DEVICES[target]):
@@ -86,7 +85,6 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
     directions = Counter("forward" if name in FORWARD else name for name in launches)
     if directions != {"forward": 2, "recurrence_backward": 2}:
         raise RuntimeError(f"expected two launches in each direction, found {launches}")
-    cost: Any = program.cost_analysis() or {}
     memory: Any = program.memory_analysis()
     return {
         "benchmark": "compile_only, train step",
@@ -96,8 +94,6 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
         "batch": config.train.batch_size,
         "steps": config.train.max_history,
         "launches": ", ".join(f"{count} {name}" for name, count in Counter(launches).items()),
-        "gflop": cost["flops"] / 1e9 if "flops" in cost else None,
-        "mbytes": cost["bytes accessed"] / 1e6 if "bytes accessed" in cost else None,
         "peak_mbytes": memory.peak_memory_in_bytes / 1e6,
         "versions": versions_of(*PACKAGES),
     }
@@ -106,34 +102,14 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
 def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
-    statistics, factors = {}, {}
-    if config.model.statistics:
-        statistics, factors = blank_statistics(schema), blank_factors(schema)
-    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics, factors)
+    counts = blank_statistics(schema), blank_factors(schema)
+    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, *counts)
     sampler = make_sampler(np.ones(ITEMS))
     batch = example_batch(
         schema, batch_size=config.train.batch_size, steps=config.train.max_history
     )
     state = jax.eval_shape(lambda: create_state(config, schema, 100, seed=0))
     return make_train_step(config, schema, 100), (state, Tables(features, sampler), batch)
-
-
-def kernels_for(target: str) -> list[Implementation]:
-    """Return every kernel that runs on the target."""
-    return [name for name, kernel in KERNELS.items() if kernel.fits(DEVICES[target])]
-
-
-def refusal(
-    kernel: Implementation, case: Case, cell: Cell, form: Form, precision: str
-) -> str | None:
-    """Return the kernel's reason to refuse a shape or a precision, or None."""
-    try:
-        plan = Plan(cell, form, jax.lax.Precision[precision.upper()])
-        shape = Shape(case.batch, case.steps, case.hidden)
-        fused.with_blocks(plan, backend(kernel), shape)
-    except (ValueError, NotImplementedError) as error:
-        return str(error)
-    return None
 
 
 def compile_all(options: argparse.Namespace) -> Found:
@@ -144,26 +120,27 @@ def compile_all(options: argparse.Namespace) -> Found:
         print(name, file=sys.stderr, flush=True)
         try:
             rows.append(make(target, **keywords))
-        except Exception as error:  # any error of a compiler: the others are still compiled
+        except Exception as error:  # compilers raise anything; the others are still compiled
             found.failures.append(f"{name}: {first_line(error)}")
         if options.json:
             write_rows(options.json, found.kernels + found.steps)
 
     shapes = ((36,), ("augru",), ("paper",)) if options.quick else (HIDDEN, CELLS, get_args(Form))
-    for kernel in kernels_for(target):
+    for kernel in (name for name, one in KERNELS.items() if one.fits(DEVICES[target])):
         supported: list[str] = []
         for precision, hidden, cell, form in itertools.product(PRECISIONS, *shapes):
-            case = Case(BATCH, STEPS, hidden)
+            plan = Plan(cell, form, jax.lax.Precision[precision.upper()])
             name = f"{kernel}, {cell}, {form}, {precision}, H {hidden}"
-            with assume(DEVICES[target]):
-                reason = refusal(kernel, case, cell, form, precision)
-            if reason:
-                found.refused.append(f"{name}: {reason}")
+            try:
+                with assume(DEVICES[target]):
+                    fused.with_blocks(plan, backend(kernel), Shape(BATCH, STEPS, hidden))
+            except (ValueError, NotImplementedError) as error:
+                found.refused.append(f"{name}: {error}")
                 continue
             supported.append(precision)
             settings = {"kernel": kernel, "cell": cell, "form": form, "precision": precision}
             for mode in () if options.quick else MODES:
-                named = {**settings, "case": case, "direction": mode}
+                named = {**settings, "case": Case(BATCH, STEPS, hidden), "direction": mode}
                 attempt(f"{name}, {mode}", found.kernels, kernel_row, **named)
         if supported:
             named = {"kernel": kernel, "precision": supported[0]}
@@ -176,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--target", required=True, choices=DEVICES)
     parser.add_argument(
-        "--quick", action="store_true", help="the train step alone, with the first precision"
+        "--quick", action="store_true", help="only the train step, at the first supported precision"
     )
     options = parse(parser, arguments)
     try:
@@ -189,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Recurrences, batch {BATCH}, {STEPS} steps:\n")
         print_rows(found.kernels, COLUMNS)
     if found.steps:
-        print("\nThe train step of the `dien` preset:\n")
+        print("\nThe train step of the `wide_dien` preset:\n")
         print_rows(found.steps, STEP_COLUMNS)
     if found.refused:
         print("\nNot supported:\n\n" + "\n".join(f"- {line}" for line in found.refused))

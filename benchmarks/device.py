@@ -1,13 +1,13 @@
-"""Everything that is to be known of a device, in minutes: which kernels agree, how fast it is.
+"""Check and time all kernels and programs on a device within minutes.
 
     python -m benchmarks.device [--minutes 9] --out DIR [--rehearse]
 
-Runs the parts of ``on_device/plan.py``, most valuable first, as ``benchmarks/README.md`` describes.
-Each is a program of its own with a time limit, so that one that hangs or ends its process costs
-itself alone; what needs a kernel that its suite found wrong is left out. PyTorch's recurrences and
-the DIEN of other programs are timed beside where they are installed.
+Runs the parts of ``on_device/plan.py``, the most informative first; see ``benchmarks/README.md``.
+Each part is a separate process with a time limit, so one that hangs or crashes does not affect the
+others. A part is skipped if its kernel has failed its comparison with the oracle. PyTorch's
+recurrences and other packages' DIEN are timed too if they are installed.
 
-The exit status is 0 once all parts have ended, whatever they found, and 3 while some are left.
+The exit status is 0 once all parts have ended, whatever their results, and 3 while some remain.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from benchmarks.on_device.summary import suite_verdict, summary
 
 STATE, SUMMARY = "parts.json", "summary.md"
 LEAST = 15.0
-"""Seconds that must be left for a part to begin."""
+"""Seconds that must remain for a part to start."""
 LEFT = 3
 PYTHON = (sys.executable,)
 
 
 class Device:
-    """The parts of one device that have ended, in a folder.
+    """The parts of one device that have ended, stored in a folder.
 
     Args:
-      out: the folder; made if it does not exist.
+      out: the folder; created if it does not exist.
       python: the command that runs modules.
     """
 
@@ -50,7 +50,7 @@ class Device:
         )
 
     def about(self) -> dict[str, Any]:
-        """Return what the device is; refuse a folder with results of another."""
+        """Return the properties of the device; refuse a folder with results of another device."""
         file = self.out / "about.json"
         before = json.loads(file.read_text())[0] if file.exists() else None
         ending = self._run(ABOUT, ABOUT.seconds)
@@ -66,7 +66,7 @@ class Device:
         return found
 
     def run(self, parts: Sequence[Part], deadline: float) -> list[Part]:
-        """Run the parts that have not ended until a time; return those that are left."""
+        """Run unfinished parts until the deadline; return those that remain."""
         for part in parts:
             if part.name in self.endings:
                 continue
@@ -82,7 +82,7 @@ class Device:
             print(f"{part.name}: at most {limit:.0f} s", file=sys.stderr, flush=True)
             ending = self._run(part, limit)
             if ending["outcome"] == "over its time" and limit < part.seconds:
-                break  # it had less than its own: the next call runs it again
+                break  # it had less than its full time; the next call runs it again
             self._keep(part, ending)
         return [part for part in parts if part.name not in self.endings]
 
@@ -92,7 +92,7 @@ class Device:
         write_rows(self.out / STATE, list(self.endings.values()))
 
     def _run(self, part: Part, limit: float) -> dict[str, Any]:
-        """Run a part in a process group of its own; return how it ended."""
+        """Run a part in its own process group; return how it ended."""
         results, log = self.out / f"{part.name}.{part.suffix}", self.out / f"{part.name}.log"
         command = [*self._python, "-m", part.module, *part.arguments, "--json", str(results)]
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
@@ -143,7 +143,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left of all parts; write and print the summary."""
+    """Run the remaining parts; write and print the summary."""
     options = _options(arguments)
     deadline = time.monotonic() + 60 * options.minutes
     device = Device(options.out)

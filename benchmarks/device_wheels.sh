@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetch the wheels that benchmarks.device needs on a machine without network, beside jax, flax,
-# optax, orbax-checkpoint, numpy, scipy, rich, jaxtyping and, for peers, torch, which it must have.
+# Fetch wheels for benchmarks.device on a machine without network. That machine must already have
+# jax, flax, optax, orbax-checkpoint, numpy, scipy, rich, jaxtyping and, for peers, torch.
 #
 #   benchmarks/device_wheels.sh [PYTHON] [MACHINE] [FOLDER]     3.12 x86_64 device-wheels
 #
@@ -26,7 +26,7 @@ platforms=
 for glibc in 2_17 2_24 2_27 2_28 2_31 2_34; do
     platforms="$platforms --platform manylinux_${glibc}_$machine"
 done
-# tyro and tensorboardX are for training; deepctr-torch is DIEN in PyTorch, timed beside.
+# tyro and tensorboardX are for training; deepctr-torch is a peer, DIEN in PyTorch.
 # shellcheck disable=SC2086
 python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$folder" \
     --python-version "$python" --implementation cp $platforms \

@@ -1,11 +1,11 @@
-"""Time of the train step by the size of the item table, for each update of embeddings.
+"""Time of the train step by the number of items, for each kind of embedding update.
 
     python -m benchmarks.embedding_rows [--rows N ...] [--steps T ...] [--json FILE]
 
-Batch 128, histories of T events, embeddings of 18. Items of a batch are drawn uniformly, the worst
+Batches of 128, histories of T events, embeddings of size 18. Items are drawn uniformly, the worst
 case for lazy updates: few rows are looked up twice, and none is in a cache. Four steps are timed
 together, sizes take turns, and ``of_smallest`` is the ratio to the smallest table. ``peak_mb`` is
-the memory of the compiled step by XLA's account: state, feature tables, batch and temporaries.
+the memory of the compiled step according to XLA: state, feature tables, batch and temporaries.
 """
 
 import gc
@@ -26,12 +26,12 @@ from dien_jax.data.tables import Batch
 ROWS, STEPS = (10**4, 10**6, 10**7), (100, 16)
 UPDATES: tuple[str, ...] = get_args(get_type_hints(OptimConfig)["embedding_update"])
 STEPS_A_TURN = 4
-"""Steps timed together, so that most find in a cache the data of the step before."""
+"""Steps timed together, so that most run with caches warm from the step before."""
 COLUMNS = ("case", "policy", "threads", "median_ms", "spread_ms", "of_smallest", "peak_mb")
 
 
 def peak_megabytes(training: Training, batch: Batch) -> float:
-    """Return the memory of a step by XLA's account: state, tables, batch and temporaries."""
+    """Return XLA's figure for the memory of a step: state, tables, batch and temporaries."""
     memory = training.compiled(batch).memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return (memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs) / 2**20
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for update in options.updates:
         rows += measure(Config(), update, options.rows, options.steps, options.repeats)
         jax.clear_caches()
-        gc.collect()  # before the next update's tables
+        gc.collect()  # frees the tables before the next ones are made
     report(options, rows, COLUMNS)
 
 

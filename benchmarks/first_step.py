@@ -1,10 +1,10 @@
-"""Time from starting a command until it does its work, compile cache empty and full.
+"""Startup time of training and serving, with an empty and with a full compile cache.
 
     python -m benchmarks.first_step DATA [--serve RUN] [--repeats 3] [--json FILE]
 
-Each time is that of a new process: of `python -m dien_jax.train` up to the line that it prints
-after one step, and of `python -m dien_jax.serve` until it is ready. The process is then stopped.
-The cache, also of the native kernels, has a temporary folder.
+Each measurement starts a process: `python -m dien_jax.train` is timed until it prints the line of
+the first step, `python -m dien_jax.serve` until it is ready. The process is then killed. Caches,
+that of the native kernels included, are in a temporary folder.
 """
 
 import os
@@ -24,7 +24,7 @@ COLUMNS = ("case", "system", "policy", "threads", "median_ms", "spread_ms")
 
 
 def milliseconds(command: Sequence[str], wanted: str, cache: Path) -> float:
-    """Time a process that keeps compiled programs in ``cache``, up to a line that starts so."""
+    """Time a process with this compile cache until it prints a line that starts with ``wanted``."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     start = time.perf_counter()

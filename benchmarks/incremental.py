@@ -3,15 +3,16 @@
     python -m benchmarks.incremental LOG --out OUT --from 2013-03-01 [--periods N] [--days D]
 
 LOG has the columns user, item, category and timestamp (real times). Events before day d are divided
-into periods of D days. The last period validates, earlier ones train:
+into periods of D days. Each model validates on the last period and trains on earlier ones:
 
     never updated   one model, trained on all events before the first day, with the ids of that day
-    warm start      the same model, trained in each period on its new events: ``prepare
+    warm start      the same model, trained further on the new events of each period: ``prepare
                     interactions --extend --train-from`` and ``train --warm-start``
     from scratch    a new model in each period, trained on all events
 
-All are tested on the D days from d on, which no earlier training or history contains, on the same
-positives and negatives. Finished runs are kept in OUT: run a killed command again to resume.
+All models are tested on the same positives and negatives, those of the D days from d on, which no
+training data or earlier history contains. OUT keeps finished runs: repeat a killed command to
+resume it.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from dien_jax.utils.files import atomic_path
 from dien_jax.utils.machine import enable_compile_cache
 
 SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
-"""Settings of every run: two lengths, so that little of the time is compilation."""
+"""Settings of every run: two history lengths, so that little time goes to compilation."""
 NEVER, WARM, SCRATCH = "never updated", "warm start", "from scratch"
 COLUMNS = (
     "policy", "day", "auc", "logloss", "test_examples", "unknown_items", "item_rows", "user_rows",
@@ -52,25 +53,19 @@ PATTERN = "%Y-%m-%d"
 
 
 class Period(NamedTuple):
-    """One period.
-
-    Attributes:
-      number: from 0.
-      day: start of the test; validation starts ``days`` before.
-      days: length of the test, the validation and a period.
-    """
+    """One period; its test starts at ``day`` and, like its validation split, has ``days`` days."""
 
     number: int
     day: datetime
     days: int
 
     def before(self, periods: int) -> str:
-        """Return the day some periods before the test starts, as flags expect it."""
+        """Return the day that is some periods before the start of the test, formatted for flags."""
         return (self.day - timedelta(days=periods * self.days)).strftime(PATTERN)
 
 
 def cut(log: Path, out: Path, end: datetime) -> Path:
-    """Write the events of a log before a time as CSV."""
+    """Write the events before a time as CSV."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         events = duckdb.read_csv(str(log), all_varchar=True)
@@ -80,7 +75,7 @@ def cut(log: Path, out: Path, end: datetime) -> Path:
 
 
 def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
-    """Prepare a period: the whole log, or the new events since the folder that it extends."""
+    """Prepare the whole log up to a period, or only the events that ``extend`` lacks."""
     if not out.exists():
         test_end = period.day + timedelta(days=period.days)
         interactions.prepare(
@@ -99,7 +94,7 @@ def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
 
 
 def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
-    """Return the result of a run, trained if it is not finished."""
+    """Train or resume a run, and return its result."""
     if (run / CONFIG_FILE).exists():
         return resume(run)
     config = with_settings(preset("wide_dien"), SETTINGS)
@@ -107,7 +102,7 @@ def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
 
 
 def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
-    """Return the test split in the ids of another folder, unknown where it lacks a value.
+    """Return the test split with the ids of another folder; values that it lacks are unknown.
 
     Neither folder may have context features.
     """
@@ -129,22 +124,13 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
     )
 
 
-def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int, Dataset]:
-    """Score the test split with a run; also count candidates that are unknown to its data."""
-    model = load_run(run)
-    test = in_terms_of(dataset, model.dataset)
-    predictions = trained_scores(model._replace(dataset=test, calibration=None), "test")
-    return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN)), model.dataset
-
-
 def row(
     policy: str, period: Period, run: Path, dataset: Dataset, result: RunResult | None
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the row and scores of one model on one test split.
-
-    ``result`` is that of the period's training, None where the period had none.
-    """
-    predictions, unknown, known = scores(run, dataset)
+    """Return the row and scores of a model; ``result`` is None if the period did not train it."""
+    model = load_run(run)
+    test = in_terms_of(dataset, model.dataset)
+    predictions = trained_scores(model._replace(dataset=test, calibration=None), "test")
     metrics = measure(dataset, "test", predictions)
     trained_on = 0
     if result is not None:
@@ -156,9 +142,9 @@ def row(
         "day": period.before(0),
         **{name: metrics[name] for name in ("auc", "logloss")},
         "test_examples": metrics["examples"],
-        "unknown_items": unknown,
-        "item_rows": known.schema.num_items,
-        "user_rows": known.schema.num_users,
+        "unknown_items": int(np.count_nonzero(test.splits["test"].item == UNKNOWN)),
+        "item_rows": model.dataset.schema.num_items,
+        "user_rows": model.dataset.schema.num_users,
         "train_examples": trained_on,
         "wall_seconds": 0.0 if result is None else result.wall_seconds,
         **surroundings(),
@@ -168,9 +154,9 @@ def row(
 def differences(
     periods: Sequence[tuple[Dataset, dict[str, np.ndarray]]], others: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the mean AUC difference over periods of warm start to each other policy.
+    """Return the mean AUC difference between warm start and each other policy over periods.
 
-    Periods are independent, the models of one period are not: variances are DeLong's within one.
+    Models of one period share a test split, so its variance is DeLong's. Periods are independent.
     """
     rows = []
     for other in others:
@@ -196,7 +182,7 @@ def differences(
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train missing runs; return a row for each model and period, then the differences."""
+    """Train missing runs; return a row for each model and period, followed by differences."""
     out = options.out
     rows: list[dict[str, Any]] = []
     periods: list[tuple[Dataset, dict[str, np.ndarray]]] = []

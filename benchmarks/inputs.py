@@ -2,8 +2,8 @@
 
     python -m benchmarks.inputs DATA [DATA ...] [--seeds N] [--json FILE]
 
-The tower of ``wide_dien`` is trained alone, on inputs of which those of a group are 0 in training
-and in scoring. The AUC is that of its best epoch.
+The tower of ``wide_dien`` is trained alone, with the inputs of one group set to 0 in training and
+in scoring. The AUC is that of the best epoch.
 """
 
 import sys
@@ -36,12 +36,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "levels 32 and 128": ("_32_", "_128_"),
     "by recency": ("recent",),
 }
-"""Parts of the names of inputs; see :func:`dien_jax.model.statistics_names`."""
+"""Substrings of input names by group; see :func:`dien_jax.model.statistics_names`."""
 COLUMNS = ("data", "without", "inputs", "seed", "valid_auc")
 
 
 def tower_auc(dataset: Dataset, seed: int, kept: np.ndarray) -> float:
-    """Return the best validation AUC of a tower; ``kept`` is 1 for inputs it reads, ``[F]``."""
+    """Train a tower; return its best validation AUC. Inputs are multiplied by ``kept``, ``[F]``."""
 
     def some_inputs(*arrays: Any) -> Any:
         return statistics_inputs(*arrays) * kept[None]
@@ -51,7 +51,7 @@ def tower_auc(dataset: Dataset, seed: int, kept: np.ndarray) -> float:
         trainer, best = Trainer(run, dataset, checkpoints=None), 0.0
         for record in trainer.evaluations(lambda report: None):
             best = max(best, record["valid"]["auc"])
-            if trainer.progress.part != "tower":  # that was its last epoch
+            if trainer.progress.part != "tower":  # the tower's last epoch has ended
                 break
     return best
 

@@ -1,10 +1,10 @@
-"""Time of attention, of the auxiliary loss and of ranking candidates, by implementation.
+"""Time of attention, the auxiliary loss and the ranking of candidates, by implementation.
 
     python -m benchmarks.networks [--cases NAME ...] [--implementations NAME ...] [--json FILE]
 
-Every row has the largest deviation of values or gradients from the oracle, in the same run. Widths
-are the paper's. ``candidates`` is the attention of 512 candidates of one history of the case's
-length, and the last states of AUGRU under it.
+Each row has the largest deviation of values or gradients from the oracle, measured in the same run.
+Layer widths are the paper's. ``candidates`` computes the attention of 512 candidates to one
+history, and the last AUGRU states under that attention.
 """
 
 import functools
@@ -50,13 +50,13 @@ def _layers(inputs: int, widths: Sequence[int]) -> tuple[Dense, ...]:
 
 
 def attention(case: Case) -> tuple[Callable, Arrays, Arrays]:
-    """Return attention of an implementation, what it differentiates, and further operands."""
+    """Return attention as a function, its differentiable operands, and its other operands."""
     query, states = _normal(case.batch, case.hidden), _normal(case.batch, case.steps, case.hidden)
     lengths = jnp.asarray(case.lengths())
 
     *layers, score = _layers(4 * case.hidden, ATTENTION_LAYERS)
 
-    # The score's bias is a constant: the softmax takes it out, and its gradient is rounding.
+    # The score's bias is not differentiated: it cancels in the softmax, so its gradient is noise.
     def run(name: Any, query: Any, states: Any, layers: Any, kernel: Any, lengths: Any) -> Any:
         layers = (*layers, score._replace(kernel=kernel))
         return attention_weights(query, states, layers, lengths=lengths, implementation=name)
@@ -65,7 +65,7 @@ def attention(case: Case) -> tuple[Callable, Arrays, Arrays]:
 
 
 def auxiliary(case: Case) -> tuple[Callable, Arrays, Arrays]:
-    """Return the auxiliary loss with one sampled behaviour, likewise."""
+    """Return the auxiliary loss with one sampled behaviour, as :func:`attention`."""
     states = _normal(case.batch, case.steps, case.hidden)
     history, sampled = 0.5 * states, _normal(1, case.batch, case.steps - 1, case.hidden)
     live = np.arange(1, case.steps)[None] < case.lengths()[:, None]
@@ -78,7 +78,7 @@ def auxiliary(case: Case) -> tuple[Callable, Arrays, Arrays]:
 
 
 def candidates(case: Case) -> tuple[Callable, Arrays, Arrays]:
-    """Return attention and last states of candidates; nothing is differentiated."""
+    """Return attention and last states of candidates; no operand is differentiated."""
     hidden = case.hidden
     query, states = _normal(CANDIDATES, hidden), _normal(case.steps, hidden)
     gates, scale = (hidden, 3, hidden), hidden**-0.5
@@ -99,7 +99,7 @@ NETWORKS = {"attention": attention, "auxiliary loss": auxiliary, "candidates": c
 
 
 def computation(name: str, run: Callable, count: int, *, gradients: bool) -> Callable:
-    """Return a jitted function: values, or with gradients for the first ``count`` operands."""
+    """Return a jitted function: values, or values and gradients of the first ``count`` operands."""
     value = functools.partial(run, name)
     if not gradients:
         return jax.jit(value)
@@ -112,7 +112,7 @@ def computation(name: str, run: Callable, count: int, *, gradients: bool) -> Cal
 
 
 def contenders(network: str, case: Case, names: Sequence[str], mode: str) -> dict[str, Contender]:
-    """Return implementations by name."""
+    """Return a contender for each implementation, by name."""
     run, differentiable, others = NETWORKS[network](case)
     operands, gradients = (*differentiable, *others), mode != "forward"
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for case in options.cases:
         for network in NETWORKS:
-            # The auxiliary loss computes gradients with every value.
+            # The auxiliary loss always computes its gradients too.
             modes = {"attention": ["forward", "forward + backward"], "candidates": ["forward"]}
             for mode in modes.get(network, ["forward + backward"]):
                 measured = contenders(network, CASES[case], names, mode)

@@ -1,11 +1,11 @@
-"""Test AUC of other programs' DIEN, to set beside ``reproduce --rows dien``.
+"""Test AUC of other packages' DIEN, for comparison with ``reproduce --rows dien``.
 
     python -m benchmarks.peer_accuracy DATA [DATA ...] [--seeds N] [--epochs N] [--json FILE]
 
-DIEN of the installed packages (:mod:`benchmarks.peers`) trains on the batches of our loader, with
-embeddings of the same size, from random numbers, and Adam at 1e-3. After each epoch the validation
-split is scored; training ends after two epochs without a better AUC, and the test split is scored
-with the best epoch's model. Dropout and auxiliary weight are the package's or ours: two rows.
+The DIEN of each installed package (:mod:`benchmarks.peers`) trains on the batches of our loader,
+with random initial embeddings of our size and Adam at 1e-3. Training ends after two epochs without
+a better validation AUC; the test AUC is that of the best epoch. Dropout and auxiliary weight are
+either the package's or ours, in two rows.
 """
 
 import sys
@@ -31,14 +31,14 @@ COLUMNS = ("data", "system", "settings", "seed", "epoch", "valid_auc", "test_auc
 
 
 def settings() -> dict[str, Config]:
-    """Return the settings to choose from, by name."""
+    """Return the two configurations by name."""
     ours = preset("dien")
     package = {"model.auxiliary_weight": 1.0, "model.dropout": 0.0}
     return {"package": with_settings(ours, package), "dien_jax": ours}
 
 
 def score(peer: Peer, dataset: Dataset, split: str, config: Config) -> float:
-    """Return the AUC of a split."""
+    """Return the AUC of a peer on a split."""
     loader = evaluation_loader(dataset, split, config.train)
     sizes = table_sizes(dataset.schema)
     pairs = [
@@ -47,14 +47,14 @@ def score(peer: Peer, dataset: Dataset, split: str, config: Config) -> float:
     ]
     probabilities, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
     area = auc(labels, probabilities)
-    assert area is not None, f"{split} has examples of one label alone"
+    assert area is not None, f"{split} has only one label"
     return area
 
 
 def train(
     module: ModuleType, dataset: Dataset, config: Config, seed: int, epochs: int
 ) -> dict[str, Any]:
-    """Train a peer; return the best epoch, its AUC on validation and test, and the time."""
+    """Train a peer; return the best epoch, its validation and test AUC, and the seconds."""
     sizes = table_sizes(dataset.schema)
     category = np.asarray(dataset.items["category"].values)
     peer: Peer = module.make_peer(config, sizes, category, seed)
@@ -67,7 +67,7 @@ def train(
         valid = score(peer, dataset, "valid", config)
         print(f"  epoch {epoch}: validation AUC {valid:.4f}", file=sys.stderr, flush=True)
         if valid > best["valid_auc"]:
-            # One look at the test split of an epoch that may be the last: none chooses by it.
+            # Scored now because the model is not kept. The choice of the epoch does not use it.
             test = score(peer, dataset, "test", config)
             best = {"epoch": epoch, "valid_auc": valid, "test_auc": test}
         elif epoch - best["epoch"] >= PATIENCE:
@@ -90,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     labels = {"data": data.name, "system": name, "settings": chosen, "seed": seed}
                     print(*labels.values(), file=sys.stderr, flush=True)
                     row = train(module, open_dataset(data), config, seed, options.epochs)
-                    machine = {"benchmark": "peer_accuracy", **surroundings()}
-                    machine["versions"] = {**machine["versions"], **module.VERSIONS}
+                    machine = {"benchmark": "peer_accuracy", **surroundings(module.VERSIONS)}
                     rows.append(machine | labels | row)
     report(options, rows, COLUMNS)
 

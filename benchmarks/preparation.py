@@ -1,11 +1,11 @@
-"""Time, memory and disk of preparing made logs, beside plain queries for the same grouping.
+"""Time, memory and disk of preparing synthetic logs, compared with plain grouping queries.
 
     python -m benchmarks.preparation [--events N ...] [--memory SIZE] [--folder DIR] [--json FILE]
 
-A log is a Parquet file of users of uneven activity, ten events each in the mean, and items by
-Zipf's law. Each row has a process of its own. ``peak_mb`` is the greatest resident size of the
-process, mapped files included, ``disk_mb`` the size of what it wrote and ``peak_disk_mb`` the most
-that its folder held. ``duckdb`` and ``polars``, where they are installed, only read the log and
+A log is a Parquet file. Users have ten events on average, unevenly distributed; the popularity of
+items follows Zipf's law. Each row is measured in a separate process. ``peak_mb`` is its peak
+resident memory, mapped files included, ``disk_mb`` the size of its output, and ``peak_disk_mb`` the
+peak size of its folder. ``duckdb`` and ``polars``, where they are installed, only read the log and
 write each user's items in the order of time. Linux only.
 """
 
@@ -34,7 +34,7 @@ EVENTS_OF_A_USER, EVENTS_OF_AN_ITEM = 10, 10
 MOST_ITEMS, CATEGORIES = 3_000_000, 5_000
 CHUNK = 1 << 20
 START, SECONDS = 1_700_000_000, 60 * 86_400
-SETTLING = 0.1  # seconds between looks at the disk and the memory
+SETTLING = 0.1  # seconds between measurements of disk and memory
 COLUMNS = (
     "case", "system", "policy", "seconds", "events_per_second", "peak_mb", "disk_mb",
     "peak_disk_mb",
@@ -56,17 +56,17 @@ ordered = polars.scan_parquet(log).sort("timestamp")
 ordered.group_by("user").agg("item", "timestamp").sink_parquet(out)
 """,
 }
-"""Programs that group a log by user: arguments are the log, the file to write, a memory limit."""
+"""Programs that group a log by user. Arguments: the log, the output file, a memory limit."""
 
 
 def chunks(events: int, seed: int = 0) -> Iterator[pa.Table]:
-    """Yield a made log, in the order of time."""
+    """Yield a synthetic log in the order of time."""
     random = np.random.default_rng(seed)
     num_users = max(events // EVENTS_OF_A_USER, 1)
     num_items = min(max(events // EVENTS_OF_AN_ITEM, 10), MOST_ITEMS)
     of_items = np.cumsum(1.0 / np.arange(1, num_items + 1))
     of_users = np.cumsum(random.lognormal(0.0, 1.0, num_users))
-    names = random.permutation(num_items)  # ids say nothing of how popular an item is
+    names = random.permutation(num_items)  # ids do not depend on popularity
     category = random.integers(0, CATEGORIES, num_items)
     for start in range(0, events, CHUNK):
         rows = min(CHUNK, events - start)
@@ -79,7 +79,7 @@ def chunks(events: int, seed: int = 0) -> Iterator[pa.Table]:
 
 
 def write_log(file: Path, events: int) -> None:
-    """Write a made log."""
+    """Write a synthetic log."""
     tables = chunks(events)
     first = next(tables)
     with pq.ParquetWriter(file, first.schema) as writer:
@@ -88,21 +88,21 @@ def write_log(file: Path, events: int) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of the files of a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     total = 0
-    # os.walk goes on where a folder is removed meanwhile, and Path.rglob raises.
+    # Files may vanish meanwhile. os.walk tolerates a removed folder; Path.rglob raises.
     files = [path] if path.is_file() else []
     files += [Path(place, name) for place, _, names in os.walk(path) for name in names]
     for file in files:
-        with contextlib.suppress(FileNotFoundError):  # so was a file
+        with contextlib.suppress(FileNotFoundError):
             total += os.lstat(file).st_size
     return total
 
 
 def peak_resident(process: int) -> int:
-    """Return the greatest resident size of a process so far, KiB; 0 of one that has ended.
+    """Return the peak resident memory of a process so far in KiB, 0 if it has ended.
 
-    The one that ``wait4`` gives is no less than that of this process.
+    ``wait4`` reports at least the memory of this process, so its figure is only a fallback.
     """
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
@@ -112,7 +112,7 @@ def peak_resident(process: int) -> int:
 
 
 def measure(command: Sequence[str], folder: Path, out: Path) -> dict[str, float]:
-    """Run a command that writes ``out`` within ``folder``; return time, memory and disk."""
+    """Run a command that writes ``out`` in ``folder``; return its time, memory and disk use."""
     before, peak_disk, peak, done = size_of(folder), [0], [0], threading.Event()
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -175,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure every size; print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=(10**6, 10**7), help="sizes")
-    parser.add_argument("--memory", default="4GB", help="flag of prepare")
-    parser.add_argument("--folder", type=Path, help="folder for the logs; a temporary one if none")
+    parser.add_argument("--memory", default="4GB", help="value of prepare's --memory")
+    parser.add_argument("--folder", type=Path, help="folder for logs (default: a temporary one)")
     options = parse(parser, argv, events=10)
     rows: list[dict[str, Any]] = []
     for events in options.events:

@@ -1,13 +1,13 @@
-"""Latency of ranking candidates for one user, compared with a row of the model for each candidate.
+"""Latency of ranking candidates for one user, compared with scoring each candidate as a row.
 
     python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE]
 
-Each case is a number of candidates and a length of the history. ``ranker`` gets the history with
-the request, ``remembered`` has read it before, and ``rows`` scores each candidate with a copy of
-the history, in batches no larger than an evaluation's. Their scores must agree. They take turns,
-so that a disturbance of the machine slows all of them. Without ``--run`` the model has random
-parameters, of ``--items`` items. Cold start is a new process up to its first score, with an empty
-and a full compile cache.
+A case is a number of candidates and a history length. ``ranker`` gets the history with the
+request, ``remembered`` has encoded it before, and ``rows`` scores each candidate with a copy of the
+history, in batches no larger than an evaluation's. Their scores must agree. They take turns, so
+that a disturbance of the machine slows all of them. Without ``--run``, parameters are random and
+there are ``--items`` items. Cold start is the time of a new process until its first score, with an
+empty and with a full compile cache.
 """
 
 import os
@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.common.cases import CATEGORIES, ITEMS, schema_of
 from benchmarks.common.report import make_parser, parse, report
-from benchmarks.common.timing import interleaved_milliseconds, surroundings
+from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import example_batch
@@ -44,7 +44,7 @@ CANDIDATES = (1, 50, 500, 2000)
 HISTORIES = (10, 50, 100)
 COLUMNS = ("candidates", "history", "policy", "median_ms", "p99_ms", "min_ms", "times_as_fast")
 TOLERANCE = 1e-5
-"""Largest difference of probabilities."""
+"""Largest allowed difference of probabilities."""
 
 FIRST_SCORE = """
 import sys
@@ -56,7 +56,7 @@ print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
 
 
 def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
-    """Write a run folder of random parameters, and its data."""
+    """Write a run folder with random parameters, and its dataset."""
     schema = schema_of(items, users=2)
     data, run, config = folder / "data", folder / "run", preset(name)
     with DatasetWriter(data, schema=schema, source={"name": "random"}, split={}) as writer:
@@ -76,7 +76,7 @@ def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
 
 
 class Ranked:
-    """One run, and the ways of ranking with it that are compared."""
+    """One run, and the ways to rank with it."""
 
     def __init__(self, run: Path) -> None:
         trained = load_run(run)
@@ -89,7 +89,7 @@ class Ranked:
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
 
     def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:
-        """Return functions that score the same candidates: float32, in their order."""
+        """Return functions that score the same candidates, each float32 ``[candidates]``."""
         rng = np.random.default_rng(candidates + history)
         items = rng.integers(1, len(self.items), candidates, dtype=np.int32)
         events = rng.integers(1, len(self.items), history, dtype=np.int32)
@@ -133,7 +133,7 @@ class Ranked:
 
 
 def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> list[dict]:
-    """Return the rows of one case; end the benchmark where the scores differ."""
+    """Return the rows of one case; exit if the scores differ."""
     calls = ranked.calls(candidates, history)
     expected = calls["rows"]()
     for name, call in calls.items():
@@ -141,33 +141,24 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
         if not deviation < TOLERANCE:
             raise SystemExit(f"{candidates}, {history}, {name}: scores differ by {deviation}")
     times = interleaved_milliseconds(calls, repeats=repeats)
-    rows = statistics.median(times["rows"])
-    case = f"N {candidates} T {history}"
-    return [row(case, *named, candidates, history, rows) for named in times.items()]
+    shared = {"case": f"N {candidates} T {history}", "candidates": candidates, "history": history}
+    return [row(taken, times["rows"], policy=name, **shared) for name, taken in times.items()]
 
 
-def row(
-    case: str, policy: str, times: list[float], candidates: int, history: int, rows: float
-) -> dict[str, Any]:
-    """Return the row of a policy; ``rows`` is the time of scoring each candidate as a row."""
-    median = statistics.median(times)
-    return {
-        "benchmark": "ranking",
-        "case": case,
-        "system": "dien_jax",
-        "policy": policy,
-        "candidates": candidates,
-        "history": history,
-        "median_ms": median,
-        "p99_ms": float(np.percentile(times, 99)),
-        "min_ms": min(times),
-        "times_as_fast": rows / median,
-        **surroundings(),
-    }
+def row(times: list[float], of_rows: list[float], **columns: Any) -> dict[str, Any]:
+    """Return the row of a policy; ``of_rows`` are the times of scoring each candidate as a row."""
+    return timed_row(
+        "ranking",
+        times,
+        **columns,
+        p99_ms=float(np.percentile(times, 99)),
+        min_ms=min(times),
+        times_as_fast=statistics.median(of_rows) / statistics.median(times),
+    )
 
 
 def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
-    """Time a new process up to its first score, twice: the second reuses compiled programs."""
+    """Time a new process until its first score, twice; the second reuses compiled programs."""
     items, names = " ".join(ranked.items[1:9]), " ".join(ranked.context)
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -179,7 +170,7 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
         command = [sys.executable, "-c", FIRST_SCORE, str(run), items, names]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         passed = 1e3 * (time.perf_counter() - start)
-        rows.append(row(policy, policy, [passed], 8, 8, passed))
+        rows.append(row([passed], [passed], case=policy, policy=policy, candidates=8, history=8))
     return rows
 
 
@@ -191,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)
     parser.add_argument("--repeats", type=int, default=100, help="timed rounds of each case")
-    parser.add_argument("--items", type=int, default=ITEMS, help="items of random parameters")
+    parser.add_argument("--items", type=int, default=ITEMS, help="number of items without --run")
     options = parse(parser, argv, repeats=2, candidates=1, histories=0, items=2)
     with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
         try:

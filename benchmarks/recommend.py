@@ -1,14 +1,14 @@
-"""Lists over all items: accuracy beside simple rules, and time.
+"""Accuracy of lists over all items, compared with simple rules, and their time.
 
     python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
 
-Targets are clicks of the test split on items that are new to their user, ranked among all such
-items. ``in the order of rank`` is the model without the correction for how negatives were drawn.
-RecBole's models have a script, ``benchmarks/peers/recbole_lists.py``. With ``--of`` the one row is
-for targets of another folder of the log, of a run that knows all before.
+Targets are clicks of the test split on items that are new to their user, ranked among all items new
+to that user. ``in the order of rank`` omits the correction for how negatives were drawn. With
+``--of``, targets are from another dataset folder of the same log, whose earlier events trained the
+run; there is one row. For RecBole's models run ``benchmarks/peers/recbole_lists.py``.
 
-``share_found`` is the mean share of the exact first ten that the stages find. Times are of lists of
-ten for one user with as many events as stated, and for many with their own histories.
+``share_found`` is the mean share of the exact top ten that the stages find. Times are of lists of
+ten, for one user with the stated number of events, and for many users with their own histories.
 """
 
 import time
@@ -41,7 +41,7 @@ COLUMNS = ("case", "hr_10", "ndcg_10", "mrr", "coverage", "mean_popularity", "ta
 
 
 def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
-    """Return a row of metrics for the model, with and without the correction, and each rule."""
+    """Return rows of metrics: the model with and without the correction, and each rule."""
     assert model.list_offsets is not None
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
     whole, zeros = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
@@ -57,7 +57,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
 
 
 def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, Any]:
-    """Return the row of a run's lists for the targets of another folder."""
+    """Return the row of a run for the targets of another folder."""
     dataset = open_dataset(folder)
     names, groups = dataset.vocabulary("item"), dataset.groups()
     both = dict.fromkeys((*names, *model.dataset.vocabulary("item")))
@@ -68,14 +68,14 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     rankings = Ranker(model).recommend_many(histories, TOP, users=users)
     lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
-    popularity[np.unique(np.concatenate(lists))] += 1  # also where the folder has no event of it
+    popularity[np.unique(np.concatenate(lists))] += 1  # items may have no event there
     about = {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
     row = report_lists(targets, lists, popularity) | about
     return {"benchmark": "recommend", **surroundings(), **row}
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
-    """Yield rows of times, and of the share that the stages find."""
+    """Yield rows of times; that of many users in stages has ``share_found``."""
     names, targets = model.dataset.vocabulary("item"), list_targets(model.dataset, "test", USERS)
     histories = [[names[row] for row in target.history] for target in targets]
     random, exact = np.random.default_rng(0), Ranker(model, exact_items=len(names))
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure lists; print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="clicks to list for")
+    parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="number of targets")
     parser.add_argument("--of", type=Path, help="dataset folder with other targets")
     options = parse(parser, argv)
     model = load_run(options.run)

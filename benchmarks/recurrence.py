@@ -1,9 +1,9 @@
-"""Time of each implementation of the recurrences, forward and with gradients.
+"""Time of each implementation of the recurrences, with and without gradients.
 
     python -m benchmarks.recurrence [--cases NAME ...] [--peers] [--json FILE]
 
-Every row has the largest deviation of states or gradients from the oracle at the highest precision,
-in the same run. ``benchmarks/README.md`` describes the method.
+Each row has the largest deviation of states or gradients from the oracle at the highest precision,
+measured in the same run. ``benchmarks/README.md`` describes the method.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def implementations_here() -> list[str]:
-    """Return the oracle, XLA, and every kernel for the current device."""
+    """Return the names of the oracle, XLA, and every kernel for the current device."""
     device = devices.current()
     return ["reference", "xla", *(name for name, kernel in KERNELS.items() if kernel.fits(device))]
 
@@ -39,7 +39,7 @@ def implementations_here() -> list[str]:
 def operands(cell: str, case: Case, form: str = "paper", size: int | None = None) -> tuple:
     """Draw input, attention, weights and lengths of a case with a fixed seed.
 
-    Inputs have the width ``size``, that of a state if it is None.
+    Inputs have width ``size``, by default that of a state.
     """
     rng = np.random.default_rng(0)
 
@@ -68,7 +68,7 @@ def computation(
 ) -> Callable[..., Any]:
     """Return a jitted function: states of live steps, or gradients of their sum of squares.
 
-    States of dead steps are zeros here: libraries differ in their values.
+    States of dead steps are set to zero, because libraries differ in their values.
     """
 
     def live_states(x: Any, attention: Any, weights: Any, lengths: Any) -> jax.Array:
@@ -92,7 +92,7 @@ def computation(
 def contenders(
     cell: str, arguments: tuple, names: Sequence[str], *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
-    """Return implementations in JAX by name."""
+    """Return a contender for each implementation in JAX, by name."""
     runs = {
         name: computation(cell, name, gradients=gradients, form=form, precision=precision)
         for name in names
@@ -102,7 +102,7 @@ def contenders(
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a line for every row whose deviation exceeds the tolerance of its precision."""
+    """Return a line for each row whose deviation exceeds the tolerance of its precision."""
     lines = []
     for row in rows:
         tolerance = TOLERANCES[jax.lax.Precision[row["precision"].upper()]]
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows += more
                 for implementation, failure in raised.items():
                     line = f"{name}, {cell}, {mode}, {implementation}: not run: "
-                    # A kernel may refuse a shape.
+                    # A kernel may refuse a shape; anything else is a failure.
                     refused = isinstance(failure, (NotImplementedError, ValueError))
                     (refusals if refused else failures).append(line + first_line(failure))
         if options.json:

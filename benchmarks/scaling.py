@@ -1,11 +1,11 @@
-"""Examples a second and bytes sent of the train step over 1, 2, 4 and 8 devices.
+"""Throughput and communication of the train step on 1, 2, 4 and 8 devices.
 
     python -m benchmarks.scaling [--devices 1 2 4 8] [--json FILE]
 
-Weak scaling has ``--batch`` examples on each device, strong scaling has ``--total`` in all. Each
-number of devices has a process of its own. Without as many accelerators the devices are virtual:
-threads of one CPU, which share its cores, so that examples a second cannot rise with their number.
-They show what dividing a step costs, and what it sends.
+Weak scaling has ``--batch`` examples on each device, strong scaling ``--total`` on all devices. A
+separate process measures each number of devices. On a CPU, devices are virtual and share its cores,
+so throughput cannot rise with their number. They show the overhead of dividing a step, and the
+bytes that it sends.
 """
 
 import itertools
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def row_of(options: Any, scaling: str, batch: int) -> dict[str, Any]:
-    """Return the row of a size of batches in all, on the devices of this process."""
+    """Return the row of one global batch size on the devices of this process."""
     settings = {"optim.embedding_update": "lazy_adam", "train.batch_size": batch}
     training = on_made_tables(with_settings(Config(), settings), options.rows, options.of)
     batches = made_batches(training.place, batch, options.steps, options.rows)
@@ -55,7 +55,7 @@ def row_of(options: Any, scaling: str, batch: int) -> dict[str, Any]:
         "case": f"B {batch} T {options.steps}, {options.rows:,} rows",
         "batch": batch,
         "rows": options.rows,
-        # Of a step without further rounds, which are a loop.
+        # Further rounds are a loop, and are not counted.
         "sent_kb": sum(one.sent for one in sent if not one.in_loop) / 1e3,
         "further_rounds": statistics.mean(rounds),
     }
@@ -64,19 +64,13 @@ def row_of(options: Any, scaling: str, batch: int) -> dict[str, Any]:
 
 
 def in_own_process(devices: int, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of one number of devices, from another process."""
-    # More devices than there are, for a CPU alone: accelerators are as many as there are.
+    """Measure one number of devices in another process, and return its rows."""
+    # The flag adds virtual devices on CPU only.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "benchmarks.scaling", *arguments, "--of", str(devices)]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"XLA_FLAGS": flags.strip()},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    environment, root = os.environ | {"XLA_FLAGS": flags.strip()}, Path(__file__).parents[1]
+    output = subprocess.check_output(command, env=environment, cwd=root, text=True)
+    return json.loads(output.splitlines()[-1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,12 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser(__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES, help="how many")
-    parser.add_argument("--batch", type=int, default=128, help="examples on each device, weak")
-    parser.add_argument("--total", type=int, default=1024, help="examples in all, strong")
+    parser.add_argument("--batch", type=int, default=128, help="examples on each device (weak)")
+    parser.add_argument("--total", type=int, default=1024, help="examples on all devices (strong)")
     parser.add_argument("--steps", type=int, default=100, help="length of histories")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the item table")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps")
-    parser.add_argument("--of", type=int, help="print the rows of one number of devices as JSON")
+    parser.add_argument("--of", type=int, help="print the rows of this number of devices as JSON")
     options = parse(parser, arguments, devices=1, batch=1, total=1, steps=2, rows=2, repeats=2)
     if options.of:
         sizes = {"weak": options.batch * options.of, "strong": options.total}

@@ -2,10 +2,10 @@
 
     python -m benchmarks.scoring RUN [--rows N ...] [--folder DIR] [--json FILE]
 
-``predict`` scores made CSV files: users, candidates and five behaviours, drawn from those of the
-run's data folder, so uniformly and not as in a log. ``evaluate`` scores each split of that folder.
-Each row has a process of its own. ``seconds`` are of the whole command, ``peak_mb`` is the greatest
-resident size of the process, mapped files included. Linux only.
+``predict`` scores synthetic CSV files: users, candidates and five behaviours, drawn uniformly from
+the ids of the run's dataset folder. ``evaluate`` scores each split of that folder. Each row is
+measured in a separate process. ``seconds`` is the time of the whole command, ``peak_mb`` its peak
+resident memory, mapped files included. Linux only.
 """
 
 import sys
@@ -32,7 +32,7 @@ COLUMNS = ("case", "system", "rows", "seconds", "samples_per_second", "peak_mb")
 
 
 def write_requests(file: Path, dataset: Dataset, rows: int, seed: int = 0) -> None:
-    """Write a table of users, candidates and histories, as ``predict`` reads it."""
+    """Write a table of users, candidates and histories for ``predict``."""
     random = np.random.default_rng(seed)
     items, users = np.array(dataset.vocabulary("item")[1:]), np.array(dataset.groups())
     names = ("user", "item", "history")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="rows of a table")
-    parser.add_argument("--folder", type=Path, help="folder for tables; a temporary one if none")
+    parser.add_argument("--folder", type=Path, help="folder for tables (default: a temporary one)")
     options = parse(parser, argv, rows=1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = rows_of(options.run, options.rows, Path(folder))

@@ -1,12 +1,12 @@
-"""Load test of ``python -m dien_jax.serve``: requests a second, latency, refusals.
+"""Load test of ``python -m dien_jax.serve``: throughput, latency and refusals.
 
     python -m benchmarks.serving [--preset NAME] [--run RUN] [--json FILE]
 
-A server runs on this machine's loopback. Each connection sends its next request when it has the
-answer to the last one. ``together`` ranks waiting requests in batches, ``one by one`` has
-``--max-batch 1``, ``reload`` reloads the model under load, and ``overload`` has a queue shorter
-than the number of connections. The benchmark fails where an answer is missing, has an unexpected
-status, or has other scores than :class:`dien_jax.Ranker`. Client and server share the processors.
+A server runs on the loopback interface. Each connection sends its next request as soon as it has
+the last answer. ``together`` ranks waiting requests in batches, ``one by one`` has ``--max-batch
+1``, ``reload`` reloads the model under load, and ``overload`` has fewer places in the queue than
+connections. The benchmark fails if an answer is missing or has an unexpected status, or if scores
+differ from those of :class:`dien_jax.Ranker`. Client and server share the processors.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ READY_SECONDS = 600.0
 
 
 class Answer(NamedTuple):
-    """One answer; ``retry_after`` is True where it has that header."""
+    """One answer; ``retry_after`` is True if it has that header."""
 
     status: int
     seconds: float
@@ -53,10 +53,10 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Start a server with flags, wait until all is compiled, and yield it and its port.
+    """Start a server, wait until everything is compiled, and yield it and its port.
 
-    Compiled programs are kept in ``cache``, unless the environment names another folder. The
-    benchmark ends where the server does not start, or does not end with status 0.
+    ``cache`` keeps compiled programs, unless the environment names another folder. The benchmark
+    exits if the server does not start, or does not end with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {
@@ -71,7 +71,7 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
         lines = []
         for line in server.stderr:
             lines.append(line)
-            if "compiling for all request sizes (" in line:
+            if line.startswith("  compiling for all request sizes") and line.endswith(" s)\n"):
                 break
         else:
             raise SystemExit(f"the server did not start:\n{''.join(lines)}")
@@ -87,14 +87,14 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
 
 
 def request(body: dict[str, Any]) -> bytes:
-    """Return a whole HTTP request for /v1/rank."""
+    """Return a complete HTTP request for /v1/rank."""
     content = json.dumps(body).encode()
     head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> Answer:
-    """Send a request on an open connection and wait for its answer."""
+    """Send a request on an open connection, and return its answer."""
     start = time.perf_counter()
     writer.write(content)
     first, *fields = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
@@ -107,7 +107,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conten
 async def load(
     port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> tuple[list[Answer], float]:
-    """Send requests on some connections for some time; return answers and the time it took."""
+    """Send requests on several connections for some seconds; return answers and time passed."""
     answers: list[Answer] = []
     start = time.perf_counter()
 
@@ -142,14 +142,14 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
 
 
 def figure(port: int, name: str) -> float:
-    """Fetch a figure of /metrics."""
+    """Fetch one value of /metrics."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
-    """End the benchmark where the scores of an answer are not the ranker's."""
+    """Exit if the scores of an answer are not the ranker's."""
     expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
     scores = json.loads(answer.body)["scores"]
     deviation = float(np.abs(np.subtract(scores, expected.scores)).max())
@@ -165,14 +165,17 @@ def measure(
     connections: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the row of one load on one server; end the benchmark for an unexpected answer."""
-    before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    """Return the row of one load on one server; exit on an unexpected answer."""
+
+    def batches() -> np.ndarray:
+        return np.array([figure(port, f"dien_batch_size_{name}") for name in ("sum", "count")])
 
     async def run() -> tuple[list[Answer], float]:
         if policy == "reload":
             asyncio.get_running_loop().call_later(seconds / 4, server.send_signal, signal.SIGHUP)
         return await load(port, requests, connections, seconds)
 
+    before = batches()
     answers, passed = asyncio.run(run())
     statuses = Counter(answer.status for answer in answers)
     allowed = {200, 429} if policy == "overload" else {200}
@@ -180,7 +183,7 @@ def measure(
         raise SystemExit(f"{policy}, {connections} connections: statuses {dict(statuses)}")
     if any(answer.status == 429 and not answer.retry_after for answer in answers):
         raise SystemExit("a 429 without Retry-After")
-    after = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    ranked, count = batches() - before
     times = [1e3 * answer.seconds for answer in answers if answer.status == 200]
     return {
         "benchmark": "serving",
@@ -189,7 +192,7 @@ def measure(
         "requests_per_second": len(times) / passed,
         "median_ms": float(np.median(times)),
         "p99_ms": float(np.percentile(times, 99)),
-        "batch_size": (after[0] - before[0]) / (after[1] - before[1]),
+        "batch_size": float(ranked / count),
         "answered": statuses[200],
         "refused": statuses[429],
         **surroundings(),
@@ -241,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def wait_for_reload(port: int) -> None:
-    """Wait until the model has been reloaded, a minute at most."""
+    """Wait at most a minute until the model has been reloaded."""
     until = time.monotonic() + 60
     while not figure(port, 'dien_reloads_total{result="ok"}'):
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""Time of the whole train step, with histories of 100 and of real lengths.
+"""Time of the whole train step, on full-length and on real histories.
 
     python -m benchmarks.train_step [--preset NAME] [--recurrences NAME ...] [--data DIR ...]
                                     [--batch-size N] [--compute TYPE] [--peers]
@@ -7,8 +7,8 @@
 The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
 beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
-runs the step with each value of ``model.implementation`` by turns. ``--peers`` trains the
-programs of :mod:`benchmarks.peers` that are installed on the same batches by turns.
+compares values of ``model.implementation``, which take turns. ``--peers`` also times the installed
+packages of :mod:`benchmarks.peers` on the same batches.
 """
 
 import functools
@@ -36,7 +36,7 @@ from dien_jax.steps.state import training_tables
 OURS = "dien_jax"
 AUTO: tuple[Implementation, ...] = ("auto",)
 EPOCHS = 5
-"""Timed epochs, by turns."""
+"""Timed epochs."""
 COLUMNS = (
     "case", "system", "policy", "threads", "median_ms", "spread_ms", "samples_per_second",
     "peak_mb",
@@ -44,7 +44,7 @@ COLUMNS = (
 
 
 def _rows(times: dict[str, list[float]], samples: float, peers: Peers, **shared: Any) -> list[dict]:
-    """Return a row for each system; memory is that of the process, so ours only without peers."""
+    """Return a row for each system; with peers, the memory of the process includes theirs."""
     rows = []
     on_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     for system, system_times in times.items():
@@ -53,17 +53,15 @@ def _rows(times: dict[str, list[float]], samples: float, peers: Peers, **shared:
             **shared,
             "samples_per_second": 1e3 * samples / statistics.median(system_times),
             "peak_mb": peak_megabytes(),
-            "device_peak_mb": on_device and on_device / 2**20,  # None where there is no account
+            "device_peak_mb": on_device and on_device / 2**20,  # None if not reported
         }
-        row = timed_row("train_step", system_times, **columns)
-        if system in peers:
-            row["versions"] = {**row["versions"], **peers[system].VERSIONS}
-        rows.append(row)
+        rows.append(timed_row("train_step", system_times, **columns))
+        rows[-1]["versions"] |= peers[system].VERSIONS if system in peers else {}
     return rows
 
 
 def _configs(config: Config, names: Sequence[Implementation]) -> dict[str, Config]:
-    """Return the settings with each implementation, by system."""
+    """Return the configuration of each implementation, by the name of the system."""
     return {
         OURS if len(names) == 1 else f"{OURS}, {name}": with_settings(
             config, {"model.implementation": name}
@@ -75,10 +73,7 @@ def _configs(config: Config, names: Sequence[Implementation]) -> dict[str, Confi
 def full_length(
     config: Config, *, repeats: int, recurrences: Sequence[Implementation], peers: Peers
 ) -> list[dict]:
-    """Measure the step at the paper's size, with histories of the full length.
-
-    The events are random, so the model reads no counts of them.
-    """
+    """Measure the step at the paper's size with full histories of random ids, without counts."""
     size, steps = config.train.batch_size, config.train.max_history
     batch = random_batch(np.random.default_rng(0), size, steps)
     calls: dict[str, Callable[[], object]] = {
@@ -101,7 +96,7 @@ def real_lengths(
     recurrences: Sequence[Implementation],
     peers: Peers,
 ) -> list[dict]:
-    """Measure the steps of one epoch on a dataset folder, batches assembled beforehand."""
+    """Measure the steps of one epoch on a dataset folder."""
     dataset = open_dataset(data)
     if padded:
         config = with_settings(config, {"train.buckets": []})
@@ -144,15 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--recurrences", choices=get_args(Implementation), nargs="+", default=AUTO,
-        help="values of model.implementation, which take turns",
+        help="values of model.implementation",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, help="instead of that of the preset")
-    parser.add_argument("--compute", choices=["float32", "bfloat16"], help="likewise")
-    parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
+    parser.add_argument("--batch-size", type=int, help="default: the preset's")
+    parser.add_argument("--compute", choices=["float32", "bfloat16"], help="default: the preset's")
+    parser.add_argument("--peers", action="store_true", help="time the DIEN of other packages too")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     options = parse(parser, arguments, repeats=2, padded_steps=1)
-    # The sizes of the paper, which the peers have too.
+    # As in the paper and in the peers, items have the same size as other embeddings.
     settings: dict[str, Any] = {"model.item_embedding_size": None}
     if options.batch_size is not None:
         settings["train.batch_size"] = options.batch_size

@@ -1,11 +1,11 @@
-"""Throughput of training and scoring on real data, loader included.
+"""Throughput of training and scoring on real data, including the loader.
 
     python -m benchmarks.train_throughput DATA [DATA ...] [--batch-sizes 128 1024] [--modes train]
                                           [--steps N] [--json FILE]
 
-Each dataset folder and batch size has one epoch that compiles, then timed epochs. Batches come
-from the loader's thread as in training; a column has the share of the time that steps wait for
-them. Scoring also runs over the training examples.
+For each dataset folder and batch size, one untimed epoch compiles, and timed epochs follow. Batches
+come from the loader's thread as in training; ``loader_share`` is the share of time that steps wait
+for them. Scoring also runs over the training examples.
 """
 
 import statistics
@@ -39,8 +39,8 @@ def epochs(
 ) -> list[tuple[int, float, float, int]]:
     """Return steps, seconds, seconds of waiting for batches, and examples of ``count`` epochs.
 
-    Epochs of ``"train"`` or ``"score"``, whose batches are sorted by length, have at most ``most``
-    steps.
+    ``mode`` is ``"train"`` or ``"score"``; the latter sorts batches by length. An epoch has at most
+    ``most`` steps.
     """
     make_loader = Loader if mode == "train" else evaluation_loader
     loader = make_loader(dataset, "train", config.train)
@@ -72,7 +72,7 @@ def epochs(
 def row(
     config: Config, data: Path, mode: str, *, count: int, most: int | None = None
 ) -> dict[str, Any]:
-    """Return one line of the table; epochs have ``most`` steps at most."""
+    """Return one row of the table; epochs have at most ``most`` steps."""
     timed = epochs(config, open_dataset(data), mode, count=count, most=most)
     step_times = [1e3 * seconds / steps for steps, seconds, _, _ in timed]
     columns = {

@@ -1,10 +1,10 @@
-"""A job that runs every day: extend the data, train on from yesterday, check, export, reload.
+"""A daily job: extend the data, warm-start from yesterday's run, check, export, reload.
 
     python examples/daily_job.py [--out FOLDER] [--days 2]
 
-The server of the last export keeps running: it finds that the file has been replaced, and goes on
-with the new model without losing a request. A new model that scores worse than ``--worst`` on its
-validation split is not exported. Logs are made up, one more day each time.
+The server keeps running: it notices that the exported file was replaced, and loads the new model
+without losing a request. A model whose validation AUC is below ``--worst`` is not exported. Logs
+are synthetic and grow by one day each time.
 """
 
 import argparse
@@ -24,13 +24,13 @@ PORT_LINE = "http://"
 
 
 def run(*command: str) -> None:
-    """Run a command of dien_jax, and end if it fails."""
+    """Run a command of dien_jax; raise if it fails."""
     print("$ python -m", *command, flush=True)
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 
 def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
-    """Do the work of one day; return whether a new model was exported."""
+    """Run the job of one day; return whether a new model was exported."""
     log = write_log(out / f"day-{day}.csv", FIRST_DAYS + day)
     data, model = out / f"data-{day}", out / f"run-{day}"
     end = START + (FIRST_DAYS + day) * DAY
@@ -51,13 +51,13 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
     if found < worst:
         print(f"validation AUC {found:.4f} is below {worst}: yesterday's model stays", flush=True)
         return False
-    # --overwrite replaces the file at once: whoever reads it has the old one or the new one.
+    # --overwrite replaces the file atomically: a reader sees either the old or the new file.
     run("dien_jax.export", str(model), "--out", str(out / "current.dien"), "--overwrite")
     return True
 
 
 def serve(out: Path) -> tuple[subprocess.Popen, str]:
-    """Start the server of the exported file; return it and its address once it is ready."""
+    """Serve the exported file; return the process and its address once it is ready."""
     command = [sys.executable, "-m", "dien_jax.serve", str(out / "current.dien"), "--port", "0"]
     command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "10"]
     with (out / "server.log").open("w") as log:
@@ -90,13 +90,13 @@ def ask(address: str) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do the work of some days, with a server that runs meanwhile."""
+    """Run the job of several days, with a server running throughout."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--days", type=int, default=2)
-    parser.add_argument("--preset", default="wide_dien", help="of the first day's model")
+    parser.add_argument("--preset", default="wide_dien", help="preset of the first day's model")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--worst", type=float, default=0.5, help="least validation AUC to export")
+    parser.add_argument("--worst", type=float, default=0.5, help="lowest validation AUC to export")
     options = parser.parse_args(arguments)
     out = options.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             before = answer
             while (answer := ask(address)) == before and server.poll() is None:
-                time.sleep(1)  # the server is compiling the new model; it answers meanwhile
+                time.sleep(1)  # the server compiles the new model and answers with the old one
             print(f"day {day}:", answer, flush=True)
     finally:
         server.terminate()

@@ -1,4 +1,4 @@
-"""A made-up log: users whose interest moves from one category of items to another."""
+"""A synthetic log of users whose interest moves from one category of items to another."""
 
 import csv
 import random
@@ -9,7 +9,7 @@ USERS, ITEMS, CATEGORIES = 200, 120, 6
 
 
 def write_log(file: Path, days: int, *, seed: int = 0) -> Path:
-    """Write ``user,item,category,timestamp``, one to three events of each user on most days."""
+    """Write ``user,item,category,timestamp``: one to three events of a user on most days."""
     draw = random.Random(seed)
     interest = {user: draw.randrange(CATEGORIES) for user in range(USERS)}
     rows = []

@@ -1,10 +1,10 @@
-"""A recurrence of your own in the place of AUGRU, compared with DIEN on the same data.
+"""Your own recurrence instead of AUGRU, compared with DIEN on the same data.
 
     python examples/own_cell.py [DATA] [--epochs N] [--seeds N]
 
-DATA is a dataset folder; without one, users are simulated. The cell forgets at a rate that it
-learns for each unit, and attention decides how much of a step enters: it has no gate that sees the
-state. docs/tutorial.md goes further, to ranking, exporting and serving such a model.
+DATA is a dataset folder; without it, users are simulated. The cell learns a decay rate for each
+unit, and attention decides how much of a step enters the state; no gate reads the state.
+docs/tutorial.md also ranks with such a model, exports it and serves it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from dien_jax.preparation.sources import synthetic
 
 
 class AttentionalDecay(nn.Module):
-    """``h' = (1 - a d) o h + a d o tanh(x W + b)``, d a learnt rate in (0, 1)."""
+    """``h' = (1 - a d) o h + a d o tanh(x W + b)`` with a learnt rate d in (0, 1)."""
 
     hidden_size: int
 
@@ -35,7 +35,7 @@ class AttentionalDecay(nn.Module):
         rate = jax.nn.sigmoid(self.param("rate", nn.initializers.zeros_init(), (self.hidden_size,)))
         candidate = nn.tanh(nn.Dense(self.hidden_size)(x))
         steps = jnp.arange(x.shape[1], dtype=lengths.dtype)
-        live = (steps[None, :] < lengths[:, None]).astype(x.dtype)  # padding leaves the state alone
+        live = (steps[None, :] < lengths[:, None]).astype(x.dtype)  # padding keeps the state
         gate = (attention * live)[..., None] * rate[None, None, :]
 
         def step(state: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:

@@ -1,9 +1,9 @@
-"""DIEN in a training loop of your own: arrays of ids and optax, no dataset folder, no settings.
+"""DIEN in your own training loop: arrays of ids and optax, without dataset folder or settings.
 
     python examples/own_loop.py
 
-The users are made: each cycles through the items of a taste and changes it now and then, so the
-order of a history says what comes next. docs/own-loop.md explains and varies the parts.
+Users are synthetic: each cycles through the items of a taste and changes taste now and then, so the
+order of a history predicts the next item. docs/own-loop.md explains the parts and shows variants.
 """
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ def make_batch(key: jax.Array) -> dict[str, jax.Array]:
     negatives = jax.random.randint(keys[5], (3, ROWS, STEPS - 1), 0, ITEMS)
     return {
         "history": items[:, :-1],
-        "lengths": jnp.full(ROWS, STEPS),  # live steps; entries past them do not count
+        "lengths": jnp.full(ROWS, STEPS),  # live steps; later entries are ignored
         "candidate": candidate,
         "label": label,
         "negatives": negatives,
@@ -38,7 +38,7 @@ def make_batch(key: jax.Array) -> dict[str, jax.Array]:
 
 
 class Model(nn.Module):
-    """Embeddings, DIEN and a small network: a click logit and the auxiliary loss."""
+    """Embeddings, DIEN and a small MLP: returns click logits and the auxiliary loss."""
 
     network: nn.Module
 
@@ -55,7 +55,7 @@ class Model(nn.Module):
 
 
 def train(network: nn.Module, steps: int = 100) -> None:
-    """Train, and print both losses and the AUC on fresh users."""
+    """Train, then print both losses and the AUC on new users."""
     model, optimizer, key = Model(network), optax.adam(1e-2), jax.random.key(0)
     variables = jax.jit(model.init)(key, make_batch(key))
     params, stats = variables["params"], variables.get("batch_stats", {})

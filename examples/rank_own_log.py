@@ -1,8 +1,8 @@
-"""From a DataFrame of who chose what, and when, to the next items of some users.
+"""From a DataFrame of users, items and times to the next items of some users.
 
     python examples/rank_own_log.py [LOG.csv] [--out FOLDER] [--preset NAME]
 
-LOG.csv has the columns user, item, category and timestamp. Without one, a log is made up.
+LOG.csv has the columns user, item, category and timestamp. Without it, a synthetic log is used.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import dien_jax
 
 
 def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) -> dien_jax.RunResult:
-    """Train a model; the epoch that is best on validation is kept."""
+    """Train a model; the epoch with the best validation AUC is kept."""
     config = dien_jax.preset(preset)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
     result = dien_jax.fit(config, data=dataset, run_dir=run_dir)
@@ -27,7 +27,7 @@ def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) ->
 
 
 def recommend(run_dir: Path, log: pd.DataFrame, users: int) -> pd.DataFrame:
-    """Return the five likeliest next items of the first users, among those not chosen yet."""
+    """Return the five most likely new items of the first users."""
     histories = log.sort_values("timestamp").groupby("user")["item"].agg(list)[:users]
     ranker = dien_jax.Ranker(run_dir)
     rankings = ranker.recommend_many(histories.tolist(), 5, users=histories.index.tolist())

@@ -1,11 +1,11 @@
-"""Search settings with Optuna by validation AUC; the test split is never scored.
+"""Search hyperparameters with Optuna by validation AUC; the test split is never scored.
 
     python examples/tune.py DATA --out FOLDER [--preset dien] [--trials 20]
 
-DATA is a dataset folder. A trial that is behind the others after an evaluation is pruned, and one
-that diverges fails. Trials are kept in FOLDER/study.db, so the same command goes on with a search
-that was stopped; FOLDER/best.json is for ``python -m dien_jax.train --preset-file``. To search
-other settings, change :func:`suggested`.
+DATA is a dataset folder. A trial that falls behind the others at an evaluation is pruned, and one
+that diverges fails. FOLDER/study.db stores the trials, so the same command resumes a stopped
+search. Pass FOLDER/best.json to ``python -m dien_jax.train --preset-file``. To search other
+settings, change :func:`suggested`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dien_jax.training.loop import Trainer
 
 
 def suggested(trial: optuna.Trial) -> dict[str, Any]:
-    """Return the settings of a trial by flat name."""
+    """Return the settings of a trial, keyed by dotted name."""
     return {
         "optim.learning_rate": trial.suggest_float("optim.learning_rate", 1e-4, 1e-2, log=True),
         "model.embedding_size": trial.suggest_int("model.embedding_size", 8, 64, log=True),

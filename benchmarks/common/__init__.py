@@ -1,1 +1,1 @@
-"""Shared parts of the benchmarks: cases, contenders, timing, flags and reports."""
+"""Code that benchmarks share: cases, comparison, timing, flags and reports."""

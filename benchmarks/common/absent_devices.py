@@ -1,7 +1,7 @@
-"""Compilers for a TPU v5e or an NVIDIA H100 that is not attached.
+"""Compile for a TPU v5e or an NVIDIA H100 that is not attached.
 
-libtpu compiles without a TPU. XLA's CUDA compiler needs a description of the GPU, JAX's CUDA
-plugin and ``ptxas``, but no CUDA libraries and no driver. Programs are compiled, not executed.
+libtpu compiles without a TPU. XLA's CUDA compiler needs a description of the GPU, JAX's CUDA plugin
+and ``ptxas``, but neither CUDA libraries nor a driver. Programs are compiled and not executed.
 """
 
 import contextlib
@@ -9,8 +9,8 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from dien_kernels import Device, assume
@@ -22,13 +22,13 @@ DEVICES = {
     "h100": Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)),
 }
 CUDA_PACKAGES = "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12"
-"""Required packages, the first two in JAX's version; ``pip install --no-deps`` is enough."""
+"""Required packages, the first two in JAX's version; install them with ``pip --no-deps``."""
 TPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Environment in which libtpu starts without a TPU."""
+"""Environment variables that let libtpu start without a TPU."""
 H100_CORES = 132
 H100 = f"""
 gpu_device_info {{
@@ -44,7 +44,7 @@ gpu_device_info {{
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
 device_description_str: "{DEVICES["h100"].kind}"
 """
-"""XLA's ``GpuTargetConfigProto``, by NVIDIA's data sheet."""
+"""XLA's ``GpuTargetConfigProto``, with figures of NVIDIA's data sheet."""
 
 _LAUNCHES = {
     "tpu": re.compile(
@@ -57,27 +57,15 @@ _LAUNCHES = {
 }
 
 
-class Compiled(NamedTuple):
-    """A program for an absent device.
-
-    Attributes:
-      program: the result of ``jax.stages.Lowered.compile``.
-      launches: names of the Pallas kernels that it calls; a call in a loop counts once.
-    """
-
-    program: jax.stages.Compiled
-    launches: list[str]
-
-
 @functools.cache
 def absent_device(target: str) -> Any:
-    """Return the absent device, for the sharding of arguments; the process has only CPUs then.
+    """Return the absent device, for the sharding of arguments; restrict JAX to CPUs.
 
     Raises:
-      ModuleNotFoundError: without its compiler.
+      ModuleNotFoundError: its compiler is not installed.
     """
-    # A process without such a device must not look for one. JAX reads JAX_PLATFORMS at import and
-    # chooses its devices later; compilers read the environment when they start.
+    # JAX must not search for the device. It chooses devices later; compilers read the environment
+    # when they start.
     jax.config.update("jax_platforms", "cpu")
     if DEVICES[target].platform == "tpu":
         if importlib.util.find_spec("libtpu") is None:
@@ -86,7 +74,7 @@ def absent_device(target: str) -> Any:
             )
         os.environ.update(TPU_ENVIRONMENT)
         return topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[0]
-    # The plugin refuses to start without CUDA's libraries, which only execution needs.
+    # Without this the plugin refuses to start without CUDA's libraries. Only execution needs them.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     try:
         described = topologies.get_topology_desc(
@@ -100,29 +88,26 @@ def absent_device(target: str) -> Any:
     return described.devices[0]
 
 
-@contextlib.contextmanager
-def lowering_for(target: str) -> Iterator[None]:
-    """Trace and lower for the target: kernels and Pallas choose instructions by it."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(assume(DEVICES[target]))
-        if DEVICES[target].platform == "gpu":
-            described = jax.sharding.AbstractDevice(DEVICES[target].kind, H100_CORES, "gpu")
-            mesh = AbstractMesh(
-                (1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=described
-            )
-            stack.enter_context(jax.sharding.use_abstract_mesh(mesh))
-        yield
+def compile_for(
+    target: str, function: Callable, *arguments: Any
+) -> tuple[jax.stages.Compiled, list[str]]:
+    """Compile a function, jitted or not, for the shapes and dtypes of pytrees of arrays.
 
-
-def compile_for(target: str, function: Callable, *arguments: Any) -> Compiled:
-    """Compile a function, jitted or not, for the shapes and types of trees of arrays."""
-    sharding = SingleDeviceSharding(absent_device(target))
+    Return the program, and the names of the Pallas kernels it calls; one in a loop counts once.
+    """
+    device, sharding = DEVICES[target], SingleDeviceSharding(absent_device(target))
 
     def abstract(array: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
-    with lowering_for(target):
+    with contextlib.ExitStack() as stack:
+        # Kernels and Pallas choose instructions by these two.
+        stack.enter_context(assume(device))
+        if device.platform == "gpu":
+            described = jax.sharding.AbstractDevice(device.kind, H100_CORES, "gpu")
+            automatic = (AxisType.Auto,)
+            mesh = AbstractMesh((1,), ("x",), axis_types=automatic, abstract_device=described)
+            stack.enter_context(jax.sharding.use_abstract_mesh(mesh))
         program = jitted.lower(*jax.tree.map(abstract, arguments)).compile()
-    names = _LAUNCHES[DEVICES[target].platform].findall(program.as_text() or "")
-    return Compiled(program, names)
+    return program, _LAUNCHES[device.platform].findall(program.as_text() or "")

@@ -1,4 +1,4 @@
-"""Shapes, lengths and data that benchmarks share: batch B, steps T, input and state width."""
+"""Shapes, history lengths and random data of the benchmarks."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import Batch
 
 ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364
-"""Rows of the tables of the Amazon beauty set."""
+"""Sizes of the embedding tables of Amazon Beauty."""
 
 
 class Case(NamedTuple):
-    """One size of a recurrence; histories are T long, or of realistic lengths when ragged."""
+    """One size of a recurrence. Histories have full length, or realistic lengths if ragged."""
 
     batch: int
     steps: int
@@ -20,7 +20,7 @@ class Case(NamedTuple):
     ragged: bool = False
 
     def lengths(self) -> np.ndarray:
-        """Return the live steps of each row, int32 ``[B]``."""
+        """Return the number of live steps in each row, int32 ``[B]``."""
         if self.ragged:
             return history_lengths(self.batch, self.steps)
         return np.full(self.batch, self.steps, np.int32)
@@ -37,17 +37,17 @@ CASES = {
 
 
 def history_lengths(count: int, longest: int) -> np.ndarray:
-    """Draw lengths as long-tailed as real ones, int32 ``[count]``, with a fixed seed.
+    """Draw long-tailed lengths with a fixed seed, int32 ``[count]``.
 
-    Minimum 4, median 5, mean about 8, a tenth 13 or more, a hundredth about 50: the figures of
-    training histories in the Amazon review sets, where every user has five reviews or more.
+    Minimum 4, median 5, mean about 8, 90th percentile 13, 99th about 50: as training histories of
+    the Amazon review sets, where every user has at least five reviews.
     """
     tail = np.random.default_rng(2).lognormal(np.log(1.5), 1.47, count)
     return np.minimum(longest, 4 + np.floor(tail)).astype(np.int32)
 
 
 def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USERS) -> Schema:
-    """Return a schema of item, category and user with tables of these sizes."""
+    """Return a schema of item, category and user with the given table sizes."""
     item, category, user = (
         Feature(name, "categorical", size)
         for name, size in (("item", items), ("category", categories), ("user", users))
@@ -56,7 +56,7 @@ def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USE
 
 
 def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = ITEMS) -> Batch:
-    """Draw a batch of full histories, ids uniform and not 0."""
+    """Draw a batch of full histories, with ids uniform from 1."""
 
     def ids(rows: int, *shape: int) -> np.ndarray:
         return rng.integers(1, rows, shape, dtype=np.int32)

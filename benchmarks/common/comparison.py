@@ -1,4 +1,4 @@
-"""Implementations by turns: their times, and their deviations from the oracle."""
+"""Compare implementations: interleaved times, and deviations from the oracle."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ class Contender(NamedTuple):
     """One implementation, ready to run.
 
     Attributes:
-      call: the timed function; it, or waiting for its result, takes until all is computed.
+      call: the timed function; it computes its result before it returns, or returns JAX arrays.
       result: returns the arrays in the oracle's order and shapes.
-      versions: of packages besides those of every row.
+      versions: versions of packages that other rows do not name.
     """
 
     call: Callable[[], Any]
@@ -25,7 +25,7 @@ class Contender(NamedTuple):
 
 
 def deviation(results: Any, expected: Any) -> float:
-    """Return the largest deviation over the largest entry of each array; infinite if not finite."""
+    """Return the largest error relative to the largest entry of its array; inf if not finite."""
     largest = 0.0
     for pair in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
         result, oracle = map(np.asarray, pair)
@@ -38,17 +38,16 @@ def deviation(results: Any, expected: Any) -> float:
 def measure(
     contenders: Mapping[str, Contender], expected: Any, *, repeats: int, **shared: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Exception]]:
-    """Return rows of the contenders that ran, the oracle first, and the errors of the others."""
+    """Return a row for each contender that ran, the oracle first, and the others' exceptions."""
     errors, raised = {}, {}
     for name, contender in contenders.items():
         try:
             errors[name] = deviation(contender.result(), expected)
-        except Exception as error:  # any error of a compiler: the others are still measured
+        except Exception as error:  # compilers raise anything; the others are still measured
             raised[name] = error
     calls = {name: contenders[name].call for name in errors}
     times = interleaved_milliseconds(calls, repeats=repeats)
     medians = {name: statistics.median(measured) for name, measured in times.items()}
-    around = surroundings()
     rows = [
         {
             **shared,
@@ -57,8 +56,7 @@ def measure(
             "spread_ms": quartile_spread(times[name]),
             "of_reference": medians[name] / medians["reference"],
             "max_error": errors[name],
-            **around,
-            "versions": {**around["versions"], **contenders[name].versions},
+            **surroundings(contenders[name].versions),
         }
         for name in times
     ]

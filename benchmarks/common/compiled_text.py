@@ -1,7 +1,7 @@
-"""Counts of what a compiled program sends between devices and holds, read from its text.
+"""Collectives and array shapes of a compiled program, read from its HLO text.
 
-Bytes are those that one device sends by a ring: ``(n - 1) / n`` of the result of an all-gather and
-of an all-to-all, twice that of an all-reduce.
+Bytes are what one of n devices sends in a ring: ``(n - 1) / n`` of the result of an all-gather or
+all-to-all, and twice as much for an all-reduce.
 """
 
 import math
@@ -23,9 +23,9 @@ _LOOP = re.compile(r"\bbody=%?([\w.-]+)")
 
 
 class Collective(NamedTuple):
-    """One operation that communicates, and the bytes that one device sends in it.
+    """One collective operation, and the bytes that one device sends in it.
 
-    ``in_loop`` is true for one in the body of a loop, which may run any number of times, or never.
+    ``in_loop`` is true in the body of a loop, which may run any number of times, or never.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """Return every operation of a program that communicates; those of loops once."""
+    """Return every collective of a program; one in a loop appears once."""
     parts = _computations(text)
     in_loops = _reached(parts, {name for body in parts.values() for name in _LOOP.findall(body)})
     found = []
@@ -52,7 +52,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 
 def kinds(found: Iterable[Collective]) -> dict[str, int]:
-    """Return how many there are of each kind."""
+    """Count collectives by kind."""
     return dict(Counter(one.kind for one in found))
 
 
@@ -66,14 +66,14 @@ def _dimensions(sizes: str) -> tuple[int, ...]:
 
 
 def _computations(text: str) -> dict[str, str]:
-    """Return the text of each computation of a program by its name."""
+    """Return the text of each computation by name."""
     starts = list(_COMPUTATION.finditer(text))
     ends = [match.start() for match in starts[1:]] + [len(text)]
     return {match[1]: text[match.end() : end] for match, end in zip(starts, ends, strict=True)}
 
 
 def _reached(parts: dict[str, str], names: set[str]) -> set[str]:
-    """Return the computations that some call, directly or not, and these."""
+    """Return the named computations, and all that they call, directly or not."""
     reached: set[str] = set()
     while names:
         reached |= names

@@ -1,4 +1,4 @@
-"""Flags and output that every benchmark has: ``--json``, the table of rows."""
+"""Shared flags and output: ``--json``, the table of rows."""
 
 import argparse
 import json
@@ -13,11 +13,11 @@ Rows = Sequence[dict[str, Any]]
 
 
 def make_parser(doc: str | None, *, keep_memory: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the shared flags; the first line of ``doc`` describes the command.
+    """Return a parser with the shared flags, described by the first line of ``doc``.
 
     Args:
       doc: the module's docstring.
-      keep_memory: whether there is the flag ``--keep-memory``.
+      keep_memory: adds the flag ``--keep-memory``.
     """
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -31,7 +31,7 @@ def make_parser(doc: str | None, *, keep_memory: bool = False) -> argparse.Argum
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None, **least: int
 ) -> argparse.Namespace:
-    """Parse flags; those named in ``least`` must have values of at least that."""
+    """Parse flags; reject values below the minimum that ``least`` gives for a flag."""
     options = parser.parse_args(arguments)
     for name, limit in least.items():
         value = getattr(options, name)
@@ -44,7 +44,7 @@ def parse(
 
 
 def report(options: argparse.Namespace, rows: Rows, columns: Sequence[str]) -> None:
-    """Print the table, name the machine, and write the rows as the flags ask."""
+    """Print the table and the machine, and write the rows where ``--json`` says."""
     if columns:
         print_rows(rows, columns)
     versions = rows[0]["versions"] | rows[-1]["versions"]
@@ -69,12 +69,12 @@ def _cell(value: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the kind of an error and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write the rows as a JSON list, all of it or nothing."""
+    """Write the rows atomically as a JSON list."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(json.dumps(list(rows), indent=1) + "\n")

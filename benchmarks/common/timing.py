@@ -1,4 +1,4 @@
-"""Measurement for all benchmarks: warm up, block, take the median, name the machine."""
+"""Timing for all benchmarks: warm up, block, take the median, name the machine."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 WARM_UP = 3
-"""Rounds not counted: JAX compiles in the first, TorchScript in the second and third."""
+"""Untimed rounds: JAX compiles in the first, TorchScript in the second and third."""
 
 PAUSE = 0.002
 """Seconds before an interleaved call."""
@@ -23,12 +23,12 @@ PAUSE = 0.002
 def interleaved_milliseconds(
     calls: Mapping[str, Callable[[], Any]], *, repeats: int, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Return wall times of ``repeats`` rounds in which every call has one turn and is waited for.
+    """Return wall times of ``repeats`` rounds. A round runs each call once and waits for it.
 
-    For ratios: a disturbance of the machine slows all of them. Every other round goes backwards,
-    so that no call always follows the same one. ``warm_up`` rounds before are not counted. A pause
-    precedes each call: threads of another library may still spin on the processors after their
-    work is done.
+    A disturbance of the machine slows all calls of a round, so ratios remain comparable. Every
+    other round has the reverse order, so that no call always follows the same one. ``warm_up``
+    rounds come first, untimed. A pause precedes each call, because threads of another library may
+    spin for a while after their work.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-warm_up, repeats):
@@ -42,7 +42,7 @@ def interleaved_milliseconds(
 
 
 def timed_row(benchmark: str, times: Sequence[float], **columns: Any) -> dict[str, Any]:
-    """Return a row with the median and the spread of times, and the machine."""
+    """Return a row with the median and spread of times, and :func:`surroundings`."""
     return {
         "benchmark": benchmark,
         "system": "dien_jax",
@@ -54,26 +54,26 @@ def timed_row(benchmark: str, times: Sequence[float], **columns: Any) -> dict[st
 
 
 def quartile_spread(times: Sequence[float]) -> float:
-    """Return the distance between the first and the third quartile, 0 for a single time."""
+    """Return the interquartile range, 0 for a single time."""
     if len(times) < 2:
         return 0.0
     low, _, high = statistics.quantiles(times, n=4)
     return high - low
 
 
-def surroundings() -> dict[str, Any]:
-    """Return the device, threads and versions to which a figure belongs."""
+def surroundings(versions: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return the device, threads and versions of a measurement; add ``versions`` to them."""
     device = jax.devices()[0]
     name = platform.processor() or platform.machine() if device.platform == "cpu" else ""
     return {
         "device": f"{device.platform} {device.device_kind} {name}".strip(),
         "threads": len(os.sched_getaffinity(0)),
-        "versions": versions_of("jax", "jaxlib", "flax", "optax"),
+        "versions": {**versions_of("jax", "jaxlib", "flax", "optax"), **versions},
     }
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of Python and of those packages that are installed."""
+    """Return the versions of Python and of the packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -82,6 +82,6 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def peak_megabytes() -> float:
-    """Return the peak memory of this process."""
+    """Return the peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)

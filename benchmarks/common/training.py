@@ -1,4 +1,4 @@
-"""A training state and its step, on given data or on made ones."""
+"""A training state and its step, on real or synthetic data."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ BATCHES = 8
 
 
 class Training:
-    """A training state with random parameters, and its step; ``count`` steps are an epoch."""
+    """A training state with random parameters, and its step; an epoch has ``count`` steps."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Training:
         return metrics
 
     def compiled(self, batch: Batch) -> Any:
-        """Return the program of the step for batches of this shape."""
+        """Return the compiled step for batches of this shape."""
         return self.step.lower(self.state, self.tables, batch).compile()
 
 
 def on_made_tables(config: Config, items: int, devices: int = 1) -> Training:
-    """Return a training on a table of items and their categories, without counts of events."""
+    """Return a training on synthetic items and categories, without counts of events."""
     config, schema = with_settings(config, {"model.statistics": False}), schema_of(items)
     place = Placement(devices, schema) if devices > 1 else OneDevice(schema)
     sampler = map(place.put_items, make_sampler(np.ones(items, np.int64)))
@@ -59,6 +59,6 @@ def made_categories(items: int) -> np.ndarray:
 
 
 def made_batches(place: OneDevice, size: int, steps: int, items: int) -> list[Batch]:
-    """Return batches of histories of ``steps`` events, each with other items and users."""
+    """Draw ``BATCHES`` batches of histories of ``steps`` events."""
     rng = np.random.default_rng(0)
     return [place.put_batch(random_batch(rng, size, steps, items)) for _ in range(BATCHES)]

@@ -1,1 +1,1 @@
-"""Parts of ``benchmarks.device``; each runs as a program of its own, so that it can fail alone."""
+"""Parts of ``benchmarks.device``. Each runs in its own process, so that it can fail alone."""

@@ -1,4 +1,4 @@
-"""Properties of the device, and the versions that run.
+"""Properties of the device, and versions of the packages.
 
 python -m benchmarks.on_device.about --json FILE
 """
@@ -24,7 +24,7 @@ MATRIX = 2048
 
 
 def about() -> dict[str, Any]:
-    """Return the device, its kernels in the order in which ``"auto"`` tries them, and versions."""
+    """Return the device, its kernels in the order that ``"auto"`` tries them, and versions."""
     device = devices.current()
     square = jnp.ones((MATRIX, MATRIX))
     first = float((square @ square)[0, 0])
@@ -54,7 +54,7 @@ def _nvidia_smi() -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print and write what is known of the device."""
+    """Print and write the properties of the device."""
     options = parse(make_parser(__doc__), arguments)
     found = about()
     for name, value in found.items():

@@ -1,9 +1,9 @@
-"""Time of a Pallas kernel by its block sizes, on the current device.
+"""Time of a Pallas kernel by block size, on the current device.
 
     python -m benchmarks.on_device.block_sizes NAME --json FILE
 
-AUGRU forward and backward at batch 1024, 100 steps, H 36 and 128. Block sizes that the kernel
-refuses are left out. ``chosen`` is what it takes by itself.
+Times AUGRU forward and backward at batch 1024, 100 steps, H 36 and 128. Block sizes that the kernel
+refuses are skipped. ``chosen`` is its default.
 """
 
 import functools
@@ -32,7 +32,7 @@ REPEATS = 10
 
 
 def candidates(name: Any, hidden: int) -> Iterator[Blocks | None]:
-    """Yield the kernel's own choice as None, and other sizes that it accepts."""
+    """Yield None for the kernel's default, then the other sizes that it accepts."""
     kernel: Any = backend(name)
     plan = Plan("augru", "paper", jax.lax.Precision[PRECISION.upper()])
     padded = kernel.padded_hidden(hidden)
@@ -50,7 +50,7 @@ def candidates(name: Any, hidden: int) -> Iterator[Blocks | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time every block size; rows are written as they come."""
+    """Time every block size, and write the rows after each."""
     parser = make_parser(__doc__)
     parser.add_argument("implementation", choices=SIZES)
     options = parse(parser, arguments)
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 call = functools.partial(run, *inputs)
                 times = interleaved_milliseconds({label: call}, repeats=REPEATS)[label]
-            except Exception as error:  # whatever a compiler raises: the others are still timed
+            except Exception as error:  # compilers raise anything; the others are still timed
                 print(f"{label}: {type(error).__name__}", file=sys.stderr, flush=True)
                 continue
             rows.append(timed_row("block_sizes", times, **shared))

@@ -1,11 +1,11 @@
-"""Comparison of one implementation of the recurrences with the oracle, on the current device.
+"""Compare one implementation of the recurrences with the oracle, on the current device.
 
     python -m benchmarks.on_device.kernel_suite NAME --json FILE [--interpreted]
 
-States, last states and the gradient of every operand are compared with those of the oracle at the
+States, last states and the gradients of all operands are compared with those of the oracle at the
 highest precision, relative to the largest entry of each array. A line is written before and after
-each case, so that a kernel that hangs or ends the process is known by its case. The exit status is
-1 where a case deviates or raises.
+each case, so the last line shows the case in which a kernel hangs or crashes. The exit status is 1
+if a case deviates or raises.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ class SuiteCase(NamedTuple):
 
 
 SHAPES = ((70, 9, 12, 36), (130, 20, 36, 128), (3, 1, 8, 8))
-"""B, T, D, H: more than one block of rows, the widest of ``mosaic_gpu``, and the smallest."""
+"""B, T, D, H: several blocks of rows, the widest that ``mosaic_gpu`` takes, and the smallest."""
 
 
 def cases() -> Iterator[SuiteCase]:
-    """Yield the cases, those that say most first."""
+    """Yield the cases, the most informative first."""
     for shape in SHAPES:
         for precision in ("default", "highest"):
             for cell in ("augru", "gru", "agru"):
@@ -61,7 +61,7 @@ def cases() -> Iterator[SuiteCase]:
 
 
 def operands(case: SuiteCase) -> tuple[tuple, jax.Array]:
-    """Return x, attention, weights and initial state of a case, and its lengths, 0 and T too."""
+    """Return the operands of a case, and its lengths, 0 and T among them."""
     shape = Case(case.batch, case.steps, case.hidden)
     x, attention, weights, _ = recurrence.operands(case.cell, shape, case.form, case.size)
     initial = np.random.default_rng(1).uniform(-0.5, 0.5, (case.batch, case.hidden))
@@ -70,7 +70,7 @@ def operands(case: SuiteCase) -> tuple[tuple, jax.Array]:
 
 
 def results(case: SuiteCase, implementation: str, precision: str) -> Callable[..., Any]:
-    """Return a jitted function: states, last states, and gradients of a function of both."""
+    """Return a jitted function of operands and lengths: gradients, states and last states."""
 
     def objective(places: tuple, lengths: jax.Array) -> tuple[jax.Array, Any]:
         x, attention, weights, initial = places
@@ -95,7 +95,7 @@ def compare(case: SuiteCase, implementation: str, interpreted: bool) -> dict[str
             found = jax.block_until_ready(found)
     except (NotImplementedError, ValueError) as error:
         return {"outcome": "refuses", "error": first_line(error)}
-    except Exception as error:  # whatever a compiler raises
+    except Exception as error:  # compilers raise anything
         return {"outcome": "raises", "error": first_line(error)}
     gradients, values = found
     oracle_gradients, oracle_values = results(case, "reference", "highest")(places, lengths)
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("implementation", choices=get_args(Implementation))
     parser.add_argument("--interpreted", action="store_true", help="run in Pallas's interpreter")
-    parser.add_argument("--most", type=int, help="run only the first so many cases")
+    parser.add_argument("--most", type=int, help="run at most this many cases")
     options = parser.parse_args(arguments)
     wrong = 0
     with options.json.open("w") if options.json else contextlib.nullcontext(sys.stdout) as stream:

@@ -1,4 +1,4 @@
-"""The parts of ``benchmarks.device``, most valuable first."""
+"""The parts of ``benchmarks.device``, the most informative first."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,18 +8,18 @@ from benchmarks.common.timing import versions_of
 from benchmarks.peers import PEERS
 
 KERNELS_FIRST = 80
-"""Seconds for the suite of one kernel."""
+"""Time limit for the suite of one kernel, in seconds."""
 
 
 class Part(NamedTuple):
-    """One program, its result in a file of its name, and its time limit."""
+    """One program, the name of its result file, and its time limit."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
     seconds: float
     kernel: str | None = None
-    """Left out where this kernel's suite found it wrong."""
+    """The part is skipped if this kernel has failed its suite."""
     suffix: str = "json"
 
 
@@ -33,10 +33,10 @@ def suite(kernel: str, *arguments: str) -> Part:
 
 
 def plan(kernels: Sequence[str], blocked: Sequence[str]) -> list[Part]:
-    """Return the parts for a device. Other programs are timed beside where they are installed.
+    """Return the parts for a device. Other packages that are installed are timed too.
 
     Args:
-      kernels: those that can run there, in the order in which ``"auto"`` tries them.
+      kernels: kernels for the device, in the order that ``"auto"`` tries them.
       blocked: those of them that have block sizes.
     """
     torch = ("--peers",) if find_spec("torch") else ()
@@ -78,7 +78,7 @@ def rehearsal(kernels: Sequence[str]) -> list[Part]:
 
 
 def described(ending: dict[str, Any] | None) -> str:
-    """Return how a part ended, in words."""
+    """Return how a part ended, as text."""
     if ending is None:
         return "not run"
     return f"{ending['outcome']}, {ending['seconds']:.0f} s"

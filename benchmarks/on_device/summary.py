@@ -1,4 +1,4 @@
-"""The summary of what ``benchmarks.device`` found, in Markdown."""
+"""The summary of ``benchmarks.device`` in Markdown."""
 
 import json
 import statistics
@@ -10,18 +10,18 @@ from benchmarks.on_device.plan import Part, described
 
 Endings = Mapping[str, dict[str, Any]]
 MODE, CASE = "forward + backward", "large_batch"
-"""What the kernel for ``"auto"`` is chosen by."""
+"""The measurement that decides which kernel ``"auto"`` should take."""
 
 
 class Verdict(NamedTuple):
-    """Outcome of the suite of a kernel, in words."""
+    """Outcome of the suite of a kernel, with its text."""
 
     agrees: bool
     text: str
 
 
 def suite_verdict(out: Path, kernel: str, endings: Endings) -> Verdict | None:
-    """Return what the suite of a kernel found; None where it was not run."""
+    """Return the outcome of the suite of a kernel, or None if it did not run."""
     name = f"suite-{kernel}"
     if name not in endings:
         return None
@@ -57,7 +57,7 @@ def suite_verdict(out: Path, kernel: str, endings: Endings) -> Verdict | None:
 
 
 def _was_slow(ended: Sequence[dict[str, Any]], ending: dict[str, Any]) -> bool:
-    """Return whether the last case had no more time than others took."""
+    """Return whether the last case had no more time than others needed."""
     left = ending["seconds"] - sum(row["seconds"] for row in ended)
     return left < 3 * max(row["seconds"] for row in ended)
 
@@ -160,5 +160,5 @@ def _rows(out: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file, but for a last line that was cut off."""
+    """Return the rows of a file without a last, incomplete line."""
     return [*map(json.loads, file.read_text().split("\n")[:-1])] if file.exists() else []

@@ -1,8 +1,8 @@
-"""Other programs' models: recurrences in PyTorch, and DIEN of other packages.
+"""Models of other packages: recurrences in PyTorch, and implementations of DIEN.
 
-A module of a DIEN has ``VERSIONS`` and ``make_peer``; its docstring lists differences to ours. All
-train on the same arrays, with as many threads as JAX has. They expect auxiliary negatives in the
-batch; these are drawn beforehand.
+A module with a DIEN has ``VERSIONS`` and ``make_peer``; its docstring lists differences from ours.
+All peers train on the same arrays, with as many threads as JAX. They expect auxiliary negatives in
+the batch, which are drawn beforehand.
 """
 
 import functools
@@ -30,7 +30,7 @@ Peers = dict[str, ModuleType]
 
 
 class Arrays(NamedTuple):
-    """The examples of a batch, filler rows left out: B of them, histories of T steps."""
+    """The B examples of a batch, without filler rows; histories have T steps."""
 
     history: np.ndarray  # [B, T]
     negatives: np.ndarray  # [B, T]
@@ -44,7 +44,7 @@ class Peer(Protocol):
     """A model and its optimizer."""
 
     def prepare(self, arrays: Arrays) -> tuple[Any, ...]:
-        """Return a batch in the form that the other methods take."""
+        """Convert a batch to the arguments of the other methods."""
 
     def step(self, *batch: Any) -> float:
         """Update the parameters once, and return the loss."""
@@ -56,14 +56,14 @@ class Peer(Protocol):
 def steps_of(
     peer: ModuleType, config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
 ) -> list[Callable[[], float]]:
-    """Return a train step of a peer for each batch; ``category`` is that of each item, ``[I]``."""
+    """Return a train step of a peer for each batch; ``category`` is each item's, ``[I]``."""
     made: Peer = peer.make_peer(config, table_sizes(schema), category, seed=0)
     arrays = arrays_of(batches, table_sizes(schema)["item"])
     return [functools.partial(made.step, *made.prepare(batch)) for batch in arrays]
 
 
 def installed(peers: Mapping[str, str] = PEERS) -> Peers:
-    """Return the installed peers, of packages and their modules; name the others on stderr."""
+    """Import the peers whose packages are installed; name the others on stderr."""
     missing = [package for package in peers if package not in versions_of(package)]
     if len(missing) == len(peers):
         raise SystemExit(f"--peers needs one of the packages {', '.join(peers)}: none is installed")
@@ -77,7 +77,7 @@ def installed(peers: Mapping[str, str] = PEERS) -> Peers:
 
 
 def table_sizes(schema: Schema) -> dict[str, int]:
-    """Return the table sizes of item, category and user, the only features that peers get."""
+    """Return the table sizes of item, category and user, the only features of peers."""
     features = (*schema.item, *schema.user, *schema.context)
     names = [feature.name for feature in features]
     if names != ["item", "category", "user"]:
@@ -86,7 +86,7 @@ def table_sizes(schema: Schema) -> dict[str, int]:
 
 
 def arrays_of(batches: Iterable[Batch], items: int, seed: int = 0) -> Iterator[Arrays]:
-    """Yield the data that every peer gets; negatives are drawn from 1 to ``items - 1``."""
+    """Yield the data of every peer; auxiliary negatives are drawn from 1 to ``items - 1``."""
     rng = np.random.default_rng(seed)
     for batch in batches:
         real = np.asarray(batch.weight) > 0
@@ -94,7 +94,7 @@ def arrays_of(batches: Iterable[Batch], items: int, seed: int = 0) -> Iterator[A
         yield Arrays(
             history=history,
             negatives=rng.integers(1, items, history.shape),
-            # Packing refuses an empty history.
+            # PyTorch cannot pack an empty history.
             lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
             item=np.asarray(batch.item)[real],
             user=np.asarray(batch.user)[real],

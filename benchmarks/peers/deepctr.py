@@ -1,9 +1,9 @@
 """DeepCTR-Torch's DIEN on the same batches, see :mod:`benchmarks.peers`.
 
-Parts and sizes are ours where it has them: AUGRU, auxiliary loss, attention (80, 40), MLP (200, 80)
-with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. Parameters start with
-deviation .01: with its .0001 they learn next to nothing for epochs. A model has one history length,
-so each length (our buckets, applied to it) has a model with the first one's parameters.
+Components and sizes are ours where it supports them: AUGRU, auxiliary loss, attention (80, 40), MLP
+(200, 80) with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. Initial
+parameters have standard deviation .01, because with its default .0001 it hardly learns for epochs.
+A model has one history length, so each of our buckets has its own model with shared parameters.
 """
 
 import os
@@ -23,7 +23,7 @@ VERSIONS = {package: version(package) for package in ("deepctr-torch", "torch")}
 
 
 class DeepCtrTorch:
-    """Its model for each history length, and one optimizer, see :class:`benchmarks.peers.Peer`."""
+    """A model for each history length, and one optimizer, see :class:`benchmarks.peers.Peer`."""
 
     def __init__(
         self, config: Config, sizes: dict[str, int], category: np.ndarray, seed: int
@@ -94,7 +94,7 @@ class DeepCtrTorch:
         return steps, torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(arrays.label)
 
     def step(self, steps: int, inputs: torch.Tensor, label: torch.Tensor) -> float:
-        """One update, as in its own training loop."""
+        """Run one update, as in its own training loop."""
         model = self._model(steps).train()
         assert self._optimizer is not None
         probability = model(inputs).squeeze(-1)

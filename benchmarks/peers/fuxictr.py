@@ -1,13 +1,14 @@
 """FuxiCTR's DIEN on the same batches, see :mod:`benchmarks.peers`.
 
-Parts and sizes are ours where it has them: AUGRU, attention (80, 40), the sum of the history and
-its product with the candidate, MLP (200, 80) with BatchNorm and Dice, dense Adam. The DIEN in its
-packages (from 2.3.9 on) has no auxiliary loss, and that in its repository raises. It is added here,
-from its own layers: an MLP (100, 50) of its extractor's states and of the next or a sampled
-behaviour, with means over live positions. Gradients are clipped at a norm of 10, as its trainer
-does. Its model takes histories of any length: length buckets are our policy applied to it.
+Components and sizes are ours where it supports them: AUGRU, attention (80, 40), the sum of the
+history and its product with the candidate, MLP (200, 80) with BatchNorm and Dice, dense Adam. The
+DIEN in its packages (from 2.3.9 on) has no auxiliary loss, and that in its repository raises. It is
+added here from its own layers: an MLP (100, 50) reads a state of the extractor and the next or a
+sampled behaviour; losses are averaged over live positions. Gradients are clipped at norm 10, as in
+its trainer. Its model takes histories of any length, so our length buckets apply to it unchanged.
 """
 
+import functools
 import os
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
 
 
 def feature_map(sizes: dict[str, int], embedding_size: int) -> FeatureMap:
-    """Return its description of the features; item 0 pads histories."""
+    """Return FuxiCTR's description of the features; item 0 pads histories."""
     result = FeatureMap("benchmark", "")
     for name, size in sizes.items():
         source = "user" if name == "user" else "item"
@@ -41,7 +42,7 @@ def feature_map(sizes: dict[str, int], embedding_size: int) -> FeatureMap:
 
 
 class FuxiCtr(DIEN):
-    """Its model and optimizer, see :class:`benchmarks.peers.Peer`."""
+    """FuxiCTR's model and optimizer, see :class:`benchmarks.peers.Peer`."""
 
     def __init__(
         self, config: Config, sizes: dict[str, int], category: np.ndarray, seed: int
@@ -80,7 +81,7 @@ class FuxiCtr(DIEN):
         self._max_gradient_norm, self._batch_index = 10.0, 0  # as its trainer sets them
 
     def interest_extraction(self, *arguments: Any) -> tuple[Any, torch.Tensor]:
-        """Extract interests, and keep what the auxiliary loss reads."""
+        """Extract interests, and store the inputs of the auxiliary loss."""
         packed, interests = super().interest_extraction(*arguments)
         self._extracted = SimpleNamespace(states=interests, history=arguments[1], mask=arguments[2])
         return packed, interests
@@ -104,9 +105,9 @@ class FuxiCtr(DIEN):
         return (losses * live).sum() / live.sum().clamp(min=1)
 
     def prepare(self, arrays: Arrays) -> tuple[Inputs, dict[str, torch.Tensor]]:
-        """Return a batch as its loader of long histories does, and the sampled behaviours.
+        """Return a batch in the form of its loader of long histories, and sampled behaviours.
 
-        A row's items are its history and, last, its candidate.
+        The items of a row are its history followed by its candidate.
         """
 
         def items(ids: np.ndarray) -> dict[str, torch.Tensor]:
@@ -120,7 +121,7 @@ class FuxiCtr(DIEN):
         return (rows, own, mask), items(arrays.negatives)
 
     def step(self, inputs: Inputs, negatives: dict[str, torch.Tensor]) -> float:
-        """Run one update, by its own train step."""
+        """Run one update with its own train step."""
         self.train()
         self._negatives = negatives
         return float(self.train_step(inputs).detach())
@@ -132,8 +133,5 @@ class FuxiCtr(DIEN):
             return self.forward(inputs)["y_pred"].squeeze(-1).numpy()
 
 
-def _tensor(ids: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(ids.astype(np.int64))
-
-
+_tensor = functools.partial(torch.tensor, dtype=torch.int64)
 make_peer = FuxiCtr

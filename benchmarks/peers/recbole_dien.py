@@ -1,15 +1,16 @@
 """RecBole's DIEN on the same batches, see :mod:`benchmarks.peers`.
 
-Parts and sizes are ours where it has them: AUGRU, auxiliary loss, BatchNorm in the MLP, dense Adam.
-One list of sizes serves attention, auxiliary network and MLP: ours of the MLP, (200, 80). Other
-differences are its own: an auxiliary network without activations, attention scores divided by the
-root of the candidate's size, a Dice without a learnt slope, dropout before each layer of the MLP,
-AUGRU weights that start with a deviation of 1, and no sum of the history or product with the
-candidate. Its loader pads histories with item 0, on the right, to one length, which its attention
-expects; here that is the batch's, at least 2: length buckets are our policy applied to it. An
-update is that of its trainer.
+Components and sizes are ours where it supports them: AUGRU, auxiliary loss, BatchNorm in the MLP,
+dense Adam. It has one list of layer widths for attention, auxiliary network and MLP; it is that of
+our MLP, (200, 80). Other differences: its auxiliary network has no activations, attention scores
+are divided by the square root of the candidate's size, Dice has no learnt slope, dropout precedes
+each layer of the MLP, AUGRU weights are initialized with standard deviation 1, and the MLP reads
+neither the sum of the history nor its product with the candidate. Its attention expects histories
+of one length, padded on the right with item 0. Here that is the length of the batch, at least 2, so
+our length buckets apply. An update is that of its trainer.
 """
 
+import functools
 import os
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from recbole.utils import FeatureType
 from benchmarks.peers import Arrays
 from dien_jax.config.settings import Config
 
-# One of its other models turns this on when imported, for the process: other peers are slower too.
+# Importing RecBole turns this on for the whole process, which slows other peers too.
 torch.autograd.set_detect_anomaly(False)
 VERSIONS = {package: version(package) for package in ("recbole", "torch")}
 FIELDS = {
@@ -35,11 +36,11 @@ FIELDS = {
     "NEG_PREFIX": "negative_",
     "ITEM_LIST_LENGTH_FIELD": "length",
 }
-"""Its names of the fields of a batch."""
+"""RecBole's names for the fields of a batch."""
 
 
 def features(sizes: dict[str, int], category: np.ndarray) -> SimpleNamespace:
-    """Return what the model asks of a dataset: the sizes, and the features of users and items."""
+    """Return a stand-in for the dataset: table sizes, and the features of users and items."""
     items = {"item": torch.arange(sizes["item"]), "category": _tensor(category)}
     return SimpleNamespace(
         num=sizes.__getitem__,
@@ -50,7 +51,7 @@ def features(sizes: dict[str, int], category: np.ndarray) -> SimpleNamespace:
 
 
 class RecBole(DIEN):
-    """Its model and optimizer, see :class:`benchmarks.peers.Peer`."""
+    """RecBole's model and optimizer, see :class:`benchmarks.peers.Peer`."""
 
     def __init__(
         self, config: Config, sizes: dict[str, int], category: np.ndarray, seed: int
@@ -65,13 +66,13 @@ class RecBole(DIEN):
             "dropout_prob": config.model.dropout,
             "alpha": config.model.auxiliary_weight,
             "gru_type": "AUGRU",
-            "pooling_mode": "mean",  # of features that are lists; here there are none
+            "pooling_mode": "mean",  # of list features, of which there are none
         }
         super().__init__(FIELDS | settings, features(sizes, category))
         self._optimizer = torch.optim.Adam(self.parameters(), lr=config.optim.learning_rate)
 
     def prepare(self, arrays: Arrays) -> tuple[Interaction]:
-        """Return a batch by its names of fields."""
+        """Return a batch under RecBole's names of fields."""
         batch = {
             "user": _tensor(arrays.user),
             "item": _tensor(arrays.item),
@@ -83,7 +84,7 @@ class RecBole(DIEN):
         return (Interaction(batch),)
 
     def forward(self, user: torch.Tensor, item_seq: torch.Tensor, *others: Any) -> Any:
-        """Return logits and the auxiliary loss; attention has the batch's length of histories."""
+        """Return logits and the auxiliary loss; set attention to the batch's history length."""
         self.interest_evolution.attention_layer.mask_mat = torch.arange(item_seq.shape[1])[None]
         return super().forward(user, item_seq, *others)
 
@@ -103,8 +104,5 @@ class RecBole(DIEN):
             return super().predict(batch).numpy()
 
 
-def _tensor(ids: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(ids.astype(np.int64))
-
-
+_tensor = functools.partial(torch.tensor, dtype=torch.int64)
 make_peer = RecBole

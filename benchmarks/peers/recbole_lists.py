@@ -1,17 +1,17 @@
-"""Lists over all items by RecBole's models, to set beside ``python -m benchmarks.recommend``.
+"""Lists over all items by RecBole's models, for comparison with ``python -m benchmarks.recommend``.
 
-A script for an environment of its own, which needs neither JAX nor this package:
+This script runs in its own environment, which needs neither JAX nor this package:
 
     python3.11 -m venv .recbole
     .recbole/bin/pip install 'setuptools<80' recbole==1.2.1 torch 'numpy<2' 'scipy<1.13' 'pandas<3'
     .recbole/bin/python benchmarks/peers/recbole_lists.py log.csv --out rows.json
 
-The log has the columns user, item and timestamp. Of each user with three events or more the last is
-the test's, the one before it validation's, which chooses the number of epochs; all others train.
-Sequential models list what follows the event before the last. The others are then trained again, on
-all events but the last, so that they know it too. Settings are RecBole's own. Metrics are of the
-rank of the test item among all items that the user had not chosen before, ties counted as half, of
-all models alike. Test items that the user had chosen before are left out.
+The log has the columns user, item and timestamp. For each user with at least three events, the last
+is the test event, the one before it is for validation, and the others train. Validation chooses the
+number of epochs. Sequential models then read all events but the last; other models are trained
+again on all events but the last, so that they know them too. Settings are RecBole's defaults.
+Metrics use the rank of the test item among all items that are new to the user, a tie counting half.
+Test items that the user had chosen before are skipped.
 """
 
 import argparse
@@ -38,12 +38,12 @@ WITHOUT_EPOCHS = ("Pop", "ItemKNN", "EASE")
 SEQUENTIAL = ("GRU4Rec", "SASRec", "BERT4Rec")
 MODELS = (*WITHOUT_EPOCHS, "BPR", "LightGCN", *SEQUENTIAL)
 TOP = 10
-# RecBole 1.2.1 reads its own checkpoints by the default of earlier versions of torch.
+# RecBole 1.2.1 relies on the default of earlier versions of torch to read its checkpoints.
 torch.load = functools.partial(torch.load, weights_only=False)
 
 
 def write_log(log: Path, folder: Path) -> None:
-    """Write the log in RecBole's form, users with fewer than three events left out."""
+    """Write the log in RecBole's format, without users of fewer than three events."""
     events = pd.read_csv(log, dtype={"user": str, "item": str})[["user", "item", "timestamp"]]
     events = events.sort_values(["user", "timestamp"], kind="stable")
     events = events[events.groupby("user")["item"].transform("size") >= 3]
@@ -55,7 +55,7 @@ def write_log(log: Path, folder: Path) -> None:
 
 
 def settings(name: str, folder: Path, epochs: int, split: str) -> Config:
-    """Return RecBole's settings of a model; all that is not the split is its default."""
+    """Return RecBole's settings of a model; they are defaults except for the split."""
     chosen = {
         "data_path": str(folder),
         "checkpoint_dir": str(folder / "checkpoints"),
@@ -74,7 +74,7 @@ def settings(name: str, folder: Path, epochs: int, split: str) -> Config:
         "use_gpu": False,
         "state": "ERROR",
     }
-    if name in ("GRU4Rec", "SASRec"):  # the softmax over all items, as their defaults
+    if name in ("GRU4Rec", "SASRec"):  # softmax over all items, their default
         chosen["train_neg_sample_args"] = None
     return Config(model=name, dataset="log", config_dict=chosen)
 
@@ -115,7 +115,7 @@ def measured(ranks: np.ndarray) -> dict[str, float]:
 
 
 def trained(name: str, folder: Path, epochs: int, split: str) -> tuple[Any, ...]:
-    """Train a model; return it, the epochs of the best validation, all events and test data."""
+    """Train a model; return it, the best number of epochs, all events, and the test data."""
     config = settings(name, folder, epochs, split)
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
@@ -134,7 +134,7 @@ def trained(name: str, folder: Path, epochs: int, split: str) -> tuple[Any, ...]
 
 
 def row_of(name: str, folder: Path, most: int) -> dict[str, Any]:
-    """Train a model for at most so many epochs, list for all users; return what was measured."""
+    """Train a model for at most ``most`` epochs, rank items for all users; return the row."""
     start, epochs = time.perf_counter(), 1
     if name not in WITHOUT_EPOCHS:
         model, epochs, events, test_data = trained(name, folder, most, "valid_and_test")

@@ -1,12 +1,12 @@
 """PyTorch's recurrences on the same arrays, for ``python -m benchmarks.recurrence --peers``.
 
-``torch.nn.GRU``, which uses cuDNN on an NVIDIA GPU, runs as one padded batch and, where lengths
-differ, also packed. An AUGRU in TorchScript loops over steps, with the input projections of all
-gates in one matmul outside of the loop. The authors' form has no ``nn.GRU``, and there is no AGRU.
-They run on JAX's device with as many threads as JAX has.
+``torch.nn.GRU``, which uses cuDNN on an NVIDIA GPU, runs on a padded batch and, if lengths differ,
+also on a packed one. An AUGRU in TorchScript loops over steps; one matmul before the loop projects
+the inputs for all gates. ``nn.GRU`` is compared in the paper's form only, and there is no AGRU. All
+run on JAX's device with as many threads as JAX.
 
-``nn.GRU`` has ``h' = (1 - z) o n + z o h`` and ``n = tanh(x W + b + r o (h U + d))``: the paper's
-form with ``z = 1 - u``, so the weights of that gate and their gradients are negated.
+``nn.GRU`` computes ``h' = (1 - z) o n + z o h`` with ``n = tanh(x W + b + r o (h U + d))``. This is
+the paper's form with ``z = 1 - u``, so the weights of that gate and their gradients are negated.
 
 Dimensions: B batch, T steps, D input, H hidden. Gates are ordered reset, update, candidate.
 """
@@ -35,7 +35,7 @@ def contenders(
       arguments: input, attention, weights and lengths, as JAX arrays.
       gradients: False for states of live steps, True for the gradients of their sum of squares.
       form: ``"paper"`` or ``"authors"``.
-      precision: ``"highest"`` is float32; below that a GPU may use TF32, as XLA does.
+      precision: ``"highest"`` is float32; at lower ones a GPU may use TF32, as XLA does.
     """
     device = _device()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -76,7 +76,7 @@ def _contender(
 ) -> Contender:
     """Return states of live steps, or gradients of their sum of squares for ``inputs``.
 
-    ``live`` is None where every step is live; ``as_jax`` puts gradients into the oracle's order.
+    ``live`` is None if every step is live; ``as_jax`` puts gradients into the oracle's order.
     """
 
     def live_states() -> torch.Tensor:
@@ -114,7 +114,7 @@ def _gru(
     *,
     packed: bool,
 ) -> Contender:
-    """Return ``torch.nn.GRU`` with the given weights, the recurrent bias included."""
+    """Return ``torch.nn.GRU`` with the given weights, including the recurrent bias."""
     steps, depth = x.shape[1:]
     kernel, recurrent, bias, recurrent_bias = weights
     hidden = recurrent.shape[0]
@@ -178,7 +178,7 @@ def augru_loop(
     first, last = recurrent[:, : 2 * hidden], recurrent[:, 2 * hidden :]
     h = torch.zeros_like(gates[0, :, :hidden])
     states: list[torch.Tensor] = []
-    # Unbound once: the derivative of an indexed step is an array of all steps.
+    # Unbind once: the gradient of an indexed step would be an array of all steps.
     steps = zip(gates.unbind(0), offset.unbind(0), slope.unbind(0))  # noqa: B905 TorchScript has none
     for inputs, base, factor in steps:
         x_r, x_u, x_c = inputs.chunk(3, 1)
@@ -202,8 +202,8 @@ def _augru(
     gradients: bool,
     form: str,
 ) -> Contender:
-    """Return the loop as TorchScript, in either form."""
-    with warnings.catch_warnings():  # deprecated for torch.compile, which unrolls loops over time
+    """Return the loop in TorchScript, in either form."""
+    with warnings.catch_warnings():  # deprecated for torch.compile, which would unroll the loop
         warnings.simplefilter("ignore", DeprecationWarning)
         loop = torch.jit.script(augru_loop)
     live = _mask(lengths, x.shape[1])

@@ -98,7 +98,7 @@ def warm_start_of(
     """Describe the warm start of a run from the one in ``folder``."""
     assert source is not None  # on process 0
     kept = source.vectors and _has_vectors(dataset, config)
-    # Embeddings and vectors of the run contain no information on events after its training.
+    # Embeddings of the run contain no information on events after its training: nothing can leak.
     vectors = kept and not _is_later(dataset, source.dataset)
     return WarmStart(run=str(folder.absolute()), step=source.step, vectors=vectors)
 

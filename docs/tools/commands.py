@@ -1,7 +1,7 @@
-"""MkDocs hook: a page for each command, with its help text and a link to its guide.
+"""MkDocs hook: generate a page for each command, with its help text and a link to its guide.
 
-The pages are made when the site is built and are no files of the repository. ``GUIDES`` needs an
-entry for every command, and ``nav`` in mkdocs.yml a line.
+Pages are generated when the site is built; they are not in the repository. Each command needs an
+entry in ``GUIDES`` and a line in ``nav`` of mkdocs.yml.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ GUIDES = {
     "serve": ("Serve", "serving.md"),
     "train": ("Train on your own log", "training.md#train"),
 }
-"""Title and address of the guide of each command."""
+"""Title and address of the guide to each command."""
 OWN_LOGS, SETS = ("interactions", "impressions"), "prepare-sets"
-"""Sources on the page of ``prepare``, and the page of the others."""
+"""Sources on the page of ``prepare``, and the page of all other sources."""
 _RULE = re.compile(r"^ -+ *$\n", re.MULTILINE)
 
 
@@ -74,7 +74,7 @@ def _pages() -> Iterator[tuple[str, str]]:
         if name == "prepare":
             parts += [
                 _block(module._overview()),
-                f"Public logs and made-up users: [{SETS}]({SETS}.md).",
+                f"Public logs and simulated users: [{SETS}]({SETS}.md).",
             ]
             sets = [f"# {SETS}", parts[1]]
             for source, (kind, _) in module.SOURCES.items():
@@ -91,7 +91,7 @@ def _block(text: str) -> str:
 
 
 def _help(arguments: Any, prog: str) -> str:
-    """Return a help text in ASCII, in lines of 100 characters, which a page shows whole."""
+    """Return a help text in ASCII, in lines of 100 characters, which fit a page."""
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     narrow = mock.patch.dict("os.environ", COLUMNS="100")
     with narrow, contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):

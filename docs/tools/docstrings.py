@@ -1,12 +1,11 @@
-"""Griffe extension: reads the reStructuredText that the project's docstrings use.
+"""Griffe extension: convert the reStructuredText in the project's docstrings to Markdown.
 
-Docstrings name other objects by roles, as in ``:func:`gru` ``, introduce equations and code by a
-double colon, and have examples that start with ``>>>``. All are turned into Markdown: a role into a
-link where the object is documented and into code where it is not, the double colon into a single
-one, an example into a block of code.
+- A role such as ``:func:`gru` `` becomes a link if the object is documented, otherwise code.
+- A double colon before an equation or code becomes a single one.
+- An example that starts with ``>>>`` becomes a code block.
 
-A public name without a docstring is missing from the API reference; it is reported, and a strict
-build fails.
+The API reference leaves out public names without a docstring. This extension warns of them, and the
+warning fails a strict build.
 """
 
 import re
@@ -21,10 +20,10 @@ _EXAMPLE = re.compile(r"^( *)>>> .+(?:\n.*\S.*)*", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
-    """Rewrites docstrings once all objects of a package are known."""
+    """Rewrite docstrings once all objects of a package are known."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Rewrite every docstring of the package, and report those that are missing."""
+        """Rewrite every docstring of the package, and report missing ones."""
         self._rewrite(pkg, set())
         for module in (pkg, *pkg.modules.values()):
             _report_missing(module)
@@ -43,7 +42,7 @@ class Roles(griffe.Extension):
 
 
 def _linked(owner: griffe.Object, name: str) -> str:
-    """The name as code, linked where the page of its object exists."""
+    """Return the name as code, with a link if its object has a page."""
     try:
         first, dot, rest = name.partition(".")
         path = owner.resolve(first) + dot + rest
@@ -53,7 +52,7 @@ def _linked(owner: griffe.Object, name: str) -> str:
 
 
 def _report_missing(package: griffe.Module) -> None:
-    """Warn of names in the ``__all__`` of a package that have no docstring."""
+    """Warn of names in the package's ``__all__`` that have no docstring."""
     if not package.is_init_module:
         return
     for name in package.exports or ():

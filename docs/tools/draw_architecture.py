@@ -1,7 +1,7 @@
-"""Draws the pictures of ``docs/architecture.md``: ``python docs/tools/draw_architecture.py``.
+"""Draw the pictures of ``docs/architecture.md``: ``python docs/tools/draw_architecture.py``.
 
-The layers are those of the contract "Imports go down" in ``pyproject.toml``, so the picture shows
-the rule that import-linter checks. ``--check`` writes nothing and fails where a picture is stale.
+The layers come from the contract "Imports go down" in ``pyproject.toml``, so the picture shows the
+rule that import-linter checks. ``--check`` writes nothing and fails if a picture is stale.
 """
 
 import sys
@@ -36,7 +36,7 @@ CAPTIONS = {
     "_version": "the version",
     KERNELS: "GRU, AGRU, AUGRU; imports jax alone",
 }
-"""One line for each package; every package of the contract needs one."""
+"""A caption for each package of the contract."""
 
 PATH = [
     ("config", "settings"),
@@ -48,7 +48,7 @@ PATH = [
     ("train", "run folder"),
     ("rank", "sorted items"),
 ]
-"""The data flow: stage, and its product."""
+"""The stages of the data flow, each with its product."""
 
 INK, LINE, PAPER = "#1f2937", "#94a3b8", "#ffffff"
 FILLS = {"command": "#fef3c7", "layer": "#e0e7ff", "ground": "#e5e7eb", "kernels": "#d1fae5"}
@@ -56,7 +56,7 @@ WIDTH, MARGIN, GAP = 920, 20, 14
 
 
 def layers() -> list[list[str]]:
-    """The contract's layers from the top down, each a list of modules."""
+    """Return the contract's layers from top to bottom, each a list of modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     (contract,) = (contract for contract in contracts if contract["name"] == CONTRACT)
@@ -64,7 +64,7 @@ def layers() -> list[list[str]]:
 
 
 def box(x: float, y: float, width: float, height: float, fill: str) -> str:
-    """A rounded rectangle."""
+    """Return a rounded rectangle."""
     return (
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" '
         f'fill="{FILLS[fill]}" stroke="{LINE}"/>'
@@ -72,13 +72,13 @@ def box(x: float, y: float, width: float, height: float, fill: str) -> str:
 
 
 def text(x: float, y: float, content: str, size: int, *, bold: bool = False) -> str:
-    """A centred line of text."""
+    """Return a centred line of text."""
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x:g}" y="{y:g}" font-size="{size}"{weight}>{escape(content)}</text>'
 
 
 def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
-    """A line with a head at its end."""
+    """Return a line with an arrowhead at its end."""
     return (
         f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{INK}" '
         'stroke-width="1.5" marker-end="url(#head)"/>'
@@ -86,7 +86,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def picture(title: str, height: float, parts: Sequence[str]) -> str:
-    """The SVG file; its paper is white, so that it can be read on dark pages too."""
+    """Return the SVG file, with a white background for dark pages."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" '
@@ -103,7 +103,7 @@ def picture(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def draw_layers() -> str:
-    """The floors of ``dien_jax``, commands on top, with ``dien_kernels`` to the side of them."""
+    """Draw the layers of ``dien_jax``, commands on top, and ``dien_kernels`` beside the model."""
     commands, *floors = layers()
     parts, y, inner = [], float(MARGIN), WIDTH - 2 * MARGIN - 3 * GAP
     height = 58.0
@@ -130,7 +130,7 @@ def draw_layers() -> str:
 
 
 def draw_path() -> str:
-    """The stages from settings and a log to a ranking, from left to right."""
+    """Draw the stages from settings and a log to a ranking, from left to right."""
     between = 20.0
     width = (WIDTH - 2 * MARGIN - between * (len(PATH) - 1)) / len(PATH)
     height, parts = 58.0, []
@@ -146,7 +146,7 @@ def draw_path() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the pictures, or check them; returns the exit status."""
+    """Write or check the pictures; return the exit status."""
     drawn = {DOCS / "architecture.svg": draw_layers(), DOCS / "data-path.svg": draw_path()}
     if "--check" not in arguments:
         for file, content in drawn.items():

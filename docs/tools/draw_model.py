@@ -1,4 +1,4 @@
-"""Draw the network of DIEN for its page: ``docs/dien.svg``.
+"""Draw DIEN for its page, ``docs/dien.svg``.
 
     python docs/tools/draw_model.py [--check]
 
@@ -14,25 +14,25 @@ FILE = DOCS / "dien.svg"
 STEPS = ("1", "2", "3", "T")
 BOX, HEIGHT = 92.0, 44.0
 COLUMNS = (150.0, 268.0, 386.0, 540.0)
-"""Centres of the steps that are shown; the last is apart from the others."""
+"""Centres of the steps; a gap separates the last from the others."""
 EVENTS, EXTRACTOR, ATTENTION, EVOLUTION = 420.0, 310.0, 200.0, 90.0
-"""Tops of the rows."""
+"""Top edges of the rows."""
 RIGHT = 760.0
 """Centre of the click network."""
 
 
 def label(y: float, name: str) -> str:
-    """The name of a row, to the left of it."""
+    """Return the name of a row, on its left."""
     return f'<g text-anchor="start">{text(16, y + HEIGHT / 2 + 5, name, 13, bold=True)}</g>'
 
 
 def node(x: float, y: float, content: str, fill: str, width: float = BOX) -> str:
-    """A box of a row with its symbol."""
+    """Return a box with its symbol."""
     return box(x - width / 2, y, width, HEIGHT, fill) + text(x, y + HEIGHT / 2 + 5, content, 14)
 
 
 def dashed(x1: float, y1: float, x2: float, y2: float) -> str:
-    """A line for what only training computes."""
+    """Return a dashed line, which marks computation in training only."""
     return (
         f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{LINE}" '
         'stroke-width="2" stroke-dasharray="5 4"/>'
@@ -40,7 +40,7 @@ def dashed(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def draw() -> str:
-    """The picture: behaviours below, interests above them, the click network to the right."""
+    """Draw behaviours at the bottom, interests above them, the click network on the right."""
     rows = (
         (EVOLUTION, "evolution"),
         (ATTENTION, "attention"),
@@ -78,7 +78,7 @@ def draw() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the picture, or check it; returns the exit status."""
+    """Write or check the picture; return the exit status."""
     drawn = draw()
     if "--check" not in arguments:
         FILE.write_text(drawn, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Draw the picture of the first page, ``docs/ranking.svg``: a history, attention, a ranked list.
+"""Draw the picture of the README, ``docs/ranking.svg``: a history, attention, a ranked list.
 
     python docs/tools/draw_ranking.py
 
-Makes up a log of users with two or three hobbies each, who buy the things of a hobby more or less
-in turn; trains ``dien`` on it; and draws what the run says of one user.
+Simulates a log of users with three hobbies each, who buy the items of a hobby roughly in order.
+Trains ``dien`` on it, and draws attention and ranking for one user.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ FILL, WEAK, ROW, TOP = "#4f46e5", "#c7d2fe", 37.0, 92.0
 
 
 def made_log() -> pa.Table:
-    """The log: user, item, category, timestamp."""
+    """Return the log: user, item, category, timestamp."""
     draw, rows = random.Random(SEED), []
     category = {item: hobby for hobby, items in HOBBIES.items() for item in items}
     for user in range(USERS):
@@ -55,17 +55,17 @@ def made_log() -> pa.Table:
 
 
 def bar(x: float, y: float, width: float, fill: str) -> str:
-    """A bar of a row."""
+    """Return a horizontal bar in a row."""
     return f'<rect x="{x:g}" y="{y + 6:g}" width="{width:g}" height="{ROW - 12:g}" fill="{fill}"/>'
 
 
 def left(x: float, y: float, content: str, *, bold: bool = False) -> str:
-    """A line of text that starts at x."""
+    """Return a line of text that starts at x."""
     return f'<g text-anchor="start">{text(x, y + ROW / 2 + 6, content, 19, bold=bold)}</g>'
 
 
 def main() -> int:
-    """Train, and draw."""
+    """Train a model, and draw the picture."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", Path(folder) / "run"
         dataset = make_dataset(made_log(), data, item_features=["category"], split="last-event")

@@ -1,11 +1,11 @@
-"""MkDocs hook: links in pages are written as they work in the repository, and work on the site too.
+"""MkDocs hook: make links that work in the repository work on the site too.
 
-Five pages of the site are outside ``docs/``; ``OUTSIDE`` gives each its address. A relative link,
-from any page, is resolved by the place of the page's file in the repository. If the target is
+Five pages of the site are outside ``docs/``; ``OUTSIDE`` gives their addresses. A relative link is
+resolved from the location of the page's file in the repository. If the target is
 
-- a file of the site, it becomes a link to that file's address;
-- another file of the repository, it becomes a link into ``repo_url``; as long as the project has
-  none, only the text of the link is kept;
+- a file of the site, the link goes to that file's address;
+- another file of the repository, the link goes into ``repo_url``; without a ``repo_url``, only the
+  text of the link is kept;
 - missing, MkDocs reports it, and a strict build fails.
 """
 
@@ -29,13 +29,13 @@ OUTSIDE = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
-"""Pages outside ``docs/``: path in the repository to path on the site."""
+"""Pages outside ``docs/``: path on the site by path in the repository."""
 STARTS = {"README.md": "index.md"}
-"""Files that are no pages, and the page that stands for each."""
+"""Files that have no page, and the page to link instead."""
 
 
 class _Links(Treeprocessor):
-    """Rewrites the links of the page that is being rendered."""
+    """Rewrite the links of the page that is being rendered."""
 
     page: Page
     addresses: dict[Path, str]
@@ -70,14 +70,14 @@ class _Links(Treeprocessor):
 
 
 class _Extension(markdown.Extension):
-    """Runs ``links`` after links are elements, and before MkDocs checks them."""
+    """Run ``links`` after links have become elements and before MkDocs checks them."""
 
     def __init__(self, links: _Links) -> None:
         super().__init__()
         self.links = links
 
     def extendMarkdown(self, md: markdown.Markdown) -> None:  # noqa: N802 - Markdown's name
-        """Register the treeprocessor: inline patterns have priority 20, MkDocs's links 0."""
+        """Register between inline patterns (priority 20) and MkDocs's own links (priority 0)."""
         self.links.md = md
         md.treeprocessors.register(self.links, "repository_links", 10)
 
@@ -88,13 +88,13 @@ _LINKS = _Links()
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the Markdown extension."""
     _LINKS.repository = config.repo_url
-    # MkDocs hands the list to Markdown, which takes instances as well as names.
+    # MkDocs passes the list to Markdown, which accepts instances as well as names.
     config.markdown_extensions.append(_Extension(_LINKS))
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages outside ``docs/``, and note the address of every file of the site."""
+    """Add the pages outside ``docs/``, and store the address of every file of the site."""
     for source, address in OUTSIDE.items():
         files.append(File.generated(config, address, abs_src_path=str(ROOT / source)))
     _LINKS.addresses = {
@@ -105,6 +105,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Note which page is rendered next."""
+    """Store the page that is rendered next."""
     _LINKS.page = page
     return markdown

@@ -1,7 +1,7 @@
-"""MkDocs hook: a page of the API reference for each package, from its docstrings.
+"""MkDocs hook: generate a page of the API reference for each package.
 
-The pages are made when the site is built; ``nav`` in mkdocs.yml needs a line for each. The first
-page of the reference is a file, docs/api/index.md.
+Pages are generated from docstrings when the site is built; each needs a line in ``nav`` of
+mkdocs.yml. The first page of the reference is a file, docs/api/index.md.
 """
 
 import importlib
@@ -23,7 +23,7 @@ GUIDES = {
     "dien_jax.training": "Guide: [Train](../training.md).",
     "dien_kernels": "[The kernels](../kernels.md) has equations and measurements.",
 }
-"""Lines under the heading of a page."""
+"""Links to guides, shown below the heading of a page."""
 MORE = {
     "config": {"settings": "ModelConfig TrainConfig"},
     "data": {"batches": "Batch FeatureTables Loader evaluation_loader example_batch"},
@@ -48,7 +48,7 @@ MORE = {
         "tower": "FeatureEmbeddings Tower factor_names statistics_names",
     },
 }
-"""Names that have another page than the rest of their package, by package and page."""
+"""Names that are not on the main page of their package, by package and page."""
 
 
 def packages() -> list[str]:
@@ -69,7 +69,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         pages |= {f"{name}-{page}": members for page, members in more.items()}
         links = ", ".join(f"[{page}]({name}-{page}.md)" for page in more)
         for page, members in pages.items():
-            # Guides come first in a search.
+            # A low boost ranks these pages below guides in a search.
             parts = [
                 "---\nsearch:\n  boost: 0.3\n---",
                 f"# {package}{page[len(name) :].replace('-', ': ', 1)}",

@@ -1,9 +1,9 @@
-"""Write the tables of figures in README.md and docs/ from their rows in benchmarks/results/cpu.
+"""Write the tables of figures in README.md and docs/ from rows in benchmarks/results/cpu.
 
     python docs/tools/tables.py [--check]
 
-A page has ``<!-- table NAME -->`` and the two lines of a head above each table of ``TABLES``.
-``--check`` writes nothing and fails if a table is stale.
+A page has ``<!-- table NAME -->`` and the two header lines above the rows of each table in
+``TABLES``. ``--check`` writes nothing and fails if a table is stale.
 """
 
 import csv
@@ -24,43 +24,43 @@ SYSTEMS = ("dien_jax, native", "dien_jax, xla", "deepctr-torch", "fuxictr")
 
 @functools.cache
 def read(name: str) -> list[dict[str, Any]]:
-    """All rows of a file."""
+    """Return all rows of a file."""
     text = (RESULTS / name).read_text(encoding="utf-8")
     return json.loads(text) if name.endswith(".json") else [*csv.DictReader(text.splitlines())]
 
 
 def rows(name: str, **where: object) -> list[dict[str, Any]]:
-    """Rows of a file whose columns have these values."""
+    """Return the rows of a file whose columns have the given values."""
     return [row for row in read(name) if all(row.get(key) == value for key, value in where.items())]
 
 
 def mean(name: str, column: str, **where: object) -> float:
-    """Mean of a column over the rows with these values, such as those of several seeds."""
+    """Return the mean of a column over the rows with the given values, e.g. over seeds."""
     return statistics.mean(float(row[column]) for row in rows(name, **where))
 
 
 def ms(name: str, form: str = "{:.1f}", column: str = "median_ms", **where: object) -> str:
-    """Column of one row as text."""
+    """Format a column of the only row with the given values."""
     [row] = rows(name, **where)
     return form.format(row[column])
 
 
 def auc(name: str, column: str = "test_auc", **where: object) -> str:
-    """Mean over the seeds of a row and, of several, the deviation."""
+    """Format the mean over seeds and, if there are several, the standard deviation."""
     found = [float(row[column]) for row in rows(name, **where)]
     spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
     return f"{statistics.mean(found):.4f}{spread}" if found else ""
 
 
 def peer(system: str, data: str, form: str = ".4f") -> str:
-    """Test AUC of another program's DIEN, with the settings of the better validation AUC."""
+    """Format the test AUC of a peer, with the settings of the best validation AUC."""
     found = rows("peer_accuracy.json", system=system, data=data)
     best = max(found, key=lambda row: row["valid_auc"], default=None)
     return f"{best['test_auc']:{form}}" if best else ""
 
 
 def of(row: dict[str, Any], *columns: str) -> list[str]:
-    """Columns of a row as text; ``column:form`` has a form of its own."""
+    """Format columns of a row; ``column:form`` gives a format."""
     pairs = (column.partition(":") for column in columns)
     return [f"{row[column]:{form}}" if form else str(row[column]) for column, _, form in pairs]
 
@@ -90,7 +90,7 @@ MODELS = (
 
 
 def hits(name: str, case: str) -> str:
-    """HR@10 of the lists of each log as text."""
+    """Format the HR@10 of the lists of each log."""
     return ", ".join(ms(name, "{:.3f}", "hr_10", case=case, data=log) for log in LOGS)
 
 
@@ -286,11 +286,11 @@ TABLES: dict[str, list[Sequence[str]]] = {
         for warm in rows(WEEKS, policy="warm start")
     ],
 }
-"""Cells of each row below the head."""
+"""Cells of each row below the header, by table."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the tables, or check them; returns the exit status."""
+    """Write or check the tables; return the exit status."""
     found, stale = set(), []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
