@@ -187,10 +187,10 @@ def _remarks(result: "RunResult") -> Iterator[str]:
         if added == 0:
             yield "Reading the history adds nothing to counts alone."
         elif 0 < added < CLEAR_MARGIN:
-            yield f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."
+            yield f"Reading the history adds only {added:.4f} to the AUC of counts alone."
         else:
-            worth = f"{'adds' if added > 0 else 'takes'} {abs(added):.4f} of AUC"
-            yield f"Reading the history in its order {worth}, beside counts."
+            change = f"adds {added:.4f} to" if added > 0 else f"takes {-added:.4f} from"
+            yield f"Reading the history in order {change} the AUC of counts alone."
     if popularity is not None and area is not None and area - popularity < CLEAR_MARGIN:
         margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
         side, end = ("below", "") if margin < 0 else ("above", little)

@@ -124,9 +124,9 @@ LISTS = {"hr_10": 0.12, "hr_10_popularity": 0.02, "ndcg_10": 0.06, "targets": 10
         ({"popularity": 0.81, COUNTS_ALONE: None}, {}, ["0.0100 below that of pop"]),
         ({"popularity": 0.5, "best possible": 0.9}, {}, []),
         ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
-        ({COUNTS_ALONE: 0.77}, {}, ["in its order adds 0.0300 of AUC"]),
-        ({COUNTS_ALONE: 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
-        ({COUNTS_ALONE: 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
+        ({COUNTS_ALONE: 0.77}, {}, ["in order adds 0.0300 to the AUC of counts alone"]),
+        ({COUNTS_ALONE: 0.798}, {}, ["adds only 0.0020 to the AUC of counts"]),
+        ({COUNTS_ALONE: 0.81}, {}, ["in order takes 0.0100 from the AUC"]),
         ({COUNTS_ALONE: 0.80001}, {}, ["history adds nothing"]),
         (
             {},
