@@ -50,9 +50,10 @@ def _number(asked: int | None, devices: list[list[jax.Device]], batch_size: int)
     if asked is None:
         return usable[-1]
     if asked not in usable:
-        of = f"{processes} processes" if processes > 1 else "this machine"
+        whole = f"a multiple of the {processes} processes, " if processes > 1 else ""
         raise UserError(
-            f"mesh.data must be one of {', '.join(map(str, usable))}: at most the {there} devices "
-            f"of {of}, and a divisor of train.batch_size {batch_size}; got {asked}"
+            f"mesh.data must be one of {', '.join(map(str, usable))}: a divisor of "
+            f"train.batch_size {batch_size}, {whole}and at most the number of devices, {there}; "
+            f"got {asked}"
         )
     return asked

@@ -115,6 +115,9 @@ def test_the_command_says_how_a_run_is_spread(large_data: Path, tmp_path: Path, 
     said = capfd.readouterr().err
     assert "2 examples of a batch on each of 8 devices; rows of item, category, user" in said
     assert train.main([*flags[:-1], "--mesh.data=5"]) != 0
-    assert "a divisor of train.batch_size 16; got 5" in capfd.readouterr().err
+    assert (
+        "a divisor of train.batch_size 16, and at most the number of devices, 8; got 5"
+        in capfd.readouterr().err
+    )
     assert train.main(["--resume", str(tmp_path / "run"), "--mesh.data", "2"]) == 0
     assert train.main(["--resume", str(tmp_path / "run"), "--mesh.data", "2", "--seed=1"]) != 0

@@ -40,12 +40,12 @@ def test_all_devices_are_used_that_a_batch_divides_over(monkeypatch) -> None:
 def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
     with pytest.raises(UserError, match=r"mesh.data must be at least 1, got 0"):
         MeshConfig(0)
-    with pytest.raises(UserError, match=r"mesh.data must be one of 1: at most the 1 .* got 2"):
+    with pytest.raises(UserError, match=r"must be one of 1: .* the number of devices, 1; got 2"):
         devices_in_use(MeshConfig(2), 128)
     has_devices(monkeypatch, [*range(8)])
     expected = (
-        r"mesh.data must be one of 1, 2, 4, 5: at most the 8 devices of this machine, and a "
-        r"divisor of train.batch_size 100; got 8"
+        r"mesh.data must be one of 1, 2, 4, 5: a divisor of train.batch_size 100, and at most the "
+        r"number of devices, 8; got 8"
     )
     with pytest.raises(UserError, match=expected):
         devices_in_use(MeshConfig(8), 100)
@@ -57,9 +57,9 @@ def test_several_processes_have_the_same_number_of_devices_each(monkeypatch) -> 
     assert devices_in_use(MeshConfig(4), 100) == [device(each) for each in (0, 1, 64, 65)]
     for mesh_config, rows, message in (
         (MeshConfig(), 7, "train.batch_size must be a multiple of the 2 processes"),
-        (MeshConfig(3), 12, "one of 2, 4, 6: at most the 8 devices of 2 processes, .* got 3"),
-        (MeshConfig(16), 16, "one of 2, 4, 8: .* got 16"),
-        (MeshConfig(6), 8, "one of 2, 4, 8: .* a divisor of train.batch_size 8; got 6"),
+        (MeshConfig(3), 12, "one of 2, 4, 6: .*, a multiple of the 2 processes, .* got 3"),
+        (MeshConfig(16), 16, "one of 2, 4, 8: .* at most the number of devices, 8; got 16"),
+        (MeshConfig(6), 8, "one of 2, 4, 8: a divisor of train.batch_size 8, .* got 6"),
     ):
         with pytest.raises(UserError, match=message):
             devices_in_use(mesh_config, rows)

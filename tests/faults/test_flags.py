@@ -20,7 +20,7 @@ from dien_jax import Config, prepare
 pytestmark = pytest.mark.long
 LONG, DIGITS, HUGE = "n" * 300, "1" * 5000, str(10**30)
 VALUES: dict[Any, tuple[str, ...]] = {
-    int: ("-1", HUGE),
+    int: ("1.5", "-1", HUGE),
     float: ("nan", "-1", "1e39"),
     Literal: ("\x1b[31m\n",),
 }
@@ -83,7 +83,6 @@ def _cases() -> Iterator[Case]:
                 continue
             written = f"--{flag.replace('_', '-')}"
             more = WORDS if f"{name} {written}" in ONE and "synthetic" not in source else ()
-            more = (*more, "1.5") if more and kind is int else more
             for value in (*VALUES[kind], *more) if kind in VALUES else ():
                 words = (*source, *without(line, written), f"{written}={value}")
                 expected = flag.replace("_", "[-_]").replace(".", r"\.")
