@@ -134,8 +134,8 @@ def gradient_errors(name: str, golden: dict, gradients: dict) -> dict[str, float
 @pytest.mark.parametrize(
     ("name", "implementation"),
     [(name, "xla") for name in MODELS if name != "dien"]
-    + [pytest.param("dien", "xla", marks=pytest.mark.optimised), ("dien", "reference")]
-    + [pytest.param("dien", "native", marks=[pytest.mark.optimised, pytest.mark.long])]
+    + [pytest.param("dien", name, marks=pytest.mark.optimised) for name in ("xla", "native")]
+    + [("dien", "reference")]
     + [pytest.param(*case, marks=pytest.mark.long) for case in OTHERS],
 )
 def test_authors_form_gives_their_figures(name: str, implementation: str) -> None:
