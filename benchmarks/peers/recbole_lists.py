@@ -122,6 +122,8 @@ def trained(name: str, folder: Path, epochs: int, split: str) -> tuple[Any, ...]
     events = {key: np.array(dataset.inter_feat[key]) for key in ("user_id", "item_id")}
     train_data, valid_data, test_data = data_preparation(config, dataset)
     model = get_model(name)(config, train_data.dataset)
+    # Importing RecBole's SINE turns this check on for every model, which doubles the time.
+    torch.autograd.set_detect_anomaly(False)
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     chosen_on = valid_data if split == "valid_and_test" else None
     trainer.fit(train_data, chosen_on, saved=True, show_progress=False, verbose=False)
