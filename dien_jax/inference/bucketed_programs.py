@@ -36,6 +36,8 @@ CANDIDATE_BUCKETS = (64, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices."""
 TOWER_ROWS = 384
 """Number of candidates that the program of the tower is compiled for; more are in slices."""
+SCORED_ROWS = 128
+"""The same for the program of the whole model for several users."""
 ROWS_TOGETHER = 32
 """Number of slices, of any users, that the programs of several users are compiled for."""
 Slices = Mapping[int, int]
@@ -294,7 +296,8 @@ class BucketedPrograms:
         for request, history in zip(missing, read, strict=True):
             request.history = history
         program = self.programs.score_of_users if together else self.programs.score
-        return self._in_slices(requests, self._slices, program, together=together)
+        slices = {SCORED_ROWS: SCORED_ROWS} if together else self._slices
+        return self._in_slices(requests, slices, program, together=together)
 
     def tower(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
         """Return logits of the tower, float32 ``[N]`` of each request; see :meth:`score`."""

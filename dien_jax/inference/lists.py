@@ -17,6 +17,7 @@ from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, suggestion
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
+    SCORED_ROWS,
     TOWER_ROWS,
     BucketedPrograms,
     EncodedRequest,
@@ -34,7 +35,7 @@ EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
 SHORTLIST = TOWER_ROWS
 """Number of items that the first stage leaves, for a list of up to 32; 12 for each of a longer."""
-KEPT = 128
+KEPT = SCORED_ROWS
 """Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
 POPULARITY = (-0.5, 0.5)
 """What the two orders of the first stage add, times the logarithm of an item's users."""
