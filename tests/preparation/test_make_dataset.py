@@ -114,6 +114,11 @@ CHANGED = {
     "convert the column to one of these, in pandas by astype('Int64'); "
     "a feature of numbers is NAME:numeric":
         lambda d: d.assign(item=[None] + [3] * 14),
+    "data: column 'timestamp' (timestamp) holds date (row 1), Timestamp (row 2); convert it to one "
+    "type, such as astype('string')":
+        lambda d: d.assign(
+            timestamp=[pd.NaT, d["timestamp"][1].date(), *d["timestamp"][2:].astype(object)]
+        ),
     f"{MISSING}  data, row 14: the timestamp is empty":
         lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
     f"{MISSING}  data, row 4: the user is empty":

@@ -293,7 +293,11 @@ def _slices(name: Path, table: Any, form: LogForm) -> Iterator[pa.RecordBatch]:
 def _of_pandas(name: Path, column: LogColumn, series: Any) -> Any:
     """Convert a pandas column to Arrow; missing values are null."""
     try:
-        return pa.array(series, from_pandas=True)
+        values = pa.array(series, from_pandas=True)
+        is_dates = values.type == pa.date32() and series.dtype == object
+        if is_dates and series.map(type, "ignore").nunique() > 1:
+            raise TypeError("dates and times")  # Arrow would drop the times
+        return values
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         first: dict[str, int] = {}
         for row, (value, known) in enumerate(zip(series, series.notna(), strict=True)):
