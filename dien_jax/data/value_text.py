@@ -143,13 +143,11 @@ def column_text(where: str, values: "pa.Array", use: Use) -> "pa.Array":
     times beyond the range of milliseconds are a ``UserError`` that begins with ``where``.
     """
     import pyarrow as pa
-    import pyarrow.types as of
 
     check_type(where, values.type, use)
     try:
         values.validate(full=True)
-        if of.is_dictionary(values.type):
-            values = values.dictionary_decode()
+        values = _decoded(values)
         if _is_list(values.type):
             return _list_text(values)
         return _plain_text(values, use)
@@ -164,11 +162,20 @@ def _list_text(values: "pa.Array") -> "pa.Array":
     lengths = pc.fill_null(pc.list_value_length(values), 0)
     ends = pc.cumulative_sum(lengths.cast(pa.int64()))
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
-    inner = values.flatten()
-    if pa.types.is_dictionary(inner.type):
-        inner = inner.dictionary_decode()
-    texts = _plain_text(inner, "categorical").cast(pa.large_string())
+    texts = _plain_text(_decoded(values.flatten()), "categorical").cast(pa.large_string())
     return pa.LargeListArray.from_arrays(offsets, texts)
+
+
+def _decoded(values: "pa.Array") -> "pa.Array":
+    """Return the values of a dictionary-encoded array, and other arrays as they are."""
+    import pyarrow.types as of
+
+    if not of.is_dictionary(values.type):
+        return values
+    known = values.dictionary
+    if of.is_string_view(known.type):  # a Categorical of Polars; Arrow cannot take from it
+        known = known.cast("string")
+    return known.take(values.indices)
 
 
 def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":

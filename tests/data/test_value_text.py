@@ -14,6 +14,7 @@ pytestmark = pytest.mark.fast
 DAY = datetime.date(2024, 1, 31)
 NOON = datetime.datetime(2024, 1, 31, 12, 0, 0, 250_999)
 NOONS = pa.array([NOON, None])
+VIEWS = pa.array(["x", "y"], pa.string_view())
 LISTS = pa.array([["a", None], None, [], ["b"]])
 
 TEXTS = [
@@ -28,6 +29,7 @@ TEXTS = [
     (pa.array([None, None]), "categorical", [None, None]),
     (pa.array(["x", None]).dictionary_encode(), "categorical", ["x", None]),
     (pa.array([7, None]).dictionary_encode(), "categorical", ["7", None]),
+    (pa.DictionaryArray.from_arrays([1, None], VIEWS), "categorical", ["y", None]),
     (LISTS, "multivalued", [["a", None], [], [], ["b"]]),
     (LISTS.slice(1), "multivalued", [[], [], ["b"]]),
     (LISTS.cast(pa.large_list(pa.large_string())), "multivalued", [["a", None], [], [], ["b"]]),
