@@ -112,8 +112,8 @@ def training_events(dataset: Dataset) -> TrainingEvents:
     """Return the training events and examples of a dataset.
 
     If training examples begin at a set time, all events before validation count, also those of
-    sequences without an example. A sequence with a single such event does not count, because it
-    would have no example.
+    sequences without an example. Where negatives are drawn, a sequence with a single such event
+    does not count, because it would have no example.
     """
     split, train = dataset.meta.get("split", {}), dataset.splits["train"]
     until = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
@@ -139,7 +139,8 @@ def _counted_end(dataset: Dataset, until: int) -> np.ndarray:
             counts = np.bincount(own - own[0])
             events[own[0] : own[0] + len(counts)] += counts
         release(timestamp)
-    return offsets[:-1] + np.where(events > 1, events, 0)
+    fewest = 1 + ("negatives" in dataset.meta["split"])
+    return offsets[:-1] + np.where(events < fewest, 0, events)
 
 
 def values_of_items(dataset: Dataset, feature: Feature) -> np.ndarray:

@@ -98,8 +98,11 @@ def test_the_interactions_of_some_users_are_those_that_they_have_among_all(all_b
         np.testing.assert_array_equal(ours, theirs[chosen[of_all.sequence]])
 
 
-def test_events_before_validation_count_where_training_begins_at_a_time(data: Path) -> None:
-    """Of more events than are read at a time."""
+@pytest.mark.parametrize(("form", "fewest"), [({"negatives": 1}, 2), ({}, 1)])
+def test_events_before_validation_count_where_training_begins_at_a_time(
+    data: Path, form: dict[str, int], fewest: int
+) -> None:
+    """More events than are read at a time. A single click has an example, a single choice none."""
     dataset, random = open_dataset(data), np.random.default_rng(0)
     assert training_events(dataset).counted_end is None
     lengths = random.integers(1, 9, 300_000)
@@ -109,9 +112,9 @@ def test_events_before_validation_count_where_training_begins_at_a_time(data: Pa
     times = np.repeat(first - 20 * offsets[:-1], lengths) + 20 * np.arange(offsets[-1])
     before = np.add.reduceat(times < 60, offsets[:-1], dtype=int)
     assert {0, 1} <= set(before)
-    meta = dataset.meta | {"split": {"train_from": 1, "valid_from": 60}}
+    meta = dataset.meta | {"split": form | {"train_from": 1, "valid_from": 60}}
     columns = {"event_offsets": offsets, "event_timestamp": times}
     found = training_events(dataclasses.replace(dataset, meta=meta, **columns))
     assert found.counted_end is not None
-    expected = np.where(before > 1, before, 0)
+    expected = np.where(before >= fewest, before, 0)
     np.testing.assert_array_equal(found.counted_end - offsets[:-1], expected)
