@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +101,17 @@ def test_names_with_line_breaks_quotes_and_commas_survive(tmp_path):
     (tmp_path / "careful").mkdir()
     careful, _ = make(write(tmp_path / "careful", lines + "x\n"), max_bad_share=0.5)
     assert events_of(careful) == events_of(dataset)
+
+
+def test_spaces_around_quotes_and_empty_last_cells_are_ignored_however_a_file_is_read(
+    tmp_path, expected
+):
+    rows = re.sub(r",(i\d+),(.*)\n", r', "\1" ,\2,,\n', LOG)
+    for name, line in {"fast": "zoe,i1,c1,x,,\n", "careful": "x\n"}.items():
+        file = write(tmp_path, rows + line, f"{name}.csv")
+        dataset, summary = make(file, out=tmp_path / name, max_bad_share=0.5)
+        assert events_of(dataset) == expected
+        assert any(f"{name}.csv:26: " in line for line in summary)
 
 
 def test_a_path_full_of_wildcards_means_itself(tmp_path):

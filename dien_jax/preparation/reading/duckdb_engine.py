@@ -196,7 +196,7 @@ def _read(
     read = partial(_records, file, delimiter, len(header), not form.columns)
     rows = _read_csv(workspace, file, delimiter, len(header), places, not form.columns)
     if rows is not None:
-        return rows, lambda row: next(itertools.islice(read(BadLines()), row - 1, None))[0]
+        return rows, lambda row: next(itertools.islice(read(BadLines()), row - 1, None), END)[0]
     chosen = ((number, [fields[p] for p in places.values()]) for number, fields in read(bad))
     return log.load_records(workspace, "rows", list(places), chosen), int
 
@@ -272,6 +272,8 @@ def _records(
         try:
             plain = '"' not in line
             fields = line.split(delimiter) if plain else _quoted(line, delimiter, lines, waiting)
+            while len(fields) > width and not fields[-1]:
+                fields.pop()  # as DuckDB does
             if len(fields) != width:
                 raise ValueError(f"expected {width} columns, found {len(fields)}")
         except ValueError as error:
@@ -289,9 +291,11 @@ def _quoted(
     consumed only if they complete the record.
     """
     parts = [line + "\n"]
+    spaced = rf'(^|{delimiter}) ?("(?:[^"]++|"")*+") *(?={delimiter}|$)'  # as in DuckDB
     while len(parts) <= LONGEST_RECORD:
         try:
-            fields = next(csv.reader(parts, delimiter=delimiter, strict=True))
+            whole = re.sub(spaced, r"\1\2", "".join(parts))
+            fields = next(csv.reader([whole], delimiter=delimiter, strict=True))
         except csv.Error as error:
             if "unexpected end" not in str(error):
                 raise ValueError(f"wrong quotes: {error}") from error
