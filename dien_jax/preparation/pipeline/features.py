@@ -124,7 +124,7 @@ class Encoder:
     def features(self) -> dict[str, list[EncodedFeature]]:
         """Encode all features, by group.
 
-        A value counts once for each training event (impression) of a row that has it. Numbers are
+        A value counts each time that a row of a training event (impression) has it. Numbers are
         standardised by mean and deviation of the rows that training sees, each counted once, or by
         those of the extended folder. Truncated lists are noted; categorical columns that look like
         lists are reported on standard error.
