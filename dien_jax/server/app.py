@@ -92,7 +92,8 @@ class Application:
             response = self._routes if self._authorized(scope, path) else _UNAUTHORIZED
             if {name for name, _ in scope["headers"]} >= _LENGTHS:
                 response = _TWO_LENGTHS
-            await response(scope, receive, send_and_record)
+            # The path that was checked: a route's pattern would also match a newline after it.
+            await response({**scope, "path": path}, receive, send_and_record)
         except asyncio.CancelledError:
             self.cut_off += 1
             raise

@@ -203,6 +203,8 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
     answer = server.post("/v1/rank", rank_body())
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert answer.json()["error"] == "the bearer token is missing or wrong"
+    assert server.post("/v1/rank%0A", rank_body()).status_code == 404
+    assert server.get("/metrics%0A").status_code == 404
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
     for path in ("/healthz", "/readyz", "/docs"):
