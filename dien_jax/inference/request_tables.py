@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -200,7 +201,9 @@ def writing_scores(
     if schema is None:
         opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
         with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
-            writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
+            # Python 3.11 quotes a carriage return only if lines end in one.
+            lines = SimpleNamespace(write=lambda line: stream.write(line[:-2] + "\n"))
+            writer = csv.writer(lines, delimiter=_delimiter(out), lineterminator="\r\n")
             writer.writerow([*names, SCORE])
 
             def write_rows(columns: Sequence[Any], scores: np.ndarray) -> None:
