@@ -143,7 +143,8 @@ class ItemLists:
                     f"(features: {', '.join(self._features) or 'none'})"
                 )
             check_count(f"at_most of {name!r}", most)
-        return ListOptions(n, exclude_history, allowed, excluded, limits)
+        limits = {name: int(most) for name, most in limits.items()}  # NumPy's would overflow
+        return ListOptions(int(n), exclude_history, allowed, excluded, limits)
 
     def of_requests(
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import jaxtyping
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
@@ -249,13 +250,16 @@ def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatc
     np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
 
 
-def test_the_tower_leaves_a_longer_list_within_wider_limits() -> None:
+def test_the_tower_leaves_a_longer_list_within_wider_limits(monkeypatch) -> None:
     made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
     rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
     assert made.kept(rows, logits, options(2)).tolist() == list(range(128))
     assert made.kept(rows, logits, options(20)).tolist() == list(range(160))
     limited = made.kept(rows, logits, options(2, at_most={"category": 1}))
     assert limited.tolist() == [*range(64), *range(199, 263)]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where it is used
+    small = made.options(np.int8(20), at_most={"category": np.int8(20)})
+    assert made.kept(rows, logits, small).tolist() == list(range(160))
 
 
 @pytest.mark.long
