@@ -309,7 +309,7 @@ class Ranker:
             request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
             history = self._users.change(request.user) if events is None else self._history(events)
-            context, unknown = self._context(request.context or {})
+            context, unknown = self._context({} if request.context is None else request.context)
             candidates = item_rows(self.vocabularies, "candidates", request.candidates)
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:

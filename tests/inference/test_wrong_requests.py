@@ -52,8 +52,8 @@ for field in ("history", "candidates"):
 for name in CONTEXT:
     message = f"context '{name}': {MANY_DIGITS}"
     REFUSED.append((f"{name} of 5,000 digits", {"context": CONTEXT | {name: 10**5000}}, message))
-for context in ("device", ["device"], 7):
-    REFUSED.append((f"context {context}", {"context": context}, "context must give values by"))
+for context in ("device", ["device"], 7, pd.Series(CONTEXT)):
+    REFUSED.append((f"context {context!r:.9}", {"context": context}, "context must give values by"))
 for user in (*NO_IDS, "", *NO_USERS):
     no_id = "a user to remember must have an id"
     message = "ids and categories must be" if user in NO_USERS else no_id
