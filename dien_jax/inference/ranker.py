@@ -371,16 +371,17 @@ class RememberedUsers:
                 "expected a history, items from the oldest on, or a user that is remembered, found "
                 "neither"
             )
+        name = as_text(user)
         with self._lock:
-            history = self._histories.get(str(user))
+            history = self._histories.get(name)
             if history is None:
                 raise NotRememberedError(
-                    f"user {str(user)[:100]!r} is not remembered; give the history, the user's "
+                    f"user {name[:100]!r} is not remembered; give the history, the user's "
                     f"items from the oldest on, or first call remember with it (/v1/remember of "
                     f"the server); max_users (--max-users there) limits how many users are kept"
                 )
-            self._histories[str(user)] = history = change(history)
-            self._histories.move_to_end(str(user))
+            self._histories[name] = history = change(history)
+            self._histories.move_to_end(name)
         return history
 
     def swap(self, user: Any, old: History, new: History) -> None:

@@ -35,6 +35,7 @@ MANY_DIGITS = "a whole number has too many"
 Wrong = dict[str, Any] | tuple[Any, ...] | Callable[[Ranker], Any]
 REFUSED: list[tuple[str, Wrong, str]] = [
     ("a tuple", ([PEAR], [SLASH]), "expected a RankRequest, got (["),
+    ("a user of 5,000 digits", {"history": None, "user": 10**5000}, MANY_DIGITS),
     ("context of a number", {"context": {1: 1}}, "context has no feature 1"),
 ]
 """Name; fields of a request, another thing in its place, or an action; and the message."""
