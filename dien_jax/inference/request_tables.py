@@ -284,4 +284,5 @@ def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
 
 
 def _delimiter(file: Path) -> str:
-    return "\t" if file.name.removesuffix(".gz").endswith((".tsv", ".inter")) else ","
+    name = file.name.lower().removesuffix(".gz")
+    return "\t" if name.endswith((".tsv", ".inter")) else ","

@@ -29,7 +29,7 @@ ROWS = [
 def table(file: Path, rows=ROWS, header=HEADER) -> Path:
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "wt", encoding="utf-8", errors="surrogatepass", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t" if ".tsv" in file.name else ",")
+        writer = csv.writer(stream, delimiter="\t" if ".tsv" in file.name.lower() else ",")
         writer.writerows([header, *rows])
     return file
 
@@ -37,7 +37,7 @@ def table(file: Path, rows=ROWS, header=HEADER) -> Path:
 def read(file: Path) -> list[list[str]]:
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf-8", newline="") as stream:
-        return list(csv.reader(stream, delimiter="\t" if ".tsv" in file.name else ","))
+        return list(csv.reader(stream, delimiter="\t" if ".tsv" in file.name.lower() else ","))
 
 
 def expected_scores(ranker: Ranker, histories, rows=ROWS) -> list[float]:
@@ -202,7 +202,7 @@ def without_scores(rows) -> list[list[str]]:
 @pytest.mark.parametrize("times", [1, 200])
 def test_lists_have_histories_from_the_data_folder(times, run, ranker, tmp_path, capfd) -> None:
     """In every piece of 512 rows."""
-    out = tmp_path / "lists.tsv.gz"
+    out = tmp_path / "lists.TSV.gz"
     users = table(tmp_path / "users.csv", USER_ROWS * times, USER_HEADER)
     assert recommend.main([str(run), "--users", str(users), "--top", "2", "--out", str(out)]) == 0
     header, *rows = read(out)
@@ -218,7 +218,7 @@ def test_lists_have_histories_from_the_data_folder(times, run, ranker, tmp_path,
         "empty_histories": 2 * times,
     }
     assert f"{2 * times} rows with an empty history" in output.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.tsv.gz", "users.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.TSV.gz", "users.csv"]
 
 
 def test_an_exported_file_lists_for_a_column_of_histories_with_filters(
