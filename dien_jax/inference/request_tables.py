@@ -116,7 +116,7 @@ class TextTable:
         """Yield the number of the last line and the fields of each record, the header first."""
         take_long_cells()
         bad = self._read = BadLines()
-        lines = (line + "\n" for _, line in read_lines(self.file, bad))
+        lines = (line for _, line in read_lines(self.file, bad, ends=True))
         good = itertools.takewhile(lambda _: not bad.count, lines)
         reader = csv.reader(good, delimiter=_delimiter(self.file), strict=True)
         try:

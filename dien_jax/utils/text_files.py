@@ -71,14 +71,15 @@ class BadLines:
 
 
 def read_lines(
-    file: Path, bad: BadLines, *, member: str = "", encoding: str = "utf-8"
+    file: Path, bad: BadLines, *, member: str = "", encoding: str = "utf-8", ends: bool = False
 ) -> Iterator[tuple[int, str]]:
     """Read the lines of a text file, plain or gzip (recognised by its first bytes), or of a zip.
 
     A byte order mark before the first line is removed. Lines that are not in the encoding, or
     contain a NUL byte, are skipped and counted in ``bad``. ``member`` is the name of the text file
-    in a zip archive. Yield line number, from 1, and the line without its end (LF or CR LF). A file
-    that cannot be read to its end, is empty, or changes its size meanwhile is a ``UserError``.
+    in a zip archive. Yield line number, from 1, and the line, without its end (LF or CR LF) unless
+    ``ends``. A file that cannot be read to its end, is empty, or changes its size meanwhile is a
+    ``UserError``.
     """
     number = 0
     shown = file / member
@@ -102,7 +103,7 @@ def read_lines(
                     if "\0" in text:
                         bad.add(shown, number, "holds a NUL byte")
                         continue
-                    yield number, text.removesuffix("\n").removesuffix("\r")
+                    yield number, text if ends else text.removesuffix("\n").removesuffix("\r")
         except DAMAGED as error:
             kind = "archive" if member else "gzip stream"
             damage = f"the {kind} is cut off or damaged after line {number}: {error}"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 HEADER = ("user", "item", "timestamp", "device", "query", "note")
 ROWS = [
     ("Ann", SLASH, "7", "desk", "q|s", "a\rreturn"),
-    ("Bob", PEAR, "100", "phone", "", 'a "quoted",\nnote'),
+    ("Bob", PEAR, "100", "phone", "", 'a "quoted",\r\nnote'),
     ("Ann", PEAR, "8", "", "r", ""),
     ("", "new", "1970-01-01T00:00:06", "fridge", "?", ""),
     ("Cid", PEAR, "9", "desk", "q", ""),
