@@ -105,8 +105,9 @@ class ClickModel(nn.Module):
         options = config.activation, config.dropout, config.follow_authors
         # The click network's logit starts at 0, so the model's starts at that of the tower or of
         # the auxiliary network. The click network then learns the residual, and overfits later.
+        # A tower's checkpoint has a fresh network, so beside a tower the authors' starts at 0 too.
         zeros, random = nn.initializers.zeros_init(), nn.initializers.lecun_normal()
-        start = random if config.follow_authors else zeros
+        start = random if config.follow_authors and not config.statistics else zeros
         self.mlp = MLP(config.layers, *options, self.axis, start)
         self.reads_score = hasattr(self.network.auxiliary, "score") and not config.follow_authors
         if self.reads_score:

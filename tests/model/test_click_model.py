@@ -108,8 +108,10 @@ def test_the_logit_has_a_multiple_of_the_auxiliary_score() -> None:
 
 @pytest.mark.long
 def test_a_fresh_network_has_the_logit_of_the_auxiliary_network_or_0() -> None:
-    batch = batch_of()
-    for config in (SMALL, member("din", SMALL)):
+    batch = batch_of()._replace(statistics=np.ones((6, 2), np.float32))
+    authors = {"follow_authors": True, "statistics": True}  # whose tower's logit starts at 0
+    authors = dataclasses.replace(member("wide_deep", SMALL), **authors)
+    for config in (SMALL, member("din", SMALL), authors):
         model = ClickModel(config, SCHEMA)
         variables = jax.jit(model.init)(jax.random.key(0), batch, tables())
         expected = jnp.zeros(len(batch.item))
