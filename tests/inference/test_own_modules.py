@@ -79,3 +79,25 @@ def test_own_modules_train_rank_export_and_serve(
     body = {name: value for name, value in few._asdict().items() if value is not None}
     check_ranking(server.post("/v1/rank", body), Ranker(file).rank(*few))
     server.end()
+
+
+class Scaled(nn.Module):
+    """A cell that sums states times a number."""
+
+    factor: float
+
+    @nn.compact
+    def __call__(self, x, attention, lengths):
+        live = jnp.arange(x.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
+        states = self.factor * jnp.cumsum(x * jnp.where(live, attention, 0)[..., None], axis=1)
+        return states, states[:, -1]
+
+
+def test_a_module_that_changed_under_its_name_ranks_as_it_scores(tmp_path, monkeypatch) -> None:
+    """As in a notebook, where a cell is edited and the next run has the same settings."""
+    data = tiny_run.write_data(tmp_path / "data")
+    for factor in (1.0, -2.0):
+        monkeypatch.setitem(EVOLUTIONS, "own", lambda c, factor=factor: Scaled(factor))
+        options = {"evolution": "own", "statistics": False}
+        model = untrained_run.trained.__wrapped__(data, "augru", **options)
+        untrained_run.check_ranking(model, most=1)
