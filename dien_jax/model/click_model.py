@@ -161,7 +161,7 @@ class ClickModel(nn.Module):
         pooled = self.pool(history, lengths)
         inputs = rows, pooled, output.final_state, output.auxiliary_score
         logits = self.click_logits(*inputs, real, train=train)
-        weights, of_rows = jnp.asarray(batch.weight), self.pool(of_history[..., None], lengths)
+        weights, of_rows = jnp.asarray(batch.weight), mean_event(of_history[..., None], lengths)
         learned = ((rows.learned + of_rows[:, 0]) * weights).sum()
         learned = learned / jnp.maximum(total(weights.sum(), self.axis), 1)
         loss, attention = output.auxiliary_loss, output.attention
@@ -250,11 +250,7 @@ class ClickModel(nn.Module):
         self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
     ) -> Float[Array, "B D"]:
         """Return the mean embedded behaviour; with ``follow_authors`` the sum, padding included."""
-        if self.config.follow_authors:
-            return history.sum(1)
-        live = is_live(lengths, history.shape[1])[..., None]
-        summed = jnp.where(live, history, 0).sum(1)
-        return summed / jnp.maximum(lengths, 1).astype(summed.dtype)[:, None]
+        return history.sum(1) if self.config.follow_authors else mean_event(history, lengths)
 
     def click_logits(
         self,
@@ -284,6 +280,13 @@ class ClickModel(nn.Module):
         if rows.terms is not None:
             logits = logits + rows.terms.sum(1)
         return logits
+
+
+def mean_event(history: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """Return the mean over live steps, zeros without any."""
+    live = is_live(lengths, history.shape[1])[..., None]
+    summed = jnp.where(live, history, 0).sum(1)
+    return summed / jnp.maximum(lengths, 1).astype(summed.dtype)[:, None]
 
 
 def with_statistics(

@@ -127,16 +127,20 @@ def test_training_reads_what_was_learned_on_top_of_the_vector_of_a_fold() -> Non
     assert not nothing.any()
 
 
-def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(dataset: Dataset) -> None:
+@pytest.mark.parametrize("sums", [False, True])  # of padded histories, for the click network
+def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(
+    sums: bool, dataset: Dataset
+) -> None:
+    model = dataclasses.replace(MODEL, follow_authors=sums)
     train = TrainConfig(batch_size=8)
     batch = Loader(dataset, "train", train, folds=True).batch(0, 0)
     assert batch.fold is not None
     assert set(batch.fold[batch.weight > 0]) <= set(range(1, 1 + FOLDS))
     found = vectors_of(dataset)
-    state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
-    tables = feature_tables(dataset, MODEL)._replace(vector_row=found[0], vectors=found[1])
+    state = create_state(Config(model=model), dataset.schema, 1, seed=0)
+    tables = feature_tables(dataset, model)._replace(vector_row=found[0], vectors=found[1])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    run = jax.jit(ClickModel(MODEL, dataset.schema).apply)
+    run = jax.jit(ClickModel(model, dataset.schema).apply)
     table = np.asarray(state.params["item_embeddings"]["item"])
     squares = ((table - found[1][0][found[0]].astype(np.float32)) ** 2).sum(1)
     live = np.arange(batch.history.shape[1]) < batch.lengths[:, None]
