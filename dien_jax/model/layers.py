@@ -189,14 +189,15 @@ class Dice(nn.Module):
     ) -> Float[Array, "B H"]:
         """Apply element-wise; ``live`` marks the rows that count in statistics."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+        values = x.astype(jnp.float32)
         if self.moments == "running":
             norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
-            normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
+            normed = norm(values, live, train=train)
         else:
-            centred = x - live_mean(x, live, self.axis)[None, :]
+            centred = values - live_mean(values, live, self.axis)[None, :]
             variance = live_mean(jnp.square(centred), live, self.axis)[None, :]
             normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
-        p = jax.nn.sigmoid(normed)
+        p = jax.nn.sigmoid(normed.astype(x.dtype))
         return (alpha[None, :] * (1 - p) + p) * x
 
 

@@ -1,6 +1,6 @@
 """Batch normalisation and the statistics of Dice."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dien_jax.model.layers import BATCH_NORM_EPSILON, DICE_EPSILON, BatchNorm, DiceNorm, rescaled
+from dien_jax.model.layers import (
+    BATCH_NORM_EPSILON,
+    DICE_EPSILON,
+    BatchNorm,
+    Dice,
+    DiceNorm,
+    rescaled,
+)
 
 KINDS = pytest.mark.parametrize("module", [BatchNorm("running"), DiceNorm()], ids=["layer", "Dice"])
 LIVE = jnp.array([True] * 6 + [False] * 2)
@@ -87,3 +94,17 @@ def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:
     of_same, of_other = jax.jit(jax.grad(loss, (0, 1)))(jnp.float32(0.7), varied**3)
     assert of_same == 0
     assert np.abs(of_other).max() > 1
+
+
+@pytest.mark.parametrize("moments", ["running", "batch"])
+def test_statistics_of_bfloat16_rows_are_float32(moments: Literal["running", "batch"]) -> None:
+    """With a mean of 20, whose rounding in bfloat16 is a fifth of the deviation."""
+    x = batches(1)[0].at[:6].multiply(100).at[:6].add(20.06).astype(jnp.bfloat16)
+    dice = Dice(moments)
+    variables = dice.init(jax.random.key(0), x, LIVE, train=True)
+    half, whole = (
+        dice.apply(variables, rows, LIVE, train=True, mutable=["batch_stats"])[0][:6]
+        for rows in (x, x.astype(jnp.float32))
+    )
+    # roundings by 2^-9 of normalised rows and of the result, which is at most 21
+    np.testing.assert_allclose(half.astype(jnp.float32), whole, atol=0.2)
