@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dien_kernels.checks import refuse
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dien_jax.data import schema
@@ -38,8 +39,13 @@ def make_sampler(popularity: schema.Array) -> Sampler:
     Args:
       popularity: ``[I]``, training events of each item, whole numbers; ones draw uniformly. Without
         any event, all items are drawn alike, the unknown one too; otherwise that is never drawn.
+
+    Raises:
+      ValueError: a number is below 0 or not whole, such as a share or a power of a count.
     """
     mass = np.array(popularity, np.int64)
+    if mass.min() < 0 or not np.array_equal(mass, popularity):
+        refuse("popularity", "whole numbers of at least 0", f"{np.asarray(popularity)[:4]}...")
     mass[UNKNOWN] = 0
     if not mass.any():
         mass[UNKNOWN:] = 1

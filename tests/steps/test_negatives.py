@@ -45,6 +45,12 @@ def test_an_empty_popularity_draws_the_unknown_item_or_any() -> None:
     np.testing.assert_allclose(distribution_of(make_sampler(np.zeros(4, int))), 0.25)
 
 
+@pytest.mark.parametrize("popularity", [[0, 0.5, 0.5], [0, 1, 2**0.75], [0, -1, 3]])
+def test_numbers_that_count_no_events_are_refused(popularity: list[float]) -> None:
+    with pytest.raises(ValueError, match="popularity: expected whole numbers of at least 0"):
+        make_sampler(np.array(popularity))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_negatives_seldom_equal_their_positive(count: int) -> None:
     sampler = make_sampler(np.array([0, 1, 1]))
