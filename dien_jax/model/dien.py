@@ -121,7 +121,7 @@ class DIEN(nn.Module):
         final_state, attention = self.evolve(encoded.states, lengths, candidate)
         loss = jnp.zeros((), jnp.float32)
         if negatives is None and self.is_initializing():
-            negatives = history[None, :, 1:]
+            negatives, is_negative, log_q = history[None, :, 1:], None, None
         if self.auxiliary is not None and negatives is not None:
             weights = jnp.ones(lengths.shape, jnp.float32) if weights is None else weights
             positions = auxiliary_positions(lengths, weights, history.shape[1])

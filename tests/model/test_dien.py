@@ -76,7 +76,9 @@ def applied(network: DIEN, variables: dict, *inputs: jax.Array, **options: Any) 
 @pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
 def test_init_makes_the_same_parameters_with_and_without_negatives(loss: type) -> None:
     network = small(auxiliary=loss())
-    without, with_them = made(network), made(network, negatives=arrays()["negatives"])
+    of_negatives = {name: arrays()[name] for name in ("is_negative", "log_q")}
+    without = made(network, **of_negatives)
+    with_them = made(network, negatives=arrays()["negatives"], **of_negatives)
     jax.tree.map(np.testing.assert_array_equal, without, with_them)
     assert "auxiliary" in without["params"]
 
