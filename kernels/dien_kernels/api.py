@@ -13,6 +13,7 @@ from dien_kernels.checks import (
     Shapes,
     check_arrays,
     check_name,
+    integers,
     precision_of,
     refuse,
     reverse_mode_only,
@@ -206,9 +207,7 @@ def _run(
         "initial_state": (initial_state, (batch, hidden)),
     }
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        refuse("lengths", "integers", lengths.dtype)
-    lengths = jnp.asarray(lengths)  # NumPy integers have 64 bits: jnp.arange would warn
+    lengths = integers("lengths", lengths)
     check_name("implementation", implementation, Implementation)
     plan, shape = Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden)
     if implementation == "auto":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, get_args
 
 import jax
+import jax.numpy as jnp
 
 from dien_kernels.options import Form, Precision
 from dien_kernels.reference import Weights
@@ -49,6 +50,13 @@ def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: S
     check_shapes(expected)
     if form == "authors" and weights.recurrent_bias is not None:
         refuse("weights.recurrent_bias", "None with form='authors'", "an array")
+
+
+def integers(argument: str, array: Any) -> jax.Array:
+    """Return lengths in int32: 8 bits do not count all steps, and NumPy's 64 bits would warn."""
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        refuse(argument, "integers", array.dtype)
+    return jnp.asarray(array, jnp.int32)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from dien_kernels.checks import (
     check_arrays,
     check_name,
     check_shapes,
+    integers,
     precision_of,
     refuse,
     reverse_mode_only,
@@ -79,9 +80,7 @@ def attention_weights(
     batch, _, hidden = states.shape
     _check(states, layers, 4 * hidden, {"query": (query, (batch, hidden)),
                                         "lengths": (lengths, (batch,))})  # fmt: skip
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        refuse("lengths", "integers", lengths.dtype)
-    lengths = jnp.asarray(lengths)  # NumPy integers have 64 bits: jnp.arange would warn
+    lengths = integers("lengths", lengths)
     name = chosen("attention", implementation, len(layers) - 1)
     runs = xla_networks.xla_attention, native.attention, reference.reference_attention
     with reverse_mode_only(name):
@@ -125,7 +124,7 @@ def candidate_attention(
                                         "length": (length, ())})  # fmt: skip
     name = chosen("candidates", implementation, len(layers) - 1)
     runs = candidates.xla_candidates, native.candidate_attention, candidates.reference_candidates
-    return _run(name, runs, query, states, tuple(layers), length)
+    return _run(name, runs, query, states, tuple(layers), integers("length", length))
 
 
 def auxiliary_loss(
@@ -234,7 +233,7 @@ def last_states(  # noqa: D417
     steps, depth = states.shape
     shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    name = chosen("candidates", implementation, 0)
+    length, name = integers("length", length), chosen("candidates", implementation, 0)
     inputs, attention, weights = _single((states, attention, weights))
     if name == "reference":
         last = _by_copies(cell, form, (inputs, attention, length), weights, exact)

@@ -126,8 +126,8 @@ def masked_softmax(scores: jax.Array, lengths: jax.Array) -> jax.Array:
     >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
-    live = steps[None, :] < lengths[:, None]
+    steps = jnp.arange(scores.shape[1], dtype=jnp.int32)
+    live = steps[None, :] < lengths.astype(jnp.int32)[:, None]
     highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
     highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
     powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)

@@ -37,6 +37,7 @@ from support.networks import (
     auxiliary_operands,
     candidate_operands,
     in_float64,
+    layers_of,
     oracle_attention,
     oracle_loss,
 )
@@ -146,6 +147,22 @@ def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
     for run in map(jax.jit, (*runs, slopes)):
         clean = run(states, attention, weights)
         jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+def test_lengths_of_eight_bits_count_in_histories_of_more_steps(implementation):
+    rng, short, whole = np.random.default_rng(3), jnp.uint8(7), jnp.int32(7)
+    states, attention = (jnp.asarray(rng.random(s), jnp.float32) for s in ((300, 4), (2, 300)))
+    weights, layers = operands("augru", depth=4)[2], layers_of(rng, 16, (5,))
+    kind = {"implementation": implementation}
+    runs = [
+        lambda n: candidate_attention(states[:2], states, layers, length=n, **kind),
+        lambda n: attention_by(implementation)(states[:1], states[None], layers, n[None]),
+        lambda n: last_states("augru", "paper", states, attention, weights, n, **kind),
+        lambda n: call("augru", states[None], attention[:1], weights, n[None], None, **kind),
+    ]
+    for run in runs:
+        jax.tree.map(np.testing.assert_array_equal, run(short), run(whole))
 
 
 def test_lengths_beyond_the_steps_count_as_all_and_negative_ones_as_none(few):
