@@ -57,8 +57,8 @@ def _chunk_scores(layers: Layers, states: jax.Array, query: jax.Array) -> jax.Ar
     # [N, H + 1, M]: the first layer as applied to states, a matrix for each candidate.
     per_candidate = (w_state - w_difference)[None] + query[:, :, None] * w_product[None]
     first = 0.5 * jnp.concatenate([per_candidate, per_row[:, None]], axis=1)
-    matrix = first.swapaxes(0, 1).reshape(first.shape[1], -1)
-    value = jnp.tanh((states @ matrix).reshape(steps * rows, -1))
+    matrix = first.swapaxes(0, 1).reshape(first.shape[1], rows * first.shape[2])
+    value = jnp.tanh((states @ matrix).reshape(steps * rows, first.shape[2]))
     for kernel, bias in layers[1:-1]:
         value = jnp.tanh(value @ (0.25 * kernel) + (0.25 * kernel.sum(0) + 0.5 * bias)[None])
     scores = (value * (0.5 * layers[-1].kernel[:, 0])[None]).sum(-1)

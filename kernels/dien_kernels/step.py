@@ -42,13 +42,13 @@ def project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates
 
     Gates are separate arrays, because XLA is slow at slicing a stacked one.
     """
-    flat = x.swapaxes(0, 1).reshape(-1, x.shape[-1])
+    flat = x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], x.shape[-1])
 
     def projected(gate: int) -> jax.Array:
         kernel, bias = weights.input[:, gate], weights.bias[gate]
         if layout == "tbh":  # faster on a CPU over flattened (time, batch)
             product = jnp.dot(flat, kernel, precision=plan.precision) + bias[None]
-            return product.reshape(x.shape[1], x.shape[0], -1)
+            return product.reshape(x.shape[1], x.shape[0], kernel.shape[1])
         product = jnp.einsum("btd,dh->thb", x, kernel, precision=plan.precision)
         return product + bias[None, :, None]
 

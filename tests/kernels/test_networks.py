@@ -149,6 +149,12 @@ def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
         jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
 
 
+def test_no_candidates_have_no_attention():
+    query, states, layers = candidate_operands(5, 7, 3, (4,))
+    run = functools.partial(candidate_attention, layers=layers, length=jnp.int32(4))
+    assert run(query[:0], states, implementation="xla").shape == (0, 7)
+
+
 @pytest.mark.parametrize("implementation", ["xla", "reference"])
 def test_lengths_of_eight_bits_count_in_histories_of_more_steps(implementation):
     rng, short, whole = np.random.default_rng(3), jnp.uint8(7), jnp.int32(7)

@@ -217,6 +217,12 @@ def test_only_chunks_with_live_steps_run(longest, expected, monkeypatch):
     assert ran == dict.fromkeys(ran, expected)
 
 
+def test_a_batch_without_rows_has_no_states_and_gradients_of_zero():
+    states, last, gradients = evaluate("augru", "paper", "xla")(*operands("augru", batch=0))
+    assert (states.shape, last.shape) == ((0, 7, 8), (0, 8))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
 def test_vmap_of_whole_batches_is_a_loop():
     """Lengths and weights of their own too."""
     many = [operands("augru", batch=4, steps=THREE_CHUNKS, seed=seed) for seed in range(3)]
