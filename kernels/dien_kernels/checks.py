@@ -39,7 +39,8 @@ def check_shapes(shapes: Shapes) -> None:
 
 def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: Shapes) -> None:
     """Check the shapes of weights, for inputs ``[.., depth]``, and of other arrays."""
-    hidden = weights.recurrent.shape[0]
+    if (hidden := weights.recurrent.shape[0]) < 1:
+        refuse("weights.recurrent", "shape [H, G, H] with H >= 1", weights.recurrent.shape)
     expected: Shapes = {
         "weights.input": (weights.input, (depth, gates, hidden)),
         "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),

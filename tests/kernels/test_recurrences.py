@@ -247,6 +247,8 @@ def test_vmap_of_whole_batches_is_a_loop():
         ({"form": "book"}, "form: expected one of"),
         ({"implementation": "cudnn"}, "implementation: expected one of"),
         ({"implementation": "mosaic_gpus"}, r"did you mean 'mosaic_gpu'\?"),
+        ({"weights": operands("augru", hidden=0)[2], "implementation": "native"},
+         r"weights.recurrent: expected shape \[H, G, H\] with H >= 1, got \(0, 3, 0\)"),
         ({"weights": operands("agru")[2]}, r"weights.input: expected shape \(5, 3, 8\)"),
         ({"weights": operands("augru", biased=True)[2], "form": "authors"},
          r"weights.recurrent_bias: expected None"),
