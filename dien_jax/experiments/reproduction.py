@@ -11,6 +11,7 @@ several commands may share a folder.
 import csv
 import importlib.util
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def reproduce_table(
         raise UserError("--data must name one dataset folder or more")
     datasets: dict[str, Dataset] = {}
     for dataset in map(open_dataset, data):
-        if (name := dataset.path.absolute().name) in datasets:
+        if (name := Path(os.path.normpath(dataset.path.absolute())).name) in datasets:
             raise UserError(f"--data folders must have different names, got {name} twice")
         datasets[name] = dataset
     with writing(out, "--out"):
@@ -164,7 +165,8 @@ def write_results(out: Path) -> None:
     for summary in load_summaries([file.parent for file in files]):
         run, result = summary.run, summary.result
         assert result is not None
-        line: dict[str, Any] = {"data": Path(run.data).name, "row": run.preset, "seed": run.seed}
+        data = summary.folder.parents[1].name
+        line: dict[str, Any] = {"data": data, "row": run.preset, "seed": run.seed}
         for split in ("valid", "test"):
             values = summary.metrics(split) or {}
             line |= {f"{split}_{metric}": values.get(metric) for metric in METRICS}

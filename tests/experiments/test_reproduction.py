@@ -95,7 +95,8 @@ def test_finished_runs_are_not_trained_again(tiny, capfd) -> None:
     with patch.context() as inner:
         for name in ("fit", "resume", "run_baselines"):
             inner.setattr(reproduction, name, None)
-        assert reproduce.main(flags(data, out)) == 0
+        (data / "inner").mkdir()
+        assert reproduce.main(flags(data / "inner" / "..", out)) == 0
     assert "4 runs, 4 of them done\n" in capfd.readouterr().err
     assert (out / "results.csv").read_bytes() == before
 
