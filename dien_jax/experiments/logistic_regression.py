@@ -220,7 +220,8 @@ def minimise(
     penalty[0] = 0
     rate = labels.mean()
     curvature = c * max(rate * (1 - rate), 1e-6)
-    gram = (dense.T @ dense).astype(np.float64)
+    blocks = (dense[k : k + BLOCK].astype(np.float64) for k in range(0, len(dense), BLOCK))
+    gram = sum(block.T @ block for block in blocks)  # in float32 it would not be positive definite
     root = np.linalg.cholesky(curvature * gram + np.diag(penalty[:size])).T
     scale = np.sqrt(curvature * one_hot.power(2).sum(0) + 1)
     to_place = sparse.block_diag([root, sparse.diags_array(scale)], format="csr")

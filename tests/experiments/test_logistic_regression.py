@@ -155,6 +155,15 @@ def test_fit_takes_few_passes_over_correlated_columns_and_one_thread_of_blas(mon
     assert set(threads) == {1}
 
 
+def test_dependent_columns_of_many_rows_are_fitted():
+    random = np.random.default_rng(0)
+    few, mixed = random.standard_normal((50_000, 4)), random.standard_normal((4, 24))
+    dense = (few @ mixed).astype(np.float32)
+    nothing, labels = sparse.csr_array((50_000, 0), dtype=np.float32), np.arange(50_000) % 2
+    # In float32 the sum of squares has an eigenvalue below -1e-3; at a million rows it is below -1.
+    assert np.isfinite(minimise(dense, nothing, labels, 1e4, np.zeros(25))).all()
+
+
 def test_logistic_regression_is_at_its_minimum():
     random = np.random.default_rng(0)
     dense = correlated(random, 300, 3, 0.03)
