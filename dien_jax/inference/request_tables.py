@@ -19,7 +19,14 @@ from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError, failing, printable, require, suggestion
 from dien_jax.utils.files import atomic_path, check_utf8
-from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines, take_long_cells
+from dien_jax.utils.text_files import (
+    BadLines,
+    delimiter_of,
+    is_gzip,
+    open_bytes,
+    read_lines,
+    take_long_cells,
+)
 
 SCORE = "score"
 """Name of the last column of every written table."""
@@ -118,7 +125,7 @@ class TextTable:
         bad = self._read = BadLines()
         lines = (line for _, line in read_lines(self.file, bad, ends=True))
         good = itertools.takewhile(lambda _: not bad.count, lines)
-        reader = csv.reader(good, delimiter=_delimiter(self.file), strict=True)
+        reader = csv.reader(good, delimiter=delimiter_of(self.file), strict=True)
         try:
             for fields in reader:
                 if self.names and not fields:
@@ -203,7 +210,7 @@ def writing_scores(
         with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
             # Python 3.11 quotes a carriage return only if lines end in one.
             lines = SimpleNamespace(write=lambda line: stream.write(line[:-2] + "\n"))
-            writer = csv.writer(lines, delimiter=_delimiter(out), lineterminator="\r\n")
+            writer = csv.writer(lines, delimiter=delimiter_of(out), lineterminator="\r\n")
             writer.writerow([*names, SCORE])
 
             def write_rows(columns: Sequence[Any], scores: np.ndarray) -> None:
@@ -281,8 +288,3 @@ def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
     for column, flag in flags.items():
         find_column(requests, column, f"--{flag}", USES[flag])
     return columns
-
-
-def _delimiter(file: Path) -> str:
-    name = file.name.lower().removesuffix(".gz")
-    return "\t" if name.endswith((".tsv", ".inter")) else ","

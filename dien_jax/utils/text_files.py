@@ -120,6 +120,12 @@ def is_gzip(file: Path) -> bool:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
+def delimiter_of(file: Path) -> str:
+    """Return what separates the columns of a text table: a tab in ``.tsv`` and ``.inter``."""
+    name = file.name.lower().removesuffix(".gz")
+    return "\t" if name.endswith((".tsv", ".inter")) else ","
+
+
 def refuse_pipe(file: Path) -> None:
     """Refuse a pipe or a socket, whose first bytes can be read only once."""
     mode = file.stat().st_mode

@@ -77,7 +77,7 @@ def test_ids_that_look_like_missing_ones_are_named(tmp_path):
 )
 def test_text_comes_in_several_shapes(tmp_path, change, expected):
     content = change(LOG)
-    file = write(tmp_path, content, "log.tsv" if "\t" in content else "log.csv")
+    file = write(tmp_path, content, "log.TSV" if "\t" in content else "log.csv")
     assert events_of(make(file)[0]) == expected
 
 

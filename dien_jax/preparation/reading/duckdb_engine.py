@@ -33,7 +33,7 @@ from dien_jax.utils import text_files
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
 from dien_jax.utils.machine import trim_memory
-from dien_jax.utils.text_files import BadLines, read_lines
+from dien_jax.utils.text_files import BadLines, delimiter_of, read_lines
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
 LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
@@ -190,7 +190,7 @@ def _read(
         raise UserError(f"{file} is a zip archive; {advice}")
     if magic == PARQUET_MAGIC:
         return _read_parquet(workspace, file, form), int
-    delimiter = "\t" if file.name.removesuffix(".gz").endswith((".tsv", ".inter")) else ","
+    delimiter = delimiter_of(file)
     header = form.columns or csv_header(file, delimiter)
     places = log.column_places(file, form, header, form.hint)
     read = partial(_records, file, delimiter, len(header), not form.columns)
