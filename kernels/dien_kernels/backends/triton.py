@@ -5,7 +5,7 @@ program carries one block of rows through all its steps. Upstream has deprecated
 only the table of implementations depends on this file.
 
 Up to ``RESIDENT`` hidden units the recurrent weights stay on the chip for the whole launch. Wider
-ones do not fit in an A100's shared memory: every step streams them through it in tiles, from
+ones do not fit in a GPU's shared memory: every step streams them through it in tiles, from
 the caches. The next step's inputs are loaded during the current step, except at 256
 hidden units on tensor cores, where there are no registers for two steps' inputs.
 
@@ -163,8 +163,8 @@ def _matmuls(
         loaded = jax.tree.map(lambda ref: ref[...], recurrent)
         return loaded, lambda left, chosen: jax.tree.map(lambda w: dot(left, w), chosen)
 
-    hidden = scratch.shape[1]
-    tile = max(16, 4096 // hidden)
+    # Two tiles of three gates fit in 99 KiB, the least shared memory of a block since Ampere.
+    hidden, tile = scratch.shape[1], 16
 
     def matmul(left: jax.Array, chosen: Any) -> Any:
         def add(k: jax.Array, totals: Any) -> Any:
