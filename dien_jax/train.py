@@ -133,10 +133,10 @@ def _path(argv: Sequence[str], flag: str) -> Path | None:
 def run(arguments: Arguments) -> "RunResult":
     """Train, or resume, until the end or a signal."""
     config = Config(arguments.model, arguments.optim, arguments.train)
-    if arguments.resume is None and config.model.may_be_native and not config.train.deterministic:
+    if arguments.resume is None and config.model.may_be_native:
         from dien_kernels import load_native_in_background  # imported here: --help needs no JAX
 
-        load_native_in_background()  # initializes devices; deterministic must be set before
+        load_native_in_background()
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data
     from dien_jax.training.run import default_run_dir, fit, resume

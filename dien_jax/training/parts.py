@@ -43,8 +43,15 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
             f"got {config.train.epochs:,}"
         )
 
+    def compiled(program: Callable, donated: tuple[int, ...] = ()) -> Callable:
+        if not config.train.deterministic:
+            return program
+        # XLA reads its flags once, and may have read them before the settings were known.
+        options = {"xla_gpu_deterministic_ops": True}
+        return jax.jit(program, donate_argnums=donated, compiler_options=options)
+
     def predict(part: Part) -> Callable[..., jax.Array]:
-        on_place = make_predict_step(config, schema, place, part)
+        on_place = compiled(make_predict_step(config, schema, place, part))
 
         def call(params: Any, batch_stats: Any, features: Any, batch: Batch, **more: Any) -> Any:
             scores = on_place(params, batch_stats, features, place.put_batch(batch), **more)
@@ -56,7 +63,7 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
         part: PartSteps(
             steps_per_epoch * epochs_of(config, part),
             learning_rate(config, steps_per_epoch, part),
-            make_train_step(config, schema, steps_per_epoch, place, part),
+            compiled(make_train_step(config, schema, steps_per_epoch, place, part), (0,)),
             predict(part),
         )
         for part in parts(config.model)

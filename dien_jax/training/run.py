@@ -107,7 +107,6 @@ def fit(
         expected = "a dataset folder, or what make_dataset or open_dataset returns"
         raise TypeError(f"data must be {expected}, got {type(data).__name__}")
     _only_first_prints()
-    _set_xla_flags(config)
     preset = nearest_preset(config) if preset is None else preset
 
     def opened() -> tuple[Dataset, Sequence[jax.Device]]:
@@ -182,7 +181,6 @@ def resume(
     if values is not None:
         say(f"{folder} is finished; its result:")
         return RunResult(run_dir=folder, **values)
-    _set_xla_flags(run.config)
 
     def opened() -> tuple[Dataset, Sequence[jax.Device], dict[str, str]]:
         dataset = run.open_data(folder, PUT_BACK)
@@ -257,13 +255,6 @@ def _check_splits(dataset: Dataset, config: Config) -> None:
                 )
             instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
             say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
-
-
-def _set_xla_flags(config: Config) -> None:
-    """Ask XLA for deterministic operations; it reads the flags when JAX first looks for devices."""
-    if config.train.deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import os
 import re
 import signal
 from pathlib import Path
@@ -154,14 +153,6 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
 
 
 stop_there = Mock(side_effect=UserError("stopped by the test"))
-
-
-def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text=false")
-    monkeypatch.setattr(training_run, "Trainer", stop_there)
-    refusal([*light_flags(data, tmp_path / "run"), "--train.deterministic"], capfd)
-    expected = "--xla_dump_hlo_as_text=false --xla_gpu_deterministic_ops=true"
-    assert os.environ["XLA_FLAGS"] == expected
 
 
 # Stopping and choosing
@@ -355,7 +346,6 @@ def test_loggers_are_flags_of_the_process():
         ([], True),
         (["--model.implementation=native"], True),
         (["--model.implementation=xla"], False),
-        (["--train.deterministic"], False),  # XLA's flags must be set before it looks for devices
     ],
 )
 def test_native_kernels_are_loaded_before_the_data_is_read(

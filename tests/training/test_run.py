@@ -10,16 +10,19 @@ import threading
 import jax
 import pytest
 from support import tiny_run
+from support.tiny_run import LIGHT_CONFIG, SCHEMA, batch_of, tables
 from support.tiny_run import light_config as config
 
 import dien_jax
 from dien_jax import train
-from dien_jax.config.presets import nearest_preset
+from dien_jax.config.presets import nearest_preset, with_settings
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import automatic_update
+from dien_jax.steps.state import create_state
 from dien_jax.training import run
+from dien_jax.training.parts import part_steps
 from dien_jax.utils.files import read_json
 
 
@@ -196,3 +199,15 @@ def test_large_tables_take_lazy_adam_and_say_so(large_data, tmp_path, capfd):
     chosen = fit("lazy", "--optim.embedding-update=lazy_adam")
     assert "embedding_update" not in capfd.readouterr().err
     assert automatic.valid == chosen.valid
+
+
+def test_deterministic_is_an_option_of_every_program_of_training() -> None:
+    """XLA may have read its flags before: with several processes, devices come first."""
+    config = with_settings(LIGHT_CONFIG, {"train.deterministic": True})
+    state, batch = create_state(config, SCHEMA, 10, seed=0), batch_of(4)
+    model = state.params, state.batch_stats, tables().features
+    for part in part_steps(config, OneDevice(SCHEMA), 10).values():
+        for program, arguments in ((part.train, (state, tables())), (part.predict, model)):
+            # JAX names the options of a program that is called within another one.
+            with pytest.raises(ValueError, match="xla_gpu_deterministic_ops"):
+                jax.jit(lambda *given, run=program: run(*given)).lower(*arguments, batch)
