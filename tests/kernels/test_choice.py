@@ -126,6 +126,14 @@ def test_an_outcome_is_remembered_on_disk(monkeypatch, tpu_here):
     assert not calls
 
 
+def test_a_failure_for_lack_of_memory_is_not_remembered(monkeypatch, tpu_here, tmp_path):
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.")
+    take(monkeypatch, forward=Mock(side_effect=full))
+    with pytest.warns(RuntimeWarning, match="it failed on this device .*Out of memory"):
+        assert explain("augru", **SHAPE).implementation == "xla"
+    assert not [*tmp_path.iterdir()]
+
+
 def test_key_of_an_outcome_changes_with_every_source_file(monkeypatch, tmp_path):
     package = tmp_path / "dien_kernels"
     shutil.copytree(Path(agreement.__file__).parent, package)
