@@ -37,8 +37,10 @@ EXACT = jax.lax.Precision.HIGHEST
 # about 1e-6 here. Operands of bfloat16 have 8 significant bits, and a dozen steps and a product of
 # two gradients amplify their rounding. A wrong gate, layout or mask deviates by a tenth or more.
 TOLERANCES = {EXACT: 1e-4, jax.lax.Precision.HIGH: 1e-3, jax.lax.Precision.DEFAULT: 5e-2}
-# The number of rows is between one and two blocks; H is no multiple of any tile.
+# The number of rows is between one and two blocks; H is no multiple of any tile. Pallas kernels run
+# other code, and need other memory, for more than NARROW units: for these, H is WIDE in the check.
 BATCH, STEPS, INPUT, HIDDEN = 70, 9, 12, 36
+NARROW, WIDE = 64, 100
 # For networks: no multiples of a panel or a tile.
 NETWORK_BATCH, STATE, LAYERS = 23, 20, (26, 17)
 
@@ -63,11 +65,13 @@ class Outcome:
 
 
 @functools.cache
-def outcome(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> Outcome:
+def outcome(
+    backend: Backend | HistoryBackend, plan: Plan, device: Device, hidden: int = HIDDEN
+) -> Outcome:
     """Return the outcome of the check of a recurrence from its file, or run the check."""
     identity = backend.identity() if isinstance(backend, HistoryBackend) else ""
-    name = f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}"
-    results = functools.partial(recurrence_results, backend, plan)
+    name = f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}-{hidden}"
+    results = functools.partial(recurrence_results, backend, plan, hidden)
     check = functools.partial(_compare, results, TOLERANCES[plan.precision])
     return remembered(key_of(name, device, identity), check)
 
@@ -153,14 +157,16 @@ def _deviation(result: jax.Array, expected: jax.Array) -> float:
     return difference if math.isfinite(difference) else float("inf")
 
 
-def recurrence_results(backend: Backend | HistoryBackend, plan: Plan) -> tuple[Any, Any]:
+def recurrence_results(
+    backend: Backend | HistoryBackend, plan: Plan, hidden: int
+) -> tuple[Any, Any]:
     """Return all states, last states and gradients of all operands, of a kernel and the oracle."""
-    whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
+    whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, hidden))
 
     def inputs() -> tuple:
         gates = 2 + plan.has_update
-        shapes = [(BATCH, STEPS, INPUT), (BATCH, HIDDEN), (BATCH, STEPS), (INPUT, gates, HIDDEN)]
-        shapes += [(HIDDEN, gates, HIDDEN), (gates, HIDDEN), *[(HIDDEN,)] * (plan.form == "paper")]
+        shapes = [(BATCH, STEPS, INPUT), (BATCH, hidden), (BATCH, STEPS), (INPUT, gates, hidden)]
+        shapes += [(hidden, gates, hidden), (gates, hidden), *[(hidden,)] * (plan.form == "paper")]
         x, initial, noise, *weights = (0.6 * array for array in _arrays(*shapes))
         lengths = _lengths(BATCH)
         live = jnp.arange(STEPS, dtype=jnp.int32)[None, :] < lengths[:, None]

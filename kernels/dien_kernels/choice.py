@@ -99,7 +99,9 @@ def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
         fused.with_blocks(plan, backend(name), shape, blocks)
 
     def outcome(name: Implementation) -> agreement.Outcome:
-        return agreement.outcome(backend(name), plan, devices.current())
+        is_wide = KERNELS[name].is_pallas and shape.hidden > agreement.NARROW
+        hidden = agreement.WIDE if is_wide else agreement.HIDDEN
+        return agreement.outcome(backend(name), plan, devices.current(), hidden)
 
     return first_that_agrees(plan.cell, tuple(KERNELS), prepare, outcome)
 

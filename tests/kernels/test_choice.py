@@ -134,6 +134,17 @@ def test_a_failure_for_lack_of_memory_is_not_remembered(monkeypatch, tpu_here, t
     assert not [*tmp_path.iterdir()]
 
 
+def test_wide_states_are_checked_on_their_own(monkeypatch, tpu_here):
+    def narrow(plan, operands, keep):
+        assert operands.initial.shape[1] <= 64, "too wide"
+        return xla.scan_forward(plan, operands, keep)
+
+    take(monkeypatch, forward=narrow)
+    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
+    with pytest.warns(RuntimeWarning, match="too wide"):
+        assert explain("augru", **SHAPE | {"hidden": 65}).implementation == "xla"
+
+
 def test_key_of_an_outcome_changes_with_every_source_file(monkeypatch, tmp_path):
     package = tmp_path / "dien_kernels"
     shutil.copytree(Path(agreement.__file__).parent, package)
