@@ -104,7 +104,7 @@ def read_archive(file: Path) -> ExportedModel:
         archive = zipfile.ZipFile(file)
     damage = f"damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the version"
     with archive, failing(f"{file}: {damage} that wrote it)"):
-        # Entries are read up to their stated sizes, so a limit on these bounds the memory.
+        # _content unpacks entries up to their stated sizes, so a limit on these bounds the memory.
         unpacked = sum(info.file_size for info in archive.infolist())
         limit = max(100 * file.stat().st_size, 64 * 2**20)
         if unpacked > limit:
@@ -116,7 +116,7 @@ def read_archive(file: Path) -> ExportedModel:
         require("export", "an exported model")
 
         def read(name: str) -> bytes:
-            content = archive.read(name)
+            content = _content(archive, name)
             if _sha256(content) != manifest["sha256"][name]:
                 raise UserError(f"{file}, {name}: expected what was exported, found other content")
             return content
@@ -136,12 +136,22 @@ def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return an entry; ``archive.read`` would unpack it whole before it cuts it to its size."""
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # not bounded
+        method = entry.compress_type
+        raise ValueError(f"{name} is packed by method {method}, which export never uses")
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size)
+
+
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     """Return the manifest; refuse versions that this package or its JAX cannot read."""
     source = f"{file}, {_MANIFEST}"
     if _MANIFEST not in archive.namelist():
         raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
-    content = archive.read(_MANIFEST)
+    content = _content(archive, _MANIFEST)
     manifest = parse_json(content, dict[str, Any], source)
     if manifest.get("format") != FORMAT:
         raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")

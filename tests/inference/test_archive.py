@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -83,6 +85,23 @@ EDITS: dict[str, tuple[Edit, str]] = {
 def test_another_content_is_refused(edit: Edit, message: str, exported: Path, tmp_path) -> None:
     with pytest.raises(UserError, match=rf"model\.dien.*{message}"):
         read_archive(edited(exported, tmp_path / "model.dien", edit))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [(zipfile.ZIP_DEFLATED, "Bad CRC-32"), (zipfile.ZIP_BZIP2, "packed by method 12")],
+)
+def test_an_entry_larger_than_it_states_is_not_unpacked(method, message, tmp_path) -> None:
+    file, stated = tmp_path / "model.dien", struct.pack("<I", 100)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("manifest.json", bytes(1 << 26))
+    file.write_bytes(file.read_bytes().replace(struct.pack("<I", 1 << 26), stated))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=message):
+        read_archive(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 23
 
 
 def test_a_newer_calling_convention_is_refused_with_the_version_that_wrote_it(
