@@ -160,7 +160,7 @@ class Application:
 
     async def _status(self, request: Request) -> Response:
         current, state, error = self._current, self._current.state, None
-        if request.url.path == "/healthz":
+        if request.scope["path"] == "/healthz":
             good, words = self._batcher.alive, ("the ranking thread has stopped", "ok")
         else:
             good, words, error = state == "ready", (state, state), current.reload_error
