@@ -8,6 +8,7 @@ after SIGTERM while the model is loaded.
 import atexit
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from dien_jax.server.run import MODEL_THREAD, ServerOptions, serve
+from dien_jax.server.run import EARLY_RELOADS, MODEL_THREAD, ServerOptions, serve
 from dien_jax.utils.command import make_main
 
 
@@ -35,6 +36,7 @@ class Arguments(ServerOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    signal.signal(signal.SIGHUP, lambda number, _: EARLY_RELOADS.append(number))
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     levels = {"dien_jax.server": logging.INFO, "asyncio": logging.ERROR}

@@ -17,6 +17,8 @@ from dien_jax.errors import UserError, require
 from dien_jax.utils.console import say
 from dien_jax.utils.json_values import convert_fields
 
+EARLY_RELOADS: list[int] = []
+"""SIGHUPs that the command received before there was a model to reload."""
 MODEL_THREAD = "current model"
 """Name of the thread that compiles and reloads models."""
 MAX_ID_LENGTH = 1024
@@ -152,6 +154,8 @@ def serve(options: ServerOptions) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop, number)
             loop.add_signal_handler(signal.SIGHUP, current.request_reload)
+            if EARLY_RELOADS:
+                current.request_reload()
 
             def failed(error: BaseException) -> None:
                 failures.append(error)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def test_native_kernels_are_compiled_while_the_run_is_read(
     with pytest.raises(UserError, match="has no evaluated checkpoint yet"):
         serve(ServerOptions(tmp_path / "run", port=0))
     assert calls == expected
+
+
+def test_sighup_before_a_model_is_read_does_not_end_the_server() -> None:
+    hang_up = "serve.serve = lambda options: os.kill(os.getpid(), signal.SIGHUP)"
+    script = f"import os, signal; from dien_jax import serve; {hang_up}; exit(serve.main(['run']))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:
