@@ -227,7 +227,9 @@ def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(folder / LOCK_FILE):
             # Unbuffered: closing would write a buffer again, outside of this block.
-            stream = stack.enter_context((folder / LOCK_FILE).open("a+b", buffering=0))
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            handle = os.open(folder / LOCK_FILE, flags, 0o666)
+            stream = stack.enter_context(os.fdopen(handle, "r+b", buffering=0))
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:

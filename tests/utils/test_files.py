@@ -107,6 +107,14 @@ def test_lock_keeps_others_out_and_that_of_a_killed_process_is_free(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / ".lock").symlink_to("other")
+    with pytest.raises(UserError, match=r"\.lock cannot be written: "), locked(tmp_path, "it"):
+        pass
+    assert (tmp_path / "other").read_text() == "kept"
+
+
 def test_partial_folders_are_removed_and_those_of_this_process_stay(tmp_path):
     target = tmp_path / "data [1]"
     left = [tmp_path / f".data [1].partial-{end}" for end in ("7", "work-7", os.getpid())]
