@@ -120,7 +120,7 @@ class _RefusedError(Exception):
 def _check_answer(answer: Any, **_: object) -> None:
     """Refuse a response that is not the file, before it is read; called for redirects too."""
     target, problem = answer.headers.get("Location", ""), ""
-    if answer.url.startswith("https:") and target.startswith("http:"):
+    if answer.url.startswith("https:") and target.lower().startswith("http:"):
         problem = f"the server redirects to {target[:200]}, without https"
     elif 400 <= answer.status_code < 500 and answer.status_code not in TRANSIENT:
         problem = f"the server answered {answer.status_code} {answer.reason}"
