@@ -143,10 +143,11 @@ class TensorBoard:
     def _write(self, *events: Event) -> None:
         with writing(self._folder):
             if self._writer is None:
+                continues = self._folder.exists()  # even without a checkpoint
                 self._folder.mkdir(parents=True, exist_ok=True)
                 # TensorBoard reads files in order of their names, which start with the time.
                 self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
-                if self._restored_step:  # TensorBoard drops earlier events from this step on
+                if continues:  # TensorBoard drops earlier events from this step on
                     restart = SessionLog(status=SessionLog.START)
                     events = Event(step=self._restored_step + 1, session_log=restart), *events
             for event in events:

@@ -114,18 +114,20 @@ def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
 
 
 def test_resumed_run_takes_back_reports_of_later_steps(tmp_path):
-    with reports(tmp_path) as reporter:
-        for step in (100, 200, 300):
-            tell(reporter, step)
-            reporter.evaluation(record(step))
+    for _ in range(2):  # the first was killed before its first checkpoint
+        with reports(tmp_path) as reporter:
+            for step in (100, 200, 300):
+                tell(reporter, step)
+                reporter.evaluation(record(step))
     with reports(tmp_path, restored_step=250, evaluated_step=200) as reporter:
         assert read_evaluations(tmp_path) == [record(100), record(200)]
         reporter.evaluation(record(300, auc=0.8))
     assert read_evaluations(tmp_path)[-1] == record(300, auc=0.8)
     found = events(tmp_path)
-    [restart] = [
+    first, restart = [
         number for number, event in enumerate(found) if event.session_log.status == SessionLog.START
     ]
+    assert found[first].step == 1
     assert found[restart].step == 251  # TensorBoard drops the events from that step on
     assert [event.step for event in found[:restart] if event.HasField("summary")][-1] == 300
     assert [event.step for event in found[restart:] if event.HasField("summary")] == [300] * 3
