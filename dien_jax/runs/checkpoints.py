@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ LOOKS = 10
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
 
+Read = TypeVar("Read")
 _Saved = tuple[int, int]
 """Step, and number of earlier saves of that step."""
 
@@ -154,6 +155,16 @@ class Checkpoints:
         path = self._directory / self._of_first(attempt)
         read = functools.partial(self._read, path, like, optimizer)
         return processes.on_each(read) if self._processes > 1 else read()
+
+    def settled(self, read: Callable[[], Read]) -> Read:
+        """Return ``read()``; repeat it if it fails while a run replaces checkpoints."""
+        while True:
+            before = self._complete()
+            try:
+                return read()
+            except UserError:
+                if self._complete() == before:
+                    raise
 
     def _read(
         self, path: Path, like: TrainState, optimizer: bool

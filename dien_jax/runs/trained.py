@@ -111,13 +111,18 @@ def restore_state(
     """
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
-    if (best_step := checkpoints.best_step()) is None:
-        advice = f"continue the run with python -m dien_jax.train --resume {folder}"
-        raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     place = OneDevice(dataset.schema)
     # Only shapes: initialising a state would compile for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    saved, _ = checkpoints.restore(best_step, place.to_restore(shapes), optimizer=optimizer)
+
+    def read() -> tuple[int, TrainState]:
+        if (best_step := checkpoints.best_step()) is None:
+            advice = f"continue the run with python -m dien_jax.train --resume {folder}"
+            raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
+        return best_step, checkpoints.restore(best_step, like, optimizer=optimizer)[0]
+
+    like = place.to_restore(shapes)
+    best_step, saved = checkpoints.settled(read)
     state = place.in_rows(saved)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():

@@ -143,6 +143,19 @@ def test_reader_of_a_missing_folder_finds_nothing_and_makes_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_reader_of_a_checkpoint_that_is_replaced_reads_its_successor(tmp_path):
+    checkpoints, reader = Checkpoints(tmp_path), Checkpoints(tmp_path, read_only=True)
+    checkpoints.save(1, make_state(1), {"step": 1}, best=True)
+
+    def read():
+        best = reader.best_step()
+        if best == 1:
+            checkpoints.save(2, make_state(2), {"step": 2}, best=True)
+        return reader.restore(best, make_state())[1]
+
+    assert reader.settled(read) == {"step": 2}
+
+
 class Snapshots:
     """Copies a folder whenever Python is about to touch a file: what a kill then would leave."""
 
