@@ -86,7 +86,8 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        vectors = _has_vectors(before, run.config)
+        near = run.warm_start is None or run.warm_start.get("near_vectors", True)
+        vectors = near and _has_vectors(before, run.config)
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
@@ -100,7 +101,8 @@ def warm_start_of(
     kept = source.vectors and _has_vectors(dataset, config)
     # Embeddings of the run contain no information on events after its training: nothing can leak.
     vectors = kept and not _is_later(dataset, source.dataset)
-    return WarmStart(run=str(folder.absolute()), step=source.step, vectors=vectors)
+    start, near = str(folder.absolute()), source.vectors
+    return WarmStart(run=start, step=source.step, vectors=vectors, near_vectors=near)
 
 
 def source_of(run: Run, dataset: Dataset) -> Source:

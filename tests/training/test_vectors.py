@@ -227,6 +227,10 @@ def test_examples_after_the_training_of_a_run_need_no_vectors(
     start = WarmStart(run=str(trained), step=1, vectors=False)
     dataclasses.replace(Run.load(updated), warm_start=start).restore(updated)
     assert warm_start_of(updated, load_source(updated, other, LIGHT), other, LIGHT)["vectors"]
+    start["near_vectors"] = False  # of a run that began with random embeddings
+    dataclasses.replace(Run.load(updated), warm_start=start).restore(updated)
+    begun = warm_start_of(updated, load_source(updated, other, LIGHT), other, LIGHT)
+    assert (begun["vectors"], begun["near_vectors"]) == (False, False)
 
 
 def test_a_warm_start_is_resumed_without_its_run_but_not_without_its_rotation(

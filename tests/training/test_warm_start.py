@@ -171,7 +171,7 @@ def test_before_training_scores_are_those_of_the_run(tiny):
 def test_the_run_tells_what_it_started_from_and_trains(tiny):
     told = Run.load(tiny.warm).warm_start
     best = read_json(tiny.run / "result.json", dict)["best_step"]
-    assert told == {"run": str(tiny.run), "step": best, "vectors": False}
+    assert told == {"run": str(tiny.run), "step": best, "vectors": False, "near_vectors": False}
     assert Run.load(tiny.run).warm_start is None
     result = read_json(tiny.warm / "result.json", dict)
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
