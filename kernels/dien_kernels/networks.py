@@ -75,8 +75,8 @@ def attention_weights(
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978), and the program of the authors of DIEN.
     """
-    if states.ndim != 3:
-        refuse("states", "shape [B, T, H]", states.shape)
+    if states.ndim != 3 or states.shape[1] < 1:
+        refuse("states", "shape [B, T, H] with T >= 1", states.shape)
     batch, _, hidden = states.shape
     _check(states, layers, 4 * hidden, {"query": (query, (batch, hidden)),
                                         "lengths": (lengths, (batch,))})  # fmt: skip
@@ -117,8 +117,8 @@ def candidate_attention(
     Raises:
       ValueError, NotImplementedError: as :func:`attention_weights` does.
     """
-    if states.ndim != 2:
-        refuse("states", "shape [T, H]", states.shape)
+    if states.ndim != 2 or states.shape[0] < 1:
+        refuse("states", "shape [T, H] with T >= 1", states.shape)
     hidden = states.shape[1]
     _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
                                         "length": (length, ())})  # fmt: skip
@@ -228,8 +228,8 @@ def last_states(  # noqa: D417
     check_name("cell", cell, SharedCell)
     check_name("form", form, Form)
     exact = precision_of(precision)
-    if states.ndim != 2:
-        refuse("states", "shape [T, D]", states.shape)
+    if states.ndim != 2 or states.shape[0] < 1:
+        refuse("states", "shape [T, D] with T >= 1", states.shape)
     steps, depth = states.shape
     shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
