@@ -168,11 +168,8 @@ def recurrence_results(
         shapes = [(BATCH, STEPS, INPUT), (BATCH, hidden), (BATCH, STEPS), (INPUT, gates, hidden)]
         shapes += [(hidden, gates, hidden), (gates, hidden), *[(hidden,)] * (plan.form == "paper")]
         x, initial, noise, *weights = (0.6 * array for array in _arrays(*shapes))
-        lengths = _lengths(BATCH)
-        live = jnp.arange(STEPS, dtype=jnp.int32)[None, :] < lengths[:, None]
-        attention = None if plan.cell == "gru" else jnp.where(live, jnp.abs(noise), 0)
-        x = jnp.where(live[..., None], x, 0)
-        return (x, attention, Weights(*weights), initial), lengths
+        attention = None if plan.cell == "gru" else jnp.abs(noise)
+        return (x, attention, Weights(*weights), initial), _lengths(BATCH)
 
     def results(run: Callable, differentiable: tuple, lengths: jax.Array) -> Any:
         def objective(differentiable: tuple) -> tuple[jax.Array, Any]:

@@ -47,11 +47,7 @@ def instruction_set() -> str:
 
 
 def identity() -> str:
-    """Return a text that identifies all that decides results: instruction set and library.
-
-    Raises:
-      NotImplementedError: as :func:`instruction_set` does.
-    """
+    """Return a text that identifies all that decides results: instruction set and library."""
     return ", ".join(_library())
 
 

@@ -115,8 +115,7 @@ def _candidates_by_xla(query: Any, shared: Any, states: Any, length: Any, weight
 def last_states(operands: SharedInputs, *, paper: bool, scales_inputs: bool) -> jax.Array:
     """Return last states ``[N, H]`` as :func:`dien_kernels.candidates.xla_last_states` does."""
     call = functools.partial(_last_states_kernel, paper=paper, scales_inputs=scales_inputs)
-    run = jax.custom_batching.sequential_vmap(call)
-    return run(operands._replace(length=operands.length.astype(jnp.int32)))
+    return jax.custom_batching.sequential_vmap(call)(operands)
 
 
 _attention_kernel = primitive(
