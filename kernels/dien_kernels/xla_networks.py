@@ -90,8 +90,9 @@ def xla_loss(
     processor's cache. No activation is kept for the backward pass, which only scales the
     gradients.
     """
-    behaviours = jnp.concatenate([history[None, :, 1:], sampled])
-    flat_states = states[:, :-1].reshape(-1, states.shape[-1])
+    live = (shares != 0).any(0)[..., None]  # fused with the copies: dead positions may have NaN
+    behaviours = jnp.where(live, jnp.concatenate([history[None, :, 1:], sampled]), 0)
+    flat_states = jnp.where(live, states[:, :-1], 0).reshape(-1, states.shape[-1])
     flat_behaviours = behaviours.reshape(len(behaviours), -1, behaviours.shape[-1])
     return _loss(tuple(layers), flat_states, flat_behaviours, shares.reshape(len(shares), -1))
 

@@ -15,6 +15,7 @@ import pytest
 from dien_kernels import (
     Device,
     agreement,
+    attention_weights,
     auxiliary_loss,
     candidate_attention,
     choice,
@@ -132,9 +133,10 @@ def test_what_dead_steps_hold_changes_nothing_in_networks(implementation, few, a
     states, history, sampled, shares, layers = auxiliary
     dead = jnp.pad((shares == 0).all(0), ((0, 0), (0, 1)), constant_values=True)[..., None]
     nans = jnp.where(dead, jnp.nan, states), jnp.where(jnp.roll(dead, 1, 1), jnp.nan, history)
-    run = auxiliary_gradients(auxiliary_by(implementation))
-    dirty = run(*nans, jnp.where(dead[None, :, :-1], jnp.inf, sampled), shares, layers)
-    jax.tree.map(np.testing.assert_array_equal, run(*auxiliary), dirty)
+    nans = *nans, jnp.where(dead[None, :, :-1], jnp.inf, sampled), shares, layers
+    for name in (implementation, "xla"):
+        run = auxiliary_gradients(auxiliary_by(name))
+        jax.tree.map(np.testing.assert_array_equal, run(*auxiliary), run(*nans))
 
 
 @pytest.mark.parametrize("cell", ["aigru", "agru", "augru"])
@@ -320,6 +322,7 @@ SHARED = dict(zip(("states", "attention", "weights"), shared_case("augru"), stri
 RIGHT = {
     auxiliary_loss: {"states": STATES, "history": HISTORY, "sampled": SAMPLED, "shares": SHARES,
                      "layers": LAYERS},
+    attention_weights: {"query": QUERY, "layers": SCORES, "lengths": jnp.full(3, 7)},
     candidate_attention: {"query": QUERY, "states": OF_QUERY, "layers": SCORES,
                           "length": jnp.int32(7)},
     last_states: {"cell": "augru", "form": "paper", "length": jnp.int32(3), **SHARED},
@@ -336,8 +339,14 @@ RIGHT = {
         (auxiliary_loss, {"layers": LAYERS[1:]},
          r"layers\[0\]\.kernel: expected shape \(10, 5\), got \(9, 5\)"),
         (auxiliary_loss, {"implementation": "triton"}, "implementation: expected one of"),
+        (attention_weights, {"states": jnp.ones((3, 0, 6))},
+         r"states: expected shape \[B, T, H\] with T >= 1, got \(3, 0, 6\)"),
+        (candidate_attention, {"states": OF_QUERY[:0]},
+         r"states: expected shape \[T, H\] with T >= 1, got \(0, 6\)"),
+        (last_states, {"states": SHARED["states"][:0]},
+         r"states: expected shape \[T, D\] with T >= 1, got \(0, 5\)"),
         (candidate_attention, {"states": jnp.ones((1, 7, 6))},
-         r"states: expected shape \[T, H\], got \(1, 7, 6\)"),
+         r"states: expected shape \[T, H\] with T >= 1, got \(1, 7, 6\)"),
         (candidate_attention, {"query": jnp.ones((3, 5))},
          r"query: expected shape \(3, 6\), got \(3, 5\)"),
         (candidate_attention, {"length": jnp.ones(2, jnp.int32)},
@@ -347,7 +356,7 @@ RIGHT = {
         (last_states, {"precision": "exact"}, "precision: expected one of"),
         (last_states, {"implementation": "triton"}, "implementation: expected one of"),
         (last_states, {"states": jnp.ones((1, 7, 5))},
-         r"states: expected shape \[T, D\], got \(1, 7, 5\)"),
+         r"states: expected shape \[T, D\] with T >= 1, got \(1, 7, 5\)"),
         (last_states, {"attention": jnp.ones((5, 6))},
          r"attention: expected shape \(5, 7\), got \(5, 6\)"),
         (last_states, {"length": jnp.ones(2, jnp.int32)}, r"length: expected shape \(\), got"),
