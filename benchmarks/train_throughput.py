@@ -42,8 +42,10 @@ def epochs(
     ``mode`` is ``"train"`` or ``"score"``; the latter sorts batches by length. An epoch has at most
     ``most`` steps.
     """
-    make_loader = Loader if mode == "train" else evaluation_loader
-    loader = make_loader(dataset, "train", config.train)
+    if mode == "train":
+        loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
+    else:
+        loader = evaluation_loader(dataset, "train", config.train)
     tables = training_tables(dataset, config)
     training = Training(config, dataset.schema, tables, loader.steps_per_epoch)
     predict = make_predict_step(config, dataset.schema)
