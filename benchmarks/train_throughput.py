@@ -39,8 +39,8 @@ def epochs(
 ) -> list[tuple[int, float, float, int]]:
     """Return steps, seconds, seconds of waiting for batches, and examples of ``count`` epochs.
 
-    ``mode`` is ``"train"`` or ``"score"``; the latter sorts batches by length. An epoch has at most
-    ``most`` steps.
+    ``mode`` is ``"train"`` or ``"score"``; the latter sorts batches by length. A timed epoch has at
+    most ``most`` steps.
     """
     if mode == "train":
         loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
@@ -50,15 +50,19 @@ def epochs(
     training = Training(config, dataset.schema, tables, loader.steps_per_epoch)
     predict = make_predict_step(config, dataset.schema)
     timed = []
-    for epoch in range(count + 1):  # the first one compiles
+    # Epochs of training have other batches: the first one compiles for all lengths.
+    lengths = set(loader.padded_lengths) if mode == "train" else set()
+    for epoch in range(count + 1):
         start, waited, steps, examples = time.perf_counter(), 0.0, 0, 0
         with closing(loader.epoch(epoch)) as batches:
             while True:
                 asked = time.perf_counter()
                 batch = next(batches, None)
                 waited += time.perf_counter() - asked
-                if batch is None or steps == most:
+                is_last = most is not None and steps >= most and (epoch > 0 or not lengths)
+                if batch is None or is_last:
                     break
+                lengths.discard(batch.history.shape[1])
                 if mode == "train":
                     last: Any = training.take(batch)
                 else:

@@ -36,6 +36,7 @@ from benchmarks.common import comparison
 from benchmarks.common.cases import Case
 from benchmarks.common.compiled_text import collectives, kinds
 from benchmarks.common.timing import WARM_UP, interleaved_milliseconds, versions_of
+from benchmarks.common.training import Training
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
@@ -274,13 +275,25 @@ def test_interleaved_calls_take_turns() -> None:
     assert len(order) == 3 * (4 + WARM_UP)
 
 
-def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> None:
+def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path, monkeypatch) -> None:
     data = tiny_run.write_data(tmp_path / "tiny")
     config = Config(SMALL, train=TrainConfig(batch_size=24, max_history=8, buckets=(4,)))
     for mode in ("train", "score"):
         found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
         assert [(steps, examples) for steps, _, _, examples in found] == [(3, 64)] * 2
         assert all(0 < waited < seconds for _, seconds, waited, _ in found)
+    programs: list[int] = []  # after each step
+    take = Training.take
+
+    def counted(self: Training, batch: Batch) -> Any:
+        metrics = take(self, batch)
+        programs.append(self.step._cache_size())
+        return metrics
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "take", counted)
+        train_throughput.epochs(config, open_dataset(data), "train", count=3, most=1)
+    assert programs[-4:] == [2] * 4  # no timed step compiles
     row = train_throughput.row(config, data, "train", count=1, most=2)
     assert set(row) >= {*FIELDS, *train_throughput.COLUMNS}
     assert 0 < row["loader_share"] < 1
