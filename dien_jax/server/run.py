@@ -116,8 +116,7 @@ def serve(options: ServerOptions) -> int:
 
     metrics = Metrics()
     disable_created_metrics()  # else each counter also exports the time it was created
-    signals: list[int] = []
-    failures: list[BaseException] = []
+    signals, failures = list[int](), list[BaseException]()
     with bind(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
