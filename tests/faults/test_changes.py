@@ -30,6 +30,7 @@ from dien_jax.__main__ import commands
 from dien_jax.data import dataset as datasets
 from dien_jax.data.arrays import FolderFiles
 from dien_jax.errors import UserError
+from dien_jax.inference import archive
 from dien_jax.runs.folder import Run
 
 Event = Callable[[Path], object]
@@ -108,7 +109,7 @@ def counted(at: int = 0, event: Callable[[], object] = lambda: None) -> Iterator
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FolderFiles, "check", hooked(FolderFiles.check))
-        patch.setattr(zipfile.ZipFile, "read", hooked(zipfile.ZipFile.read))
+        patch.setattr(archive, "_content", hooked(archive._content))
         yield count
 
 
