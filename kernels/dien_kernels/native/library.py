@@ -47,7 +47,11 @@ def instruction_set() -> str:
 
 
 def identity() -> str:
-    """Return a text that identifies all that decides results: instruction set and library."""
+    """Return a text that identifies all that decides results: instruction set and library.
+
+    Raises:
+      NotImplementedError: as :func:`instruction_set` does.
+    """
     return ", ".join(_library())
 
 
