@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="lengths of histories")
     parser.add_argument("--updates", nargs="+", default=UPDATES, choices=UPDATES)
     parser.add_argument("--repeats", type=int, default=15, help="timed rounds")
-    options = parse(parser, arguments, rows=1, steps=1, repeats=2)
+    options = parse(parser, arguments, rows=2, steps=1, repeats=2)
     rows = []
     for update in options.updates:
         rows += measure(Config(), update, options.rows, options.steps, options.repeats)

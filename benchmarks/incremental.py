@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from benchmarks.common.report import make_parser, parse, print_rows, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, print_rows, report
 from benchmarks.common.timing import surroundings
 from dien_jax.config.presets import preset, with_settings
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN
+from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import CONFIG_FILE
@@ -69,8 +70,11 @@ def cut(log: Path, out: Path, end: datetime) -> Path:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         events = duckdb.read_csv(str(log), all_varchar=True)
-        with atomic_path(out) as partial:
-            events.filter(f"timestamp::BIGINT < {end.timestamp():.0f}").write_csv(str(partial))
+        try:
+            with atomic_path(out) as partial:
+                events.filter(f"timestamp::BIGINT < {end.timestamp():.0f}").write_csv(str(partial))
+        except duckdb.Error as error:
+            raise UserError(f"{log}: expected a column timestamp in seconds; {error}") from error
     return out
 
 
@@ -236,6 +240,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train missing runs, and print the tables."""
     options = parsed(arguments)

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import surroundings
 from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -56,6 +56,7 @@ def tower_auc(dataset: Dataset, seed: int, kept: np.ndarray) -> float:
     return best
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, print and write the rows."""
     parser = make_parser(__doc__)

@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common.report import make_parser, parse, report
-from benchmarks.common.timing import timed_row
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
+from benchmarks.common.timing import timed_row, versions_of
 
 EVENTS_OF_A_USER, EVENTS_OF_AN_ITEM = 10, 10
 MOST_ITEMS, CATEGORIES = 3_000_000, 5_000
@@ -167,10 +167,12 @@ def rows_of(events: int, memory: str, folder: Path) -> list[dict[str, Any]]:
             **found,
         }
         rows.append(timed_row("preparation", [1e3 * found["seconds"]], **columns))
+        rows[-1]["versions"] |= versions_of("duckdb", "polars")
     file.unlink()
     return rows
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every size; print and write the rows."""
     parser = make_parser(__doc__)

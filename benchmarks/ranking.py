@@ -24,12 +24,11 @@ import jax
 import numpy as np
 
 from benchmarks.common.cases import CATEGORIES, ITEMS, schema_of
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.tables import example_batch
-from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.preparation.writer import DatasetWriter
@@ -174,6 +173,7 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
     return rows
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__)
@@ -185,11 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=ITEMS, help="number of items without --run")
     options = parse(parser, argv, repeats=2, candidates=1, histories=0, items=2)
     with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
-        try:
-            run = options.run or random_run(Path(folder), options.preset, options.items)
-            ranked = Ranked(run)
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from error
+        run = options.run or random_run(Path(folder), options.preset, options.items)
+        ranked = Ranked(run)
         rows = cold_start(run, ranked, Path(folder) / "compiled")
         for history in options.histories:
             for candidates in options.candidates:

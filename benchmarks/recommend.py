@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import surroundings, timed_row
 from dien_jax import Ranker, load_run, open_dataset
 from dien_jax.inference.list_metrics import (
@@ -104,13 +104,14 @@ def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
         yield row
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure lists; print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="number of targets")
     parser.add_argument("--of", type=Path, help="dataset folder with other targets")
-    options = parse(parser, argv)
+    options = parse(parser, argv, targets=1)
     model = load_run(options.run)
     about = dict.fromkeys(COLUMNS, "") | {"data": (options.of or model.dataset.path).name}
     if options.of is None:

@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = {"weak": options.batch * options.of, "strong": options.total}
         print(json.dumps([row_of(options, name, size) for name, size in sizes.items()]))
         return
+    if any(options.total % devices for devices in options.devices):
+        parser.error(f"--total {options.total} is not a multiple of each of --devices")
     found = [row for devices in options.devices for row in in_own_process(devices, arguments)]
     rows = sorted(found, key=lambda row: (row["scaling"] != "weak", row["devices"]))
     for row in rows:

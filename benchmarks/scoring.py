@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import timed_row
 from benchmarks.preparation import measure
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -71,6 +71,7 @@ def rows_of(run: Path, sizes: Sequence[int], folder: Path) -> list[dict[str, Any
     return rows
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every table and split; print and write the rows."""
     parser = make_parser(__doc__)

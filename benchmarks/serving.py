@@ -26,11 +26,10 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import surroundings
 from benchmarks.ranking import TOLERANCE, random_run
 from dien_jax.config.presets import PRESETS
-from dien_jax.errors import UserError
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.trained import load_run
 
@@ -199,6 +198,7 @@ def measure(
     }
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__)
@@ -208,13 +208,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--history", type=int, default=50, help="longest history")
     parser.add_argument("--connections", type=int, nargs="+", default=(1, 4, 16, 64))
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each load")
-    options = parse(parser, argv, connections=1, candidates=1)
+    options = parse(parser, argv, connections=1, candidates=1, history=0)
     with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
-        try:
-            run = options.run or random_run(Path(folder), options.preset)
-            ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from error
+        run = options.run or random_run(Path(folder), options.preset)
+        ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
         requested = bodies(ranker, items, options.candidates, options.history)
         requests = [request(body) for body in requested]
         most = max(options.connections)

@@ -23,13 +23,13 @@ import numpy as np
 from dien_kernels import Implementation
 
 from benchmarks.common.cases import ITEMS, random_batch, schema_of
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, peak_megabytes, timed_row
 from benchmarks.common.training import Training, made_categories, on_made_tables
-from benchmarks.peers import Peers, installed, steps_of
+from benchmarks.peers import Peers, installed, steps_of, table_sizes
 from dien_jax.config.presets import PRESETS, preset, with_settings
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.steps.state import training_tables
 
@@ -89,7 +89,7 @@ def full_length(
 
 def real_lengths(
     config: Config,
-    data: Path,
+    dataset: Dataset,
     *,
     padded: bool,
     batches: int | None,
@@ -97,7 +97,6 @@ def real_lengths(
     peers: Peers,
 ) -> list[dict]:
     """Measure the steps of one epoch on a dataset folder."""
-    dataset = open_dataset(data)
     if padded:
         config = with_settings(config, {"train.buckets": []})
     loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
@@ -126,10 +125,11 @@ def real_lengths(
     times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}
     samples = sum(int(batch.weight.sum()) for batch in prepared)
     policy = "padded" if padded else f"buckets {loader.padded_lengths}"
-    shared = {"case": data.name, "policy": policy, "compute": config.model.compute}
+    shared = {"case": dataset.path.name, "policy": policy, "compute": config.model.compute}
     return _rows(times, samples / count, peers, **shared)
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__, keep_memory=True)
@@ -155,12 +155,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings["model.compute"] = options.compute
     config = with_settings(preset(options.preset), settings)
     peers = installed() if options.peers else {}
+    datasets = list(map(open_dataset, options.data))  # refused here, not after minutes
+    for dataset in datasets if peers else ():
+        table_sizes(dataset.schema)
     contenders: Any = {"recurrences": options.recurrences, "peers": peers}
     rows = full_length(config, repeats=options.repeats, **contenders)
-    for data in options.data:
-        print(f"{rows[-1]['case']} is done, now {data.name}", file=sys.stderr, flush=True)
-        rows += real_lengths(config, data, padded=False, batches=None, **contenders)
-        rows += real_lengths(config, data, padded=True, batches=options.padded_steps, **contenders)
+    for dataset in datasets:
+        print(f"{rows[-1]['case']} is done, now {dataset.path.name}", file=sys.stderr, flush=True)
+        rows += real_lengths(config, dataset, padded=False, batches=None, **contenders)
+        most = options.padded_steps
+        rows += real_lengths(config, dataset, padded=True, batches=most, **contenders)
     report(options, rows, COLUMNS)
 
 

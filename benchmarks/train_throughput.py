@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import peak_megabytes, timed_row
 from benchmarks.common.training import Training
 from dien_jax.config.presets import PRESETS, preset, with_settings
@@ -92,6 +92,7 @@ def row(
     return timed_row("train_throughput", step_times, **columns)
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__, keep_memory=True)

@@ -1,15 +1,26 @@
-"""Shared flags and output: ``--json``, the table of rows."""
+"""Shared flags and output: ``--json``, the table of rows, a user's mistakes in one line."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dien_jax.errors import UserError, described
 from dien_jax.utils.files import atomic_file
 from dien_jax.utils.machine import keep_freed_memory
 
 Rows = Sequence[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End with one line about a mistake in a folder, a file or a flag, without a traceback."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise SystemExit(f"error: {described(error)}") from error
 
 
 def make_parser(doc: str | None, *, keep_memory: bool = False) -> argparse.ArgumentParser:

@@ -131,7 +131,7 @@ def test_tables_of_embeddings_have_rows_of_time_and_memory(tmp_path, monkeypatch
     assert capsys.readouterr().out.startswith("| case | policy |")
     with pytest.raises(SystemExit):
         embedding_rows.main(["--rows", "0"])
-    assert "--rows must be at least 1, got 0" in capsys.readouterr().err
+    assert "--rows must be at least 2, got 0" in capsys.readouterr().err
 
 
 def test_a_deviation_is_a_share_of_the_largest_entry() -> None:
