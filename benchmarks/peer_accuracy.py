@@ -3,9 +3,9 @@
     python -m benchmarks.peer_accuracy DATA [DATA ...] [--seeds N] [--epochs N] [--json FILE]
 
 The DIEN of each installed package (:mod:`benchmarks.peers`) trains on the batches of our loader,
-with random initial embeddings of our size and Adam at 1e-3. Training ends after two epochs without
-a better validation AUC; the test AUC is that of the best epoch. Dropout and auxiliary weight are
-either the package's or ours, in two rows.
+with random initial embeddings of 18 units (our items have 64), uniform auxiliary negatives and Adam
+at 1e-3. Training ends after two epochs without a better validation AUC; the test AUC is that of the
+best epoch. Dropout and auxiliary weight are either the package's or ours, in two rows.
 """
 
 import sys
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import surroundings
 from benchmarks.peers import Peer, arrays_of, installed, table_sizes
 from dien_jax.config.presets import preset, with_settings
@@ -75,6 +75,7 @@ def train(
     return best | {"seconds": time.perf_counter() - start}
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, print and write the rows."""
     parser = make_parser(__doc__)
