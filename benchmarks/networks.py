@@ -4,7 +4,7 @@
 
 Each row has the largest deviation of values or gradients from the oracle, measured in the same run.
 Layer widths are the paper's. ``candidates`` computes the attention of 512 candidates to one
-history, and the last AUGRU states under that attention.
+history, the first of the case, and the last AUGRU states under that attention.
 """
 
 import functools
