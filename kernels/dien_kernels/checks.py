@@ -33,6 +33,8 @@ def precision_of(name: Precision) -> jax.lax.Precision:
 
 def check_shapes(shapes: Shapes) -> None:
     for name, (array, shape) in shapes.items():
+        if array is not None and not hasattr(array, "shape"):
+            refuse(name, f"an array of shape {shape}", f"a {type(array).__name__}")
         if array is not None and array.shape != shape:
             refuse(name, f"shape {shape}", array.shape)
 
