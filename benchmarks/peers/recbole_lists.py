@@ -44,7 +44,8 @@ torch.load = functools.partial(torch.load, weights_only=False)
 
 def write_log(log: Path, folder: Path) -> None:
     """Write the log in RecBole's format, without users of fewer than three events."""
-    events = pd.read_csv(log, dtype={"user": str, "item": str})[["user", "item", "timestamp"]]
+    columns = ["user", "item", "timestamp"]
+    events = pd.read_csv(log, dtype={"user": str, "item": str}, usecols=columns)[columns]
     events = events.sort_values(["user", "timestamp"], kind="stable")
     events = events[events.groupby("user")["item"].transform("size") >= 3]
     # Consecutive times keep the order of events at the same time.
@@ -157,14 +158,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, help="CSV with the columns user, item, timestamp")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of rows to write")
-    parser.add_argument("--models", nargs="+", default=MODELS, help="models of RecBole")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--epochs", type=int, default=300, help="most epochs (default: 300)")
     arguments = parser.parse_args()
     versions = {"recbole": recbole.__version__, "torch": torch.__version__}
     rows = []
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            write_log(arguments.log, Path(folder))
+            try:
+                write_log(arguments.log, Path(folder))
+            except (OSError, ValueError) as error:
+                parser.error(f"{arguments.log}: {error}")
             row = row_of(name, Path(folder), arguments.epochs)
         row |= {"data": arguments.log.stem, "versions": versions, "cores": os.cpu_count()}
         rows.append(row)
