@@ -66,6 +66,8 @@ def left(x: float, y: float, content: str, *, bold: bool = False) -> str:
 
 def main() -> int:
     """Train a model, and draw the picture."""
+    if sys.argv[1:]:  # such as --help: minutes of training, and another picture
+        sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", Path(folder) / "run"
         dataset = make_dataset(made_log(), data, item_features=["category"], split="last-event")
