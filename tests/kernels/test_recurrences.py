@@ -243,6 +243,7 @@ def test_vmap_of_whole_batches_is_a_loop():
         ({"attention": jnp.zeros((3, 6))}, r"attention: expected shape \(3, 7\), got \(3, 6\)"),
         ({"lengths": jnp.zeros(2, jnp.int32)}, r"lengths: expected shape \(3,\)"),
         ({"lengths": jnp.zeros(3)}, "lengths: expected integers, got float32"),
+        ({"lengths": [1, 2, 3]}, r"lengths: expected an array of shape \(3,\), got a list"),
         ({"initial_state": jnp.zeros((3, 9))}, r"initial_state: expected shape \(3, 8\)"),
         ({"form": "book"}, "form: expected one of"),
         ({"implementation": "cudnn"}, "implementation: expected one of"),
