@@ -21,11 +21,12 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from dien_jax.config.settings import ModelConfig, TrainConfig
+from dien_jax.data.arrays import padded_columns
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import SPLITS
-from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued
-from dien_jax.data.tables import Batch
+from dien_jax.data.schema import UNKNOWN, Feature, FeatureValues, MultiValued
+from dien_jax.data.tables import Batch, is_live
 from dien_jax.metrics.scores import evaluate_scores, selection_score
 from dien_jax.model.click_model import with_statistics
 from dien_jax.model.statistics import MATCH, statistics_names
@@ -36,9 +37,7 @@ LOGISTIC_REGRESSION = "logistic regression"  # its name among baselines
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # values of C, the inverse of the strength of regularization
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-5  # a fit ends when the mean loss is about the square of this above its minimum
-BLOCK = 1 << 12  # rows converted to float64 at a time, which fit in the processor's cache
 MAX_ROWS = 1 << 20  # examples of a split in memory; more are a random sample
-GROUPS = ("item", "user", "context")
 UNCOUNTED = ("length", "repeat_share", MATCH)  # inputs without counts of training events
 
 
@@ -76,21 +75,19 @@ class RegressionInputs:
         self._train = TrainConfig(batch_size=batch_size, buckets=(), max_history=max_history)
         model = ModelConfig(statistics=True)
         self._tables = feature_tables(dataset, model, folds=True)
-        self._host_tables = dataset.feature_tables()
-        features = [(f, group) for group in GROUPS for f in getattr(schema, group)]
-        self._numbers = [(f.name, group) for f, group in features if f.kind == "numeric"]
         counts = statistics_names(schema)
-        self.names = (*counts, *(name for name, _ in self._numbers))
+        self._numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
+        self.names = (*counts, *self._numbers)
         is_uncounted = [name.rpartition(" ")[2] in UNCOUNTED for name in counts]
         is_uncounted += [True] * len(self._numbers)
         self.uncounted = np.flatnonzero(is_uncounted).tolist()
         self._counts = jax.jit(
             lambda tables, batch: with_statistics(model, schema, tables, batch).statistics
         )
-        ids = [(schema.item[0], "item"), (schema.user[0], "user")]
-        attributes = [pair for pair in features if pair[0].size and pair not in ids]
-        self._values = [*attributes, *ids]
-        self.num_attributes = sum((feature.size or 1) - 1 for feature, _ in attributes)
+        ids = schema.item[0], schema.user[0]
+        attributes = [f for f in schema.features if f.size is not None and f not in ids]
+        self._valued = [*attributes, *ids]
+        self.num_attributes = sum((feature.size or 1) - 1 for feature in attributes)
 
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in random order, or a sample of about ``limit``."""
@@ -101,23 +98,20 @@ class RegressionInputs:
             say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
         parts = []
         with stage(f"inputs of {rows:,} {split} examples") as current:
-            for _, part in self._batches(split, "shuffled", steps):
+            for _, part in self.stream(split, "shuffled", steps):
                 parts.append(part)
                 current.share = len(parts) / steps
         dense, one_hot, labels = zip(*parts, strict=True)
         one_hot = sparse.vstack(one_hot, format="csr")
         return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
-    def stream(self, split: str) -> Iterator[tuple[np.ndarray, Inputs]]:
-        """Yield every example of a split once: numbers, int64 ``[R]``, and inputs."""
-        return self._batches(split, "evaluation")
-
-    def _batches(
-        self, split: str, order: str, steps: int | None = None
+    def stream(
+        self, split: str, order: str = "evaluation", steps: int | None = None
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
-        """Yield at most ``steps`` batches of a split; those of training have the bits ``own``.
+        """Yield numbers, int64 ``[R]``, and inputs of every example of a split once.
 
-        Each split has its own seed; otherwise splits of the same size would be sampled alike.
+        With ``steps``, only the examples of so many batches. Each split has its own seed; otherwise
+        splits of the same size would be sampled alike.
         """
         how: Any = {"seed": SPLITS.index(split), "statistics": True, "order": order}
         loader = Loader(self._dataset, split, self._train, **how)
@@ -133,38 +127,31 @@ class RegressionInputs:
 
     def _inputs(self, batch: Batch, rows: int) -> Inputs:
         """Return the inputs of the first rows of a batch."""
-        tables = self._host_tables
+        dataset, schema = self._dataset, self._dataset.schema
         item, user = np.asarray(batch.item)[:rows], np.asarray(batch.user)[:rows]
-        values = {
-            "item": {"item": item, **jax.tree.map(lambda table: table[item], tables.item)},
-            "user": {"user": user, **jax.tree.map(lambda table: table[user], tables.user)},
-            "context": jax.tree.map(lambda column: np.asarray(column)[:rows], batch.context),
-        }
+        values: dict[str, Any] = {"item": item, "user": user}
+        values |= padded_columns(schema.item[1:], dataset.items, item)
+        values |= padded_columns(schema.user[1:], dataset.users, user)
+        values |= jax.tree.map(lambda column: np.asarray(column)[:rows], batch.context)
         counts = np.asarray(self._counts(self._tables, batch))[:rows]
-        numbers = [values[group][name][:, None] for name, group in self._numbers]
+        numbers = [values[name][:, None] for name in self._numbers]
         dense = np.concatenate([counts, *numbers], axis=1)
+        parts = [_one_hot(feature, values[feature.name]) for feature in self._valued]
         labels = np.asarray(batch.label)[:rows].astype(np.int8)
-        return Inputs(dense, self._one_hot(values, rows), labels)
-
-    def _one_hot(self, values: dict[str, dict[str, Any]], rows: int) -> sparse.csr_array:
-        parts = []
-        for feature, group in self._values:
-            value, share = _slots(values[group][feature.name])
-            used = (value != UNKNOWN) & (share > 0)
-            places = np.nonzero(used)[0], value[used] - 1  # value v > 0 has column v - 1
-            shape = rows, (feature.size or 1) - 1
-            parts.append(sparse.csr_array((share[used], places), shape=shape))
-        return sparse.hstack(parts, format="csr")
+        return Inputs(dense, sparse.hstack(parts, format="csr"), labels)
 
 
-def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
-    """Return values ``[R, K]`` and their weights, float32; K is 1 for a categorical feature."""
+def _one_hot(feature: Feature, value: FeatureValues) -> sparse.csr_array:
+    """Return a column for each known value; the weights of all values of a row sum to 1."""
     if isinstance(value, MultiValued):
-        values, count = np.asarray(value.values), np.asarray(value.count)[:, None]
-        live = np.arange(values.shape[1]) < count
-        return values, live.astype(np.float32) / np.maximum(count, 1).astype(np.float32)
-    values = np.asarray(value)[:, None]
-    return values, np.ones(values.shape, np.float32)
+        values, count = np.asarray(value.values), np.asarray(value.count)
+        share = is_live(count, values.shape[1]) / np.maximum(count, 1)[:, None].astype(np.float32)
+    else:
+        values = np.asarray(value)[:, None]
+        share = np.ones(values.shape, np.float32)
+    used = (values != UNKNOWN) & (share > 0)
+    places = np.nonzero(used)[0], values[used] - 1  # value v > 0 has column v - 1
+    return sparse.csr_array((share[used], places), shape=(len(values), (feature.size or 1) - 1))
 
 
 def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
@@ -211,33 +198,24 @@ def minimise(
 
     Columns of counts and similarities are strongly correlated, which makes plain L-BFGS slow. So it
     runs in coordinates in which the curvature at equal probabilities is 1 in every direction of
-    the dense columns, and along each one-hot column. Large weights cancel, so logits are float64,
-    and dense columns are converted block by block.
+    the dense columns, and along each one-hot column. Large weights cancel, so all is float64.
     """
-    dense = np.hstack([np.ones((len(labels), 1), np.float32), dense])  # for the intercept
-    values, columns, size = one_hot.astype(np.float64), one_hot.T.tocsr(), dense.shape[1]
+    dense = np.hstack([np.ones((len(labels), 1)), dense])  # for the intercept
+    values, size = one_hot.astype(np.float64), dense.shape[1]
     penalty = np.ones(len(weights))
     penalty[0] = 0
     rate = labels.mean()
     curvature = c * max(rate * (1 - rate), 1e-6)
-    blocks = (dense[k : k + BLOCK].astype(np.float64) for k in range(0, len(dense), BLOCK))
-    gram = sum(block.T @ block for block in blocks)  # in float32 it would not be positive definite
-    root = np.linalg.cholesky(curvature * gram + np.diag(penalty[:size])).T
-    scale = np.sqrt(curvature * one_hot.power(2).sum(0) + 1)
+    root = np.linalg.cholesky(curvature * (dense.T @ dense) + np.diag(penalty[:size])).T
+    scale = np.sqrt(curvature * values.power(2).sum(0) + 1)
     to_place = sparse.block_diag([root, sparse.diags_array(scale)], format="csr")
     to_weights = sparse.block_diag([np.linalg.inv(root), sparse.diags_array(1 / scale)], "csr")
 
     def loss_and_gradient(place: np.ndarray) -> tuple[float, np.ndarray]:
         weights = to_weights @ place
-        logits, gradient = values @ weights[size:], penalty * weights
-        error = np.empty_like(logits)
-        for begin in range(0, len(dense), BLOCK):
-            rows = slice(begin, begin + BLOCK)
-            block = dense[rows].astype(np.float64)
-            logits[rows] += block @ weights[:size]
-            error[rows] = c * (expit(logits[rows]) - labels[rows])
-            gradient[:size] += error[rows] @ block
-        gradient[size:] += columns @ error.astype(np.float32)
+        logits = dense @ weights[:size] + values @ weights[size:]
+        error = c * (expit(logits) - labels)
+        gradient = np.concatenate([error @ dense, error @ values]) + penalty * weights
         losses = np.logaddexp(0, logits) - logits * labels
         return c * losses.sum() + penalty @ weights**2 / 2, to_weights.T @ gradient
 

@@ -109,14 +109,14 @@ def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 600, "test": 20})
     drawn: dict[str, set[int]] = {"train": set(), "valid": set()}
 
-    batches = RegressionInputs._batches
+    stream = RegressionInputs.stream
 
     def watched(self, split, *more):
-        for indices, inputs in batches(self, split, *more):
+        for indices, inputs in stream(self, split, *more):
             drawn[split] |= set(indices.tolist())
             yield indices, inputs
 
-    monkeypatch.setattr(RegressionInputs, "_batches", watched)
+    monkeypatch.setattr(RegressionInputs, "stream", watched)
     inputs = RegressionInputs(open_dataset(data), STEPS, batch_size=64)
     for split in drawn:
         inputs.read(split, 200)
