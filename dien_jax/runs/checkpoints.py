@@ -13,6 +13,7 @@ devices. In a run of several processes, each handles its devices' shards, and pr
 import contextlib
 import functools
 import gc
+import json
 import logging
 import re
 import secrets
@@ -29,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
-from dien_jax.errors import UserError, reason
+from dien_jax.errors import UserError, failing, reason
 from dien_jax.steps.placement import OneDevice, SavedTable, is_key
 from dien_jax.steps.state import TrainState
 from dien_jax.utils import processes
@@ -63,8 +64,7 @@ class Checkpoints:
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
         self._processes = 1 if read_only else processes.count()
-        self._alone = _checkpointer(alone=True)
-        self._checkpointer = self._alone if read_only else _checkpointer(alone=False)
+        self._checkpointer = _checkpointer(alone=read_only)
 
         def made() -> None:
             with _orbax_errors(f"cannot use {directory} for checkpoints"):
@@ -182,17 +182,16 @@ class Checkpoints:
             there = jax.tree.structure(metadata.tree)
             item, how = (jax.tree.unflatten(there, leaves) for leaves in (entries, ways))
             state = ocp.args.PyTreeRestore(item=item, restore_args=how)
-            arguments = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
-            content = self._checkpointer.restore(path, args=arguments)
+            content = self._checkpointer.restore(path, args=ocp.args.Composite(state=state))
             found = named_leaves(content["state"])
-        host = as_type(content["host"], _Host, path / "host")["host"]
         arrays = {name: array for name, array in found.items() if array is not ocp.PLACEHOLDER}
         check_arrays(path, arrays, wanted)
         for name, leaf in wanted.items():
             if is_key(leaf):
                 impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None
                 arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
-        return jax.tree.unflatten(structure, [arrays.get(name) for name in expected]), host
+        state = jax.tree.unflatten(structure, [arrays.get(name) for name in expected])
+        return state, _host(path)["host"]
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -206,20 +205,20 @@ class Checkpoints:
         return sorted((int(match[1]), int(match[2] or 0)) for match in matches if match)
 
     def _best(self) -> _Saved | None:
-        for saved in reversed(self._complete()):
-            path = self._path(saved)
-            with _orbax_errors(f"cannot read the checkpoint {path}"):
-                arguments = ocp.args.Composite(host=ocp.args.JsonRestore())
-                host = self._alone.restore(path, args=arguments)["host"]
-            if as_type(host, _Host, path / "host")["best"]:
-                return saved
-        return None
+        newest = reversed(self._complete())
+        return next((saved for saved in newest if _host(self._path(saved))["best"]), None)
 
     def remove_leftovers(self) -> None:
         """Delete leftovers; those that cannot be deleted are ignored and tried again later."""
         for path in self._directory.glob("*.*"):
             if _LEFTOVER.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _host(path: Path) -> _Host:
+    file = path / "host/metadata"
+    with failing(f"cannot read the checkpoint {path}"):
+        return as_type(json.loads(file.read_bytes()), _Host, file)
 
 
 def restored(
