@@ -57,7 +57,10 @@ class Logger(Protocol):
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log finite numbers by name. After a resume, steps beyond the checkpoint come again."""
+        """Log finite numbers by name. After a resume, steps beyond the checkpoint come again.
+
+        MLflow and W&B keep the earlier numbers of such a step too.
+        """
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log the metrics of the best checkpoint, from ``step``, and files of the run.
@@ -156,6 +159,16 @@ class TensorBoard:
             self._writer.flush()
 
 
+@contextlib.contextmanager
+def _refused(problem: str, advice: str, name: str) -> Iterator[None]:
+    """Turn every exception of a client, which may be of any kind, into a ``UserError``."""
+    try:
+        yield
+    except Exception as error:
+        why = f"{problem}: {without_password(reason(error))}. {advice}"
+        raise UserError(f"{why}; --loggers without {name} trains without it") from error
+
+
 class MLflow(Logger):
     """The :class:`Logger` of MLflow, whose environment variables choose the server.
 
@@ -172,27 +185,22 @@ class MLflow(Logger):
         # It would otherwise log the creation of tables in each new database.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         where = without_password(mlflow.get_tracking_uri())
-        try:
+        with _refused(
+            f"MLflow cannot be used at {where}", "MLFLOW_TRACKING_URI says where", "mlflow"
+        ):
             client = mlflow.MlflowClient()
             if run_id is None:
                 run_id = client.create_run(_experiment(client), run_name=name).info.run_id
                 mlflow.log_params(dict(settings), run_id=run_id)
             else:
                 client.update_run(run_id, status="RUNNING")
-        except Exception as error:  # the client raises errors of every kind
-            raise UserError(
-                f"MLflow cannot be used at {where}: {without_password(reason(error))}. "
-                f"MLFLOW_TRACKING_URI says where; --loggers without mlflow trains without it"
-            ) from error
         self._mlflow, self._client, self.run_id = mlflow, client, str(run_id)
         say(f"MLflow: run {run_id} at {where}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers. A step that is logged again does not replace earlier numbers."""
         self._mlflow.log_metrics(dict(values), step, run_id=self.run_id)
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log metrics, and files as artifacts."""
         self.scalars(step, metrics)
         for file in files:
             self._mlflow.log_artifact(str(file), run_id=self.run_id)
@@ -228,24 +236,17 @@ class WeightsAndBiases(Logger):
         import wandb
 
         resumed: Any = {"id": run_id, "resume": "allow", "reinit": "create_new"}
-        try:
+        with _refused("W&B cannot be used", "WANDB_MODE=offline needs no server", "wandb"):
             run = wandb.init(name=name, settings=wandb.Settings(**WANDB_SETTINGS), **resumed)
             run.define_metric("*", step_metric="step")
             run.config.update(settings, allow_val_change=True)
-        except Exception as error:  # the client raises errors of every kind
-            raise UserError(
-                f"W&B cannot be used: {reason(error)}. WANDB_MODE=offline needs no server; "
-                f"--loggers without wandb trains without it"
-            ) from error
         self._wandb, self._run, self.run_id = wandb, run, str(run.id)
         say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers. A step that is logged again does not replace earlier numbers."""
         self._run.log({**values, "step": step})
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log metrics in the summary, and files as an artifact of the type ``run``."""
         self._run.summary.update({**metrics, "best_step": step})
         artifact = self._wandb.Artifact(f"run-{self.run_id}", type="run")
         for file in files:
@@ -299,21 +300,19 @@ def opened_loggers(
     known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
     if os.path.lexists(file):
         known = read_json(file, _LoggersFile)
-    for name in names or ():
-        require_choice("loggers", name, LOGGERS)
     chosen = known["loggers"] if names is None else names
-    kept, runs = [name for name in LOGGERS if name in chosen], dict(known["runs"])
-    opened: list[Logger] = []
+    for name in chosen:
+        require_choice("loggers", name, LOGGERS)
+    runs, opened = dict(known["runs"]), dict[str, Logger]()
     with contextlib.ExitStack() as stack:
-        for name in kept:
+        for name in (name for name in LOGGERS if name in chosen):
             if name == "tensorboard":
-                logger: Logger = TensorBoard(folder, restored_step)
+                opened[name] = TensorBoard(folder, restored_step)
             else:
                 title, tracker = TRACKERS[name]
                 made = tracker(folder.absolute().name, settings or {}, runs.get(name))
-                logger, runs[name] = Background(title, made), made.run_id
-            stack.push(lambda kind, error, trace, logger=logger: logger.close(error))
-            opened.append(logger)
-        if (now := {"loggers": kept, "runs": runs}) != known:
+                opened[name], runs[name] = Background(title, made), made.run_id
+            stack.push(lambda kind, error, trace, close=opened[name].close: close(error))
+        if (now := {"loggers": [*opened], "runs": runs}) != known:
             write_json(file, now)
-        yield opened
+        yield [*opened.values()]
