@@ -37,7 +37,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import CONFIG_FILE
-from dien_jax.runs.trained import load_run, measure, trained_scores
+from dien_jax.runs.trained import load_run, score_split
 from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
 from dien_jax.utils.files import atomic_path
@@ -134,8 +134,8 @@ def row(
     """Return the row and scores of a model; ``result`` is None if the period did not train it."""
     model = load_run(run)
     test = in_terms_of(dataset, model.dataset)
-    predictions = trained_scores(model._replace(dataset=test, calibration=None), "test")
-    metrics = measure(dataset, "test", predictions)
+    scored = score_split(model._replace(dataset=test, calibration=None), "test")
+    predictions, metrics = scored.scores, scored.metrics()
     trained_on = 0
     if result is not None:
         trained_on = len(open_dataset(Path(result.data)).splits["train"].label)

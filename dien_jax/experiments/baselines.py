@@ -37,7 +37,8 @@ from dien_jax.model.statistics import MATCH
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.folder import versions
 from dien_jax.runs.summary import BaselineRun
-from dien_jax.runs.trained import measure
+from dien_jax.runs.trained import split_scores
+from dien_jax.training.run import check_splits
 from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.files import partial_folder
 
@@ -180,7 +181,7 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
     for name, model in models.items():
         calibration = fit_calibration(labels, scores["valid"][name], step=0)
         of_model = {split: calibration.apply(scores[split][name]) for split in HELD_OUT}
-        metrics = {split: measure(dataset, split, of_model[split]) for split in HELD_OUT}
+        metrics = {s: split_scores(dataset, s, of_model[s]).metrics() for s in HELD_OUT}
         settings = model.settings | {"calibration_slope": calibration.slope}
         results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:

@@ -22,7 +22,7 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, NAME_DATA, Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
-from dien_jax.utils.console import Stage, stage
+from dien_jax.utils.console import stage
 from dien_jax.utils.machine import require_usable_jax
 
 
@@ -144,18 +144,15 @@ def score_batches(
     ``loader`` has the order ``evaluation``; ``before_batch`` is called with the fraction of batches
     that are done, and may raise to stop.
     """
-    indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
-    scores = np.empty(sum(map(len, indices)), np.float32)
-    pending: list[jax.Array] = []
+    scores = np.empty(loader.num_examples, np.float32)
+    pending: list[tuple[np.ndarray, jax.Array]] = []
     with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
             before_batch(step / loader.steps_per_epoch)
-            pending.append(predict(batch))
+            pending.append((loader.example_indices(0, step), predict(batch)))
             # Keep scores on the device, and fetch those of several batches together.
             if len(pending) == 16 or step + 1 == loader.steps_per_epoch:
-                first = step + 1 - len(pending)
-                fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
-                for examples, values in fetched:
+                for examples, values in jax.device_get(pending):
                     scores[examples] = values = values[: len(examples)]
                     if len(wrong := np.flatnonzero(~np.isfinite(values))):
                         raise NotFiniteError(
@@ -172,11 +169,6 @@ def scorer(trained: TrainedModel, *, in_use: bool) -> Predict:
     step = make_predict_step(trained.run.config, trained.dataset.schema)
     model = trained.params, trained.batch_stats, trained.feature_tables()
     return functools.partial(step, *model, logit_map=trained.logit_map(in_use=in_use))
-
-
-def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of a split by their names in ``result.json``; None if undefined."""
-    return split_scores(dataset, split, scores).metrics()
 
 
 class SplitScores(NamedTuple):
@@ -231,8 +223,14 @@ def score_split(
     dataset = model.dataset
     if not (examples := len(dataset.splits[split].label)):
         raise UserError(f"{dataset.path} has no {split} examples to score")
+    loader = evaluation_loader(dataset, split, model.run.config.train)
     with stage(f"scoring {examples:,} {split} examples of {dataset.path}{source}") as current:
-        return split_scores(dataset, split, trained_scores(model, split, current))
+
+        def show(share: float) -> None:
+            current.share = share
+
+        scores = score_batches(scorer(model, in_use=False), loader, show)
+        return split_scores(dataset, split, scores)
 
 
 def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
@@ -242,14 +240,3 @@ def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScore
     scored = SplitScores(np.array(examples.label), scores, np.array(examples.group), known)
     dataset.check_files()
     return scored
-
-
-def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
-    """Return probabilities of a split, float32 ``[n]``, calibrated for its click rate."""
-    shown = Stage("") if current is None else current
-    loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
-
-    def show(share: float) -> None:
-        shown.share = share
-
-    return score_batches(scorer(trained, in_use=False), loader, show)

@@ -31,7 +31,7 @@ from dien_jax.model.tower import Part
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import measure, score_batches
+from dien_jax.runs.trained import score_batches, split_scores
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import (
     TrainState,
@@ -194,7 +194,7 @@ class Trainer:
         labels = {name: np.asarray(self._dataset.splits[name].label) for name in ("valid", "test")}
         for split in labels:
             scores = self._scores(split, best, calibration)
-            measured[split] = from_first(functools.partial(measure, self._dataset, split, scores))
+            measured[split] = self._metrics(split, scores)
             intervals[split] = from_first(functools.partial(auc_interval, labels[split], scores))
         baselines = {}
         if self._config.model.statistics:
@@ -329,8 +329,10 @@ class Trainer:
 
     def validate(self) -> dict[str, Any]:
         """Return validation metrics of the state; of the tower alone while it is trained."""
-        scores = self._scores("valid", self.state, part=self.progress.part)
-        return from_first(lambda: measure(self._dataset, "valid", scores))
+        return self._metrics("valid", self._scores("valid", self.state, part=self.progress.part))
+
+    def _metrics(self, split: str, scores: np.ndarray) -> dict[str, Any]:
+        return from_first(lambda: split_scores(self._dataset, split, scores).metrics())
 
     def _calibration(self, best: TrainState) -> Calibration | None:
         """Return the calibration of the best checkpoint, fitted on the validation split."""

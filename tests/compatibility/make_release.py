@@ -45,7 +45,7 @@ from dien_jax import (
 from dien_jax.errors import Interrupted
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import restore_state, trained_scores
+from dien_jax.runs.trained import restore_state, score_split
 
 NAME = f"version_{__version__.replace('.', '_')}"
 USERS, ITEMS = 80, 64
@@ -127,7 +127,7 @@ def opened(folder: Path) -> dict[str, Any]:
 def scores(folder: Path) -> dict[str, list[float]]:
     """Return what ``scores.json`` holds of a folder."""
     dataset = folder / "dataset"
-    found = {"test": trained_scores(load_run(folder / "run", dataset), "test").tolist()}
+    found = {"test": score_split(load_run(folder / "run", dataset), "test").scores.tolist()}
     for name in ("run", "model.dien"):
         ranker = Ranker(folder / name, dataset if name == "run" else None)
         for number, request in enumerate(REQUESTS):

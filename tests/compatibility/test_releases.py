@@ -19,7 +19,7 @@ from support.small_dataset import contents
 
 from dien_jax import load_run, resume
 from dien_jax.runs.folder import read_evaluations
-from dien_jax.runs.trained import trained_scores
+from dien_jax.runs.trained import score_split
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
 
@@ -68,7 +68,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(release: Path, tmp_path: Path) -
     expected = read(release / "run" / "result.json")
     result = resume(copy)
     assert (result.steps, result.best_step) == (expected["steps"], expected["best_step"])
-    scores = trained_scores(load_run(copy), "test")
+    scores = score_split(load_run(copy), "test").scores
     recorded = read(release / "scores.json")["test"]
     np.testing.assert_allclose(scores, recorded, rtol=0, atol=TRAINED_TOLERANCE)
     last = [read_evaluations(folder)[-1]["valid"]["logloss"] for folder in (copy, release / "run")]

@@ -17,7 +17,7 @@ from dien_jax.experiments.logistic_regression import Inputs
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
-from dien_jax.runs.trained import measure, score_split
+from dien_jax.runs.trained import score_split, split_scores
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
@@ -59,7 +59,7 @@ def test_table_and_files_have_every_baseline_and_another_run_the_same(
         for split in ("valid", "test"):
             scores = np.load(folder / f"scores-{split}.npy")
             assert scores.dtype == np.float32
-            assert result[split] == measure(dataset, split, scores)
+            assert result[split] == split_scores(dataset, split, scores).metrics()
             again = np.load(stored / folder.name / f"scores-{split}.npy")
             np.testing.assert_array_equal(scores, again)
             assert row.startswith(f"{name}  ")

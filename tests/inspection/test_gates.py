@@ -20,7 +20,7 @@ from dien_jax.inspection.examples import (
     available_measures,
     missing_measures,
 )
-from dien_jax.runs.trained import trained_scores
+from dien_jax.runs.trained import score_split
 
 pytestmark = pytest.mark.long
 
@@ -102,7 +102,7 @@ def test_models_name_the_measures_that_they_lack():
 
 def test_score_is_that_of_evaluation_where_batch_mates_matter(data):
     made = trained(data, "augru", gates="paper", **BATCH_MATES)
-    scores = trained_scores(made, "valid")
+    scores = score_split(made, "valid").scores
     examples = Inspector(made).examples("valid", NUMBERS)
     probabilities = [example.probability for example in examples]
     np.testing.assert_allclose(probabilities, scores[NUMBERS], atol=1e-6)

@@ -20,7 +20,7 @@ from dien_jax.inspection.example_view import example_lines
 from dien_jax.inspection.report import article, write_report
 from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.folder import CONFIG_FILE, METRICS_FILE, RESULT_FILE
-from dien_jax.runs.trained import load_run, trained_scores
+from dien_jax.runs.trained import load_run, score_split
 from dien_jax.utils.files import write_json
 
 pytestmark = pytest.mark.long
@@ -128,7 +128,7 @@ def test_without_matplotlib_the_page_says_so(run, tmp_path, monkeypatch):
 
 def test_numbers_are_those_of_the_run(run, content):
     trained = load_run(run)
-    scores = trained_scores(trained, "valid")
+    scores = score_split(trained, "valid").scores
     labels = np.asarray(trained.dataset.splits["valid"].label)
     text = " ".join(Page(content).text)
     assert f"click probability is {scores.mean():.4f}, and {labels.mean():.4f}" in text

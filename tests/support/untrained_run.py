@@ -14,7 +14,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import list_offsets, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.runs.trained import TrainedModel, trained_scores
+from dien_jax.runs.trained import TrainedModel, score_split
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
@@ -81,7 +81,7 @@ def trained(data: Path, model: str, **changes: object) -> TrainedModel:
 
 def check_ranking(model: TrainedModel, split: str = "test", most: int = 5) -> np.ndarray:
     """Rankings of some examples have the scores of an evaluation, which are returned."""
-    dataset, scores = model.dataset, trained_scores(model, split)
+    dataset, scores = model.dataset, score_split(model, split).scores
     examples, items = dataset.splits[split], dataset.vocabulary("item")
     names = {feature: dataset.vocabulary(feature) for feature in examples.context}
     ranker = Ranker(model)

@@ -17,7 +17,7 @@ from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.tower import of_part
-from dien_jax.runs.trained import load_run, score_batches, trained_scores
+from dien_jax.runs.trained import load_run, score_batches, score_split
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.steps.placement import OneDevice
 from dien_jax.training.loop import COUNTS_ALONE
@@ -62,7 +62,11 @@ def test_a_run_trains_both_parts_and_is_never_below_the_tower_on_validation(tmp_
     assert [line["step"] for line in lines] == [4, 8, 12, 16]
     trained = load_run(folder)
     assert trained.step == max(lines[:2], key=lambda line: line["valid"]["auc"])["step"]
-    dataset, config, scores = trained.dataset, trained.run.config, trained_scores(trained, "test")
+    dataset, config, scores = (
+        trained.dataset,
+        trained.run.config,
+        score_split(trained, "test").scores,
+    )
     step = make_predict_step(config, dataset.schema, part="tower")
     inputs = (trained.params, trained.batch_stats, trained.feature_tables())
     predict = functools.partial(step, *inputs, logit_map=trained.logit_map(in_use=False))

@@ -23,7 +23,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import load_run, trained_scores
+from dien_jax.runs.trained import load_run, score_split
 from dien_jax.training import loop, warm_start
 from dien_jax.utils.files import read_json
 
@@ -72,7 +72,7 @@ def scores(tiny: Tiny, split: str) -> np.ndarray:
     state, trained = started(tiny), load_run(tiny.run)
     params = {"params": state.params, "batch_stats": state.batch_stats}
     model = trained._replace(dataset=tiny.new, calibration=None, **params)
-    return trained_scores(model, split)
+    return score_split(model, split).scores
 
 
 # Rows
@@ -148,7 +148,7 @@ def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
 
 
 def test_before_training_scores_are_those_of_the_run(tiny):
-    before = trained_scores(load_run(tiny.run)._replace(calibration=None), "train")
+    before = score_split(load_run(tiny.run)._replace(calibration=None), "train").scores
     after = scores(tiny, "train")
     gone = tiny.old.vocabulary("item").index(GONE)
     starts, examples = tiny.old.event_offsets, tiny.old.splits["train"]
