@@ -25,7 +25,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
-from dien_jax.utils.files import read_json, write_array, write_json
+from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.json_values import Count, as_complete
 
 CALIBRATION_FILE = "calibration.json"
@@ -118,21 +118,11 @@ def negative_distribution(dataset: Dataset) -> str:
     return dataset.meta.get("split", {}).get("negative_distribution", drawn)
 
 
-def save_list_offsets(folder: Path, dataset: Dataset) -> None:
-    """Write ``list_offsets.npy`` of a run folder."""
-    write_array(folder / OFFSETS_FILE, list_offsets(dataset))
-
-
 def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
     """Return a copy of ``list_offsets.npy``; None for a run without it."""
     file, allowed = folder / OFFSETS_FILE, (lambda part: part < np.inf, "below infinity")
     is_there = os.path.lexists(file)
     return np.array(read_array(file, np.float32, items, allowed)) if is_there else None
-
-
-def uncalibrated(step: int) -> Calibration:
-    """Return a calibration that changes no score."""
-    return Calibration(slope=1.0, offset=0.0, step=step)
 
 
 def fit_calibration(

@@ -28,7 +28,7 @@ from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.tower import Part
-from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
+from dien_jax.runs.calibration import Calibration, fit_calibration
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import score_batches, split_scores
@@ -339,12 +339,9 @@ class Trainer:
         train = self._config.train
         if not train.calibrate:
             return None
-        labels, step = np.asarray(self._dataset.splits["valid"].label), self.progress.best_step
-        scores = self._scores("valid", best)
-        fitted = from_first(
-            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
-        )
-        return Calibration(**fitted)
+        labels, scores = self._dataset.splits["valid"].label, self._scores("valid", best)
+        given = labels, scores, self.progress.best_step, train.click_rate
+        return Calibration(**from_first(lambda: dataclasses.asdict(fit_calibration(*given))))
 
     def _scores(
         self,
@@ -358,7 +355,7 @@ class Trainer:
         A run that calibrates always maps logits, so calibrated scores need no compilation.
         """
         if calibration is None and self._config.train.calibrate:
-            calibration = uncalibrated(self.progress.step)
+            calibration = Calibration(1.0, 0.0, self.progress.step)  # which changes no score
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
         loader = self._validation if split == "valid" else self._evaluation_loader(split)
 

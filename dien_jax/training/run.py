@@ -18,7 +18,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.devices.mesh import devices_in_use, devices_there
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION, selection_score
-from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
+from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import (
     CHECKPOINTS_FOLDER,
@@ -47,7 +47,7 @@ from dien_jax.training.warm_start import (
     warm_start_of,
 )
 from dien_jax.utils.console import print_only_errors, say
-from dien_jax.utils.files import LOCK_FILE, locked, write_text
+from dien_jax.utils.files import LOCK_FILE, locked, write_array, write_text
 from dien_jax.utils.machine import require_usable_jax
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
@@ -309,7 +309,7 @@ def _train(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
         f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
     )
-    on_first(lambda: save_list_offsets(folder, dataset))
+    on_first(lambda: write_array(folder / OFFSETS_FILE, list_offsets(dataset)))
     fresh = checkpoints.latest_step() is None
     starts = run.warm_start is not None and fresh
     if starts:

@@ -12,7 +12,7 @@ from support.json_files import REMOVED, edit_json
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc, calibration_error, logloss
 from dien_jax.model.layers import click_probability
-from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
+from dien_jax.runs.calibration import Calibration, fit_calibration
 
 pytestmark = pytest.mark.long
 
@@ -88,7 +88,7 @@ def test_too_few_clicks_leave_scores_as_they_are() -> None:
 def test_the_line_that_changes_nothing_changes_no_bit() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 20, 1000).astype(np.float32))
     plain = np.asarray(click_probability(logits))
-    logit_map = jax.tree.map(jnp.asarray, uncalibrated(1).logit_map(in_use=True))
+    logit_map = jax.tree.map(jnp.asarray, Calibration(1.0, 0.0, 1).logit_map(in_use=True))
     mapped = click_probability(logits, logit_map)
     np.testing.assert_array_equal(np.asarray(mapped), plain)
 
@@ -128,7 +128,7 @@ def test_file_gives_the_calibration_back(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected: str) -> None:
-    uncalibrated(1).save(tmp_path)
+    Calibration(1.0, 0.0, 1).save(tmp_path)
     for name, value in change.items():
         edit_json(tmp_path / "calibration.json", name, value=value)
     with pytest.raises(UserError, match=rf"calibration\.json: {expected}"):

@@ -11,12 +11,13 @@ from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Schema
 from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.calibration import list_offsets, save_list_offsets
+from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import TrainedModel, score_split
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
+from dien_jax.utils.files import write_array
 
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 """Of probabilities: a few roundings of float32 in logits of a few units."""
@@ -62,7 +63,7 @@ def write(
     """A run folder of a member of the family, some fields of its model changed."""
     config, dataset = config_of(model, buckets, **changes), open_dataset(data)
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
-    save_list_offsets(folder, dataset)
+    write_array(folder / OFFSETS_FILE, list_offsets(dataset))
     state = random_state(config, dataset.schema)
     saved = OneDevice(dataset.schema).to_save(state)
     Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
