@@ -98,7 +98,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     check_words(argv, Arguments)  # before the files that flags name are read
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
-    file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--preset-file", "--warm-start"):  # they set the defaults of other flags
+        parser.add_argument(flag, f"--{flag[2:].replace('-', '_')}", nargs="?", type=Path)
+    file, warm_start = vars(parser.parse_known_args(argv)[0]).values()
     if file is not None and named:
         raise UserError(f"give a preset or --preset-file, not both; got {name!r} and {file}")
     if file is not None:
@@ -120,14 +123,6 @@ def parse(argv: Sequence[str]) -> Arguments:
     if arguments.resume is not None and (named or len(of_run) != 1):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments
-
-
-def _path(argv: Sequence[str], flag: str) -> Path | None:
-    """Return the value of a flag that sets the defaults of other flags."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    name = flag[2:].replace("-", "_")
-    parser.add_argument(flag, f"--{name}", nargs="?", type=Path, dest=name)
-    return getattr(parser.parse_known_args(argv)[0], name)
 
 
 def run(arguments: Arguments) -> "RunResult":

@@ -74,14 +74,12 @@ def compare_runs(
         say(f"no paired differences: the first run, {first.name}, is unfinished")
         return
     same = [run for run in others if run.run.data_digest == first.run.data_digest]
-    for run in others:
-        if run not in same:
-            why = f"it was trained on other data, {run.run.data}"
-            pair = f"no paired difference of {run.name} to {first.name}"
-            say(f"{pair}: {why}, so there are no scores of the same examples")
-    finished = [run for run in same if run.result is not None]
+    for run in (run for run in others if run not in same):
+        why = f"it was trained on other data, {run.run.data}"
+        pair = f"no paired difference of {run.name} to {first.name}"
+        say(f"{pair}: {why}, so there are no scores of the same examples")
     group = seed_groups(runs)[0]
-    if pairs := _pairs(group, finished):
+    if pairs := _pairs(group, [run for run in same if run.result is not None]):
         about = first.run.data, first.run.data_digest
         dataset = dataset or open_own_data(*about, first.folder, NAME_DATA)
         yield _pair_table(group, pairs, split, dataset)

@@ -74,8 +74,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     file = folder / METRICS_FILE
     with reading(file):
         lines = file.read_bytes().split(b"\n")[:-1] if os.path.lexists(file) else []
-    sources = (f"{file}, line {number}" for number in range(1, len(lines) + 1))
-    return [parse_json(line, Evaluation, at) for line, at in zip(lines, sources, strict=True)]
+    return [parse_json(line, Evaluation, f"{file}, line {n}") for n, line in enumerate(lines, 1)]
 
 
 def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
@@ -90,13 +89,9 @@ def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
 
 def cut_back(folder: Path, step: int) -> None:
     """Remove the evaluations after ``step``, and an incomplete last line."""
-    file = folder / METRICS_FILE
-    steps = [record["step"] for record in read_evaluations(folder)]
-    if file.exists():
-        lines = zip(file.read_bytes().split(b"\n"), steps, strict=False)
-        kept = b"".join(line + b"\n" for line, at in lines if at <= step)
-        if kept != file.read_bytes():
-            write_text(file, kept.decode())
+    kept = [record for record in read_evaluations(folder) if record["step"] <= step]
+    if (file := folder / METRICS_FILE).exists():
+        write_text(file, "".join(f"{json.dumps(record)}\n" for record in kept))
 
 
 CONFIG_FILE = "config.json"

@@ -94,12 +94,9 @@ class RunSummary:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """The best evaluation so far, by the score that training uses; None before the first."""
-        scored = [
-            (score, record)
-            for record in self.evaluations
-            if (score := selection_score(record["valid"])) is not None
-        ]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+        scores = [selection_score(record["valid"]) for record in self.evaluations]
+        ranked = ((s, r) for s, r in zip(scores, self.evaluations, strict=True) if s is not None)
+        return max(ranked, key=lambda pair: pair[0], default=(None, None))[1]
 
     @property
     def best_step(self) -> int | None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
-from dien_jax.errors import writing
-from dien_jax.metrics.scores import METRICS, auc
+from dien_jax.metrics.scores import auc
 from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
@@ -94,10 +93,8 @@ def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
 
 def write_result(result: RunResult) -> None:
     """Write ``result.json`` last: a run that has it is complete."""
-    folder = result.run_dir
-    draw_curves(folder)
-    with writing(folder / RESULT_FILE):
-        write_json(folder / RESULT_FILE, _content(result))
+    draw_curves(result.run_dir)
+    write_json(result.run_dir / RESULT_FILE, _content(result))
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
@@ -111,19 +108,13 @@ def _content(result: RunResult) -> dict[str, Any]:
 
 
 CURVES_FILE = "curves.png"
-
-
-def _validation(*names: str) -> dict[str, tuple[str, str]]:
-    return {f"validation {METRICS[name].label}": ("valid", name) for name in names}
-
-
 _CURVES = {
     "loss": {
         "training click loss": ("train", "click_loss"),
         "training auxiliary loss": ("train", "auxiliary_loss"),
-        **_validation("logloss"),
+        "validation log loss": ("valid", "logloss"),
     },
-    "AUC": _validation("auc", "gauc"),
+    "AUC": {"validation AUC": ("valid", "auc"), "validation GAUC": ("valid", "gauc")},
 }
 
 
