@@ -151,13 +151,7 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     """
     require("baselines", "python -m dien_jax.baselines")
     dataset = open_dataset(data)
-    labels = np.unique(dataset.splits["train"].label)
-    if len(labels) < 2:
-        expected = "expected training examples of both labels to fit baselines to"
-        found = f"label {labels[0]} only" if len(labels) else "no examples"
-        raise UserError(f"{dataset.path}: {expected}, found {found}")
-    if not len(dataset.splits["valid"].label):
-        raise UserError(f"{dataset.path} has no valid examples to choose settings by")
+    check_splits(dataset)
     if out is None:
         return _run_baselines(dataset, None)
     out = Path(out)

@@ -113,7 +113,7 @@ def fit(
         require_usable_jax()
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-        _check_splits(dataset, config)
+        check_splits(dataset, config.train.click_rate)
         return dataset, devices
 
     agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})
@@ -235,26 +235,26 @@ def _opened(
         yield checkpoints, on_first(lambda: stack.enter_context(loggers)) or []
 
 
-def _check_splits(dataset: Dataset, config: Config) -> None:
+def check_splits(dataset: Dataset, click_rate: float | None = None) -> None:
     """Refuse data without the examples that training needs; warn if AUC is undefined."""
-    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
+    for split, purpose in (("train", "train on"), ("valid", "choose the best model by")):
         if not len(dataset.splits[split].label):
             raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
-    labels = np.unique(dataset.splits["train"].label)
-    if len(labels) < 2:
-        problem = f"the train split has label {labels[0]} only, and no model can learn from it"
-        raise UserError(f"{dataset.path}: {problem}")
-    for split in ("valid", "test"):
+    for split in dataset.splits:
         labels = np.unique(dataset.splits[split].label)
-        if len(labels) < 2:
-            content = f"label {labels[0]} only" if len(labels) else "no examples"
-            if split == "valid" and config.train.click_rate is not None:
-                raise UserError(
-                    f"train.click_rate needs validation examples of both labels to be compared "
-                    f"with, {dataset.path} has {content}"
-                )
-            instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
-            say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
+        if len(labels) == 2:
+            continue
+        content = f"label {labels[0]} only" if len(labels) else "no examples"
+        if split == "train":
+            problem = f"the train split has {content}, and no model can learn from it"
+            raise UserError(f"{dataset.path}: {problem}")
+        if split == "valid" and click_rate is not None:
+            raise UserError(
+                f"train.click_rate needs validation examples of both labels to be compared "
+                f"with, {dataset.path} has {content}"
+            )
+        instead = "; log loss chooses the best model" if split == "valid" else ""
+        say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
 
 
 def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
