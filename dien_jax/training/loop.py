@@ -51,7 +51,7 @@ from dien_jax.training.progress import (
     not_finite,
 )
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.vectors import keeps_vectors, with_vectors
+from dien_jax.training.vectors import ItemVectors, item_vectors, keeps_vectors, with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
 SAVE_SECONDS = 600.0
@@ -66,7 +66,7 @@ class Trainer:
     Several processes share ``checkpoints``; None saves nothing, and allows only
     :meth:`evaluations`. ``stop_signal`` is called before each batch; if it returns the number of a
     signal, the run saves its state and stops. The number of ``devices`` of all processes divides
-    the batch size; () is the default device. ``rotation`` rotates vectors, see :mod:`.vectors`.
+    the batch size; () is the default device. ``vectors`` replace those of the dataset's items.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -82,7 +82,7 @@ class Trainer:
         checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
         devices: Sequence[jax.Device] = (),
-        rotation: np.ndarray | None = None,
+        vectors: ItemVectors | None = None,
     ) -> None:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
@@ -118,10 +118,10 @@ class Trainer:
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
                 self._best_tower = tower_of(self._best_checkpoint())
-        if keeps_vectors(run):
-            self.state, self._tables = with_vectors(
-                self.state, self._tables, config, dataset, self._place, latest is None, rotation
-            )
+        found = (vectors or item_vectors(dataset, config)) if keeps_vectors(run) else None
+        if found is not None:
+            arrays = self.state, self._tables, self._place
+            self.state, self._tables = with_vectors(*arrays, found, is_fresh=latest is None)
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()

@@ -36,13 +36,12 @@ from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.result import RunResult, read_finished, simple_baselines, write_result
-from dien_jax.training.vectors import vectors_of_items
+from dien_jax.training.vectors import ItemVectors
 from dien_jax.training.warm_start import (
-    Grown,
     Source,
     grown,
     load_source,
-    rotation_of,
+    rotated_vectors,
     source_of,
     warm_start_of,
 )
@@ -314,8 +313,8 @@ def _train(
     starts = run.warm_start is not None and fresh
     if starts:
         source = on_first(lambda: source or source_of(run, dataset))
-    rotation = rotation_of(run, folder, dataset, source)
-    trainer = Trainer(run, dataset, checkpoints, stop_signal, devices, rotation)
+    vectors = rotated_vectors(run, folder, dataset, source)
+    trainer = Trainer(run, dataset, checkpoints, stop_signal, devices, vectors)
     progress = trainer.progress
     device = devices[0].device_kind
     epochs = " and ".join(
@@ -328,7 +327,7 @@ def _train(
     for line in trainer.notes():
         say(line)
     if starts:
-        _start_from(run, dataset, trainer, source, rotation)
+        _start_from(run, dataset, trainer, source, vectors)
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
@@ -373,16 +372,10 @@ def _train(
 
 
 def _start_from(
-    run: Run, dataset: Dataset, trainer: Trainer, source: Source | None, rotation: np.ndarray | None
+    run: Run, dataset: Dataset, trainer: Trainer, source: Any, vectors: ItemVectors | None
 ) -> None:
     """Replace the trainer's fresh state with that of another run, and save it as step 0."""
     assert run.warm_start is not None
-
-    def started() -> Grown:
-        assert source is not None
-        vectors = None if rotation is None else vectors_of_items(dataset, run.config, rotation)
-        return grown(source, dataset, vectors)
-
-    start = on_first(started)
+    start = on_first(lambda: grown(source, dataset, vectors))
     trainer.start_from(None if start is None else start[:3])
     say(f"starting from {run.warm_start['run']}, step {run.warm_start['step']:,}; {start}")

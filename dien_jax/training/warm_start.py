@@ -20,12 +20,11 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.statistics import statistics_names
-from dien_jax.model.tower import WEIGHTS
 from dien_jax.runs.folder import PUT_BACK, Run, WarmStart
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
-from dien_jax.training.vectors import rotation_to, vector_size, vectors_of_items
+from dien_jax.training.vectors import ItemVectors, item_vectors, rotation_to
 from dien_jax.utils.files import write_array
 from dien_jax.utils.processes import from_first
 
@@ -86,7 +85,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        near = run.warm_start is None or run.warm_start.get("near_vectors", True)
+        near = run.warm_start is None or run.warm_start["near_vectors"]
         vectors = near and _has_vectors(before, run.config)
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:
@@ -130,41 +129,35 @@ def _is_later(dataset: Dataset, before: Dataset) -> bool:
     return start is not None and end is not None and start >= end
 
 
-def rotation_of(
+def rotated_vectors(
     run: Run, folder: Path, dataset: Dataset, source: Source | None
-) -> np.ndarray | None:
-    """Return the rotation of a warm start that keeps vectors, on every process; else None.
+) -> ItemVectors | None:
+    """Return the vectors of a warm start that keeps vectors, rotated to its run's embeddings.
 
-    Process 0 computes it from ``source`` at the start, and writes it: resuming needs no source.
+    Process 0 computes the rotation from ``source`` at the start, and writes it: resuming needs no
+    source. None for another run.
     """
     if run.warm_start is None or not run.warm_start["vectors"]:
         return None
+    found = item_vectors(dataset, run.config)
+    assert found is not None
+    size = found.vectors.shape[-1]
 
-    def values() -> list[list[float]]:
+    def values() -> list[float]:
+        file = folder / ROTATION_FILE
         if source is not None:
-            made = make_rotation(source, dataset, run.config)
-            write_array(folder / ROTATION_FILE, made.ravel())
-        return _read_rotation(folder, run.config).tolist()
+            write_array(file, make_rotation(source, dataset, found).ravel())
+        return read_array(file, np.float32, size * size).tolist()
 
-    return np.array(from_first(values), np.float32)
+    return found.rotated(np.array(from_first(values), np.float32).reshape(size, size))
 
 
-def make_rotation(source: Source, dataset: Dataset, config: Config) -> np.ndarray:
-    """Return the rotation of a dataset's vectors to the embeddings of the run, float32 ``[E, E]``.
-
-    Both must have vectors.
-    """
-    vectors = vectors_of_items(dataset, config)
-    assert vectors is not None
+def make_rotation(source: Source, dataset: Dataset, found: ItemVectors) -> np.ndarray:
+    """Return the rotation of a dataset's vectors to the run's embeddings, float32 ``[E, E]``."""
     name = dataset.schema.item[0].name
     rows = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
     embeddings = np.asarray(source.state.params["item_embeddings"][name])
-    return rotation_to(grown_table(embeddings, rows, 0.0), vectors)
-
-
-def _read_rotation(folder: Path, config: Config) -> np.ndarray:
-    size = vector_size(config)
-    return read_array(folder / ROTATION_FILE, np.float32, size * size).reshape(size, size)
+    return rotation_to(grown_table(embeddings, rows, 0.0), found.of_items())
 
 
 def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
@@ -210,7 +203,7 @@ def _check_inputs(before: Schema, dataset: Dataset) -> None:
         )
 
 
-def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -> Grown:
+def grown(source: Source, dataset: Dataset, vectors: ItemVectors | None = None) -> Grown:
     """Return the initial parameters and slots for a dataset that :func:`load_source` checked.
 
     New users start from the unknown row, which scored them until now and was trained to represent
@@ -218,42 +211,41 @@ def grown(source: Source, dataset: Dataset, vectors: np.ndarray | None = None) -
     by the inverse of their training events, because new items resemble rare ones. Other new
     values start from the mean of their table. In the tower, new values have weight 0.
 
-    ``vectors``, float32 ``[V, E]``, are those near which item embeddings are kept, rotated by
-    :func:`rotation_of`: new items start from their vectors.
+    If item embeddings are kept near ``vectors``, new items start from them.
     """
-    trained = jax.device_get((source.state.params, source.state.batch_stats))
-    params, batch_stats = jax.tree.map(np.array, trained)
     rows, new_rows, lost_rows = dict[Table, np.ndarray](), {}, {}
-    for group in ("item", "user", "context"):
-        for feature in getattr(dataset.schema, group):
-            if feature.size is not None:
-                before, now = (of.vocabulary(feature.name) for of in (source.dataset, dataset))
-                rows[group, feature.name] = matches = trained_rows(before, now)
-                new = new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
-                lost_rows[feature.name] = len(before) - (len(now) - new)
+    for group, features in vars(dataset.schema).items():
+        for name in (feature.name for feature in features if feature.size is not None):
+            before, now = (of.vocabulary(name) for of in (source.dataset, dataset))
+            rows[group, name] = matches = trained_rows(before, now)
+            new = new_rows[name] = int(np.count_nonzero(matches == NEW))
+            lost_rows[name] = len(before) - (len(now) - new)
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     source.dataset.check_files()
-    params = _grown_tables(params, rows, rarity)
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def grow(path: tuple, leaf: Any) -> Any:
+        if is_schedule(leaf):
+            return jax.tree.map(np.zeros_like, leaf)
+        _, name = table = table_of(path)
+        leaf = np.asarray(leaf)
+        if table not in rows:
+            return leaf
+        start: Any = 0.0  # of slots, and of weights in the tower
+        if path[0].key == "params" and path[1].key != "tower":
+            weights = rarity if name == "item" else None
+            start = leaf[UNKNOWN] if name == "user" else mean_row(leaf, weights)
+        return grown_table(leaf, rows[table], start)
+
+    state: Any = {name: getattr(source.state, name) for name in Grown._fields[:3]}
+    state = jax.tree_util.tree_map_with_path(grow, state, is_leaf=is_schedule)
     if vectors is not None:
-        name = dataset.schema.item[0].name
-        new = (rows["item", name] == NEW) & vectors.any(1)
-        params["item_embeddings"][name][new] = vectors[new]
-    slots = _grown_slots(source.state.optimizer_state, rows)
-    return Grown(params, batch_stats, slots, new_rows, lost_rows)
-
-
-def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
-    """Return the parameters with grown tables; ``rarity`` weighs all but the unknown item."""
-    params = jax.tree.map(lambda leaf: leaf, params)  # new dicts, whose tables are replaced
-    for (group, name), matches in rows.items():
-        embeddings = params[f"{group}_embeddings"]
-        table = embeddings[name]
-        weights = rarity if name == "item" else None
-        start = table[UNKNOWN] if name == "user" else mean_row(table, weights)
-        embeddings[name] = grown_table(table, matches, start)
-        if of_values := params.get("tower", {}).get(f"{group}_{WEIGHTS}"):
-            of_values[name] = grown_table(of_values[name], matches, 0.0)
-    return params
+        name, of_items = dataset.schema.item[0].name, vectors.of_items()
+        new = (rows["item", name] == NEW) & of_items.any(1)
+        state["params"]["item_embeddings"][name][new] = of_items[new]
+    return Grown(**state, new_rows=new_rows, lost_rows=lost_rows)
 
 
 def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
@@ -282,19 +274,3 @@ def grown_table(table: np.ndarray, rows: np.ndarray, start: np.ndarray | float) 
     result = table[np.where(rows == NEW, UNKNOWN, rows)]
     result[rows == NEW] = start
     return result
-
-
-def _grown_slots(optimizer_state: Any, rows: dict[Table, np.ndarray]) -> Any:
-    """Return the optimizer state for grown tables, with schedules at their first step."""
-
-    def is_schedule(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    def grow(path: tuple, leaf: Any) -> Any:
-        if is_schedule(leaf):
-            return jax.tree.map(np.zeros_like, leaf)
-        matches = rows.get(table_of(path))
-        return leaf if matches is None else grown_table(leaf, matches, 0.0)
-
-    host = jax.tree.map(np.array, jax.device_get(optimizer_state))
-    return jax.tree_util.tree_map_with_path(grow, host, is_leaf=is_schedule)

@@ -24,7 +24,7 @@ from dien_jax.runs.trained import load_run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training.run import fit, resume
-from dien_jax.training.vectors import item_vectors, started, vectors_of_items
+from dien_jax.training.vectors import ItemVectors, item_vectors, started
 from dien_jax.training.warm_start import (
     NEW,
     grown,
@@ -52,8 +52,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_wide(Path(tmp_path_factory.mktemp("wide")) / "data"))
 
 
-def vectors_of(dataset: Dataset, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    found = item_vectors(dataset.schema, dataset.factors, size)
+def vectors_of(dataset: Dataset, size: int = SIZE) -> ItemVectors:
+    model = dataclasses.replace(MODEL, item_embedding_size=size)
+    found = item_vectors(dataset, Config(model=model))
     assert found is not None
     return found
 
@@ -62,7 +63,7 @@ def test_items_with_a_vector_start_from_it_and_all_else_at_random(dataset: Datas
     state = create_state(Config(model=MODEL), dataset.schema, 1, seed=0)
     random, place = jax.device_get(state.params), OneDevice(dataset.schema)
     found = vectors_of(dataset)
-    params = started(state, dataset.schema, place, *found).params
+    params = started(state, place, found).params
     before, after = (np.asarray(params["item_embeddings"]["item"]) for params in (random, params))
     factors = dataset.factors["item"]
     vectors = np.float32(factors.vectors[0])[factors.row, :LEVEL]
@@ -99,7 +100,7 @@ def test_vectors_without_a_fold_are_turned_towards_those_of_all_users(dataset: D
 
 
 def test_no_vectors_without_a_factorization(dataset: Dataset) -> None:
-    assert item_vectors(dataset.schema, {}, SIZE) is None
+    assert item_vectors(dataclasses.replace(dataset, factors={}), LIGHT) is None
 
 
 def test_training_reads_what_was_learned_on_top_of_the_vector_of_a_fold() -> None:
@@ -147,7 +148,7 @@ def test_what_embeddings_learned_is_a_mean_over_candidates_and_histories(
     of_history = (squares[batch.history] * live).sum(1) / np.maximum(batch.lengths, 1)
     expected = ((squares[batch.item] + of_history) * batch.weight).sum() / batch.weight.sum()
     np.testing.assert_allclose(run(variables, batch, tables).learned, expected, rtol=1e-5)
-    beginning = started(state, dataset.schema, OneDevice(dataset.schema), *found)
+    beginning = started(state, OneDevice(dataset.schema), found)
     variables = {"params": beginning.params, "batch_stats": state.batch_stats}
     has_all = batch._replace(weight=batch.weight * (found[0][batch.item] > 0) * (batch.lengths < 1))
     assert run(variables, has_all, tables).learned == 0
@@ -171,11 +172,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def start_of(run_dir: Path, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rotation, vectors and embeddings of items at the start of a run from another."""
     source = load_source(run_dir, dataset, LIGHT)
-    rotation = make_rotation(source, dataset, LIGHT)
-    vectors = vectors_of_items(dataset, LIGHT, rotation)
-    assert vectors is not None
+    found = vectors_of(dataset)
+    rotation = make_rotation(source, dataset, found)
+    vectors = found.rotated(rotation)
     embeddings = grown(source, dataset, vectors).params["item_embeddings"]["item"]
-    return rotation, vectors, embeddings
+    return rotation, vectors.of_items(), embeddings
 
 
 def test_a_warm_start_on_the_same_data_has_the_vectors_of_its_run(
@@ -183,7 +184,7 @@ def test_a_warm_start_on_the_same_data_has_the_vectors_of_its_run(
 ) -> None:
     rotation, vectors, embeddings = start_of(trained, dataset)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(SIZE), atol=1e-5)
-    before = vectors_of_items(dataset, LIGHT)
+    before = vectors_of(dataset).of_items()
     params = np.asarray(load_run(trained).params["item_embeddings"]["item"])
     assert np.abs(params - before)[before.any(1)].max() > 0.01  # the run has learned
     np.testing.assert_allclose(vectors, before, atol=0.02)
@@ -194,8 +195,7 @@ def test_a_warm_start_turns_the_vectors_of_its_data_and_starts_new_items_from_th
     other: Dataset, dataset: Dataset, trained: Path
 ) -> None:
     _, vectors, embeddings = start_of(trained, other)
-    fresh = vectors_of_items(other, LIGHT)
-    assert fresh is not None
+    fresh = vectors_of(other).of_items()
     rows = trained_rows(dataset.vocabulary("item"), other.vocabulary("item"))
     params = np.asarray(load_run(trained).params["item_embeddings"]["item"])
     shared, new = rows != NEW, (rows == NEW) & vectors.any(1)
@@ -224,7 +224,7 @@ def test_examples_after_the_training_of_a_run_need_no_vectors(
     assert not reads_vectors(8)
     assert reads_vectors(7)
     updated = shutil.copytree(trained, tmp_path / "updated")
-    start = WarmStart(run=str(trained), step=1, vectors=False)
+    start = WarmStart(run=str(trained), step=1, vectors=False, near_vectors=True)
     dataclasses.replace(Run.load(updated), warm_start=start).restore(updated)
     assert warm_start_of(updated, load_source(updated, other, LIGHT), other, LIGHT)["vectors"]
     start["near_vectors"] = False  # of a run that began with random embeddings
