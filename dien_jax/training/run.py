@@ -31,6 +31,7 @@ from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.steps.state import parts
+    ROTATION_FILE,
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
@@ -268,17 +269,12 @@ def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
     """Remove a run folder that holds only settings, so that a corrected run can use its name."""
-    content = {path.name for path in folder.iterdir()}
-    files = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE, OFFSETS_FILE}
-    checkpoints = folder / CHECKPOINTS_FOLDER
-    if not content <= {*files, CHECKPOINTS_FOLDER} or any(checkpoints.glob("*")):
-        return
-    for name in content & files:
-        (folder / name).unlink()
-    if checkpoints.is_dir():
-        checkpoints.rmdir()
-    if is_new:
-        folder.rmdir()
+    before_steps = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE, OFFSETS_FILE, ROTATION_FILE}
+    if {path.name for path in folder.rglob("*")} <= {*before_steps, CHECKPOINTS_FOLDER}:
+        for path in folder.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()
+        if is_new:
+            folder.rmdir()
 
 
 def default_run_dir(name: str, dataset: Dataset) -> Path:
