@@ -48,7 +48,6 @@ from dien_jax.training.progress import (
     StepReport,
     add_metrics,
     mean_metrics,
-    not_finite,
 )
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.vectors import ItemVectors, item_vectors, keeps_vectors, with_vectors
@@ -364,8 +363,9 @@ class Trainer:
             self._report_scoring(split, loader.num_examples, done)
 
         model = state.params, state.batch_stats, self._tables.features
-        predict = functools.partial(self._parts[part].predict, *model, logit_map=logit_map)
-        return score_batches(predict, loader, watch)
+        step = functools.partial(self._parts[part].predict, *model, logit_map=logit_map)
+        put, readable = self._place.put_batch, self._place.readable
+        return score_batches(lambda batch: readable(step(put(batch))), loader, watch)
 
     def stop_if_asked(self) -> None:
         """Save the state and raise ``Interrupted`` after a stop signal."""
@@ -393,7 +393,9 @@ class Trainer:
 
     def _not_finite(self, problem: str) -> NotFiniteError:
         kept = None if self._checkpoints is None else self._checkpoints.latest_step()
-        return not_finite(problem, self._config.optim.learning_rate, kept)
+        note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
+        rate = f"--optim.learning-rate (now {self._config.optim.learning_rate:g})"
+        return NotFiniteError(f"training stopped: {problem}. Try a lower {rate}{note}")
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

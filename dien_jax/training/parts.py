@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from dien_jax.config.settings import LARGEST_INTEGER, Config
-from dien_jax.data.tables import Batch
 from dien_jax.errors import UserError
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.optimizer import epochs_of, learning_rate
@@ -21,8 +20,8 @@ from dien_jax.steps.train import make_train_step
 class PartSteps(NamedTuple):
     """The functions of one part of a model, and the maximum number of its training steps.
 
-    ``train`` donates the state. ``predict`` takes a batch on the host, and returns the scores of
-    the tower alone or, for the network part, of the whole model.
+    ``train`` donates the state. ``predict`` returns the scores of the tower alone or, for the
+    network part, of the whole model.
     """
 
     steps: int
@@ -50,21 +49,12 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
         options = {"xla_gpu_deterministic_ops": True}
         return jax.jit(program, donate_argnums=donated, compiler_options=options)
 
-    def predict(part: Part) -> Callable[..., jax.Array]:
-        on_place = compiled(make_predict_step(config, schema, place, part))
-
-        def call(params: Any, batch_stats: Any, features: Any, batch: Batch, **more: Any) -> Any:
-            scores = on_place(params, batch_stats, features, place.put_batch(batch), **more)
-            return place.readable(scores)
-
-        return call
-
     return {
         part: PartSteps(
             steps_per_epoch * epochs_of(config, part),
             learning_rate(config, steps_per_epoch, part),
             compiled(make_train_step(config, schema, steps_per_epoch, place, part), (0,)),
-            predict(part),
+            compiled(make_predict_step(config, schema, place, part)),
         )
         for part in parts(config.model)
     }
@@ -73,7 +63,4 @@ def part_steps(config: Config, place: OneDevice, steps_per_epoch: int) -> dict[P
 def tower_of(state: TrainState) -> tuple[Any, Any]:
     """Return a copy of the parameters and the running statistics of a state's tower."""
     tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
-    return _copied(tower)  # a step donates the state
-
-
-_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    return jax.tree.map(jnp.copy, tower)  # a step donates the state

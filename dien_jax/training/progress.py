@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dien_jax.errors import NotFiniteError, UserError
+import msgspec
+
+from dien_jax.errors import UserError
 from dien_jax.model.tower import Part
 from dien_jax.utils.json_values import Count, NotNegative, as_complete
 
@@ -30,7 +32,7 @@ class Progress:
     step: Count = 0
     evaluated_step: Count = 0
     best_step: Count = 0
-    best_score: float | None = None
+    best_score: Annotated[float, msgspec.Meta(le=1)] | None = None
     network_from: Count | None = None
     worse_evaluations: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
@@ -46,17 +48,12 @@ class Progress:
             order = f"best_step <= evaluated_step <= step == {step}"
             steps = (progress.best_step, progress.evaluated_step, progress.step)
             raise UserError(f"{source}: expected {order}, found {steps}")
-        if progress.network_from is not None and progress.network_from > progress.evaluated_step:
-            raise UserError(
-                f"{source}: expected network_from to be at most {progress.evaluated_step}, "
-                f"found {progress.network_from}"
-            )
+        if (progress.network_from or 0) > progress.evaluated_step:
+            limit = f"network_from to be at most {progress.evaluated_step}"
+            raise UserError(f"{source}: expected {limit}, found {progress.network_from}")
         if (progress.best_score is None) != (progress.best_step == 0):
             both = f"best_score {progress.best_score} and best_step {progress.best_step}"
             raise UserError(f"{source}: expected both of an evaluation or none, found {both}")
-        if progress.best_score is not None and progress.best_score > 1:
-            score = progress.best_score
-            raise UserError(f"{source}: expected best_score to be at most 1, found {score}")
         if progress.totals and progress.totals.get(EXAMPLES, 0) <= 0:
             raise UserError(f"{source}: expected totals.{EXAMPLES} to be above 0")
         return progress
@@ -122,10 +119,3 @@ def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:
 def mean_metrics(totals: dict[str, float]) -> dict[str, float]:
     """Return means over examples from the sums of :func:`add_metrics`."""
     return {name: value / totals[EXAMPLES] for name, value in totals.items() if name != EXAMPLES}
-
-
-def not_finite(problem: str, learning_rate: float, kept: int | None) -> NotFiniteError:
-    """Return the error of a run that diverged; ``kept`` is the step of its latest checkpoint."""
-    note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
-    advice = f"Try a lower --optim.learning-rate (now {learning_rate:g})"
-    return NotFiniteError(f"training stopped: {problem}. {advice}{note}")

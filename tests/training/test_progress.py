@@ -15,7 +15,7 @@ BEFORE = Progress(step=8, evaluated_step=6, best_step=4, best_score=0.5, totals=
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("best_score", 1e30, "expected best_score to be at most 1, found"),
+        ("best_score", 1e30, r"Expected 'float' <= 1.0 - at '\$.best_score'"),
         ("best_score", None, "expected both of an evaluation or none, found"),
         ("later", 1, "unknown key 'later'"),
         ("step", 9, "best_step <= evaluated_step <= step == 8, found"),
