@@ -42,14 +42,8 @@ from dien_jax.steps.state import (
 )
 from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.parts import part_steps, tower_of
-from dien_jax.training.progress import (
-    EXAMPLES,
-    Progress,
-    StepReport,
-    add_metrics,
-    mean_metrics,
-)
-from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
+from dien_jax.training.reporter import Reporter
 from dien_jax.training.vectors import ItemVectors, item_vectors, keeps_vectors, with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
@@ -100,7 +94,7 @@ class Trainer:
         )
         longest = self._loader.padded_lengths[-1]
         require_step_memory(config, self._place, train.batch_size, longest)
-        self._validation = self._evaluation_loader("valid")
+        self._validation = evaluation_loader(dataset, "valid", train, self._place.part)
 
         self._started_at = time.perf_counter()
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed, self._place)
@@ -121,7 +115,7 @@ class Trainer:
         if found is not None:
             arrays = self.state, self._tables, self._place
             self.state, self._tables = with_vectors(*arrays, found, is_fresh=latest is None)
-        self._report_scoring = NoReports().scoring
+        self._report_scoring: Callable[[str, int, float], None] = lambda *_: None
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
         self._earlier_seconds = self.progress.wall_seconds
@@ -162,10 +156,7 @@ class Trainer:
         at: Any = self._checkpoints, self.progress.best_step, self.state, self._place
         return restored(*at, optimizer=False)[0]
 
-    def _evaluation_loader(self, split: str) -> Loader:
-        return evaluation_loader(self._dataset, split, self._config.train, self._place.part)
-
-    def run(self, reporter: Reporter | NoReports) -> dict[str, Any]:
+    def run(self, reporter: Reporter) -> dict[str, Any]:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
@@ -356,7 +347,9 @@ class Trainer:
         if calibration is None and self._config.train.calibrate:
             calibration = Calibration(1.0, 0.0, self.progress.step)  # which changes no score
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
-        loader = self._validation if split == "valid" else self._evaluation_loader(split)
+        loader = self._validation
+        if split != "valid":
+            loader = evaluation_loader(self._dataset, split, self._config.train, self._place.part)
 
         def watch(done: float) -> None:
             self.stop_if_asked()

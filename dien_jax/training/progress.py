@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -91,13 +91,6 @@ class StepReport(NamedTuple):
     metrics: dict[str, float]
     examples_per_second: float | None
     learning_rate: float
-
-    def __str__(self) -> str:
-        parts = [f"step {self.step:,} of {self.total_steps:,}"]
-        parts += losses_in_words(self.metrics)
-        if self.examples_per_second is not None:
-            parts.append(f"{self.examples_per_second:,.0f} examples/s")
-        return ", ".join(parts)
 
 
 def losses_in_words(metrics: Mapping[str, float]) -> list[str]:

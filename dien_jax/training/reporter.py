@@ -1,7 +1,4 @@
-"""Reports of a run: the console, ``metrics.jsonl`` and the loggers.
-
-A run that resumes from a checkpoint discards the reports of later steps.
-"""
+"""Reports of a run: the console, ``metrics.jsonl`` and the loggers."""
 
 import time
 from collections import deque
@@ -12,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.folder import append_evaluation, cut_back
+from dien_jax.runs.folder import append_evaluation
 from dien_jax.training.loggers import Logger
 from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
@@ -24,37 +21,36 @@ LEAST_REPORTS, REPORTS = 5, 32
 class Reporter:
     """Reports of one run from its start, or its restored step, to its result.
 
-    ``evaluated_step`` is the step of the last evaluation before the checkpoint from which the run
-    resumes: later lines of ``metrics.jsonl`` are dropped.
+    A process that leaves printing to process 0 has one too, without loggers.
     """
 
-    def __init__(self, folder: Path, loggers: Sequence[Logger], evaluated_step: int = 0) -> None:
+    def __init__(self, folder: Path, loggers: Sequence[Logger]) -> None:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
         self._reports: deque[tuple[int, float]] = deque(maxlen=REPORTS)
         self._total_steps = 0
         self._scoring = Stage("scoring")
-        cut_back(folder, evaluated_step)
 
     def progress(self, report: StepReport) -> None:
         """Report a step between evaluations; the loggers get all its metrics."""
         step = report.step
         scalars = report.metrics | {"learning_rate": report.learning_rate}
-        if report.examples_per_second is not None:
-            scalars["examples_per_second"] = report.examples_per_second
+        parts = [f"step {step:,} of {report.total_steps:,}", *losses_in_words(report.metrics)]
+        if (speed := report.examples_per_second) is not None:
+            scalars["examples_per_second"] = speed
+            parts.append(f"{speed:,.0f} examples/s")
         self._log(step, {f"train/{name}": value for name, value in scalars.items()})
         if report.total_steps != self._total_steps:  # another part of the model: another speed
             self._total_steps = report.total_steps
             self._reports.clear()
         self._reports.append((step, time.monotonic()))
-        line = str(report)
         if len(self._reports) >= LEAST_REPORTS:
             steps, times = np.array(self._reports).T
             # The median ignores compilations and evaluations.
             pace = float(np.median(np.diff(times) / np.maximum(np.diff(steps), 1)))
             left = round(pace * (report.total_steps - step))
-            line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        self._line.update(line, step / report.total_steps)
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        self._line.update(", ".join(parts), step / report.total_steps)
 
     def scoring(self, split: str, examples: int, share: float) -> None:
         """Report the share of a split that is scored, 0 first; print it if this takes seconds."""
@@ -101,12 +97,3 @@ class Reporter:
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         for logger in self._loggers:
             logger.scalars(step, values)
-
-
-class NoReports:
-    """The :class:`Reporter` of a process that leaves reports to process 0."""
-
-    def nothing(self, *arguments: Any) -> None:
-        """Report nothing."""
-
-    progress = scoring = evaluation = note = finish = close = nothing

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,25 +19,19 @@ from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION, selection_score
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import (
-    CHECKPOINTS_FOLDER,
-    CONFIG_FILE,
-    PUT_BACK,
-    Run,
-    versions,
-)
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, PUT_BACK, Run, cut_back, versions
 from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.steps.optimizer import epochs_of
 from dien_jax.steps.rows import LAZY_ROWS
 from dien_jax.steps.state import parts
-    ROTATION_FILE,
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Logger, opened_loggers
 from dien_jax.training.loop import Trainer
-from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.training.reporter import Reporter
 from dien_jax.training.result import RunResult, read_finished, simple_baselines, write_result
 from dien_jax.training.vectors import ItemVectors
 from dien_jax.training.warm_start import (
+    ROTATION_FILE,
     Source,
     grown,
     load_source,
@@ -327,12 +320,12 @@ def _train(
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
-        make = functools.partial(Reporter, folder, loggers, progress.evaluated_step)
+        on_first(lambda: cut_back(folder, progress.evaluated_step))
         if starts:
             before = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(before)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
-        with contextlib.closing(on_first(make) or NoReports()) as reporter:
+        with contextlib.closing(Reporter(folder, loggers)) as reporter:
             outcome = trainer.run(reporter)
         calibration = outcome.pop("calibration")
         if calibration is not None:

@@ -40,8 +40,9 @@ def reports(folder: Path, restored_step: int = 0, evaluated_step: int = 0) -> It
     """The reporter of a run with the default loggers."""
     with (
         opened_loggers(folder, restored_step=restored_step) as loggers,
-        closing(Reporter(folder, loggers, evaluated_step)) as reporter,
+        closing(Reporter(folder, loggers)) as reporter,
     ):
+        cut_back(folder, evaluated_step)
         yield reporter
 
 
