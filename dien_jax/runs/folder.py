@@ -180,6 +180,8 @@ class Run:
                 resume = f", or continue that run: --resume {folder}, in Python resume()"
                 hint = resume if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
+            # Another process may have found the folder empty at the same time.
+            (folder / CONFIG_FILE).touch(exist_ok=False)
             write_json(folder / CONFIG_FILE, self.to_json())
 
     def restore(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ from support import small_dataset
 from support.json_files import REMOVED, edit_json
 
 from dien_jax import UserError, open_dataset, preset
+from dien_jax.runs import folder
 from dien_jax.runs.folder import Run
 
 TABLES = {
@@ -51,6 +52,17 @@ def test_data_of_another_schema_does_not_fit(data: Path) -> None:
         new_run(data).check_fits(dataclasses.replace(dataset, schema=schema))
 
 
+def test_runs_that_begin_at_once_do_not_share_a_folder(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "content", lambda path: [])  # both have looked
+    run = new_run(data)
+    run.save(data.parent / "run")
+    with pytest.raises(UserError, match="run folder .*/run cannot be written: File exists"):
+        dataclasses.replace(run, seed=4).save(data.parent / "run")
+    assert Run.load(data.parent / "run") == run
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
@@ -63,10 +75,10 @@ def test_data_of_another_schema_does_not_fit(data: Path) -> None:
     ],
 )
 def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, data: Path) -> None:
-    folder = data.parent / "run"
+    path = data.parent / "run"
     run = new_run(data)
-    run.save(folder)
-    assert Run.load(folder) == run
-    edit_json(folder / "config.json", *keys, value=value)
+    run.save(path)
+    assert Run.load(path) == run
+    edit_json(path / "config.json", *keys, value=value)
     with pytest.raises(UserError, match=rf"config\.json.*{message}"):
-        Run.load(folder)
+        Run.load(path)
