@@ -78,8 +78,7 @@ class RegressionInputs:
         counts = statistics_names(schema)
         self._numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
         self.names = (*counts, *self._numbers)
-        is_uncounted = [name.rpartition(" ")[2] in UNCOUNTED for name in counts]
-        is_uncounted += [True] * len(self._numbers)
+        is_uncounted = [n in self._numbers or n.rpartition(" ")[2] in UNCOUNTED for n in self.names]
         self.uncounted = np.flatnonzero(is_uncounted).tolist()
         self._counts = jax.jit(
             lambda tables, batch: with_statistics(model, schema, tables, batch).statistics

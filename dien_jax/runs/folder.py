@@ -105,13 +105,13 @@ class WarmStart(TypedDict):
     """Warm start of a run from another: the other's folder, and the step of its checkpoint.
 
     ``vectors`` is whether item embeddings are kept near vectors, as in the other run;
-    ``near_vectors`` is whether those of the other run are.
+    ``near_vectors`` is whether those of the other run are, True if it is not recorded.
     """
 
     run: str
     step: Count
     vectors: bool
-    near_vectors: bool
+    near_vectors: NotRequired[bool]
 
 
 @dataclass(frozen=True, kw_only=True)

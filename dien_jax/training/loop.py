@@ -44,7 +44,7 @@ from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.parts import part_steps, tower_of
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
-from dien_jax.training.vectors import ItemVectors, item_vectors, keeps_vectors, with_vectors
+from dien_jax.training.vectors import ItemVectors, item_vectors, with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
 SAVE_SECONDS = 600.0
@@ -111,10 +111,12 @@ class Trainer:
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
                 self._best_tower = tower_of(self._best_checkpoint())
-        found = (vectors or item_vectors(dataset, config)) if keeps_vectors(run) else None
-        if found is not None:
+        start, kept = run.warm_start, config.model.initial_embeddings == "vectors"
+        if kept and (start is None or start["vectors"]):
+            vectors = vectors or item_vectors(dataset, config)
+        if vectors is not None:
             arrays = self.state, self._tables, self._place
-            self.state, self._tables = with_vectors(*arrays, found, is_fresh=latest is None)
+            self.state, self._tables = with_vectors(*arrays, vectors, is_fresh=latest is None)
         self._report_scoring: Callable[[str, int, float], None] = lambda *_: None
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
@@ -146,9 +148,7 @@ class Trainer:
 
         They have the form and the shapes of one device.
         """
-        fresh = self.state
-        params, batch_stats, slots = self._place.put(trained, fresh[:3])
-        self.state = TrainState(params, batch_stats, slots, fresh.step, fresh.key)
+        self.state = TrainState(*self._place.put(trained, self.state[:3]), *self.state[3:])
         self._save(best=False)
 
     def _best_checkpoint(self) -> TrainState:
@@ -284,10 +284,9 @@ class Trainer:
                 names = ("click_loss", "auxiliary_loss", "gradient_norm")
                 values = ", ".join(f"{name} {row[name]:g}" for name in names)
                 raise self._not_finite(f"the loss is not finite at step {step} ({values})")
-        self._pending.clear()
-        for row in rows:
             add_metrics(self._unreported, row)
             add_metrics(self.progress.totals, row)
+        self._pending.clear()
         if self._timed_from is not None:
             self.progress.timed_seconds += now - self._timed_from
             self.progress.timed_examples += sum(row[EXAMPLES] for row in rows)

@@ -17,7 +17,6 @@ from dien_jax.config.settings import Config
 from dien_jax.data.arrays import release
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import FeatureTables, factor_levels
-from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState
 
@@ -63,14 +62,12 @@ def started(state: TrainState, place: OneDevice, found: ItemVectors) -> TrainSta
     values, name = np.flatnonzero(found.row), place.schema.item[0].name
     params = dict(state.params["item_embeddings"])
     rows = found.vectors[0, found.row[values]].astype(np.float32)
-    params[name] = _set(params[name], place.slots(("item", name), values), rows)
+    table, slots = params[name], place.slots(("item", name), values)
+    # The table stays uncommitted on one device; otherwise all later programs compile again.
+    sharding = table.sharding if table.committed else None
+    write = jax.jit(lambda t, k, v: t.at[k].set(v), out_shardings=sharding, donate_argnums=0)
+    params[name] = write(table, slots, rows)
     return state._replace(params={**state.params, "item_embeddings": params})
-
-
-def keeps_vectors(run: Run) -> bool:
-    """Return whether a run keeps item embeddings near vectors, if its data has them."""
-    start = run.warm_start
-    return run.config.model.initial_embeddings == "vectors" and (not start or start["vectors"])
 
 
 def item_vectors(dataset: Dataset, config: Config) -> ItemVectors | None:
@@ -86,16 +83,13 @@ def item_vectors(dataset: Dataset, config: Config) -> ItemVectors | None:
     width = min(factor_levels(item.size or 0)[-1], size)
     shape = (*found.vectors.shape[:2], size)
     vectors, row = np.zeros(shape, np.float32), np.array(found.row, np.int32)
-    vectors[..., :width] = _units(np.asarray(found.vectors)[..., :width].astype(np.float32))
+    leading = np.asarray(found.vectors)[..., :width].astype(np.float32)
+    norms = np.linalg.norm(leading, axis=-1, keepdims=True)
+    vectors[..., :width] = leading / np.where(norms > 0, norms, 1)
     release(np.asarray(found.vectors))
     row[~vectors[0].any(1)[row]] = 0
     turned = [vectors[0], *(table @ rotation_to(vectors[0], table) for table in vectors[1:])]
     return ItemVectors(row, np.stack(turned).astype(np.float16))
-
-
-def _units(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
 def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -107,10 +101,3 @@ def rotation_to(reference: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     both = vectors.any(1) & reference.any(1)
     left, _, right = np.linalg.svd(vectors[both].T @ reference[both])
     return left @ right
-
-
-def _set(table: jax.Array, slots: np.ndarray, rows: np.ndarray) -> jax.Array:
-    # The table stays uncommitted on one device; otherwise all later programs compile again.
-    sharding = table.sharding if table.committed else None
-    write = jax.jit(lambda t: t.at[slots].set(rows), out_shardings=sharding, donate_argnums=0)
-    return write(table)

@@ -85,7 +85,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_features(before.schema, dataset)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
-        near = run.warm_start is None or run.warm_start["near_vectors"]
+        near = run.warm_start is None or run.warm_start.get("near_vectors", True)
         vectors = near and _has_vectors(before, run.config)
         return Source(before, *restore_state(folder, run, before), vectors)
     except UserError as error:

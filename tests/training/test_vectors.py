@@ -224,7 +224,7 @@ def test_examples_after_the_training_of_a_run_need_no_vectors(
     assert not reads_vectors(8)
     assert reads_vectors(7)
     updated = shutil.copytree(trained, tmp_path / "updated")
-    start = WarmStart(run=str(trained), step=1, vectors=False, near_vectors=True)
+    start = WarmStart(run=str(trained), step=1, vectors=False)
     dataclasses.replace(Run.load(updated), warm_start=start).restore(updated)
     assert warm_start_of(updated, load_source(updated, other, LIGHT), other, LIGHT)["vectors"]
     start["near_vectors"] = False  # of a run that began with random embeddings
