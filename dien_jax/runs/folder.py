@@ -41,7 +41,7 @@ from dien_jax.errors import UserError, reading, writing
 from dien_jax.model.family import check_modules
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.console import say
-from dien_jax.utils.files import check_utf8, content, read_json, write_json, write_text
+from dien_jax.utils.files import check_utf8, content, locked, read_json, write_json, write_text
 from dien_jax.utils.json_values import (
     Count,
     LargeCount,
@@ -173,16 +173,20 @@ class Run:
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
         check_utf8(folder, "run folder")  # otherwise Orbax fails at the first checkpoint
-        with writing(folder, "run folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def check() -> None:
             if content(folder):
                 begun = (folder / CONFIG_FILE).exists()
                 resume = f", or continue that run: --resume {folder}, in Python resume()"
                 hint = resume if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
-            # Another process may have found the folder empty at the same time.
-            (folder / CONFIG_FILE).touch(exist_ok=False)
-            write_json(folder / CONFIG_FILE, self.to_json())
+
+        with writing(folder, "run folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            check()
+            with locked(folder, f"run folder {folder}"):
+                check()  # another process may have begun a run meanwhile
+                write_json(folder / CONFIG_FILE, self.to_json())
 
     def restore(self, folder: Path) -> None:
         """Rewrite ``config.json`` if it was removed or changed: a run needs it to resume."""

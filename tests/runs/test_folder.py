@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -55,12 +56,13 @@ def test_data_of_another_schema_does_not_fit(data: Path) -> None:
 def test_runs_that_begin_at_once_do_not_share_a_folder(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "content", lambda path: [])  # both have looked
-    run = new_run(data)
-    run.save(data.parent / "run")
-    with pytest.raises(UserError, match="run folder .*/run cannot be written: File exists"):
-        dataclasses.replace(run, seed=4).save(data.parent / "run")
-    assert Run.load(data.parent / "run") == run
+    run, path = new_run(data), data.parent / "run"
+    run.save(path)
+    looks = Mock(side_effect=[[], folder.content(path)])  # it was empty at the first look
+    monkeypatch.setattr(folder, "content", looks)
+    with pytest.raises(UserError, match="is not empty; choose another folder, or continue"):
+        dataclasses.replace(run, seed=4).save(path)
+    assert Run.load(path) == run
 
 
 @pytest.mark.parametrize(
