@@ -8,6 +8,7 @@ import signal
 import threading
 
 import jax
+import numpy as np
 import pytest
 from support import tiny_run
 from support.tiny_run import LIGHT_CONFIG, SCHEMA, batch_of, tables
@@ -16,13 +17,14 @@ from support.tiny_run import light_config as config
 import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset, with_settings
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import automatic_update
 from dien_jax.steps.state import create_state
 from dien_jax.training import run
 from dien_jax.training.parts import part_steps
+from dien_jax.training.result import simple_baselines
 from dien_jax.utils.files import read_json
 
 
@@ -164,6 +166,15 @@ def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
     for name in ("wide_dien", "dien", "augru", "authors"):  # with a cell of one's own
         model = dataclasses.replace(dien_jax.preset(name).model, evolution="own")
         assert nearest_preset(dien_jax.Config(model)) == name
+
+
+def test_popularity_does_not_count_rare_items_for_an_unknown_one(data):
+    dataset = dien_jax.open_dataset(data)
+    test, popularity = dataset.splits["test"], np.full(dataset.schema.num_items, 3)
+    popularity[UNKNOWN] = 1000  # all items that are too rare for a row
+    test = test._replace(item=np.where(test.label == 1, 1, UNKNOWN))
+    changed = dataclasses.replace(dataset, popularity=popularity, splits={"test": test})
+    assert simple_baselines(changed)["popularity"] == 1.0
 
 
 def test_name_of_a_preset_is_no_config(data, tmp_path):
