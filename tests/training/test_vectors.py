@@ -5,6 +5,7 @@ import itertools
 import shutil
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from dien_jax.runs.folder import Run, WarmStart
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state, feature_tables
+from dien_jax.training import run as training_run
 from dien_jax.training.run import fit, resume
 from dien_jax.training.vectors import ItemVectors, item_vectors, started
 from dien_jax.training.warm_start import (
@@ -255,6 +257,15 @@ def test_a_warm_start_is_resumed_without_its_run_but_not_without_its_rotation(
     resume(folders[1])
     whole, stopped = map(load_run, folders)
     jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
+
+
+def test_a_warm_start_that_cannot_begin_leaves_no_folder(
+    other: Dataset, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "Trainer", Mock(side_effect=UserError("too large")))
+    with pytest.raises(UserError, match="too large"):
+        fit(LIGHT, data=other, run_dir=tmp_path / "run", warm_start=trained)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(
