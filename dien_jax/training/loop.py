@@ -148,7 +148,8 @@ class Trainer:
 
         They have the form and the shapes of one device.
         """
-        self.state = TrainState(*self._place.put(trained, self.state[:3]), *self.state[3:])
+        started = self._place.put(trained, self.state[:3])
+        self.state = TrainState._make((*started, *self.state[3:]))
         self._save(best=False)
 
     def _best_checkpoint(self) -> TrainState:
