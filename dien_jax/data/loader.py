@@ -8,9 +8,8 @@ Dimensions: n examples of the split, B rows of a batch, T padded steps, R real r
 L padded lengths.
 """
 
+import functools
 import os
-import queue
-import threading
 from collections.abc import Generator
 
 import jax
@@ -21,6 +20,7 @@ from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.tables import Batch, folds_of, is_live
 from dien_jax.errors import UserError
+from dien_jax.utils.machine import map_in_order
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
@@ -175,36 +175,13 @@ class Loader:
         is exhausted or dropped. A process that is forked meanwhile lacks the thread, so its
         iterator raises a ``UserError``; it must begin its own epoch.
         """
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
-        dropped, process = threading.Event(), os.getpid()
-
-        def prepare() -> None:
-            try:
-                for step in range(start, self.steps_per_epoch):
-                    ready.put(self.batch(epoch, step))
-                    if dropped.is_set():
-                        return
-                ready.put(None)
-            except BaseException as error:
-                ready.put(error)
-
-        thread = threading.Thread(target=prepare, name="dien_jax batches", daemon=True)
-        thread.start()
-        try:
-            while (batch := ready.get()) is not None:
-                if isinstance(batch, BaseException):
-                    raise batch
-                yield batch
-                if os.getpid() != process:
-                    problem = f"the batches of this epoch are prepared by process {process}"
-                    raise UserError(f"{problem}; begin an epoch in the forked one")
-        finally:
-            # One free slot in the queue is enough: the thread checks `dropped` after each batch.
-            if os.getpid() == process:  # in a forked process the queue may be locked for ever
-                dropped.set()
-                while not ready.empty():
-                    ready.get_nowait()
-                thread.join()
+        process, prepare = os.getpid(), functools.partial(self.batch, epoch)
+        steps = range(start, self.steps_per_epoch)
+        for batch in map_in_order(prepare, steps, threads=1, ahead=PREFETCH):
+            yield batch
+            if os.getpid() != process:
+                problem = f"the batches of this epoch are prepared by process {process}"
+                raise UserError(f"{problem}; begin an epoch in the forked one")
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """Add rows of zeros to ``[R, ...]`` up to the rows of this loader's part."""

@@ -168,30 +168,32 @@ def map_in_order(
     values: Iterable[T],
     threads: int,
     is_large: Callable[[T], bool] = lambda _: False,
+    ahead: int = 0,
 ) -> Iterator[U]:
     """Yield the results of a function for each value, in the order of the values.
 
-    Threads are at most ``threads`` values ahead, and a large value is processed alone: this bounds
-    the memory of values and results.
+    Threads are at most ``threads`` values ahead, or ``ahead`` if that is more, and a large value is
+    processed alone: this bounds the memory of values and results. One thread that need not be ahead
+    is the caller's.
 
     >>> list(map_in_order(lambda n: n * n, range(4), threads=2))
     [0, 1, 4, 9]
     """
-    if threads == 1:
+    most = max(threads, ahead)
+    if most == 1:
         yield from map(function, values)
         return
     pending: deque[Future[U]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            room = threads
-            for value in values:
-                is_alone = is_large(value)
-                while len(pending) >= (1 if is_alone else room):
-                    yield pending.popleft().result()
-                pending.append(pool.submit(function, value))
-                room = 1 if is_alone else threads
-            while pending:
+    pool = ThreadPoolExecutor(threads)
+    try:
+        room = most
+        for value in values:
+            is_alone = is_large(value)
+            while len(pending) >= (1 if is_alone else room):
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+            pending.append(pool.submit(function, value))
+            room = 1 if is_alone else most
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
