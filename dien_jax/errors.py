@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib
 import itertools
 import os
@@ -89,18 +90,9 @@ def described(error: BaseException) -> str:
     return f"out of memory: {reason(error)}" if isinstance(error, MemoryError) else str(error)
 
 
-def writing(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:
-    """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be written"."""
-    return _naming(path, flag, "written")
-
-
-def reading(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Turn an ``OSError`` of the block into a :class:`UserError`: "PATH cannot be read"."""
-    return _naming(path, "", "read")
-
-
 @contextlib.contextmanager
-def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
+def _naming(verb: str, path: Path, flag: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a :class:`UserError`: "[FLAG] PATH cannot be VERB"."""
     try:
         yield
     except OSError as error:
@@ -111,6 +103,10 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
             if link := next(links, None):
                 why = f"{'it' if link == path else link} is a symbolic link that leads to nothing"
         raise UserError(f"{name} cannot be {verb}: {why}") from error
+
+
+writing = functools.partial(_naming, "written")
+reading = functools.partial(_naming, "read")
 
 
 @contextlib.contextmanager
