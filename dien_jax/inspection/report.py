@@ -182,14 +182,15 @@ def _example_sections(
     picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
     inspector = Inspector(trained)
 
-    def shown(title: str, numbers: list[int]) -> str:
-        return _examples(inspector, split, numbers, scored.scores[numbers], title, command)
+    def shown(title: str, kind: str) -> str:
+        scores = scored.scores[picks[kind]]
+        return _examples(inspector, split, picks[kind], scores, title, command)
 
-    wrong = shown("Not clicked, at the highest probabilities", picks.false_alarms)
-    wrong += shown("Clicked, at the lowest probabilities", picks.misses)
-    right = shown("Clicked, at the highest probabilities", picks.hits)
-    right += shown("Not clicked, at the lowest probabilities", picks.rejections)
-    right += shown("Typical: loss near the median", picks.typical)
+    wrong = shown("Not clicked, at the highest probabilities", "false alarms")
+    wrong += shown("Clicked, at the lowest probabilities", "misses")
+    right = shown("Clicked, at the highest probabilities", "hits")
+    right += shown("Not clicked, at the lowest probabilities", "rejections")
+    right += shown("Typical: loss near the median", "typical")
     model = trained.run.config.model
     if lines := measure_lines(available_measures(model)):
         lines.append("Gates are means over units")

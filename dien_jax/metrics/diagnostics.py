@@ -32,16 +32,6 @@ class PartAuc(NamedTuple):
     standard_error: float | None
 
 
-class Picks(NamedTuple):
-    """Indices of examples, the most extreme scores first; typical ones have median losses."""
-
-    false_alarms: list[int]
-    misses: list[int]
-    hits: list[int]
-    rejections: list[int]
-    typical: list[int]
-
-
 def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[CalibrationBin]:
     """Return a reliability diagram of scores as probabilities: bins of equal width from 0 to 1.
 
@@ -95,8 +85,11 @@ def auc_by_size(
     return parts
 
 
-def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
-    """Pick at most ``count`` of the most wrong, the most right and the most typical examples."""
+def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> dict[str, list[int]]:
+    """Pick at most ``count`` of the most wrong, the most right and the most typical examples.
+
+    Of each kind return indices, the most extreme scores first; typical ones have median losses.
+    """
     losses = example_losses(labels, scores)
     is_click = np.asarray(labels) == 1
     rising, falling = (np.argsort(order, kind="stable") for order in (scores, -scores))
@@ -105,10 +98,10 @@ def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
     def first(order: np.ndarray, inside: np.ndarray) -> list[int]:
         return order[inside[order]][:count].tolist()
 
-    return Picks(
-        false_alarms=first(falling, ~is_click),
-        misses=first(rising, is_click),
-        hits=first(falling, is_click),
-        rejections=first(rising, ~is_click),
-        typical=np.argsort(distances, kind="stable")[:count].tolist(),
-    )
+    return {
+        "false alarms": first(falling, ~is_click),
+        "misses": first(rising, is_click),
+        "hits": first(falling, is_click),
+        "rejections": first(rising, ~is_click),
+        "typical": np.argsort(distances, kind="stable")[:count].tolist(),
+    }

@@ -55,9 +55,9 @@ def test_standard_error_of_a_part_is_delongs():
 
 def test_picks_are_the_most_wrong_and_the_most_right():
     found = pick(LABELS, SCORES, 2)
-    assert found.false_alarms == [6, 3]
-    assert found.misses == [7, 1]
-    assert found.hits == [2, 4]
-    assert found.rejections == [0, 5]
-    assert set(pick(LABELS[:7], SCORES[:7], 2).typical) == {4, 5}  # the fourth loss of seven
-    assert pick(LABELS[:1], SCORES[:1], 2).misses == []
+    assert found["false alarms"] == [6, 3]
+    assert found["misses"] == [7, 1]
+    assert found["hits"] == [2, 4]
+    assert found["rejections"] == [0, 5]
+    assert set(pick(LABELS[:7], SCORES[:7], 2)["typical"]) == {4, 5}  # the fourth loss of seven
+    assert pick(LABELS[:1], SCORES[:1], 2)["misses"] == []
