@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.inspection.examples import MEASURES, Example, Inspector
+from dien_jax.inspection.examples import MEASURES, RELATIVE, Example, Inspector, title_of
 from dien_jax.utils.plots import new_figure, padded, shortened
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
         categories = [behaviour.category or "" for behaviour in behaviours]
         columns.append(column(feature, categories, CATEGORY_WIDTH))
     for name, values in example.measures.items():
-        largest = float(values.max(initial=0)) if MEASURES[name].is_relative else 1.0
+        largest = float(values.max(initial=0)) if name in RELATIVE else 1.0
         bars = [_bar(value / largest if largest else 0.0, encoding) for value in values.tolist()]
         cells = [f"{bar:{BAR_WIDTH}} {v:.4f}" for bar, v in zip(bars, values, strict=True)]
-        columns.append([f"{MEASURES[name].title:{BAR_WIDTH + 7}}", *cells])
+        columns.append([f"{title_of(name):{BAR_WIDTH + 7}}", *cells])
     rows = zip(*columns, strict=True)
     return [*lines, "", *(f"{first} {'  '.join(rest)}".rstrip() for first, *rest in rows)]
 
@@ -86,9 +86,8 @@ def ranking_lines(inspector: Inspector) -> list[str]:
 
 def measure_lines(names: Iterable[str]) -> list[str]:
     """Return explanations of measures."""
-    relative = {True: " (bars are relative to the largest)", False: ""}
-    measures = map(MEASURES.__getitem__, names)
-    return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
+    relative = dict.fromkeys(RELATIVE, " (bars are relative to the largest)")
+    return [f"{title_of(name)}: {MEASURES[name]}{relative.get(name, '')}" for name in names]
 
 
 def _bar(length: float, encoding: str) -> str:
@@ -126,10 +125,9 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
     colours = ["C1" if behaviour.matches else "C0" for behaviour in behaviours]
     rows = np.arange(count)
     for axes, (name, values) in zip(panels, example.measures.items(), strict=False):
-        measure = MEASURES[name]
         axes.barh(rows, values, color=colours, height=0.75)
-        axes.set_title(measure.title, fontsize="small", loc="left")
-        axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if measure.is_relative else 1)
+        axes.set_title(title_of(name), fontsize="small", loc="left")
+        axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if name in RELATIVE else 1)
         axes.locator_params(axis="x", nbins=3)
     for axes in panels:
         axes.axhline(count - 0.5, color="0.5", lw=0.8)

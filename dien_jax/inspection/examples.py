@@ -21,11 +21,11 @@ import numpy as np
 from dien_kernels import Weights
 
 from dien_jax.config.presets import member_name
-from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.schema import EXAMPLE_COLUMNS, UNKNOWN, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
@@ -35,48 +35,36 @@ from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
 
 
-class Measure(NamedTuple):
-    """A number from 0 to 1 for each behaviour of a history."""
-
-    title: str
-    explanation: str
-    is_relative: bool = False  # bars are relative to the largest: in a long history all are small
-
-
 MEASURES = {
-    "extractor_gate": Measure(
-        "extractor gate", "share of the interest extractor's state that a behaviour replaces"
-    ),
-    "attention": Measure(
-        "attention", "weight of a behaviour for this candidate; the weights sum to 1", True
-    ),
-    "update_gate": Measure(
-        "update gate",
-        "share of the interest evolution's state that a behaviour would replace without attention",
-    ),
-    "update": Measure(
-        "update",
-        "share of the interest evolution's state that a behaviour replaces under attention",
-        True,
-    ),
+    "extractor_gate": "share of the interest extractor's state that a behaviour replaces",
+    "attention": "weight of a behaviour for this candidate; the weights sum to 1",
+    "update_gate": "share of the interest evolution's state that a behaviour would replace without "
+    "attention",
+    "update": "share of the interest evolution's state that a behaviour replaces under attention",
 }
-"""The measures by name, in the order in which a model computes them."""
+"""Numbers from 0 to 1 for each behaviour, explained, in the order in which a model computes them.
+"""
+RELATIVE = ("attention", "update")  # bars are relative to the largest, as all are small
+
+
+def title_of(measure: str) -> str:
+    """Return the name of a measure as text."""
+    return measure.replace("_", " ")
 
 
 UNKNOWN_NAME = "(unknown)"  # for values without a row of their own, too rare in training
 NAMED = 3  # number of ids that an error message names
 
 
-def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[str, Any]]:
+def make_internals_step(config: ModelConfig, schema: Schema) -> Callable[..., dict[str, Any]]:
     """Return the jitted ``internals(params, batch_stats, features, logit_map, batch)``.
 
     It returns the click ``probability`` ``[B]``; ``by_counts``, the probability by the tower alone,
     without the networks that read the history, or None without a tower; and the ``measures`` that
     the model has, by name, ``[B, T]`` each. Gates are means over the H units.
     """
-    model_config = config.model
-    model, is_paper = ClickModel(model_config, schema), model_config.gates == "paper"
-    names = available_measures(model_config)
+    model, is_paper = ClickModel(config, schema), config.gates == "paper"
+    names = available_measures(config)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
@@ -112,13 +100,13 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., dict[st
             measures["extractor_gate"] = mean_gate("extractor", history)
         if "update_gate" in names:
             x = output.interest_states
-            if model_config.evolution == "aigru":
+            if config.evolution == "aigru":
                 x = x * attention[..., None]
             measures["update_gate"] = gate = mean_gate("evolution", x)
         if "update" in names:
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
         by_counts = None
-        if model_config.statistics:
+        if config.statistics:
             terms: Any = model.apply(variables, batch, features, method="tower_terms")
             by_counts = click_probability(terms.sum(1), logit_map)
         probability = click_probability(output.logits, logit_map)
@@ -138,7 +126,7 @@ def available_measures(model: ModelConfig) -> list[str]:
 def missing_measures(model: ModelConfig) -> list[str]:
     """Return a sentence on which of attention and update gate a model lacks, or nothing."""
     missing = {"attention", "update_gate"} - {*available_measures(model)}
-    titles = " and no ".join(MEASURES[name].title for name in sorted(missing))
+    titles = " and no ".join(map(title_of, sorted(missing)))
     name = member_name(model).replace("custom", "this model")
     return [f"{name} has no {titles}"] if missing else []
 
@@ -229,7 +217,7 @@ class Inspector:
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
-        step = make_internals_step(trained.run.config, trained.dataset.schema)
+        step = make_internals_step(trained.run.config.model, trained.dataset.schema)
         inputs = trained.params, trained.batch_stats, trained.feature_tables()
         self._internals = functools.partial(step, *inputs, trained.logit_map(in_use=False))
         self.names = Names(trained.dataset)
@@ -246,7 +234,7 @@ class Inspector:
           UserError: if a number does not exist.
         """
         dataset = dataset or self.trained.dataset
-        rows = dataset.splits[split]
+        rows, offsets = dataset.splits[split], dataset.event_offsets
         count = len(rows.label)
         for number in numbers:
             if not 0 <= number < count:
@@ -264,20 +252,19 @@ class Inspector:
                 for place in places:
                     number, length = int(batch_numbers[place]), int(batch.lengths[place])
                     history = np.asarray(batch.history)[place, :length].tolist()
-                    row = rows.take(np.array([number]))
                     own = jax.tree.map(lambda values, place=place: values[place], internals)
                     measures, by_counts = own["measures"], own["by_counts"]
-                    [item], [end], [sequence] = row.item, row.history_end, row.sequence
+                    item, start = int(rows.item[number]), offsets[rows.sequence[number]]
                     examples[number] = Example(
                         split=split,
                         number=number,
-                        user=self.names.user(int(row.group[0])),
-                        candidate=self.names.behaviour(int(item), int(item)),
-                        label=int(row.label[0]),
+                        user=self.names.user(int(rows.group[number])),
+                        candidate=self.names.behaviour(item, item),
+                        label=int(rows.label[number]),
                         probability=float(own["probability"]),
                         by_counts=None if by_counts is None else float(by_counts),
-                        behaviours=tuple(self.names.behaviour(k, int(item)) for k in history),
-                        older=int(end - dataset.event_offsets[sequence]) - length,
+                        behaviours=tuple(self.names.behaviour(k, item) for k in history),
+                        older=int(rows.history_end[number] - start) - length,
                         measures={n: measures[n][:length] for n in MEASURES if n in measures},
                     )
         dataset.check_files()
@@ -306,10 +293,9 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     if user_row == UNKNOWN and dataset.schema.num_users > 1:
         say(f"note: user {user} did not occur in training; the model sees the unknown user")
     sequence, end = events.find(user, None)
-    numbers = {"sequence": sequence, "user": user_row, "group": groups.index(user), "item": row}
-    ids = {name: np.array([value], np.int32) for name, value in numbers.items()}
-    ends, label = np.array([end], np.int64), np.zeros(1, np.int8)
-    example = Examples(**ids, history_end=ends, label=label, context=columns)
+    values = sequence, end, user_row, groups.index(user), row, 0
+    given = zip(values, EXAMPLE_COLUMNS.values(), strict=True)
+    example = Examples(*(np.array([value], kind) for value, kind in given), columns)
     return dataclasses.replace(dataset, splits={"test": example})
 
 
