@@ -29,7 +29,7 @@ from benchmarks.common.timing import versions_of
 from benchmarks.recurrence import CELLS, MODES, computation, operands
 from dien_jax.config.presets import preset, with_settings
 from dien_jax.config.settings import Config
-from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics, example_batch
+from dien_jax.data.tables import FeatureTables, blank_counts, example_batch
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step
@@ -102,8 +102,8 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
 def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
-    counts = blank_statistics(schema), blank_factors(schema)
-    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, *counts)
+    categories = {"category": np.zeros(ITEMS, np.int32)}
+    features = FeatureTables(categories, {}, *blank_counts(schema))
     sampler = make_sampler(np.ones(ITEMS))
     batch = example_batch(
         schema, batch_size=config.train.batch_size, steps=config.train.max_history

@@ -6,7 +6,6 @@ Dimensions: B examples of a batch, T padded steps, V values of a feature, P pair
 tables of vectors, R vectors of a table.
 """
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ sequence; so do the counts of pairs of this value with the history."""
 LEVELS = (16, 32, 64, 128)  # leading components whose similarities are inputs of a model
 FOLDS = 4  # folds of users
 DIRECTED = 3  # vectors of a value with transitions: from its users, as earlier event, as next one
-CHUNK_ROWS = 1024  # vectors whose scale is computed at a time, which fit the processor's cache
+CHUNK_ROWS = 256  # vectors of a table whose scale is computed at a time, to fit the cache
 
 
 @jax.tree_util.register_dataclass
@@ -184,31 +183,23 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
     places = [(part * components, level) for part in range(parts) for level in levels]
-    starts = range(0, vectors.shape[1], CHUNK_ROWS)
-    for table, begin in itertools.product(range(len(vectors)), starts):
+    for begin in range(0, vectors.shape[1], CHUNK_ROWS):
         rows = slice(begin, begin + CHUNK_ROWS)
-        squares = np.square(vectors[table, rows].astype(np.float32))
+        squares = np.square(vectors[:, rows].astype(np.float32))
         for place, (start, level) in enumerate(places):
-            norm = np.sqrt(squares[:, start : start + level].sum(-1))
-            is_zero = norm < 1e-5
-            scale[table, rows, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
+            norm = np.sqrt(squares[..., start : start + level].sum(-1))
+            scale[:, rows, place] = np.where(norm < 1e-5, 0, 1 / np.maximum(norm, 1e-5))
     return ValueFactors(row, vectors, scale)
 
 
-def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
-    """Return counts of unknown values only, for initialising a model."""
-    one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
-    blank = ValueStatistics(one, offsets, one, one, sequences=1, least=1, longest=1)
-    return {feature.name: blank for feature in statistics_features(schema)}
-
-
-def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
-    """Return factors without a vector, for initialising a model."""
-    blank = {}
+def blank_counts(schema: Schema) -> tuple[dict[str, ValueStatistics], dict[str, ValueFactors]]:
+    """Return counts of unknown values and factors without a vector, for initialising a model."""
+    row, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
+    counts = ValueStatistics(row, offsets, row, row, sequences=1, least=1, longest=1)
+    factors = {}
     for feature in factor_features(schema):
         transitions = feature is schema.item[0]
         components = (DIRECTED if transitions else 1) * factor_levels(feature.size or 0)[-1]
         vectors = np.zeros((1, 1, components), np.float16)
-        row = np.zeros(1, np.int32)
-        blank[feature.name] = with_scale(row, vectors, transitions=transitions)
-    return blank
+        factors[feature.name] = with_scale(row, vectors, transitions=transitions)
+    return dict.fromkeys([f.name for f in statistics_features(schema)], counts), factors

@@ -11,13 +11,7 @@ import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import (
-    FeatureTables,
-    blank_factors,
-    blank_statistics,
-    blank_values,
-    example_batch,
-)
+from dien_jax.data.tables import FeatureTables, blank_counts, blank_values, example_batch
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
@@ -122,7 +116,7 @@ def create_state(
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
         statistics, factors = {}, {}
         if config.model.statistics:
-            statistics, factors = blank_statistics(schema), blank_factors(schema)
+            statistics, factors = blank_counts(schema)
         tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics, factors))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
