@@ -29,9 +29,9 @@ class FolderFiles:
     removed, or replaced by another under its name, does not change in existing mappings.
     """
 
-    def __init__(self, folder: Path) -> None:
-        kinds = ("npy", "txt", "json")
-        files = sorted(str(file) for kind in kinds for file in folder.rglob(f"*.{kind}"))
+    def __init__(self, *folders: Path) -> None:
+        found = (file for folder in folders for file in folder.rglob("*.*"))
+        files = sorted(str(file) for file in found if file.suffix in (".npy", ".txt", ".json"))
         self._seen = {file: _mark(file) for file in files}
 
     def array_bytes(self) -> int:
@@ -300,17 +300,16 @@ def joined_columns(parts: Sequence[Column]) -> Column:
 
 
 def padded_columns(
-    features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
+    features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | slice
 ) -> dict[str, FeatureValues]:
-    """Return the values of features for some rows, or for all, multi-valued ones padded."""
+    """Return the values of features for some rows, multi-valued ones padded."""
     return {f.name: _padded_column(f, columns[f.name], rows) for f in features}
 
 
-def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) -> FeatureValues:
+def _padded_column(feature: Feature, column: Column, rows: np.ndarray | slice) -> FeatureValues:
     if column.offsets is None:
-        return np.array(column.values) if rows is None else column.values[rows]
-    first = column.offsets[:-1] if rows is None else column.offsets[rows]
-    last = column.offsets[1:] if rows is None else column.offsets[np.asarray(rows) + 1]
+        return column.values[rows]
+    first, last = column.offsets[:-1][rows], column.offsets[1:][rows]
     assert feature.max_values is not None
     count = np.minimum(last - first, feature.max_values).astype(np.int32)
     slots = np.arange(feature.max_values)

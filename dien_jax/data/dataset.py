@@ -19,9 +19,8 @@ accelerator clamps an id that is out of range.
 """
 
 import copy
-import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,7 +82,7 @@ class Dataset:
     splits: dict[str, Examples]
     statistics: Statistics = field(default_factory=lambda: Statistics({}, ()))
     factors: dict[str, ValueFactors] = field(default_factory=dict)
-    files: FolderFiles | None = None
+    files: FolderFiles = field(default_factory=FolderFiles)
 
     def __repr__(self) -> str:
         """Return the sizes; the arrays would fill the screen."""
@@ -101,8 +100,7 @@ class Dataset:
     def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
         """Read a text file with a function; it must be the file of the opened folder."""
         content = read(self.path / name)
-        if self.files is not None:
-            self.files.check(self.path / name)
+        self.files.check(self.path / name)
         return content
 
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
@@ -112,8 +110,8 @@ class Dataset:
         they include counts of training events and vectors of values: the first table, or with
         ``folds`` all tables, which training needs.
         """
-        items = padded_columns(self.schema.item[1:], self.items, None)
-        users = padded_columns(self.schema.user[1:], self.users, None)
+        items = padded_columns(self.schema.item[1:], self.items, slice(None))
+        users = padded_columns(self.schema.user[1:], self.users, slice(None))
         vectors = self.factors if statistics else {}
         if not folds:
             vectors = {
@@ -128,8 +126,7 @@ class Dataset:
 
     def check_files(self) -> None:
         """Raise a ``UserError`` if a file in use has changed since the folder was opened."""
-        if self.files is not None:
-            self.files.check()
+        self.files.check()
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples of a split, integers ``[B]``."""
@@ -277,26 +274,23 @@ def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, st
     Keys are names in the folder, such as ``items/category`` and ``users/age``; with ``statistics``
     also ``statistics/item``, for counts of training events, and ``factors/item``.
     """
-    tables: dict[str, list[np.ndarray]] = {}
+    tables: dict[str, Iterable[Any]] = {}
     for folder, columns in (("items", dataset.items), ("users", dataset.users)):
-        for name, column in columns.items():
-            given = (column.values, column.offsets)
-            tables[f"{folder}/{name}"] = [np.asarray(part) for part in given if part is not None]
+        tables |= {f"{folder}/{name}": column for name, column in columns.items()}
     for name, counts in dataset.statistics.values.items() if statistics else ():
-        fields = dataclasses.asdict(counts)
-        tables[f"{STATISTICS}/{name}"] = [
-            np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
-            for field in sorted(fields)
-        ]
+        kinds = dict.fromkeys(sorted(vars(counts)), np.int32) | {"offsets": np.int64}
+        tables[f"{STATISTICS}/{name}"] = [np.asarray(getattr(counts, f), kinds[f]) for f in kinds]
     for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
-        tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
-    digests = {name: hashlib.sha256() for name in tables}
+        tables[f"{FACTORS}/{name}"] = row, vectors
+    digests = {}
     for name, parts in tables.items():
-        for array in parts:
-            digests[name].update(f"{array.dtype.str}{array.shape}".encode())
-            for part in chunks(array.size):
-                digests[name].update(np.ascontiguousarray(array.reshape(-1)[part]).data)
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+        digest = hashlib.sha256()
+        for array in (np.asarray(part) for part in parts if part is not None):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            for rows in chunks(array.size):
+                digest.update(np.ascontiguousarray(array.reshape(-1)[rows]).data)
+        digests[name] = digest.hexdigest()
+    return digests
 
 
 def data_digest(dataset: Dataset) -> str:
