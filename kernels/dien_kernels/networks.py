@@ -236,7 +236,7 @@ def last_states(  # noqa: D417
     length, name = integers("length", length), chosen("candidates", implementation, 0)
     inputs, attention, weights = _single((states, attention, weights))
     if name == "reference":
-        last = _by_copies(cell, form, (inputs, attention, length), weights, exact)
+        last = _by_copies(cell, form, inputs, attention, length, weights, exact)
         return last.astype(states.dtype)
     projected = jnp.einsum("td,dgh->tgh", inputs, weights.input, precision=exact)
     operands = candidates.SharedInputs(projected, attention, length, *with_bias(weights)[1:])
@@ -248,10 +248,9 @@ def last_states(  # noqa: D417
 
 
 def _by_copies(
-    cell: SharedCell, form: Form, operands: tuple, weights: Weights, precision: Any
+    cell: SharedCell, form: Form, states: Any, attention: Any, length: Any, weights: Any, exact: Any
 ) -> jax.Array:
     """Return the oracle's last state over a copy of the history for each candidate."""
-    states, attention, length = operands
     live = jnp.arange(states.shape[0], dtype=length.dtype) < length
     copies = jnp.broadcast_to(jnp.where(live[:, None], states, 0), (len(attention), *states.shape))
     attention = jnp.where(live[None], attention, 0)
@@ -260,7 +259,7 @@ def _by_copies(
     lengths = jnp.broadcast_to(length, attention.shape[:1])
     initial = jnp.zeros((len(attention), weights.recurrent.shape[0]), jnp.float32)
     inputs = Inputs(copies, attention, weights, lengths, initial)
-    return reference.run("gru" if cell == "aigru" else cell, form, inputs, precision)[1]
+    return reference.run("gru" if cell == "aigru" else cell, form, inputs, exact)[1]
 
 
 def _single(arrays: tuple) -> tuple:

@@ -53,7 +53,7 @@ def xla_attention(
 ) -> jax.Array:
     """Return attention weights; compute the query's part of the first layer once per row."""
     shared, of_states = split_first(query, layers[0])
-    return attention_of_shares(query, states, shared, of_states, layers[1:], lengths)
+    return attention_of_shares(states, query, shared, lengths, (of_states, layers[1:]))
 
 
 def split_first(query: jax.Array, first: Dense) -> tuple[jax.Array, jax.Array]:
@@ -68,14 +68,13 @@ def split_first(query: jax.Array, first: Dense) -> tuple[jax.Array, jax.Array]:
 
 
 def attention_of_shares(
-    query: jax.Array,
-    states: jax.Array,
-    shared: jax.Array,
-    of_states: jax.Array,
-    layers: Layers,
-    lengths: jax.Array,
+    states: jax.Array, query: jax.Array, shared: jax.Array, lengths: jax.Array, weights: tuple
 ) -> jax.Array:
-    """Return attention weights from the results of :func:`split_first` and the later layers."""
+    """Return attention weights from the results of :func:`split_first`.
+
+    ``weights`` are its kernel and the later layers. ``states`` may be ``[1, T, H]``, for all rows.
+    """
+    of_states, layers = weights
     of_state, of_product = jnp.split(of_states, 2)
     per_step = states @ of_state + (states * query[:, None]) @ of_product
     return masked_softmax(scores_of(per_step + shared[:, None], layers, _sigmoid), lengths)

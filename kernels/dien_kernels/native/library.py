@@ -27,7 +27,6 @@ class _Library(NamedTuple):
 
 _lock = threading.Lock()
 _outcome: _Library | BuildError | None = None  # the loaded library, or why there is none
-_loaded: list[ctypes.CDLL] = []  # never unloaded: programs hold pointers into it
 
 
 def instruction_set() -> str:
@@ -71,7 +70,7 @@ def _library() -> _Library:
 def _load() -> _Library:
     try:
         with build.library() as file:
-            library, name = ctypes.CDLL(str(file)), file.stem
+            library, name = ctypes.CDLL(str(file)), file.stem  # Python never unloads it
     except OSError as error:  # a folder without permission to execute, for example
         raise BuildError(f"the compiled library does not load: {error}") from error
     library.dien_kernels_instruction_set.restype = ctypes.c_char_p
@@ -84,7 +83,6 @@ def _load() -> _Library:
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
         except Exception as error:  # from XLA: another version of its interface
             raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
-    _loaded.append(library)
     return _Library(instructions, name)
 
 

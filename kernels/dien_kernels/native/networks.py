@@ -17,8 +17,7 @@ from dien_kernels import xla_networks
 from dien_kernels.candidates import SharedInputs, xla_last_states
 from dien_kernels.fused import mappable, no_gradient
 from dien_kernels.native.library import primitive
-from dien_kernels.reference import Layers, masked_softmax, scores_of
-from dien_kernels.step import sigmoid
+from dien_kernels.reference import Layers
 
 MOST_LAYERS = 8
 """Layers after the first one, see native/src/arguments.h."""
@@ -52,27 +51,13 @@ def _attention_backward(saved: tuple, d_attention: jax.Array) -> tuple[Any, ...]
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _attention_by_xla(
-    states: Any, query: Any, shared: Any, lengths: Any, weights: Any
-) -> jax.Array:
-    of_states, layers = weights
-    return xla_networks.attention_of_shares(query, states, shared, of_states, layers, lengths)
-
-
 def _attention_backward_by_xla(
     states: Any, query: Any, shared: Any, lengths: Any, _: Any, d_attention: Any, weights: Any
 ) -> tuple[Any, ...]:
     def run(states: Any, query: Any, shared: Any, weights: Any) -> jax.Array:
-        return _attention_by_xla(states, query, shared, lengths, weights)
+        return xla_networks.attention_of_shares(states, query, shared, lengths, weights)
 
     return jax.vjp(run, states, query, shared, weights)[1](d_attention)
-
-
-def auxiliary_loss(
-    states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
-) -> jax.Array:
-    """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
-    return _loss(states, history, sampled, shares, tuple(layers))
 
 
 # Sums over positions belong to one call, so vmap makes one call after another.
@@ -83,7 +68,8 @@ def _loss_and_gradients(*operands: Any) -> tuple[jax.Array, tuple]:
 
 
 @jax.custom_vjp
-def _loss(*arguments: Any) -> jax.Array:
+def auxiliary_loss(*arguments: Any) -> jax.Array:
+    """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
     return _loss_and_gradients(*arguments)[0]
 
 
@@ -91,7 +77,7 @@ def _loss_backward(gradients: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
     return jax.tree.map(lambda gradient: d_loss * gradient, gradients)
 
 
-_loss.defvjp(_loss_and_gradients, _loss_backward)
+auxiliary_loss.defvjp(_loss_and_gradients, _loss_backward)
 
 
 def candidate_attention(
@@ -105,11 +91,8 @@ def candidate_attention(
 
 
 def _candidates_by_xla(query: Any, shared: Any, states: Any, length: Any, weights: Any) -> Any:
-    of_states, layers = weights
-    of_state, of_product = jnp.split(of_states, 2)
-    first = (states @ of_state)[None] + (query[:, None] * states[None]) @ of_product
-    scores = scores_of(first + shared[:, None], layers, sigmoid)
-    return masked_softmax(scores, jnp.broadcast_to(length, query.shape[:1]))
+    lengths = jnp.broadcast_to(length, query.shape[:1])
+    return xla_networks.attention_of_shares(states[None], query, shared, lengths, weights)
 
 
 def last_states(operands: SharedInputs, *, paper: bool, scales_inputs: bool) -> jax.Array:
@@ -121,7 +104,7 @@ def last_states(operands: SharedInputs, *, paper: bool, scales_inputs: bool) -> 
 _attention_kernel = primitive(
     "dien_kernels_attention",
     lambda states, *_: states.update(shape=states.shape[:2]),
-    _attention_by_xla,
+    xla_networks.attention_of_shares,
 )
 _attention_backward_kernel = primitive(
     "dien_kernels_attention_backward",
