@@ -148,25 +148,20 @@ class Loader:
         rows = indices[self._rows]
         first, lengths = (end - lengths)[self._rows], lengths[self._rows]
         history = self._event_item.take(first[:, None] + np.arange(width), mode="clip")
-        own = fold = None
-        if self._own is not None:
-            own = self._filled(np.stack([column[rows] for column in self._own], axis=-1))
-        if self._has_folds:
-            fold = self._filled(folds_of(examples.sequence[rows]))
-        context = self._dataset.context_rows(self._split, rows)
+        columns = [column[rows] for column in self._own or ()]
         batch = Batch(
-            history=self._filled(history * is_live(lengths, width)),
-            lengths=self._filled(lengths),
-            item=self._filled(examples.item[rows]),
-            user=self._filled(examples.user[rows]),
-            label=self._filled(examples.label[rows]).astype(np.float32),
-            weight=self._filled(np.ones(len(lengths), np.float32)),
-            context=jax.tree.map(self._filled, context),
-            own=own,
-            fold=fold,
+            history=history * is_live(lengths, width),
+            lengths=lengths,
+            item=examples.item[rows],
+            user=examples.user[rows],
+            label=examples.label[rows].astype(np.float32),
+            weight=np.ones(len(lengths), np.float32),
+            context=self._dataset.context_rows(self._split, rows),
+            own=np.stack(columns, axis=-1) if columns else None,
+            fold=folds_of(examples.sequence[rows]) if self._has_folds else None,
         )
         self._dataset.check_files()
-        return batch
+        return jax.tree.map(self._filled, batch)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
