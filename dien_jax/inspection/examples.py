@@ -34,7 +34,6 @@ from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
 
-
 MEASURES = {
     "extractor_gate": "share of the interest extractor's state that a behaviour replaces",
     "attention": "weight of a behaviour for this candidate; the weights sum to 1",

@@ -6,7 +6,7 @@ The page loads nothing from elsewhere.
 import base64
 import io
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -138,7 +138,7 @@ def _curves_section(summary: RunSummary) -> str:
     text = f"Loss and validation AUC over steps; {count}"
     if best is not None and best["valid"].get("auc") is not None:
         text += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
-    return image(lambda: curves_figure(records), text) + paragraph(f"{text}.", note=True)
+    return image(curves_figure(records), text) + paragraph(f"{text}.", note=True)
 
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
@@ -282,16 +282,14 @@ def article(example: Example, feature: str | None, command: str) -> str:
     )
 
 
-def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as an ``img`` with an ``alt`` text; a note if matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
+def image(figure: "Figure | None", alternative: str) -> str:
+    """Return a figure as an ``img`` with an ``alt`` text; a note if there is no matplotlib."""
+    if figure is None:
         return "<p class='note'>No figure: matplotlib is not installed (the extra 'plot').</p>"
+    import matplotlib
+
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "dien_jax"}), drawing():
-        figure = draw()
-        assert figure is not None
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     encoded = base64.b64encode(stream.getvalue()).decode()
     return f"<img src='data:image/svg+xml;base64,{encoded}' alt='{escape(alternative)}'>"
