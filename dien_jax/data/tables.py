@@ -145,10 +145,9 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
     (4, 8)
     """
     history = np.zeros((batch_size, steps), np.int32)
-    lengths, item, user = (np.zeros(batch_size, np.int32) for _ in range(3))
-    label, weight = (np.zeros(batch_size, np.float32) for _ in range(2))
+    ids, numbers = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
     context = {feature.name: blank_values(feature, batch_size) for feature in schema.context}
-    return Batch(history, lengths, item, user, label, weight, context)
+    return Batch(history, ids, ids, ids, numbers, numbers, context)
 
 
 def statistics_features(schema: Schema) -> tuple[Feature, ...]:

@@ -163,13 +163,11 @@ class UserEvents:
         sequences = _user_sequences(dataset, remedy)
         pairs = zip(dataset.groups(), sequences.tolist(), strict=True)
         self._sequences = {raw: sequence for raw, sequence in pairs if sequence >= 0}
-        offsets = np.asarray(dataset.event_offsets)
-        starts, ends = offsets[:-1][np.diff(offsets) > 0], offsets[1:][np.diff(offsets) > 0]
         times = dataset.event_timestamp
-        self._earliest = int(times[starts].min()) if len(starts) else 0
+        self._earliest = int(times.min()) if len(times) else 0
         unit = dataset.meta.get("source", {}).get(value_text.TIME_UNIT)
         if unit is None:  # the folder does not say
-            latest = times[ends - 1].max(initial=0)
+            latest = times.max(initial=0)
             unit = "milliseconds" if latest > value_text.LIKELY_MILLISECONDS else "seconds"
         self._clock = Clock(iso=False, unit=unit)
 

@@ -274,10 +274,9 @@ def check_out(
         if not target.parent.is_dir():
             folder = target.parent if file.is_symlink() else file.parent
             raise UserError(f"{file} cannot be written: there is no folder {folder}")
-        try:
+        size = None
+        with contextlib.suppress(FileNotFoundError):
             size = file.stat().st_size
-        except FileNotFoundError:
-            size = None
         if not (_is_written_into(file) or os.access(target.parent, os.W_OK | os.X_OK)):
             is_read_only = os.statvfs(target.parent).f_flag & os.ST_RDONLY
             why = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
