@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dien_jax.metrics.intervals import delong
-from dien_jax.metrics.scores import auc, example_losses
+from dien_jax.metrics.scores import auc, check_probabilities, checked, example_losses
 
 
 class CalibrationBin(NamedTuple):
@@ -44,7 +44,9 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[
     >>> [(part.score, part.clicks) for part in bins]
     [(0.5, 0.5), (1.0, 1.0)]
     """
-    scores = np.asarray(scores, np.float64)
+    labels, scores = checked(labels, scores)
+    check_probabilities(scores)
+    scores = scores.astype(np.float64)
     edges = np.linspace(0, 1, bins + 1).tolist()
     wide = np.clip(np.ceil(scores * bins).astype(int) - 1, 0, bins - 1)
     parts = []
@@ -68,6 +70,8 @@ def auc_by_size(
     >>> [(part.name, part.auc) for part in parts]
     [('1', 1.0), ('2-3', 0.0)]
     """
+    if factor < 2:
+        raise ValueError(f"factor must be at least 2, got {factor}")
     bounds = [1]
     while bounds[-1] <= sizes.max(initial=0):
         bounds.append(bounds[-1] * factor)

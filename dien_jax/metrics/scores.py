@@ -113,7 +113,7 @@ def calibration_error(
     0.25
     """
     labels, scores = checked(labels, scores)
-    _check_probabilities(scores)
+    check_probabilities(scores)
     if not scores.size:
         return None
     order = np.argsort(scores, kind="stable")
@@ -127,12 +127,12 @@ def calibration_error(
 def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the term of each example in :func:`logloss`, in nats: float64 ``[n]``."""
     labels, scores = checked(labels, scores)
-    _check_probabilities(scores)
+    check_probabilities(scores)
     probability = np.clip(scores.astype(np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
     return -np.log(np.where(labels, probability, 1 - probability))
 
 
-def _check_probabilities(scores: np.ndarray) -> None:
+def check_probabilities(scores: np.ndarray) -> None:
     if np.size(scores) and ((low := np.min(scores)) < 0 or np.max(scores) > 1):
         raise ValueError(f"scores must be probabilities, got values from {low} to {np.max(scores)}")
 

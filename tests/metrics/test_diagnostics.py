@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dien_jax.errors import UserError
 from dien_jax.metrics.diagnostics import auc_by_size, calibration, pick
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import auc, calibration_error
@@ -43,6 +44,15 @@ def test_parts_double_and_hold_every_example():
     assert parts[2].standard_error is None  # one of each label
     wider = auc_by_size(LABELS, SCORES, sizes, 4)
     assert [part.name for part in wider] == ["0", "1-3", "4-15", "64-255"]
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(UserError, match="1 of 2 scores are not a number"):
+        calibration(np.array([0, 1]), np.array([0.5, np.nan]))
+    with pytest.raises(ValueError, match="must be probabilities, got values from -2"):
+        calibration(np.array([0, 1]), np.array([-2.0, 3.0]))
+    with pytest.raises(ValueError, match="factor must be at least 2, got 1"):
+        auc_by_size(LABELS, SCORES, np.ones(len(LABELS), int), factor=1)
 
 
 def test_standard_error_of_a_part_is_delongs():
