@@ -233,7 +233,8 @@ def last_states(  # noqa: D417
     steps, depth = states.shape
     shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    length, name = integers("length", length), chosen("candidates", implementation, 0)
+    length = integers("length", length).clip(0, steps)  # XLA's steps end there
+    name = chosen("candidates", implementation, 0)
     inputs, attention, weights = _single((states, attention, weights))
     if name == "reference":
         last = _by_copies(cell, form, inputs, attention, length, weights, exact)

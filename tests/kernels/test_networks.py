@@ -151,6 +151,14 @@ def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
         jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
 
 
+def test_a_length_beyond_the_history_is_its_end():
+    states, attention, weights = shared_case("augru")
+    for name in ("xla", "native", "reference"):
+        run = functools.partial(last_states, "augru", "paper", states, attention, weights)
+        ends = [run(jnp.int32(len(states) + past), implementation=name) for past in (0, 3)]
+        np.testing.assert_array_equal(*ends)
+
+
 def test_no_candidates_have_no_attention():
     query, states, layers = candidate_operands(5, 7, 3, (4,))
     run = functools.partial(candidate_attention, layers=layers, length=jnp.int32(4))
