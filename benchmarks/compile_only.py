@@ -102,8 +102,7 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
 def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
-    categories = {"category": np.zeros(ITEMS, np.int32)}
-    features = FeatureTables(categories, {}, *blank_counts(schema))
+    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, *blank_counts(schema))
     sampler = make_sampler(np.ones(ITEMS))
     batch = example_batch(
         schema, batch_size=config.train.batch_size, steps=config.train.max_history

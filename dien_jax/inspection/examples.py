@@ -294,7 +294,7 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     sequence, end = events.find(user, None)
     values = sequence, end, user_row, groups.index(user), row, 0
     given = zip(values, EXAMPLE_COLUMNS.values(), strict=True)
-    example = Examples(*(np.array([value], kind) for value, kind in given), columns)
+    example = Examples._make([*(np.array([value], kind) for value, kind in given), columns])
     return dataclasses.replace(dataset, splits={"test": example})
 
 

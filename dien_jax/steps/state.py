@@ -114,10 +114,8 @@ def create_state(
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
-        statistics, factors = {}, {}
-        if config.model.statistics:
-            statistics, factors = blank_counts(schema)
-        tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics, factors))
+        counts: Any = blank_counts(schema) if config.model.statistics else ()
+        tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, *counts))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)
