@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.devices.mesh import AXIS
@@ -56,7 +57,7 @@ class Exchange:
 
     Attributes:
       size: U; entries after the distinct ids are filler, which reads the first row again.
-      further: number of rounds after the first one, known after :meth:`fetch`.
+      further: number of rounds after the first one, known after :meth:`over_rounds`.
     """
 
     def __init__(self, ids: Int[Array, "..."], layout: Layout) -> None:
@@ -70,7 +71,7 @@ class Exchange:
         self._bounds = jnp.arange(devices + 1, dtype=slots.dtype) * owned
         starts = jnp.searchsorted(self._slots, self._bounds).astype(slots.dtype)
         self._ends = starts[1:]
-        self.first = self._round(starts[:-1])
+        self._first = self._round(starts[:-1])
         self.further = jnp.zeros((), jnp.int32)
 
     def places(self, ids: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -80,8 +81,6 @@ class Exchange:
     def fetch(self, tree: Any) -> Any:
         """Return the rows ``[U, ...]`` of a tree of 32-bit arrays ``[Q, ...]``."""
         leaves, structure = jax.tree.flatten(tree)
-        if not leaves:
-            return tree
         owner = jnp.minimum(self._slots // self._layout.owned, self._layout.devices - 1)
         places = jnp.arange(self.size, dtype=owner.dtype)
 
@@ -94,27 +93,22 @@ class Exchange:
             return jnp.where(is_answer[:, None], answer, rows)
 
         width = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
-        rows = answered(self.first, jnp.zeros((self.size, width), jnp.int32))
-        self.further, rows = self.later(answered, rows)
+        rows = self.over_rounds(answered, jnp.zeros((self.size, width), jnp.int32))
         is_filler = self._slots >= self._bounds[-1]
         rows = jnp.where(is_filler[:, None], rows[:1], rows)
         return jax.tree.unflatten(structure, _unpacked(rows, leaves))
 
-    def later(
-        self, function: Callable[[Round, Carry], Carry], carry: Carry
-    ) -> tuple[Int[Array, ""], Carry]:
-        """Apply a function to every round but the first; return their number and the carry."""
+    def over_rounds(self, function: Callable[[Round, Carry], Carry], carry: Carry) -> Carry:
+        """Apply a function to every round in turn, and return its last result."""
 
         def body(loop: tuple) -> tuple:
-            rounds, first, _, carry = loop
-            asked = self._round(first)
-            carry = function(asked, carry)
-            return rounds + 1, asked.first + asked.counts, asked.is_last, carry
+            further, before, carry = loop
+            asked = self._round(before.first + before.counts)
+            return further + 1, asked, function(asked, carry)
 
-        asked = self.first
-        start = (jnp.zeros((), jnp.int32), asked.first + asked.counts, asked.is_last, carry)
-        rounds, _, _, carry = jax.lax.while_loop(lambda loop: ~loop[2], body, start)
-        return rounds, carry
+        start = jnp.zeros((), jnp.int32), self._first, function(self._first, carry)
+        self.further, _, carry = jax.lax.while_loop(lambda loop: ~loop[1].is_last, body, start)
+        return carry
 
     def summed(self, gradients: list[Float[Array, "U ..."]]) -> list[Float[Array, "Q ..."]]:
         """Return the gradients of every row of this device, summed over all devices."""
@@ -125,8 +119,7 @@ class Exchange:
             return total.at[asked.wanted.reshape(-1)].add(sent, mode="drop")
 
         zeros = jnp.zeros((self._layout.owned, packed.shape[1]), packed.dtype)
-        _, total = self.later(add, add(self.first, zeros))
-        return _unpacked(total, gradients)
+        return _unpacked(self.over_rounds(add, zeros), gradients)
 
     def received(
         self, asked: Round, gradients: list[Float[Array, "U ..."]]
@@ -176,21 +169,14 @@ def _to_all(parts: jax.Array) -> jax.Array:
 
 def _packed(leaves: list[jax.Array], *, lead: int, cast: bool = True) -> jax.Array:
     """Concatenate arrays, flattened after ``lead`` axes, bitcast to int32 if ``cast``."""
-    parts = []
-    for leaf in leaves:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.int32) if cast else leaf
-        parts.append(bits.reshape(*leaf.shape[:lead], -1))
-    return jnp.concatenate(parts, axis=-1)
+    if cast:
+        leaves = [jax.lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves]
+    return jnp.concatenate([leaf.reshape(*leaf.shape[:lead], -1) for leaf in leaves], axis=-1)
 
 
 def _unpacked(packed: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
     """Undo :func:`_packed`: return arrays with the types and row shapes of ``like``."""
-    parts, start = [], 0
-    for leaf in like:
-        width = math.prod(leaf.shape[1:])
-        part = packed[:, start : start + width].reshape(-1, *leaf.shape[1:])
-        start += width
-        parts.append(
-            part if part.dtype == leaf.dtype else jax.lax.bitcast_convert_type(part, leaf.dtype)
-        )
-    return parts
+    ends = np.cumsum([math.prod(leaf.shape[1:]) for leaf in like])
+    parts = zip(jnp.split(packed, ends[:-1], axis=1), like, strict=True)
+    flat = [(jax.lax.bitcast_convert_type(part, leaf.dtype), leaf) for part, leaf in parts]
+    return [part.reshape(-1, *leaf.shape[1:]) for part, leaf in flat]
