@@ -11,26 +11,25 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import meta
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.devices.exchange import Exchange
-from dien_jax.devices.mesh import AXIS, devices_in_use, mesh_of
+from dien_jax.devices.mesh import AXIS, devices_in_use
 from dien_jax.devices.split_rows import SplitGather, split_update
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.tower import Part
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update, is_key
+from dien_jax.steps.placement import Layout, OneDevice, SavedTable, Update
 from dien_jax.steps.rows import DENSE_ROWS, Table, table_of
 from dien_jax.utils.processes import count
 
@@ -62,7 +61,8 @@ class Placement(OneDevice):
         :func:`~dien_jax.steps.rows.large_tables`; checkpoints depend on it.
 
     Attributes:
-      mesh: n devices in one axis, ``AXIS``.
+      mesh: n devices in one axis, ``AXIS``; those of a process are adjacent, as are its rows of a
+        batch.
     """
 
     axis = AXIS
@@ -75,7 +75,11 @@ class Placement(OneDevice):
         super().__init__(schema, len(devices), dense_rows)
         self.processes = count()
         self.part = (jax.process_index(), self.processes)
-        self.mesh = mesh_of(devices)
+        options: Any = {"axis_types": (AxisType.Auto,)}
+        if self.processes == 1:
+            self.mesh = jax.make_mesh((self.devices,), (AXIS,), devices=devices, **options)
+        else:
+            self.mesh = Mesh(np.array(devices), (AXIS,), **options)
         self._whole, self._split = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
 
     # How a step reads and updates rows.
@@ -128,10 +132,9 @@ class Placement(OneDevice):
         return self._map_tables(lambda *_: P(AXIS), tree, lambda _: P())
 
     def _feature_specs(self, features: FeatureTables) -> FeatureTables:
-        def spec(path: tuple, _: Any) -> P:
-            return P() if self._layout_of_feature(path) is None else P(AXIS)
-
-        return jax.tree_util.tree_map_with_path(spec, features)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: P(AXIS) if self._layout_of_feature(path) else P(), features
+        )
 
     def _layout_of_feature(self, path: tuple) -> Layout | None:
         """Return the layout of an array of feature tables; counts and factors have none."""
@@ -157,12 +160,12 @@ class Placement(OneDevice):
         drawn = drawn * jnp.sqrt(3 * jnp.array(1 / ((rows + width) / 2), dtype))
         row = jnp.arange(place)[:, None] * stripe + jnp.arange(stripe)[None, :]
         drawn = jnp.where(row[..., None] < rows, drawn, 0)
-        return _SplitRows(jnp.zeros((rows, width), dtype), layout.ordered(drawn))
+        return _SplitRows(jnp.zeros((rows, width), dtype), names=(), slots=layout.ordered(drawn))
 
     def split(self, params: Any) -> Any:
         def split(path: tuple, leaf: Any) -> Any:
             if isinstance(leaf, _SplitRows):
-                return leaf.value
+                return leaf.slots
             layout = self.layouts.get(table_of(path))
             return leaf if layout is None else layout.split(leaf)
 
@@ -175,32 +178,22 @@ class Placement(OneDevice):
         return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
 
     def on_each(self, tree: Any) -> Any:
-        if self.processes == 1:
-            return jax.device_put(tree, self._whole)
-        return jax.tree.map(functools.partial(_of_data, self._on_each), tree)
-
-    def _on_each(self, leaf: Any) -> jax.Array:
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, self._whole, lambda at: host[at])
+        return multihost_utils.host_local_array_to_global_array(tree, self.mesh, P())
 
     def _put(self, array: Any, layout: Layout | None) -> jax.Array:
+        array = np.asarray(array)
         if layout is None:
             return self.on_each(array)
-        shape = (layout.owned * self.devices, *array.shape[1:])
-
-        def part(index: Any) -> np.ndarray:
-            return layout.part(array, (index[0].start or 0) // layout.owned)
-
-        return jax.make_array_from_callback(shape, self._split, part)
+        slots = layout.split(array)
+        return jax.make_array_from_callback(slots.shape, self._split, slots.__getitem__)
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
-        def put(path: tuple, array: Any) -> jax.Array:
-            return self._put(np.asarray(array), self._layout_of_feature(path))
-
-        return jax.tree_util.tree_map_with_path(put, features)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, array: self._put(array, self._layout_of_feature(path)), features
+        )
 
     def put_items(self, array: Any) -> jax.Array:
-        return self._put(np.asarray(array), self.layouts.get(ITEMS))
+        return self._put(array, self.layouts.get(ITEMS))
 
     def put_batch(self, batch: Any) -> Any:
         """Shard a batch over the devices by rows; each process passes its own part."""
@@ -223,19 +216,11 @@ class Placement(OneDevice):
         With several processes, only process 0 passes ``tree``, without keys; the others pass None.
         """
         if self.processes > 1:
-            tree = self._of_first(tree, self.like(like))
+            if tree is None:
+                tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.like(like))
+            of_first = multihost_utils.broadcast_one_to_all  # one array at a time, for the memory
+            tree = jax.tree.map(lambda leaf: of_first(np.asarray(leaf)), tree)
         return self._map_tables(lambda layout, leaf: self._put(leaf, layout), tree, self.on_each)
-
-    def _of_first(self, tree: Any, like: Any) -> Any:
-        """Broadcast the arrays of process 0 to every process, one after the other."""
-        leaves, structure = jax.tree.flatten(like)
-        given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
-
-        def of_first(value: Any, leaf: Any) -> Any:
-            value = np.zeros(leaf.shape, leaf.dtype) if value is None else np.asarray(value)
-            return multihost_utils.broadcast_one_to_all(value)
-
-        return jax.tree.unflatten(structure, map(of_first, given, leaves))
 
     def readable(self, tree: Any) -> Any:
         if self.processes == 1:
@@ -273,32 +258,11 @@ class Placement(OneDevice):
         return memory // max(1, self.devices // self.processes)
 
 
-def _of_data(function: Callable[[Any], Any], leaf: Any) -> Any:
-    """Apply a function to an array, or to the integers of a typed key."""
-    if not is_key(leaf):
-        return function(leaf)
-    data = function(jax.random.key_data(leaf))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-
-
-class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
+class _SplitRows(nn.Partitioned):
     """A sharded table among fresh parameters, which Flax shows to modules in one device's form.
 
-    ``shown`` is zeros. Only the forward pass of initialisation reads it, and the result of that is
-    not used. It has to be the first array, because Flax checks that one's shape.
+    Its ``value`` is zeros. Only the forward pass of initialisation reads it, and the result of that
+    is not used.
     """
 
-    shown: Any
-    value: Any
-
-    def unbox(self) -> Any:
-        return self.shown
-
-    def replace_boxed(self, val: Any) -> "_SplitRows":
-        return self.replace(value=val)
-
-    def add_axis(self, index: int, params: Any) -> "_SplitRows":
-        raise NotImplementedError
-
-    def remove_axis(self, index: int, params: Any) -> "_SplitRows":
-        raise NotImplementedError
+    slots: Any = None

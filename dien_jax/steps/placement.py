@@ -72,33 +72,24 @@ class Layout(NamedTuple):
         """Return the slots of rows: their positions in this order."""
         return rows % self.stripes * (self.used // self.stripes) + rows // self.stripes
 
-    def split(self, array: jax.Array) -> jax.Array:
-        """Reorder an array ``[R, ...]`` to slots, ``[n Q, ...]``."""
+    def split(self, array: Any) -> Any:
+        """Reorder an array ``[R, ...]`` of NumPy or JAX to slots, ``[n Q, ...]``."""
         rows = _padded(array, self.used)
         return self.ordered(rows.reshape(-1, self.stripes, *array.shape[1:]))
 
-    def ordered(self, parts: jax.Array) -> jax.Array:
+    def ordered(self, parts: Any) -> Any:
         """Reorder rows ``[entries, stripes, ...]`` to slots, ``[n Q, ...]``."""
-        slots = jnp.swapaxes(parts, 0, 1).reshape(self.used, *parts.shape[2:])
+        slots = parts.swapaxes(0, 1).reshape(self.used, *parts.shape[2:])
         return _padded(slots, self.owned * self.devices)
-
-    def part(self, array: Any, device: int) -> np.ndarray:
-        """Return the slots of one device, ``[Q, ...]``, of an array ``[R, ...]`` on the host."""
-        slots = np.arange(device * self.owned, (device + 1) * self.owned)
-        stripe, place = np.divmod(slots, self.used // self.stripes)
-        rows = place * self.stripes + stripe
-        real = (rows < self.rows) & (slots < self.used)
-        found = np.zeros((self.owned, *array.shape[1:]), array.dtype)
-        found[real] = np.asarray(array)[rows[real]]
-        return found
 
     def joined(self, array: np.ndarray) -> np.ndarray:
         """Return the rows ``[R, ...]`` of an array of slots, on the host."""
         return array[self.slots(np.arange(self.rows))]
 
 
-def _padded(array: jax.Array, rows: int) -> jax.Array:
-    return jnp.pad(array, [(0, rows - array.shape[0])] + [(0, 0)] * (array.ndim - 1))
+def _padded(array: Any, rows: int) -> Any:
+    pad = np.pad if isinstance(array, np.ndarray) else jnp.pad
+    return pad(array, [(0, rows - array.shape[0])] + [(0, 0)] * (array.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -233,7 +224,7 @@ class OneDevice:
 
     def to_save(self, tree: Any) -> Any:
         """Return arrays as a checkpoint holds them: large tables in the order of a layout."""
-        return self._map_tables(lambda layout, leaf: layout.part(np.asarray(leaf), 0), tree)
+        return self._map_tables(lambda layout, leaf: layout.split(np.asarray(leaf)), tree)
 
     def to_restore(self, tree: Any) -> Any:
         """Return arrays or shapes with :class:`SavedTable` in place of large tables."""
