@@ -11,8 +11,9 @@ AXIS = "data"
 
 
 def devices_there() -> list[list[jax.Device]]:
-    """Return the devices of each process of the run."""
-    return [jax.local_devices(process) for process in range(count())]
+    """Return the devices of each process of the run, as many of each as of the one with fewest."""
+    devices = [jax.local_devices(process) for process in range(count())]
+    return [of_process[: min(map(len, devices))] for of_process in devices]
 
 
 def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:

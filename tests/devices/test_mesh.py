@@ -55,6 +55,9 @@ def test_several_processes_have_the_same_number_of_devices_each(monkeypatch) -> 
     has_devices(monkeypatch, [0, 1, 2, 3], [64, 65, 66, 67])
     assert numbers(MeshConfig(), 128, 100, 10, 2) == [8, 4, 2, 2]
     assert devices_in_use(MeshConfig(4), 100) == [device(each) for each in (0, 1, 64, 65)]
+    has_devices(monkeypatch, [0, 1, 2, 3], [64, 65])  # six divide 126, and two of each do not
+    assert devices_in_use(MeshConfig(), 126) == [device(0), device(64)]
+    has_devices(monkeypatch, [0, 1, 2, 3], [64, 65, 66, 67])
     for mesh_config, rows, message in (
         (MeshConfig(), 7, "train.batch_size must be a multiple of the 2 processes"),
         (MeshConfig(3), 12, "one of 2, 4, 6: .*, a multiple of the 2 processes, .* got 3"),
