@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.data.tables import is_live
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.interest import AUGRU, GRU, MLPAttention
-from dien_jax.model.shapes import check_attention, check_inputs, check_parts, checked_states
-from dien_jax.model.shared_history import EncodedHistory, attention_weights, last_states
+from dien_jax.model.shapes import check_inputs, check_parts, checked_attention, checked_states
+from dien_jax.model.shared_history import EncodedHistory, for_candidates
 
 
 class DIENOutput(NamedTuple):
@@ -161,8 +161,8 @@ class DIEN(nn.Module):
         """Return the final state and the attention of each row's candidate."""
         if self.attention is None:
             return None, None
-        attention = self.attention(candidate, states, lengths)
-        check_attention(self.attention, attention, states)
+        weights = self.attention(candidate, states, lengths)
+        attention = checked_attention(self.attention, weights, states)
         if self.evolution is None or isinstance(self.evolution, GRU):
             attention = jnp.where(is_live(lengths, states.shape[1]), attention, 0)
             return (attention.astype(states.dtype)[..., None] * states).sum(1), attention
@@ -175,11 +175,11 @@ class DIEN(nn.Module):
         """Return the final state of one history for each candidate; shared work is done once."""
         if self.attention is None:
             return None
-        attention = attention_weights(self.attention, candidates, states, length)
+        attention = for_candidates(self.attention, "attention", candidates, states, length)
         if self.evolution is None or isinstance(self.evolution, GRU):
             attention = jnp.where(is_live(length[None], states.shape[0]), attention, 0)
             return attention.astype(states.dtype) @ states
-        return last_states(self.evolution, states, attention, length)
+        return for_candidates(self.evolution, "evolution", attention, states, length)
 
     def auxiliary_score(
         self,

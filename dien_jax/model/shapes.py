@@ -62,11 +62,12 @@ def check_parts(network: Any) -> None:
             refuse(name, f"a module such as {example}, or None", repr(part))
 
 
-def check_attention(attention: Any, weights: Any, states: jax.Array) -> None:
-    """Refuse a result of an attention that does not have one weight for each state."""
+def checked_attention(attention: Any, weights: Any, states: jax.Array) -> jax.Array:
+    """Return the result of an attention, which must have one weight for each state."""
     rows, steps = states.shape[:2]
     name = f"weights of the attention {type(attention).__name__}"
     check_axes(name, weights, {"B": rows, "T": steps})
+    return weights
 
 
 def checked_states(part: str, module: Any, result: Any, inputs: jax.Array) -> tuple[Any, Any]:

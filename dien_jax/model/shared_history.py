@@ -1,15 +1,13 @@
 """Attention and interest evolution for many candidates of one history, with any module.
 
-A class that defines the method :data:`WEIGHTS` or :data:`LAST_STATES` does shared work once. The
-class itself must define it: a subclass may override ``__call__``. Other modules are called as in
-training, with a copy of the history for each candidate, a chunk of candidates at a time.
+A class that defines a method of :data:`METHODS` does shared work once. The class itself must define
+it: a subclass may override ``__call__``. Other modules are called as in training, with a copy of
+the history for each candidate, a chunk of candidates at a time.
 
-Dimensions: N candidates, T steps, H state, Q candidate embedding.
+Dimensions: N candidates, T steps, H state, Q candidate embedding; R is Q or T, and S is T or H.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,12 +16,11 @@ from dien_kernels.candidates import in_chunks
 from jaxtyping import Array, Float, Int
 
 from dien_jax.errors import UserError, reason
-from dien_jax.model.shapes import check_attention, checked_states
+from dien_jax.model.shapes import checked_attention, checked_states
 
-WEIGHTS = "weights_for_candidates"
-"""Method of an attention: ``(candidates [N, Q], states [T, H], length) -> [N, T]``."""
-LAST_STATES = "last_states"
-"""Method of an evolution: ``(states [T, H], attention [N, T], length) -> [N, H]``."""
+METHODS = {"attention": "weights_for_candidates", "evolution": "last_states"}
+"""Methods ``weights_for_candidates(candidates [N, Q], states [T, H], length) -> [N, T]`` of an
+attention and ``last_states(states [T, H], attention [N, T], length) -> [N, H]`` of an evolution."""
 
 
 class EncodedHistory(NamedTuple):
@@ -38,57 +35,31 @@ class EncodedHistory(NamedTuple):
     last: tuple[Float[Array, "B H"], ...]
 
 
-def attention_weights(
-    attention: nn.Module,
-    candidates: Float[Array, "N Q"],
-    states: Float[Array, "T H"],
-    length: Int[Array, ""],
-) -> Float[Array, "N T"]:
-    """Return the attention weights of all states for each candidate."""
-    if WEIGHTS in vars(type(attention)):
-        return getattr(attention, WEIGHTS)(candidates, states, length)
-
-    def weights(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
-        found = call(rows, copies, lengths)
-        check_attention(attention, found, copies)
-        return found
-
-    return _by_copies(attention, WEIGHTS, weights, candidates, states, length)
-
-
-def last_states(
-    evolution: nn.Module,
-    states: Float[Array, "T H"],
-    attention: Float[Array, "N T"],
-    length: Int[Array, ""],
-) -> Float[Array, "N H"]:
-    """Return the last state of a recurrence over one history, for each candidate's attention."""
-    if LAST_STATES in vars(type(evolution)):
-        return getattr(evolution, LAST_STATES)(states, attention, length)
-
-    def last(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
-        result = call(copies, rows, lengths)
-        return checked_states("evolution", evolution, result, copies)[1]
-
-    return _by_copies(evolution, LAST_STATES, last, attention, states, length)
-
-
-def _by_copies(
+def for_candidates(
     module: nn.Module,
-    method: str,
-    compute: Callable[..., jax.Array],
-    rows: jax.Array,
-    states: jax.Array,
-    length: jax.Array,
-) -> jax.Array:
-    """Call the module through ``compute``, with a copy of the history for each row."""
+    part: Literal["attention", "evolution"],
+    rows: Float[Array, "N R"],
+    states: Float[Array, "T H"],
+    length: Int[Array, ""],
+) -> Float[Array, "N S"]:
+    """Return what a part of the network gives for each candidate of one history.
+
+    An attention gives the weights of states, ``[N, T]``, for the embedded candidates ``rows``; an
+    evolution its last states, ``[N, H]``, for the attention weights ``rows``.
+    """
+    method, rows_first = METHODS[part], part == "attention"
+    if method in vars(type(module)):
+        return getattr(module, method)(*((rows, states) if rows_first else (states, rows)), length)
     unbound, variables = module.unbind()
-    call = functools.partial(unbound.apply, variables)
 
     def of_chunk(rows: jax.Array) -> jax.Array:
         copies = jnp.broadcast_to(states, (rows.shape[0], *states.shape))
         lengths = jnp.broadcast_to(length, rows.shape[:1])
-        return compute(call, rows, copies, lengths)
+        arguments = (rows, copies) if rows_first else (copies, rows)
+        result = unbound.apply(variables, *arguments, lengths)
+        if part == "attention":
+            return checked_attention(module, result, copies)
+        return checked_states(part, module, result, copies)[1]
 
     try:
         return in_chunks(of_chunk, rows)
