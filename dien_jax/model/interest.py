@@ -105,7 +105,7 @@ class GRU(Recurrence):
 
 
 class _Attentional(Recurrence):
-    """Base of recurrences with attention; ``_run`` calls the kernel of ``_cell``."""
+    """Base of recurrences with attention; ``_cell`` names the kernel."""
 
     _cell: ClassVar[SharedCell]
 
@@ -118,7 +118,11 @@ class _Attentional(Recurrence):
         initial_state: Float[Array, "B H"] | None = None,
     ) -> States:
         """Return the states of every step and the last one, from ``initial_state`` or zeros."""
-        return self._run(x, attention, self.options(lengths, initial_state))
+        weights = self.weights(x.shape[-1], count=2 if self._cell == "agru" else 3)
+        options = self.options(lengths, initial_state)
+        if self._cell == "aigru":
+            return gru(x * attention.astype(x.dtype)[..., None], weights, **options)
+        return {"agru": agru, "augru": augru}[self._cell](x, attention, weights, **options)
 
     def _of_candidates(
         self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
@@ -136,17 +140,12 @@ class _Attentional(Recurrence):
 class AGRU(_Attentional):
     """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from dien_jax.model import AGRU
-    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
-    >>> run = jax.jit(AGRU(4).init_with_output)
-    >>> (states, last), _ = run(jax.random.key(0), x, attention, lengths)
-    >>> states.shape, last.shape
-    ((2, 5, 4), (2, 4))
-    """
+    It is called like :class:`AUGRU`.
 
-    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
-        return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
+    >>> from dien_jax.model import AGRU, DIEN
+    >>> DIEN(evolution=AGRU(36)).evolution.hidden_size
+    36
+    """
 
     _cell, last_states = "agru", _Attentional._of_candidates
 
@@ -163,27 +162,18 @@ class AUGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
-        return augru(x, attention, self.weights(x.shape[-1]), **options)
-
     _cell, last_states = "augru", _Attentional._of_candidates
 
 
 class AIGRU(_Attentional):
     """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from dien_jax.model import AIGRU
-    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
-    >>> run = jax.jit(AIGRU(4).init_with_output)
-    >>> (states, last), _ = run(jax.random.key(0), x, attention, lengths)
-    >>> states.shape, last.shape
-    ((2, 5, 4), (2, 4))
-    """
+    It is called like :class:`AUGRU`.
 
-    def _run(self, x: jax.Array, attention: jax.Array, options: dict) -> States:
-        scaled = x * attention.astype(x.dtype)[..., None]
-        return gru(scaled, self.weights(x.shape[-1]), **options)
+    >>> from dien_jax.model import AIGRU, DIEN
+    >>> DIEN(evolution=AIGRU(36)).evolution.hidden_size
+    36
+    """
 
     _cell, last_states = "aigru", _Attentional._of_candidates
 
@@ -202,6 +192,13 @@ class _DenseParameters(nn.Module):
     def __call__(self) -> Dense:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.columns))
         return Dense(kernel, self.param("bias", nn.initializers.zeros, (self.columns,)))
+
+
+def _of_one_history(
+    self: Any, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
+) -> Float[Array, "N T"]:
+    """Return the weights of one history's states for each candidate."""
+    return self(candidates, states, length)
 
 
 class MLPAttention(nn.Module):
@@ -254,11 +251,7 @@ class MLPAttention(nn.Module):
             return dien_kernels.candidate_attention(*arrays, length=lengths, implementation=choice)
         return dien_kernels.attention_weights(*arrays, lengths=lengths, implementation=choice)
 
-    def weights_for_candidates(
-        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
-    ) -> Float[Array, "N T"]:
-        """Return the weights of one history's states for each candidate."""
-        return self(candidates, states, length)
+    weights_for_candidates = _of_one_history
 
 
 class BilinearAttention(nn.Module):
@@ -288,8 +281,4 @@ class BilinearAttention(nn.Module):
         lengths = jnp.broadcast_to(lengths, scores.shape[:1])
         return masked_softmax(scores.astype(jnp.float32), lengths)
 
-    def weights_for_candidates(
-        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
-    ) -> Float[Array, "N T"]:
-        """Return the weights of one history's states for each candidate."""
-        return self(candidates, states, length)
+    weights_for_candidates = _of_one_history
