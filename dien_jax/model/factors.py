@@ -24,7 +24,6 @@ from dien_jax.data.tables import (
 
 OF_LEVEL = ("most", "last", "mean", "recent")
 """Inputs of each level of each feature with factors; see :func:`similarities`."""
-NAME, NEXT = "similarity", "next"
 
 
 def factor_names(schema: Schema) -> tuple[str, ...]:
@@ -41,7 +40,7 @@ def factor_names(schema: Schema) -> tuple[str, ...]:
     return tuple(
         f"{feature.name} {kind}_{level}_{name}"
         for feature in factor_features(schema)
-        for kind in ((NAME, NEXT) if feature is schema.item[0] else (NAME,))
+        for kind in ("similarity", "next")[: 2 if feature is schema.item[0] else 1]
         for level in factor_levels(feature.size or 0)
         for name in OF_LEVEL
     )
@@ -69,15 +68,18 @@ def similarities(
     ``fold`` is the index in ``factors`` of the table that each row reads; 0 by default.
     """
     row, vectors, scale = map(jnp.asarray, factors)
-    ours_at: Any = (0 if fold is None else fold, row[candidate])
-    theirs_at: Any = (0 if fold is None else fold[:, None], row[history])
-    ours, theirs = (
-        _Vectors(vectors[at].astype(jnp.float32), scale[at]) for at in (ours_at, theirs_at)
-    )
-    if not transitions:
-        return _similarities(ours, theirs, lengths)
-    (chosen, _, following), (of_chosen, earlier, _) = _parts(ours), _parts(theirs)
-    pairs = ((chosen, of_chosen), (following, earlier))
+
+    def parts(values: jax.Array, table: Any) -> list[_Vectors]:
+        """Look up values; with transitions, split: as chosen, as an earlier item, as the next."""
+        found = vectors[table, row[values]].astype(jnp.float32), scale[table, row[values]]
+        split = (jnp.split(array, DIRECTED if transitions else 1, axis=-1) for array in found)
+        return [_Vectors(*part) for part in zip(*split, strict=True)]
+
+    ours = parts(candidate, 0 if fold is None else fold)
+    theirs = parts(history, 0 if fold is None else fold[:, None])
+    pairs = [(ours[0], theirs[0])]
+    if transitions:
+        pairs.append((ours[2], theirs[1]))
     return jnp.concatenate([_similarities(*pair, lengths) for pair in pairs], axis=1)
 
 
@@ -86,12 +88,6 @@ class _Vectors(NamedTuple):
 
     vectors: jax.Array
     scale: jax.Array
-
-
-def _parts(of_values: _Vectors) -> tuple[_Vectors, ...]:
-    """Split vectors with transitions: the value as chosen, as an earlier item, as the next one."""
-    parts = (jnp.split(array, DIRECTED, axis=-1) for array in of_values)
-    return tuple(_Vectors(*part) for part in zip(*parts, strict=True))
 
 
 def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -> jax.Array:
