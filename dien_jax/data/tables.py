@@ -119,14 +119,15 @@ class Batch(NamedTuple):
 def is_live(lengths: Array, steps: Any) -> Array:
     """Mark the steps of padded histories that are events, bool ``[B, T]``: ``step < length``.
 
-    ``lengths`` are int ``[B]`` of NumPy or JAX, and so is the result; ``steps`` is T.
+    ``lengths`` are int ``[B]`` of NumPy or JAX, and so is the result; ``steps`` is T, which 8 bits
+    may not hold.
 
     >>> import numpy as np
     >>> is_live(np.array([2, 0]), 3).tolist()
     [[True, True, False], [False, False, False]]
     """
     numbers = np.arange if isinstance(lengths, np.ndarray) else jnp.arange
-    return numbers(steps, dtype=lengths.dtype)[None, :] < lengths[:, None]
+    return numbers(steps, dtype=np.int32)[None, :] < lengths.astype(np.int32)[:, None]
 
 
 def blank_values(feature: Feature, rows: int) -> Any:

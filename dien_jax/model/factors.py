@@ -118,7 +118,7 @@ def recency_of(
 
     Recency is 1 for the last event, 1/2 for the one before and so on, and 0 for padding.
     """
-    age = lengths[:, None] - 1 - jnp.arange(steps, dtype=lengths.dtype)[None, :]
+    age = lengths.astype(jnp.int32)[:, None] - 1 - jnp.arange(steps, dtype=jnp.int32)[None, :]
     return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0.0)
 
 

@@ -8,6 +8,7 @@ from dien_kernels import xla_networks
 
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
+    auxiliary_positions,
     auxiliary_weights,
     weighted_loss,
 )
@@ -34,6 +35,11 @@ def test_click_losses_are_finite_for_logits_that_saturate_and_0_for_filler_alone
     assert np.isfinite(jax.grad(click_loss)(logits, labels, ones)).all()
     assert np.isfinite(halved_click_loss(logits, labels, ones))
     assert click_loss(ones, zeros, zeros) == halved_click_loss(ones, zeros, zeros) == 0
+
+
+def test_lengths_of_8_bits_mark_the_positions_of_longer_histories() -> None:
+    lengths = jnp.array([5, 100], jnp.int8)
+    assert auxiliary_positions(lengths, jnp.ones(2), steps=300).sum(1).tolist() == [4, 99]
 
 
 def loss_of(logits, counted, weights, *options):
