@@ -107,18 +107,15 @@ def nearest_preset(config: Config) -> str:
     The nearest is the default for a network with a tower. For others it is the preset with the
     fewest different model settings, the last such in :data:`PRESETS`.
     """
-    equal = [name for name, values in PRESETS.items() if values == config]
-    name = equal[0] if equal else member_name(config.model)
-    if name in PRESETS:
-        return name
-    if config.model.statistics:
-        return DEFAULT_PRESET
-    settings = dataclasses.asdict(config.model).items()
+    own, own_name = vars(config.model), member_name(config.model)
 
-    def differing(name: str) -> int:
-        return sum(getattr(PRESETS[name].model, setting) != value for setting, value in settings)
+    def distance(name: str) -> tuple[bool, bool, bool, int]:
+        model = vars(PRESETS[name].model)
+        differing = sum(model[setting] != value for setting, value in own.items())
+        is_other_kind = model["statistics"] != own["statistics"]
+        return PRESETS[name] != config, name != own_name, is_other_kind, differing
 
-    return min(reversed(PRESETS), key=differing)
+    return min(reversed(PRESETS), key=distance)
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels.checks import check_shapes, refuse
+from dien_kernels.checks import refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
@@ -140,8 +140,7 @@ class ClickModel(nn.Module):
           ValueError: a shape does not fit, or a feature has no table; the message names it.
         """
         check_batch(self.schema, batch, tables, negatives)
-        lengths = jnp.asarray(batch.lengths)
-        real = jnp.asarray(batch.weight) > 0
+        lengths, weights = jnp.asarray(batch.lengths), jnp.asarray(batch.weight)
         history, of_history = self._embed(batch, batch.history, tables)  # [B, T, D], [B, T]
         rows = self.row_inputs(batch, tables)
         sampled, is_negative = None, None
@@ -155,14 +154,13 @@ class ClickModel(nn.Module):
             rows.candidate,
             sampled,
             is_negative=is_negative,
-            weights=jnp.asarray(batch.weight),
+            weights=weights,
             train=train,
         )
-        pooled = self.pool(history, lengths)
-        inputs = rows, pooled, output.final_state, output.auxiliary_score
-        logits = self.click_logits(*inputs, real, train=train)
-        weights, of_rows = jnp.asarray(batch.weight), mean_event(of_history[..., None], lengths)
-        learned = ((rows.learned + of_rows[:, 0]) * weights).sum()
+        inputs = rows, self.pool(history, lengths), output.final_state, output.auxiliary_score
+        logits = self.click_logits(*inputs, weights > 0, train=train)
+        of_rows = mean_event(of_history[..., None], lengths)[:, 0]
+        learned = ((rows.learned + of_rows) * weights).sum()
         learned = learned / jnp.maximum(total(weights.sum(), self.axis), 1)
         loss, attention = output.auxiliary_loss, output.attention
         return ModelOutput(logits, loss, attention, output.interests, output.final_state, learned)
@@ -234,16 +232,15 @@ class ClickModel(nn.Module):
         candidate; user and context may have a single row. ``real`` is False for filler rows.
         """
         candidates = rows.candidate
-        count = candidates.shape[0]
 
         def repeated(row: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(row, (count, row.shape[1]))
+            return jnp.broadcast_to(row, (candidates.shape[0], row.shape[1]))
 
         pooled = repeated(self.pool(history[None], length[None]))
-        context = None if rows.context is None else repeated(rows.context)
+        user, context = jax.tree.map(repeated, (rows.user, rows.context))
         final_state = self.network.evolve_candidates(states, length, candidates)
         score = self.network.auxiliary_score(last, length, candidates)
-        rows = rows._replace(user=repeated(rows.user), context=context)
+        rows = rows._replace(user=user, context=context)
         return self.click_logits(rows, pooled, final_state, score, real)
 
     def pool(
@@ -303,8 +300,7 @@ def with_statistics(
     """
     if batch.statistics is not None or not config.statistics:
         return batch
-    own = None if batch.own is None else jnp.asarray(batch.own)
-    fold = None if batch.fold is None else jnp.asarray(batch.fold)
+    own, fold = jax.tree.map(jnp.asarray, (batch.own, batch.fold))
     if values is None:
         item, history = map(jnp.asarray, (batch.item, batch.history))
         values = gather(item, tables.item, "item"), gather(history, tables.item, "item")
@@ -316,11 +312,10 @@ def check_batch(
     schema: Schema, batch: Batch, tables: FeatureTables, negatives: jax.Array | None
 ) -> None:
     """Refuse wrong shapes and features without values, with a ValueError that names them."""
-    if batch.history.ndim != 2:
-        refuse("batch.history", "shape [B, T]", batch.history.shape)
+    check_axes("batch.history", batch.history, {"B": None, "T": None})
     rows, steps = batch.history.shape
-    names = ("lengths", "item", "user", "label", "weight")
-    check_shapes({f"batch.{name}": (getattr(batch, name), (rows,)) for name in names})
+    for name in ("lengths", "item", "user", "label", "weight"):
+        check_axes(f"batch.{name}", getattr(batch, name), {"B": rows})
     check_axes("negatives", negatives, {"B": rows, "T - 1": steps - 1, "K": None})
     for name in ("history", "lengths", "item"):
         if not jnp.issubdtype((dtype := getattr(batch, name).dtype), jnp.integer):
