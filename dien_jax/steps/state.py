@@ -1,7 +1,6 @@
 """The state that a train step carries, the tables it reads, and lower bounds on memory."""
 
 import dataclasses
-import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -162,22 +161,21 @@ def require_state_memory(
     of several devices holds. Dense updates also need memory for gradients, at least for the largest
     one; tables that are updated by row do not.
     """
-    named, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    leaves = [leaf for _, leaf in named]
-    parts = [leaf.shape for leaf in leaves]
-    if shardings is not None:
-        placed = jax.tree.leaves(shardings)
-        parts = [on.shard_shape(part) for on, part in zip(placed, parts, strict=True)]
-    counts = list(map(math.prod, parts))
-    sizes = [count * leaf.dtype.itemsize for count, leaf in zip(counts, leaves, strict=True)]
-    parameters = len(jax.tree.leaves(shapes[0]))
+
+    def of_device(leaf: Any, sharding: Any = None) -> int:
+        return math.prod(leaf.shape if sharding is None else sharding.shard_shape(leaf.shape))
+
+    trees = (shapes,) if shardings is None else (shapes, shardings)
+    counts = jax.tree.map(of_device, *trees)
+    sizes = jax.tree.map(lambda count, leaf: count * leaf.dtype.itemsize, counts, shapes)
     by_row = place.tables_by_row(config.optim.embedding_update)
-    is_dense = [table_of(path) not in by_row for path, _ in named[:parameters]]
-    gradient = max(itertools.compress(sizes, is_dense))
+    named = jax.tree_util.tree_leaves_with_path(sizes[0])
+    gradient = max(size for path, size in named if table_of(path) not in by_row)
     where = f" on each of {place.devices} devices" if place.devices > 1 else ""
-    subject = f"{sum(counts[:parameters]):,} parameters{where} and their optimizer state"
+    subject = f"{sum(jax.tree.leaves(counts[0])):,} parameters{where} and their optimizer state"
     advice = "choose smaller model sizes"
-    require_memory(sum(sizes) + gradient, place.bytes_of_device(), subject, advice)
+    needed = sum(jax.tree.leaves(sizes)) + gradient
+    require_memory(needed, place.bytes_of_device(), subject, advice)
 
 
 def require_step_memory(config: Config, place: OneDevice, rows: int, steps: int) -> None:

@@ -96,31 +96,17 @@ def randomised(
     return batch, random, dropout_key
 
 
-def negatives_of(
-    place: OneDevice, sampler: Sampler | None, batch: Batch, random: RandomColumns | None
-) -> jax.Array | None:
-    """Return the auxiliary negatives of random numbers; None without random numbers."""
-    if random is None:
-        return None
-    assert sampler is not None
-    return unequal(place.drawn(sampler, random), jnp.asarray(batch.history)[:, 1:, None])
-
-
 def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:
     """Return the batch with some candidates and behaviours replaced by the unknown item."""
     item, history = jnp.asarray(batch.item), jnp.asarray(batch.history)
     item_key, history_key = jax.random.split(key)
     is_unknown = jax.random.bernoulli(item_key, share, item.shape)
+    is_hidden = jax.random.bernoulli(history_key, share, history.shape)
     own = batch.own  # bits of the original candidate
     if own is not None:
         own = jnp.where(is_unknown[:, None], jnp.zeros_like(own), jnp.asarray(own))
-    return batch._replace(
-        item=jnp.where(is_unknown, UNKNOWN, item),
-        history=jnp.where(
-            jax.random.bernoulli(history_key, share, history.shape), UNKNOWN, history
-        ),
-        own=own,
-    )
+    item, history = jnp.where(is_unknown, UNKNOWN, item), jnp.where(is_hidden, UNKNOWN, history)
+    return batch._replace(item=item, history=history, own=own)
 
 
 def make_loss(
@@ -213,7 +199,11 @@ def make_train_step(
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
         params, batch_stats, slots = trained
         read = of_part(params, part) if part == "tower" else params
-        negatives = negatives_of(place, sampler, batch, random)
+        negatives = None
+        if random is not None:
+            assert sampler is not None
+            following = jnp.asarray(batch.history)[:, 1:, None]
+            negatives = unequal(place.drawn(sampler, random), following)
         gather = place.gather(read, by_row)
         found = look_up(config.model, schema, gather, features, batch, negatives)
         rows, of_slots = gather.compact(read, slots[part])

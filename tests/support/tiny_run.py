@@ -293,7 +293,10 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
 
     def loss(params: Any, stats: Any, tables: Tables, batch: Batch, key: jax.Array) -> Any:
         batch, random, dropout_key = train_step.randomised(config, schema, batch, key)
-        negatives = train_step.negatives_of(place, tables.sampler, batch, random)
+        negatives = None
+        if random is not None:
+            draws = place.drawn(tables.sampler, random)
+            negatives = train_step.unequal(draws, jnp.asarray(batch.history)[:, 1:, None])
         return loss_of_draws(params, {}, stats, tables.features, batch, negatives, dropout_key)
 
     return loss
