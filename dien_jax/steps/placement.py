@@ -119,10 +119,24 @@ class OneDevice:
       axis: name of the mesh axis over which a batch is sharded; None on one device.
       layouts: the layout of each large table.
       part: index of this process and number of processes; it has that part of every batch.
+
+    Methods that have work on several devices only return their argument here:
+
+    - ``total``: sums over devices;
+    - ``split``: fresh parameters in the form that devices hold;
+    - ``on_each``: arrays on every device, the same ones in all processes;
+    - ``put_batch``: a batch on the devices;
+    - ``like``: the shapes of parameters, statistics or slots in one device's form;
+    - ``readable``: arrays that this process can read as a whole.
     """
 
     axis: Axis = None
     part = (0, 1)
+
+    def _unchanged(self, tree: Any) -> Any:
+        return tree
+
+    total = split = on_each = put_batch = like = readable = _unchanged
 
     def __init__(self, schema: Schema, devices: int = 1, dense_rows: int = DENSE_ROWS) -> None:
         self.schema, self.devices, self.dense_rows = schema, devices, dense_rows
@@ -157,10 +171,6 @@ class OneDevice:
         """Return the items of draws from an alias table."""
         return drawn(sampler, random)
 
-    def total(self, tree: Any) -> Any:
-        """Return sums over devices."""
-        return tree
-
     def mapped(
         self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
     ) -> Callable[..., Any]:
@@ -179,17 +189,9 @@ class OneDevice:
         """Initialize an embedding table."""
         return EMBEDDING_INITIAL(key, shape, dtype)
 
-    def split(self, params: Any) -> Any:
-        """Return fresh parameters in the form that devices hold."""
-        return params
-
     def shardings(self, shapes: Any) -> Any:
         """Return the shardings of parameters, statistics and slots; None on one device."""
         del shapes
-
-    def on_each(self, tree: Any) -> Any:
-        """Replicate arrays on every device; all processes have the same ones."""
-        return tree
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
         """Put feature tables on the devices, from the host."""
@@ -199,21 +201,9 @@ class OneDevice:
         """Put an array with a row for each item on the devices, from the host."""
         return jnp.asarray(array)
 
-    def put_batch(self, batch: Any) -> Any:
-        """Put a batch on the devices."""
-        return batch
-
-    def like(self, tree: Any) -> Any:
-        """Return the shapes of parameters, statistics or slots in one device's form."""
-        return tree
-
     def put(self, tree: Any, like: Any) -> Any:
         """Put parameters, statistics or slots in one device's form on the devices of ``like``."""
         return placed_like(tree, like)
-
-    def readable(self, tree: Any) -> Any:
-        """Return arrays that this process can read as a whole."""
-        return tree
 
     def slots(self, table: Table, rows: Any) -> Any:
         """Return the positions of a table's rows in its array."""
