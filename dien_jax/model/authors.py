@@ -18,6 +18,18 @@ _PRELU = {
 _DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
 
 
+def _check(variables: object, name: str) -> None:
+    """Refuse wrong arguments of :func:`from_authors`, such as a path."""
+    from dien_jax.config.presets import FAMILY  # imported here: it reads files, models do not
+
+    if not isinstance(variables, Mapping):
+        expected = "variables must be arrays by name, read as help(from_authors) shows"
+        raise UserError(f"{expected}, got {variables!r:.60}")
+    if name not in FAMILY:
+        near = suggestion(name, FAMILY)
+        raise UserError(f"unknown model {name!r}{near} (models: {', '.join(FAMILY)})")
+
+
 def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     """Return the parameters of a :class:`ClickModel` from the variables of the authors' program.
 
@@ -45,14 +57,6 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     Raises:
       UserError: the model is unknown, or a variable is missing; the message names it.
     """
-    from dien_jax.config.presets import FAMILY  # imported here: it reads files, models do not
-
-    if not isinstance(variables, Mapping):
-        expected = "variables must be arrays by name, read as help(from_authors) shows"
-        raise UserError(f"{expected}, got {variables!r:.60}")
-    if name not in FAMILY:
-        near = suggestion(name, FAMILY)
-        raise UserError(f"unknown model {name!r}{near} (models: {', '.join(FAMILY)})")
 
     def get(name: str) -> np.ndarray:
         if name not in variables:
@@ -87,6 +91,7 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
             "score": dense(f"f3_att{ending}"),
         }
 
+    _check(variables, name)
     first, second = _PRELU.get(name, _DICE)
     params: dict[str, Any] = {
         "item_embeddings": {"item": get("mid_embedding_var"), "category": get("cat_embedding_var")},
