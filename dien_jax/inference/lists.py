@@ -172,7 +172,7 @@ class ItemLists:
             found = self.candidates(options, kept, [chosen[place] for place in places])
             for request, rows in zip(some, found, strict=True):
                 request.candidates, request.tower = rows, None
-            read = [request for request in some if self._is_read(request)]
+            read = [request for request in some if self._is_read(request.history.rows)]
             if self.has_tower:
                 many = [one for one in read if len(one.candidates) > max(KEPT, 8 * options.n)]
                 found = self._programs.tower(many, together=together)
@@ -182,7 +182,7 @@ class ItemLists:
             scored = iter(self._programs.score(read, together=together))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
-                scores = next(scored) if self._is_read(request) else even
+                scores = next(scored) if self._is_read(request.history.rows) else even
                 if not np.isfinite(scores).all():
                     ids = self._vocabularies.items
                     raise not_finite([ids[row] for row in request.candidates], scores)
@@ -197,18 +197,21 @@ class ItemLists:
             lists = map(of_place.__getitem__, range(len(requests)))
         yield from lists
 
-    def _is_read(self, request: EncodedRequest) -> bool:
-        """Return whether the model ranks for a request: not for an empty history where none was.
+    def _is_read(self, history: np.ndarray) -> bool:
+        """Return whether the model ranks for a history: not for an empty one where none was.
 
         Where negatives are drawn every example of training has a history, and of none the model
         knows nothing. The offsets alone then sort items by popularity.
         """
-        return len(request.history.rows) > 0 or not self._has_counts
+        return len(history) > 0 or not self._has_counts
 
     def candidates(
         self, options: ListOptions, kept: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Return the rows to rank for each user, rising; ``chosen`` are all behaviours."""
+        """Return the rows to rank for each user, rising; ``chosen`` are all behaviours.
+
+        They are all that may be listed if there are few, or if the model does not rank for a user.
+        """
         listed, most = self._listed.copy(), max(SHORTLIST, 12 * options.n)
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
@@ -217,11 +220,15 @@ class ItemLists:
         if options.exclude_history:
             for of_user, rows in zip(allowed, chosen, strict=True):
                 of_user[rows] = False
+        found = [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
         if self.shortlist is not None and np.count_nonzero(listed) > most:
             limits = options.of_length(most).at_most
             values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
-            return self.shortlist.rows(kept, allowed, most, values)
-        return [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
+            read = [user for user, rows in enumerate(kept) if self._is_read(rows)]
+            few = self.shortlist.rows([kept[user] for user in read], allowed[read], most, values)
+            for user, rows in zip(read, few, strict=True):
+                found[user] = rows
+        return found
 
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the places, rising, that the tower leaves: a longer list by its logits."""

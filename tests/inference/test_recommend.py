@@ -234,6 +234,17 @@ def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> No
 
 
 @pytest.mark.long
+def test_an_empty_history_gives_the_most_popular_of_all_items(wide_run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.inference.lists.SHORTLIST", 12)
+    trained = load_run(wide_run)
+    for shift in range(0, 59, 7):
+        offsets = np.float32([-np.inf, *np.log1p(np.roll(np.arange(59), shift))])
+        ranker = Ranker(trained._replace(list_offsets=offsets), exact_items=1)
+        best = ranker.vocabularies.items[int(offsets.argmax())]
+        assert ranker.recommend([], 1).ids == [best]
+
+
+@pytest.mark.long
 def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatch) -> None:
     monkeypatch.setattr("dien_jax.inference.lists.KEPT", 16)
     ranker, known = Ranker(wide_run, exact_items=1), np.linspace(3, -3, 60, dtype=np.float32)
