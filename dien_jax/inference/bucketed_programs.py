@@ -6,9 +6,9 @@ Calls of one request each are all made before the first result is waited for.
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +87,6 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        require_unforked()
         manifest = exported.manifest
         follow_authors = manifest["settings"]["model"]["follow_authors"]
         return cls(
@@ -158,10 +157,7 @@ class RankRequest(NamedTuple):
     context: Mapping[str, Any] | None = None
 
 
-NO_REQUEST = RankRequest(None, ())
-
-
-@dataclass(frozen=True)
+@dataclass
 class History:
     """A history: rows of its kept events, and its interests once they are computed."""
 
@@ -173,14 +169,14 @@ class History:
 class EncodedRequest:
     """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row.
 
-    ``tower`` are the logits of the tower for the candidates, if they are known.
+    ``ids`` are the raw candidates, ``tower`` their logits of the tower, where these are known.
     """
 
     history: History
     user: np.ndarray
     context: dict[str, FeatureValues]
     candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    raw: RankRequest = NO_REQUEST
+    ids: Sequence[Any] = ()
     unknown_context: int = 0
     tower: np.ndarray | None = None
 
@@ -234,48 +230,39 @@ class BucketedPrograms:
         sizes = [size for size in self._slices.values() if size <= largest]
         user = np.full(1, UNKNOWN, np.int32)
 
-        def call(bucket: int) -> None:
-            alone = self._alone(bucket)
-            (encoded,) = alone.encode([History(np.zeros(bucket, np.int32))])
-            assert encoded.interests is not None
-            alone.extend(encoded.interests, UNKNOWN, bucket - 1)
-            for size in sizes:
-                alone.score([EncodedRequest(encoded, user, context, np.zeros(size, np.int32))])
-
-        def call_tower(bucket: int) -> None:
-            alone, history = self._alone(bucket), History(np.zeros(bucket, np.int32))
+        def call(bucket: int, with_tower: bool) -> None:
+            alone, history = copy(self), History(np.zeros(bucket, np.int32))
+            alone.buckets = (bucket,)
+            alone.encode([history])
+            if not with_tower:
+                alone.extend(history.interests, UNKNOWN, bucket - 1)
             for size in sizes:
                 request = EncodedRequest(history, user, context, np.zeros(size, np.int32))
-                (request.tower,) = alone.tower([request])
+                if with_tower:
+                    (request.tower,) = alone.tower([request])
                 alone.score([request])
 
-        every, functions = self._every, [call, call_tower][: 1 + tower]
+        every, kinds = self._every, (False, True)[: 1 + tower]
         self.buckets = every[-1:] if self.may_pad else every
-        first = [partial(function, bucket) for bucket in self.buckets for function in functions]
+        first = [partial(call, bucket, kind) for bucket in self.buckets for kind in kinds]
         yield 0.0
         for number, _ in enumerate(map_in_order(lambda call: call(), first, thread_count()), 1):
             yield number / len(first) * len(self.buckets) / len(every)
         ready()
         for bucket in reversed(every[: -len(self.buckets)]):
-            for function in functions:
-                function(bucket)
+            for kind in kinds:
+                call(bucket, kind)
             self.buckets = (bucket, *self.buckets)
             yield len(self.buckets) / len(every)
 
-    def _alone(self, bucket: int) -> "BucketedPrograms":
-        """Return the same programs with a single length of histories."""
-        programs = copy(self)
-        programs.buckets = (bucket,)
-        return programs
+    def encode(self, histories: Iterable[History]) -> None:
+        """Compute the interests of those histories that have none."""
+        for history in histories:
+            if history.interests is None:
+                _, *rows = self._read(history)
+                history.interests = self.programs.read(*self._arguments, *rows)
 
-    def encode(self, histories: Sequence[History]) -> list[History]:
-        """Return the histories with their interests."""
-        return [
-            replace(history, interests=self.programs.read(*self._arguments, *self._read(history)))
-            for history in histories
-        ]
-
-    def extend(self, interests: Interests, row: int, length: int) -> Interests:
+    def extend(self, interests: Any, row: int, length: int) -> Interests:
         """Return the interests after one more event; ``length`` counts the events before it."""
         states, bucket = interests.states, self._bucket(length + 1)
         steps, size = states.shape
@@ -287,14 +274,12 @@ class BucketedPrograms:
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
     def score(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
-        """Return click probabilities, float32 ``[N]`` of each request; read what is not read.
+        """Return click probabilities, float32 ``[N]`` of each request, whose history is encoded.
 
-        ``together`` calls the program of several users, which reads all and keeps nothing of it.
+        ``together`` calls the program of several users, which encodes all and keeps nothing of it.
         """
-        missing = [] if together else [r for r in requests if r.history.interests is None]
-        read = self.encode([request.history for request in missing])
-        for request, history in zip(missing, read, strict=True):
-            request.history = history
+        if not together:
+            self.encode(request.history for request in requests)
         program = self.programs.score_of_users if together else self.programs.score
         slices = {SCORED_ROWS: SCORED_ROWS} if together else self._slices
         return self._in_slices(requests, slices, program, together=together)
@@ -310,9 +295,10 @@ class BucketedPrograms:
         """Return what a program gives for the candidates, in padded slices."""
         rows: list[tuple[int, tuple, dict[str, np.ndarray]]] = []
         for place, request in enumerate(requests):
-            inputs: tuple = (*self._read(request.history), request.user, request.context)
+            interests, *history = self._read(request.history)
+            inputs: tuple = (*history, request.user, request.context)
             if program is self._programs.score:
-                inputs = (request.history.interests, *inputs)
+                inputs = (interests, *inputs)
             start, count = 0, len(request.candidates)
             while start < count:
                 size = slice_size(slices, count - start)
@@ -348,11 +334,11 @@ class BucketedPrograms:
                     results[place] = found[row]
         return results
 
-    def _read(self, history: History) -> tuple[np.ndarray, np.int32]:
-        """Return a history's rows, padded as its interests are, and its length."""
-        rows, interests = history.rows, history.interests
+    def _read(self, history: History) -> tuple[Interests | None, np.ndarray, np.int32]:
+        """Return a history's interests, its rows, padded as these are, and its length."""
+        rows, interests = history.rows, history.interests  # which another thread may compute now
         steps = self._bucket(len(rows)) if interests is None else len(interests.states)
-        return _padded(rows, steps), np.int32(len(rows))
+        return interests, _padded(rows, steps), np.int32(len(rows))
 
     def _bucket(self, length: int) -> int:
         buckets = self.buckets  # another thread may add to them

@@ -355,9 +355,9 @@ def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
 def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     """Return a request's candidates by score, or the error of a score that is not finite."""
     if not np.isfinite(scores).all():
-        return not_finite(request.raw.candidates, scores)
+        return not_finite(request.ids, scores)
     order = np.argsort(-scores, kind="stable")
-    ids = [str(request.raw.candidates[place]) for place in order]
+    ids = [str(request.ids[place]) for place in order]
     unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
     return Ranking(ids, scores[order], *unknown, request.unknown_context)
 

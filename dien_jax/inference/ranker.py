@@ -121,10 +121,7 @@ class Ranker:
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
-        before = [request.history for request in encoded]
         scores = iter(self._programs.score(encoded))
-        for request, history in zip(encoded, before, strict=True):
-            self._users.swap(request.raw.user, history, request.history)
         return [
             outcome if isinstance(outcome, UserError) else ranked(outcome, next(scores))
             for outcome in outcomes
@@ -217,11 +214,10 @@ class Ranker:
             rows = encoded.history.rows
             given = rows if history is None else item_rows(self.vocabularies, "history", history)
             whole.append(given)
-        rankings, before = [], [request.history for request in requests]
-        lists = self._lists.of_requests(requests, whole, options)
-        for request, unread, ranking in zip(requests, before, lists, strict=True):
-            self._users.swap(request.raw.user, unread, request.history)
-            request.history = unread  # drop its states, which take memory
+        rankings, lists = [], self._lists.of_requests(requests, whole, options)
+        for request, given, ranking in zip(requests, histories, lists, strict=True):
+            if given is not None:
+                request.history.interests = None  # they take memory
             rankings.append(ranking)
         return rankings
 
@@ -230,8 +226,8 @@ class Ranker:
 
         The model need not know the user; the history may be empty.
         """
-        name = _user_id(user)
-        (encoded,) = self._programs.encode([self._history(history)])
+        name, encoded = _user_id(user), self._history(history)
+        self._programs.encode([encoded])
         self._users.put(name, encoded)
 
     def observe(self, user: str | int, event: str | int) -> None:
@@ -253,12 +249,12 @@ class Ranker:
         self._users.change(name, longer)
 
     def __contains__(self, user: object) -> bool:
-        return user in self._users
+        return str(user) in self._users.histories
 
     @property
     def remembered_users(self) -> int:
         """Return the number of remembered users."""
-        return len(self._users)
+        return len(self._users.histories)
 
     def adopt(self, other: "Ranker") -> None:
         """Replace the remembered users by those of another ranker, to move to a newer checkpoint.
@@ -314,7 +310,7 @@ class Ranker:
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
-        return EncodedRequest(history, user, context, candidates, request, unknown)
+        return EncodedRequest(history, user, context, candidates, request.candidates, unknown)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         columns, unknown = self.vocabularies.context_columns(values)
@@ -343,23 +339,16 @@ class RememberedUsers:
     def __init__(self, max_users: int) -> None:
         if max_users < 1:
             raise ValueError(f"max_users must be at least 1, got {max_users}")
-        self._max_users = max_users
-        self._histories: OrderedDict[str, History] = OrderedDict()
-        self._lock = threading.Lock()
+        self._max_users, self._lock = max_users, threading.Lock()
+        self.histories: OrderedDict[str, History] = OrderedDict()
 
-    def __contains__(self, user: object) -> bool:
-        return str(user) in self._histories
-
-    def __len__(self) -> int:
-        return len(self._histories)
-
-    def put(self, user: Any, history: History) -> None:
+    def put(self, user: str, history: History) -> None:
         """Store a user's history in place of an earlier one."""
         with self._lock:
-            self._histories[str(user)] = history
-            self._histories.move_to_end(str(user))
-            if len(self._histories) > self._max_users:
-                self._histories.popitem(last=False)
+            self.histories[user] = history
+            self.histories.move_to_end(user)
+            if len(self.histories) > self._max_users:
+                self.histories.popitem(last=False)
 
     def change(
         self, user: Any, change: Callable[[History], History] = lambda history: history
@@ -373,28 +362,22 @@ class RememberedUsers:
             )
         name = as_text(user)
         with self._lock:
-            history = self._histories.get(name)
+            history = self.histories.get(name)
             if history is None:
                 raise NotRememberedError(
                     f"user {name[:100]!r} is not remembered; give the history, the user's "
                     f"items from the oldest on, or first call remember with it (/v1/remember of "
                     f"the server); max_users (--max-users there) limits how many users are kept"
                 )
-            self._histories[name] = history = change(history)
-            self._histories.move_to_end(name)
+            self.histories[name] = history = change(history)
+            self.histories.move_to_end(name)
         return history
-
-    def swap(self, user: Any, old: History, new: History) -> None:
-        """Replace a user's history if it still is ``old``."""
-        with self._lock:
-            if self._histories.get(str(user)) is old:
-                self._histories[str(user)] = new
 
     def copy_from(self, other: "RememberedUsers", convert: Callable[[History], History]) -> None:
         """Replace all users by those of another store, with ``convert(history)`` of each."""
         require_unforked()
         with other._lock:
-            latest = list(other._histories.items())[-self._max_users :]
+            latest = list(other.histories.items())[-self._max_users :]
         copied = OrderedDict((user, convert(history)) for user, history in latest)
         with self._lock:
-            self._histories = copied
+            self.histories = copied

@@ -289,7 +289,7 @@ def test_a_newer_model_adopts_remembered_users(run) -> None:
     newer.vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
     newer.vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
     newer.adopt(older)
-    assert newer._users._histories["Cid"].rows.tolist() == [0, 1]
+    assert newer._users.histories["Cid"].rows.tolist() == [0, 1]
     newer.remember("Dan", [])
     assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
 
