@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import tyro
 
 from dien_jax.errors import UserError
-from dien_jax.inference.lists import check_count
 from dien_jax.inference.request_tables import USER_COLUMNS, UserColumns
 from dien_jax.inference.score_table import list_for_users
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
+from dien_jax.utils.json_values import Positive, converted
 from dien_jax.utils.text_files import BadLines, read_lines
 
 
@@ -57,7 +57,7 @@ class Arguments:
 
 
 def _recommend(arguments: Arguments) -> None:
-    check_count("--top", arguments.top)
+    converted(Positive, arguments.top, "--top")
     filters: Any = {"exclude_history": not arguments.include_history, "at_most": arguments.at_most}
     for name, file in (("candidates", arguments.candidates), ("exclude", arguments.exclude)):
         if file is not None:

@@ -5,7 +5,6 @@ Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from dien_jax.inference.bucketed_programs import (
     LoadedModel,
 )
 from dien_jax.metrics.lists import first_places
+from dien_jax.utils.json_values import Positive, converted
 from dien_jax.utils.machine import map_in_order, thread_count
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ItemLists:
     def __init__(
         self, model: LoadedModel, programs: BucketedPrograms, exact_items: int = EXACT_ITEMS
     ) -> None:
-        check_count("exact_items", exact_items)
+        converted(Positive, exact_items, "exact_items")
         self._tables, self._offsets, item = model.tables, model.list_offsets, model.schema.item[0]
         self._programs, self._vocabularies = programs, model.vocabularies
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
@@ -131,20 +131,20 @@ class ItemLists:
             raise UserError(
                 "the model has no list_offsets.npy, which lists over all items need: train it again"
             )
-        check_count("n", n)
         if not isinstance(limits, Mapping):
             example = "a limit by feature, such as {'category': 2}"
             raise UserError(f"at_most: expected {example}, got {limits!r:.40}")
-        for name, most in limits.items():
+        for name in limits:
             if name not in self._features:
                 near = suggestion(str(name), self._features)
                 raise UserError(
                     f"at_most: expected a categorical feature of items, got {name!r}{near} "
                     f"(features: {', '.join(self._features) or 'none'})"
                 )
-            check_count(f"at_most of {name!r}", most)
-        limits = {name: int(most) for name, most in limits.items()}  # NumPy's would overflow
-        return ListOptions(int(n), exclude_history, allowed, excluded, limits)
+        # As Python's numbers: NumPy's would overflow.
+        limits = {f: converted(Positive, k, f"at_most of {f!r}") for f, k in limits.items()}
+        length = converted(Positive, n, "n")
+        return ListOptions(length, exclude_history, allowed, excluded, limits)
 
     def of_requests(
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
@@ -189,11 +189,11 @@ class ItemLists:
                 yield self.best(request.candidates, scores, options)
 
         starts = range(0, len(requests), USERS_AT_ONCE)
-        lists: Any = chain.from_iterable(map(block, starts))
+        threads = min(thread_count(), MOST_THREADS) if together else 1
+        blocks = map_in_order(lambda start: list(block(start)), starts, threads)
+        lists: Any = chain.from_iterable(blocks)
         if together:
-            threads = min(thread_count(), MOST_THREADS)
-            blocks = map_in_order(lambda start: list(block(start)), starts, threads)
-            of_place = dict(zip(order, chain.from_iterable(blocks), strict=True))
+            of_place = dict(zip(order, lists, strict=True))
             lists = map(of_place.__getitem__, range(len(requests)))
         yield from lists
 
@@ -369,12 +369,6 @@ def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError:
         f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
         f"a parameter or a number of the context is too large"
     )
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}: expected a whole number of at least 1, got {value!r:.40}")
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:

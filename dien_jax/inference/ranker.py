@@ -27,6 +27,7 @@ from dien_jax.inference.bucketed_programs import (
 )
 from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, Ranking, item_rows, ranked
 from dien_jax.runs.trained import TrainedModel
+from dien_jax.utils.json_values import Positive, converted
 
 
 class Ranker:
@@ -337,9 +338,8 @@ class RememberedUsers:
     """Histories by raw user id, shared by threads; the least recently used are evicted."""
 
     def __init__(self, max_users: int) -> None:
-        if max_users < 1:
-            raise ValueError(f"max_users must be at least 1, got {max_users}")
-        self._max_users, self._lock = max_users, threading.Lock()
+        self._max_users = converted(Positive, max_users, "max_users")
+        self._lock = threading.Lock()
         self.histories: OrderedDict[str, History] = OrderedDict()
 
     def put(self, user: str, history: History) -> None:
