@@ -10,10 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.list_metrics import lists_and_ranks
 from dien_jax.inference.request_tables import has_columns, writing_scores
-from dien_jax.runs.summary import save_lists
-from dien_jax.runs.trained import load_run, score_split
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.files import check_out
@@ -46,6 +43,11 @@ class Arguments:
 
 def evaluate(arguments: Arguments) -> None:
     """Print the metrics of a split, and write its predictions if a file is given."""
+    # Imported here: --help needs no JAX.
+    from dien_jax.inference.list_metrics import lists_and_ranks
+    from dien_jax.runs.summary import save_lists
+    from dien_jax.runs.trained import load_run, score_split
+
     file, split, run_dir = arguments.predictions, arguments.split, arguments.run_dir
     if file is not None:
         options: Any = {"overwrite": arguments.overwrite, "inputs": (run_dir, arguments.data)}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import tyro
 
-from dien_jax.inference.export import export_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 
@@ -39,6 +38,8 @@ class Arguments:
 
 
 def _export(arguments: Arguments) -> None:
+    from dien_jax.inference import export_run  # imported here: --help needs no JAX
+
     report = export_run(**vars(arguments))
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import tyro
 
 from dien_jax.inference.request_tables import DEFAULT_COLUMNS, RequestColumns
-from dien_jax.inference.score_table import score_requests
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 
@@ -43,6 +42,8 @@ class Arguments:
 
 
 def _predict(arguments: Arguments) -> None:
+    from dien_jax.inference import score_requests  # imported here: --help needs no JAX
+
     run, table, data = arguments.run_dir, arguments.input, arguments.data
     options: Any = {"columns": arguments.columns, "overwrite": arguments.overwrite}
     counts = score_requests(run, table, arguments.out, data, **options)

@@ -15,7 +15,6 @@ import tyro
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import USER_COLUMNS, UserColumns
-from dien_jax.inference.score_table import list_for_users
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.json_values import Positive, converted
@@ -57,6 +56,8 @@ class Arguments:
 
 
 def _recommend(arguments: Arguments) -> None:
+    from dien_jax.inference import list_for_users  # imported here: --help needs no JAX
+
     converted(Positive, arguments.top, "--top")
     filters: Any = {"exclude_history": not arguments.include_history, "at_most": arguments.at_most}
     for name, file in (("candidates", arguments.candidates), ("exclude", arguments.exclude)):

@@ -37,6 +37,7 @@ _EXPECTED: dict[Use, str] = {
     "numeric": "numbers or text",
     "time": "whole numbers, timestamps, dates or text",
 }
+SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 INTEGERS_OF_FLOATS = 2.0**63  # floats below it fit an int64
 END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
 # Whole-number times are milliseconds when most of them are larger. As seconds this would be after

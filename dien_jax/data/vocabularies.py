@@ -15,10 +15,9 @@ from dien_jax.data.arrays import Column, chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.value_text import SPACE, Clock, as_text, digits_of, number_of
+from dien_jax.data.value_text import SEPARATOR, SPACE, Clock, as_text, digits_of, number_of
 from dien_jax.errors import UserError, suggestion
 
-SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 _REMEDY = "give each row its own in a column 'history' (--history)"
 _LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")  # of texts or whole numbers
 LARGEST_NUMBER = float(np.finfo(np.float32).max)

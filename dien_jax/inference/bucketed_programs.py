@@ -19,7 +19,8 @@ import numpy as np
 from dien_jax.config.settings import Config
 from dien_jax.data.arrays import Examples, padded_columns
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
-from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
+from dien_jax.data.value_text import SEPARATOR
+from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs

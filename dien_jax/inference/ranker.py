@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data.arrays import padded_columns
-from dien_jax.data.value_text import as_list, as_text
-from dien_jax.data.vocabularies import SEPARATOR
+from dien_jax.data.value_text import SEPARATOR, as_list, as_text
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from dien_jax.data.value_text import Use, check_type, column_text
-from dien_jax.data.vocabularies import SEPARATOR
+from dien_jax.data.value_text import SEPARATOR, Use, check_type, column_text
 from dien_jax.errors import UserError, failing, printable, require, suggestion
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import (

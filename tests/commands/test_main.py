@@ -40,6 +40,16 @@ def test_list_imports_no_command():
     assert printed(code).splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("name", ["evaluate", "export", "predict", "recommend", "serve", "train"])
+def test_help_needs_no_jax(name):
+    code = (
+        f"import contextlib, sys; from dien_jax import {name};\n"
+        f"with contextlib.suppress(SystemExit): {name}.main(['--help'])\n"
+        "print('jax' in sys.modules)"
+    )
+    assert printed(code).splitlines()[-1] == "False"
+
+
 def test_command_gets_the_rest_of_the_line(tmp_path, capsys):
     assert __main__.main(["evaluate", str(tmp_path)]) == 2
     assert f"{tmp_path} is not a run folder" in capsys.readouterr().err
