@@ -66,25 +66,27 @@ def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
     arrays = {_WEIGHT.format(name): array for name, array in model.weights.items()}
     if model.list_offsets is not None:
         arrays[OFFSETS_FILE] = model.list_offsets
-    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in model.programs.items()}
-    for name, values in model.vocabularies.items():
-        entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
-    if card:
-        entries[CARD_FILE] = card.encode()
-    digests = {name: _sha256(content) for name, content in entries.items()}
+    digests: dict[str, str] = {}
     with zipfile.ZipFile(file, "w") as archive:
-        for entry, array in arrays.items():  # stored: float32 hardly compresses
-            content = io.BytesIO()
-            np.save(content, np.asarray(array, order="C"), allow_pickle=False)
-            digests[entry] = _sha256(content.getbuffer())
-            with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
-                stream.write(content.getbuffer())
+
+        def add(name: str, content: Any, method: int = zipfile.ZIP_DEFLATED) -> None:
+            digests[name] = _sha256(content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+
+        for name, array in arrays.items():  # stored: float32 hardly compresses
+            stream = io.BytesIO()
+            np.save(stream, np.asarray(array, order="C"), allow_pickle=False)
+            add(name, stream.getbuffer(), zipfile.ZIP_STORED)
+        for name, program in model.programs.items():
+            add(_PROGRAM.format(name), bytes(program.serialize()))
+        for name, values in model.vocabularies.items():
+            add(_VOCABULARY.format(name), json.dumps(values, indent=0).encode())
+        if card:
+            add(CARD_FILE, card.encode())
         about = {"format": FORMAT, "format_version": FORMAT_VERSION, **model.manifest}
-        about["sha256"] = digests
-        entries[_MANIFEST] = json.dumps(about, indent=2, allow_nan=False).encode()
-        for name, packed in entries.items():
-            archive.writestr(zipfile.ZipInfo(name), packed, compress_type=zipfile.ZIP_DEFLATED)
-        archive.comment = _sha256(entries[_MANIFEST]).encode()
+        content = json.dumps(about | {"sha256": digests}, indent=2, allow_nan=False).encode()
+        add(_MANIFEST, content)
+        archive.comment = digests[_MANIFEST].encode()
 
 
 def is_archive(file: Path) -> bool:
@@ -97,8 +99,7 @@ def read_archive(file: Path) -> ExportedModel:
     """Read an exported file without running it; refuse damage, edits and other versions."""
     require_unforked()  # parsing a program uses threads too
     if not file.is_file():
-        problem = "is not a file" if file.exists() else "does not exist"
-        raise UserError(f"{file} {problem}; expected {_EXPECTED}")
+        raise UserError(f"{file} is not a file; expected {_EXPECTED}")
     found = "another kind of file or one that was cut short"
     with failing(f"{file}: expected {_EXPECTED}, found {found}"):
         archive = zipfile.ZipFile(file)

@@ -20,7 +20,13 @@ from dien_jax.data.schema import MultiValued
 from dien_jax.data.tables import Batch, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
 from dien_jax.inference import archive
-from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
+from dien_jax.inference.bucketed_programs import (
+    BucketedPrograms,
+    EncodedRequest,
+    History,
+    LoadedModel,
+    history_buckets,
+)
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
     RECURRENCE,
@@ -29,7 +35,6 @@ from dien_jax.inference.exported_programs import (
     row_arrays,
 )
 from dien_jax.inference.onnx import add_version, check_onnx, check_triton, onnx_model, onnx_scores
-from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run, scorer
@@ -42,7 +47,6 @@ CHECKED_CANDIDATES = CHUNK + 8
 """Too many for one call of ``score_candidates``, if there are as many items."""
 CHECKED_SLICES = {CHUNK: CHUNK, 2 * CHUNK: 2 * CHUNK}
 """Slices of candidates with which both programs that score candidates are called."""
-CHECKED_USER = "the user of the check"
 TOLERANCE, TOLERANCE_ELSEWHERE = {"cpu": 1e-5}, 5e-3
 """Largest difference of two probabilities: a few float32 roundings on a CPU; more on devices whose
 matmuls round their operands to fewer bits."""
@@ -156,35 +160,27 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare the scores of an exported file with those of its run; raise if they differ."""
     exported = archive.read_archive(file)
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
-    dataset, length = trained.dataset, int(batch.lengths[-1])
-    items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
-    absent = f"{max(items)}, absent"
-    items = [item or absent for item in items]  # row 0 stands for all unknown ids
-    history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
-    candidates = items[-CHECKED_CANDIDATES:]
-    context: dict[str, Any] = {}
-    for feature in dataset.schema.context:
-        values = [] if feature.size is None else dataset.vocabulary(feature.name)[-2:]
-        raw = {"numeric": feature.mean, "categorical": (values or [""])[-1], "multivalued": values}
-        context[feature.name] = raw[feature.kind]
+    history, user = np.asarray(batch.history)[-1], np.asarray(batch.user)[-1:]
+    context = jax.tree.map(lambda column: column[-1:], batch.context)
+    candidates = np.arange(trained.dataset.schema.num_items, dtype=np.int32)[-CHECKED_CANDIDATES:]
 
-    def ranked(ranker: Ranker) -> np.ndarray:
-        ranker.remember(CHECKED_USER, history[:-1])
-        ranker.observe(CHECKED_USER, history[-1])
-        rankings = [
-            ranker.rank(history, candidates, users[-1], context),
-            ranker.rank(None, candidates[:1], CHECKED_USER, context),
+    def ranked(model: LoadedModel) -> np.ndarray:
+        programs, before = BucketedPrograms(model), History(history[:-1])
+        programs.encode([before])
+        longer = programs.extend(before.interests, int(history[-1]), len(history) - 1)
+        requests = [
+            EncodedRequest(History(history), user, context, candidates),
+            EncodedRequest(History(history, longer), user, context, candidates[:1]),
         ]
-        by_id = [dict(zip(found.ids, found.scores, strict=True)) for found in rankings]
-        return np.array([*map(by_id[0].__getitem__, candidates), by_id[1][candidates[0]]])
+        return np.concatenate(programs.score(requests))
 
     def rows() -> np.ndarray:
         score_rows = jax.jit(exported.programs["score_rows"].call)
         return np.asarray(score_rows(*model.arguments, row_arrays(batch)))
 
     calls: list[Callable[[], np.ndarray]] = [
-        partial(ranked, Ranker(model._replace(candidate_slices=CHECKED_SLICES))),
-        partial(ranked, Ranker(trained)),
+        partial(ranked, model._replace(candidate_slices=CHECKED_SLICES)),
+        partial(ranked, LoadedModel.from_run(trained)),
         rows,
         partial(run_scores, trained, batch),
     ]  # most of their time is compilation

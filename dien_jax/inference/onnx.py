@@ -66,16 +66,20 @@ def onnx_model(trained: TrainedModel) -> bytes:
 
 def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
     """Score inputs of ``score_rows`` with an ONNX file, by onnxruntime on the CPU."""
+    session, arrays = _session(file), named_leaves(inputs)
+    with failing("--onnx: onnxruntime cannot run the model"):
+        feed = {node.name: arrays[node.name] for node in session.get_inputs()}
+        (scores,) = session.run(["score"], feed)
+    return np.asarray(scores)
+
+
+def _session(file: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings report every unused constant
-    with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model"):
-        session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
-        arrays = named_leaves(inputs)
-        feed = {node.name: arrays[node.name] for node in session.get_inputs()}
-        (scores,) = session.run(["score"], feed)
-    return np.asarray(scores)
+    with failing(f"--onnx: onnxruntime {onnxruntime.__version__} cannot read {file}"):
+        return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
 
 
 @contextmanager
@@ -92,26 +96,18 @@ def _quiet() -> Iterator[None]:
 
 
 CONFIG, MODEL = "config.pbtxt", "model.onnx"
-_TYPES = {"FLOAT": "TYPE_FP32", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64", "BOOL": "TYPE_BOOL"}
+_TYPES = {"tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
 
 
-def triton_config(name: str, onnx: bytes) -> str:
+def triton_config(name: str, onnx: Path) -> str:
     """Return the ``config.pbtxt`` of an ONNX model; all rows of a request are one batch."""
-    from onnx import TensorProto, load_from_string
-
-    graph = load_from_string(onnx).graph
-    constants = {weight.name for weight in graph.initializer}
-    parts = {
-        "input": [value for value in graph.input if value.name not in constants],
-        "output": list(graph.output),
-    }
+    session = _session(onnx)
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', "max_batch_size: 0"]
-    for kind, values in parts.items():
-        for value in values:
-            tensor = value.type.tensor_type
-            dims = [size.dim_value or -1 for size in tensor.shape.dim]
-            dtype = _TYPES[TensorProto.DataType.Name(tensor.elem_type)]
-            lines.append(f'{kind} [{{ name: "{value.name}" data_type: {dtype} dims: {dims} }}]')
+    for kind, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for node in nodes:
+            dims = [size if isinstance(size, int) else -1 for size in node.shape]
+            about = f"data_type: {_TYPES[node.type]} dims: {dims}"
+            lines.append(f'{kind} [{{ name: "{node.name}" {about} }}]')
     return "\n".join([*lines, ""])
 
 
@@ -127,9 +123,7 @@ def check_triton(folder: Path) -> None:
 def add_version(folder: Path, onnx: Path) -> Path:
     """Add an ONNX file as the next version of a new or existing model; return its folder."""
     check_triton(folder)
-    with reading(onnx):
-        content = onnx.read_bytes()
-    config, text = folder / CONFIG, triton_config(folder.absolute().name, content)
+    config, text = folder / CONFIG, triton_config(folder.absolute().name, onnx)
     if config.exists():
         with reading(config):
             found = config.read_text(encoding="utf-8", errors="replace")
