@@ -24,6 +24,7 @@ from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.messages import (
     Failure,
+    Status,
     arguments,
     document,
     page,
@@ -63,8 +64,8 @@ class Application:
             Route("/healthz", self._status),
             Route("/readyz", self._status),
             Route("/metrics", lambda _: Response(metrics.text(), headers=_OF_METRICS)),
-            Route("/openapi.json", partial(self._describe, lambda content, _: _Json(content))),
-            Route("/docs", partial(self._describe, lambda *args: HTMLResponse(page(*args)))),
+            Route("/openapi.json", self._describe),
+            Route("/docs", self._describe),
         ]
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception), _answer_error)
@@ -159,22 +160,24 @@ class Application:
         return bytes(body)
 
     async def _status(self, request: Request) -> Response:
-        current, state, error = self._current, self._current.state, None
+        ranker, version, _ = self._current.served
         if request.scope["path"] == "/healthz":
-            good, words = self._batcher.alive, ("the ranking thread has stopped", "ok")
+            good, error = self._batcher.alive, None
+            word = "ok" if good else "the ranking thread has stopped"
         else:
-            good, words, error = state == "ready", (state, state), current.reload_error
-        content = current.served.status(words[good], error)
+            word, error = self._current.state, self._current.reload_error
+            good = word == "ready"
+        content = Status(word, version.model, utc_text(version.written), ranker.step, error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
 
-    async def _describe(
-        self, form: Callable[[dict[str, Any], int], Response], request: Request
-    ) -> Response:
+    async def _describe(self, request: Request) -> Response:
         served, token = self._current.served, self._token is not None
         # The description needs no token, so show real items only if nothing does.
         items = [] if token else [encodable(item) for item in served.ranker.vocabularies.items[1:5]]
         content = document(served.decoders, self._options, token=token, items=items)
-        return form(content, request.scope["server"][1] or self._options.port)
+        if request.scope["path"] == "/openapi.json":
+            return _Json(content)
+        return HTMLResponse(page(content, request.scope["server"][1] or self._options.port))
 
 
 class _Json(Response):

@@ -30,7 +30,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.messages import Ranked, Remembered, Status, request_decoders, utc_text
+from dien_jax.server.messages import Ranked, Remembered, request_decoders, utc_text
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
 
@@ -192,10 +192,11 @@ class ServedModel(NamedTuple):
         where = f"checkpoint {self.ranker.step} of {version.model}"
         return f"{where}, written {utc_text(version.written)}"
 
-    def status(self, word: str, reload_error: str | None = None) -> Status:
-        """Return the status of a server of this model."""
-        written = utc_text(self.version.written)
-        return Status(word, self.version.model, written, self.ranker.step, reload_error)
+    def forms(self) -> tuple[str, set[str]]:
+        """Return the context features of requests, and the item features of their at_most."""
+        schema = self.ranker.schema
+        context = ", ".join(sorted(f"{f.name} ({f.kind})" for f in schema.context))
+        return context or "none", {f.name for f in schema.item[1:] if f.kind == "categorical"}
 
 
 def model_version(path: Path) -> ModelVersion:
@@ -313,30 +314,22 @@ class CurrentModel:
                 self._failed_version = self.reload_error = None
                 return False
             newer = self._load(version, again=not force and version == self._failed_version)
-            old, new = (
-                ", ".join(sorted(f"{f.name} ({f.kind})" for f in model.ranker.schema.context))
-                for model in (self.served, newer)
-            )
-            if old != new and not self._options.accept_other_features:  # clients would get 422
+            (old, limited), (new, limits) = self.served.forms(), newer.forms()
+            lost, problem, changes = ", ".join(sorted(limited - limits)), "", ""
+            if lost:
+                problem = f"at_most of requests may name {lost}, which is no category any more"
+                changes = f"; no category {lost}"
+            if old != new:
+                problem = f"requests have the context features {old}; the new model expects {new}"
+                changes = f"; context features {new}, before {old}{changes}"
+            if problem and not self._options.accept_other_features:  # clients would get 422
                 raise UserError(
-                    f"requests have the context features {old or 'none'}; the new model expects "
-                    f"{new or 'none'}. Start a new server for it, or give --accept-other-features "
-                    f"to replace the model all the same"
-                )
-            limited, limits = (
-                {f.name for f in model.ranker.schema.item[1:] if f.kind == "categorical"}
-                for model in (self.served, newer)
-            )
-            if (lost := limited - limits) and not self._options.accept_other_features:
-                raise UserError(
-                    f"at_most of requests may name {', '.join(sorted(lost))}, which is no category "
-                    f"of the new model. Start a new server for it, or give --accept-other-features"
+                    f"{problem}. Start a new server for it, or give --accept-other-features to "
+                    f"replace the model all the same"
                 )
             before, now = (model.ranker.vocabularies.items for model in (self.served, newer))
-            changes = f"; context features {new or 'none'}, before {old or 'none'}" * (old != new)
-            changes += f"; no category {', '.join(sorted(lost))}" * bool(lost)
-            others = f"; other items: {len(now) - 1:,}, before {len(before) - 1:,}"
-            changes += others * (before != now)
+            if before != now:
+                changes += f"; other items: {len(now) - 1:,}, before {len(before) - 1:,}"
             self._warm_up(newer)
 
             def replace() -> None:

@@ -85,28 +85,17 @@ def utc_text(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Request(msgspec.Struct, forbid_unknown_fields=True):
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, list):
-                setattr(self, name, [_whole(part) for part in value])
-            else:
-                setattr(self, name, _whole(value))
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def arguments(message: Any) -> dict[str, Any]:
     """Return the fields of a request as arguments of the ``Ranker`` method that answers it."""
-    fields = msgspec.to_builtins(message)
-    for name in fields.keys() & {"context", "at_most"}:
-        fields[name] = fields[name] or {}
-    if "at_most" in fields:
-        fields["at_most"] = {name: most for name, most in fields["at_most"].items() if most}
-    return fields
+    return _with_whole_numbers(msgspec.to_builtins(message))
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
@@ -133,7 +122,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
         "Remember": [("user", Id), ("history", history)],
         "Observe": [("user", Id), ("event", Id)],
     }
-    how: Any = {"bases": (_Request,), "kw_only": True}
+    how: Any = {"forbid_unknown_fields": True, "kw_only": True}
     types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
 
@@ -147,10 +136,14 @@ def _count(largest: int | None = None) -> Any:
 
 
 def _of_features(name: str, types: Mapping[str, tuple[Any, ...]]) -> Any:
-    """Return a struct with a field for each feature, from its type and default; names are free."""
+    """Return a struct with a field for each feature, from its type and default; names are free.
+
+    Limits that are not given are left out of the arguments.
+    """
     fields = [(f"f{place}", *typed) for place, typed in enumerate(types.values())]
     names = {f"f{place}": feature for place, feature in enumerate(types)}
-    return msgspec.defstruct(name, fields, rename=names, bases=(_Request,))
+    how: Any = {"forbid_unknown_fields": True, "omit_defaults": True}
+    return msgspec.defstruct(name, fields, rename=names, **how)
 
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:
