@@ -51,7 +51,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     targets = list_targets(model.dataset, "test", most)
     for name, score in simple_rules(model.dataset).items():
         lists = (sorted_items(target, score(target), popularity) for target in targets)
-        rows[RULES.get(name, name)] = report_lists(targets, lists, popularity)
+        rows[RULES.get(name, name)] = report_lists(targets, lists, popularity)[0]
     about = {"benchmark": "recommend", **surroundings()}
     return [about | {"case": name} | row for name, row in rows.items()]
 
@@ -70,7 +70,7 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
     popularity[np.unique(np.concatenate(lists))] += 1  # items may have no event there
     about = {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
-    row = report_lists(targets, lists, popularity) | about
+    row = report_lists(targets, lists, popularity)[0] | about
     return {"benchmark": "recommend", **surroundings(), **row}
 
 

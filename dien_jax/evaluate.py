@@ -1,6 +1,7 @@
 """Score a split with a trained model: the command ``python -m dien_jax.evaluate RUN``."""
 
 import contextlib
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.request_tables import has_columns, writing_scores
+from dien_jax.inference.request_tables import is_written, writing_scores
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.files import check_out
@@ -51,7 +52,7 @@ def evaluate(arguments: Arguments) -> None:
     file, split, run_dir = arguments.predictions, arguments.split, arguments.run_dir
     if file is not None:
         options: Any = {"overwrite": arguments.overwrite, "inputs": (run_dir, arguments.data)}
-        check_out(file, is_ours=has_columns(COLUMNS), **options)
+        check_out(file, is_ours=functools.partial(is_written, COLUMNS), **options)
     with contextlib.ExitStack() as output:
         if file is not None:
             output.enter_context(writing(file, "--predictions"))

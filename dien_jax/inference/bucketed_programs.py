@@ -271,8 +271,8 @@ class BucketedPrograms:
             padding = np.zeros((max(bucket - steps, 0), size), states.dtype)
             padded = np.concatenate([np.asarray(states)[:bucket], padding])
             states = placed_like(padded, states)  # or programs would compile again
-        interests = interests._replace(states=states)
-        return self.programs.extend(*self._arguments, interests, np.int32(row), length)
+        event = interests._replace(states=states), np.int32(row), np.int32(length)
+        return self.programs.extend(*self._arguments, *event)
 
     def score(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
         """Return click probabilities, float32 ``[N]`` of each request, whose history is encoded.

@@ -140,12 +140,11 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
     def inputs(name: str, steps: Any, count: Any = 1) -> dict[str, Any]:
         if name == "score_rows":
             return row_inputs(schema, count, steps)
-        integer = _integers()
-        values = {"history": _integers(steps), "length": integer}
+        history = {"history": _integers(steps), "length": _integers()}
+        values = row_inputs(schema, 1, steps) | history
+        values |= {"item": _integers(), "items": _integers(count), "count": _integers()}
         if name != "read_history":
-            interests = jax.eval_shape(functions["read_history"], whole, values)
-            values = row_inputs(schema, 1, steps) | values | {"interests": interests}
-            values |= {"item": integer, "items": _integers(count), "count": integer}
+            values["interests"] = jax.eval_shape(functions["read_history"], whole, history)
         return {part: values[part] for part in _INPUTS[name.replace("many_", "")]}
 
     def exports(steps: int | str) -> dict[str, export.Exported]:
@@ -175,8 +174,6 @@ def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
     def program(name: str) -> Callable:
         def call(weights: Weights, *arguments: Any) -> Any:
             inputs = dict(zip(_INPUTS[name], map(plain, arguments), strict=True))
-            for scalar in inputs.keys() & {"length", "count"}:
-                inputs[scalar] = jnp.asarray(inputs[scalar], jnp.int32)
             is_large = name == "score_candidates" and len(inputs["items"]) > CHUNK
             result = exports["score_many_candidates" if is_large else name].call(weights, inputs)
             return _interests(result) if isinstance(result, dict) else result

@@ -57,24 +57,21 @@ def list_targets(dataset: Dataset, split: str, most: int = MOST_TARGETS) -> list
 
 def report_lists(
     targets: list[Target], lists: Iterable[np.ndarray], popularity: np.ndarray
-) -> dict[str, Any]:
-    """Return :func:`dien_jax.metrics.list_metrics` of targets.
+) -> tuple[dict[str, Any], dict[int, float]]:
+    """Return :func:`dien_jax.metrics.list_metrics` of targets, and their ranks by example.
 
     ``lists`` has the item rows of each target's list, best first. ``popularity`` ``[I]`` is the
-    number of training events of each item, 0 for items that may not be listed.
+    number of training events of each item, 0 for items that may not be listed. Ranks begin at 1;
+    that of a target that is not listed is infinity.
     """
     ranks, first = [], []
     for target, rows in zip(targets, lists, strict=True):
-        ranks.append(_rank(target, rows))
+        place = np.flatnonzero(rows == target.item)
+        ranks.append(1.0 + int(place[0]) if len(place) else np.inf)
         first.append(rows[:CUT])
     groups = np.array([target.group for target in targets], np.int64)
-    return list_metrics(np.array(ranks), groups, first, popularity)
-
-
-def _rank(target: Target, rows: np.ndarray) -> float:
-    """Return the rank of a target in the rows of its list, from 1; infinity if it is not listed."""
-    place = np.flatnonzero(rows == target.item)
-    return 1.0 + int(place[0]) if len(place) else np.inf
+    metrics = list_metrics(np.array(ranks), groups, first, popularity)
+    return metrics, {target.example: rank for target, rank in zip(targets, ranks, strict=True)}
 
 
 def sorted_items(
@@ -155,7 +152,6 @@ def lists_and_ranks(
     offsets = model.list_offsets
     assert offsets is not None  # lists.options has raised otherwise
     popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
-    ranks: dict[int, float] = {}
 
     def made(current: Stage) -> Iterator[np.ndarray]:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
@@ -165,18 +161,16 @@ def lists_and_ranks(
             examples = dataset.splits[split].take(np.array([target.example for target in some]))
             histories = [target.history for target in some]
             requests = encoded_requests(loaded, examples, histories)
-            found = lists.rows_of_requests(requests, histories, options)
-            for target, (rows, _) in zip(some, found, strict=True):
-                ranks[target.example] = _rank(target, rows)
+            for rows, _ in lists.rows_of_requests(requests, histories, options):
                 yield rows
 
     with stage(f"listing items for {len(targets):,} clicks of {dataset.path}") as current:
-        metrics = report_lists(targets, made(current), popularity)
+        metrics, ranks = report_lists(targets, made(current), popularity)
     dataset.check_files()
     metrics |= {} if exact else {"mrr": None, "mrr_interval": None}
     for name, score in simple_rules(dataset).items():
         simple = (sorted_items(target, score(target), popularity, CUT) for target in targets)
-        metrics[f"hr_10_{name}"] = report_lists(targets, simple, popularity)["hr_10"]
+        metrics[f"hr_10_{name}"] = report_lists(targets, simple, popularity)[0]["hr_10"]
     return metrics, ranks
 
 
@@ -188,11 +182,9 @@ def measure_finished(
 ) -> dict[str, Any] | None:
     """Measure a run's lists as ``recommend`` makes them, for some clicks of test.
 
-    Write ``lists.json``, and return the metrics.
-
-    Return None if negatives were shown instead of sampled, if there are fewer than ``least``
-    clicks, or if many items would make it slow. Lists end after the first items, so ``mrr`` is
-    None. ``watch`` is called repeatedly, and may raise.
+    Write ``lists.json``, and return the metrics. Return None if negatives were shown instead of
+    sampled, if there are fewer than ``least`` clicks, or if many items would make it slow. Lists
+    end after the first items, so ``mrr`` is None. ``watch`` is called repeatedly, and may raise.
     """
     items = int(np.count_nonzero(dataset.popularity))
     if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:

@@ -87,12 +87,11 @@ class TextTable:
 
     schema: Any = None
     """Arrow schema of the columns of a Parquet file; None for text."""
-    file: Path
-    rows: int | None  # None if unknown before reading
-    names: list[str]
+    rows: int | None = None  # unknown before reading
+    names: Sequence[str] = ()
 
     def __init__(self, file: Path) -> None:
-        self.file, self.rows, self.names = file, None, []
+        self.file = file
         _, header = next(self._records())
         self.names = [name.strip() for name in header]
 
@@ -114,9 +113,6 @@ class TextTable:
     def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
         """Return the cells of one column: text, lists of text, or None for missing cells."""
         return list(piece.columns[self.names.index(name)])
-
-    def check_type(self, name: str, reason: str, use: Use) -> None:
-        """Refuse a column whose type does not suit its use."""
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of the last line and the fields of each record, the header first."""
@@ -181,10 +177,6 @@ class ParquetTable:
         cells = piece.columns[self.names.index(name)]
         return list(column_text(where, cells, use).to_pylist())
 
-    def check_type(self, name: str, reason: str, use: Use) -> None:
-        kind = self.schema.field(name).type
-        check_type(f"{self.file}: column {name!r} ({reason})", kind, use)
-
 
 RequestTable = TextTable | ParquetTable
 
@@ -231,14 +223,10 @@ def writing_scores(
         yield write_batch
 
 
-def has_columns(names: Sequence[str]) -> Callable[[Path], bool]:
-    """Return a predicate: whether a file is a table of these columns and scores."""
-
-    def is_table(file: Path) -> bool:
-        table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
-        return table.names == [*names, SCORE]
-
-    return is_table
+def is_written(names: Sequence[str], file: Path) -> bool:
+    """Return whether a file is a table of these columns and scores."""
+    table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
+    return table.names == [*names, SCORE]
 
 
 def open_requests(file: Path) -> RequestTable:
@@ -264,7 +252,9 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(printable(column[:40]) for column in table.names)}"
         )
-    table.check_type(name, reason, use)
+    if table.schema is not None:
+        where = f"{table.file}: column {name!r} ({reason})"
+        check_type(where, table.schema.field(name).type, use)
 
 
 def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:

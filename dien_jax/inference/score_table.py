@@ -89,7 +89,8 @@ def score_requests(
     out, table = Path(out), Path(table)
     requests = tables.open_requests(table)
     inputs = (table, run_dir, data)
-    check_out(out, is_ours=tables.has_columns(requests.names), overwrite=overwrite, inputs=inputs)
+    is_ours = partial(tables.is_written, requests.names)
+    check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(requests, columns)
     trained = load_run(run_dir, data)
     dataset, config = trained.dataset, trained.run.config
@@ -156,7 +157,8 @@ def list_for_users(
     out, table, model = Path(out), Path(table), Path(model)
     asked = tables.open_requests(table)
     inputs = (table, model, data)
-    check_out(out, is_ours=tables.has_columns(LIST_COLUMNS), overwrite=overwrite, inputs=inputs)
+    is_ours = partial(tables.is_written, LIST_COLUMNS)
+    check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(asked, columns)
     is_run = model.is_dir()
     trained = load_run(model, data) if is_run else None

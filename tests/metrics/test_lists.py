@@ -53,7 +53,7 @@ def test_ranks_leave_out_what_was_chosen_before_and_items_without_a_training_eve
     popularity = np.asarray(dataset.popularity).copy()
     popularity[5] = 0
     lists = [sorted_items(target, np.arange(60.0), popularity) for target in targets]
-    found = report_lists(targets, lists, popularity)
+    found, _ = report_lists(targets, lists, popularity)
     listed_items = {*np.flatnonzero(popularity).tolist()} - {0}
     allowed = [listed_items - {*target.history} for target in targets]
     ranks = [
