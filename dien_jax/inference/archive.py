@@ -14,12 +14,12 @@ you trust. Two checks limit the damage by other files: one of the size of the un
 of calls to functions outside of a program.
 """
 
-import hashlib
 import io
 import json
 import re
 import zipfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
     with zipfile.ZipFile(file, "w") as archive:
 
         def add(name: str, content: Any, method: int = zipfile.ZIP_DEFLATED) -> None:
-            digests[name] = _sha256(content)
+            digests[name] = sha256(content).hexdigest()
             archive.writestr(zipfile.ZipInfo(name), content, method)
 
         for name, array in arrays.items():  # stored: float32 hardly compresses
@@ -118,23 +118,22 @@ def read_archive(file: Path) -> ExportedModel:
 
         def read(name: str) -> bytes:
             content = _content(archive, name)
-            if _sha256(content) != manifest["sha256"][name]:
+            if sha256(content).hexdigest() != manifest["sha256"][name]:
                 raise UserError(f"{file}, {name}: expected what was exported, found other content")
             return content
+
+        def array(name: str) -> np.ndarray:
+            return np.load(io.BytesIO(read(name)), allow_pickle=False)
 
         schema = schema_from_json(manifest["schema"], f"{file}, {_MANIFEST}, schema")
         return ExportedModel(
             manifest,
             schema,
             {name: json.loads(read(_VOCABULARY.format(name))) for name in input_features(schema)},
-            {name: _array(read(_WEIGHT.format(name))) for name in manifest["weights"]},
+            {name: array(_WEIGHT.format(name)) for name in manifest["weights"]},
             {name: _program(name, read(_PROGRAM.format(name))) for name in PROGRAMS},
-            _array(read(OFFSETS_FILE)) if OFFSETS_FILE in manifest["sha256"] else None,
+            array(OFFSETS_FILE) if OFFSETS_FILE in manifest["sha256"] else None,
         )
-
-
-def _sha256(content: bytes | memoryview) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -157,7 +156,7 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")
     check_format(manifest, FORMAT_VERSION, source, "export the run again")
-    if _sha256(content).encode() != archive.comment:
+    if sha256(content).hexdigest().encode() != archive.comment:
         raise UserError(f"{source}: expected what was exported, found other content")
     oldest = export.minimum_supported_calling_convention_version
     newest = export.maximum_supported_calling_convention_version
@@ -168,10 +167,6 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
             f"again, or use a JAX version nearer to that"
         )
     return manifest
-
-
-def _array(content: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _program(name: str, content: bytes) -> export.Exported:

@@ -47,9 +47,6 @@ CHECKED_CANDIDATES = CHUNK + 8
 """Too many for one call of ``score_candidates``, if there are as many items."""
 CHECKED_SLICES = {CHUNK: CHUNK, 2 * CHUNK: 2 * CHUNK}
 """Slices of candidates with which both programs that score candidates are called."""
-TOLERANCE, TOLERANCE_ELSEWHERE = {"cpu": 1e-5}, 5e-3
-"""Largest difference of two probabilities: a few float32 roundings on a CPU; more on devices whose
-matmuls round their operands to fewer bits."""
 
 
 def export_run(
@@ -228,7 +225,8 @@ def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
 
 
 def _checked(subject: str, difference: float) -> float:
-    tolerance = TOLERANCE.get(jax.default_backend(), TOLERANCE_ELSEWHERE)
+    # A few float32 roundings; other devices round the operands of matmuls to fewer bits.
+    tolerance = 1e-5 if jax.default_backend() == "cpu" else 5e-3
     if not difference <= tolerance:  # NaN fails too
         raise UserError(
             f"{subject} differ from the run's by {difference:.2g}, expected at most "

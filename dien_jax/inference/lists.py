@@ -3,7 +3,9 @@
 Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,10 +124,9 @@ class ItemLists:
         at_most: Mapping[str, int] | None = None,
     ) -> ListOptions:
         """Return the options of lists; refuse a length, a feature or ids that none can have."""
-        allowed = None
-        if candidates is not None:
-            allowed = item_rows(self._vocabularies, "candidates", candidates)
-        excluded = item_rows(self._vocabularies, "exclude", exclude)
+        rows = partial(item_rows, self._vocabularies)
+        allowed = None if candidates is None else rows("candidates", candidates)
+        excluded = rows("exclude", exclude)
         limits = {} if at_most is None else at_most
         if self._offsets is None:
             raise UserError(
@@ -151,11 +152,12 @@ class ItemLists:
     ) -> Iterator[Ranking]:
         """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
         ids, allowed = self._vocabularies.items, options.candidates
-        unknown = 0 if allowed is None else int(np.count_nonzero(~self._listed[allowed]))
+        unknown = 0 if allowed is None else np.count_nonzero(~self._listed[allowed])
         lists = self.rows_of_requests(requests, chosen, options)
         for request, (rows, scores) in zip(requests, lists, strict=True):
-            counts = count_unknown(request.history.rows), unknown, request.unknown_context
-            yield Ranking([ids[row] for row in rows], scores, *counts)
+            counts = np.count_nonzero(request.history.rows == UNKNOWN), unknown
+            listed = [ids[row] for row in rows]
+            yield Ranking(listed, scores, *map(int, counts), request.unknown_context)
 
     def rows_of_requests(
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
@@ -250,14 +252,14 @@ class ItemLists:
         if not options.at_most:
             return first_places(scores, options.n)
         values_of = {name: self._tables[f"tables/item/{name}"] for name in options.at_most}
-        counts: dict[tuple[str, int], int] = {}
+        counts: Counter[tuple[str, int]] = Counter()
         chosen: list[int] = []
         for place in np.argsort(-scores, kind="stable"):
             values = [(name, int(values[rows[place]])) for name, values in values_of.items()]
             known = [value for value in values if value[1] != UNKNOWN]
-            if all(counts.get(value, 0) < options.at_most[value[0]] for value in known):
+            if all(counts[value] < options.at_most[value[0]] for value in known):
                 chosen.append(place)
-                counts |= {value: counts.get(value, 0) + 1 for value in known}
+                counts.update(known)
             if len(chosen) == options.n:
                 break
         return np.array(chosen, np.int64)
@@ -358,7 +360,8 @@ def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
         return not_finite(request.ids, scores)
     order = np.argsort(-scores, kind="stable")
     ids = [str(request.ids[place]) for place in order]
-    unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
+    rows = request.history.rows, request.candidates
+    unknown = [int(np.count_nonzero(part == UNKNOWN)) for part in rows]
     return Ranking(ids, scores[order], *unknown, request.unknown_context)
 
 
@@ -379,11 +382,6 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     """
     p = np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, 1 - LEAST_COMPLEMENT)
     return np.log(p) - np.log1p(-p)
-
-
-def count_unknown(rows: np.ndarray) -> int:
-    """Return how many of some rows are the unknown one."""
-    return int(np.count_nonzero(rows == UNKNOWN))
 
 
 def item_rows(vocabularies: Vocabularies, name: str, given: Any) -> np.ndarray:

@@ -63,7 +63,7 @@ class Application:
             Route("/", lambda _: RedirectResponse("/docs")),
             Route("/healthz", self._status),
             Route("/readyz", self._status),
-            Route("/metrics", lambda _: Response(metrics.text(), headers=_OF_METRICS)),
+            Route("/metrics", lambda _: Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)),
             Route("/openapi.json", self._describe),
             Route("/docs", self._describe),
         ]
@@ -126,11 +126,11 @@ class Application:
             message = self._current.served.decoders[name].decode(body)
             fields = arguments(message)
             work = partial(call, fields) if call else RankRequest(**fields)
-            return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
+            return _json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:
             return Response(status_code=499)  # the status that nginx uses
         except msgspec.ValidationError as error:
-            return _Json(validation_failure(error), 422)
+            return _json(validation_failure(error), 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _error(400, f"the body is not JSON: {error if body else 'it is empty'}")
         except NotRememberedError as error:
@@ -168,7 +168,7 @@ class Application:
             word, error = self._current.state, self._current.reload_error
             good = word == "ready"
         content = Status(word, version.model, utc_text(version.written), ranker.step, error)
-        return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
+        return _json(content) if good else _json(content, 503, {"Retry-After": "1"})
 
     async def _describe(self, request: Request) -> Response:
         served, token = self._current.served, self._token is not None
@@ -176,24 +176,20 @@ class Application:
         items = [] if token else [encodable(item) for item in served.ranker.vocabularies.items[1:5]]
         content = document(served.decoders, self._options, token=token, items=items)
         if request.scope["path"] == "/openapi.json":
-            return _Json(content)
+            return _json(content)
         return HTMLResponse(page(content, request.scope["server"][1] or self._options.port))
 
 
-class _Json(Response):
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
 def _error(
     status: int, error: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return _Json(Failure(error, field), status, headers)
+    return _json(Failure(error, field), status, headers)
 
 
-_OF_METRICS = {"Content-Type": CONTENT_TYPE_LATEST}
 _LENGTHS = {b"content-length", b"transfer-encoding"}
 _TWO_LENGTHS = _error(
     400, "expected Content-Length or Transfer-Encoding, found both", headers={"Connection": "close"}

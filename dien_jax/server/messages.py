@@ -278,22 +278,18 @@ def page(document: dict[str, Any], port: int) -> str:
     ]
     for path, methods in document["paths"].items():
         ((method, operation),) = methods.items()
-        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
-        parts.append(f"<p>{_text(operation['summary'])}</p>")
-        call = f"curl -s localhost:{port}{path}"
+        call, rows = f"curl -s localhost:{port}{path}", operation["responses"]
         if "security" in operation:
             call += " -H 'Authorization: Bearer TOKEN'"
-        rows = []
         if "requestBody" in operation:
-            example = operation["requestBody"]["content"]["application/json"]["example"]
-            body = shlex.quote(json.dumps(example, ensure_ascii=False))
-            call += f" -H 'Content-Type: application/json' -d {body}"
-            rows = [f"<tr><td><td>Request<td>{_link(operation['requestBody'])}"]
-        parts += [f"<pre>{html.escape(call)}</pre><table>", *rows]
-        for status, response in operation["responses"].items():
-            parts.append(
-                f"<tr><td>{status}<td>{_text(response['description'])}<td>{_link(response)}"
-            )
+            body = operation["requestBody"]
+            example = json.dumps(body["content"]["application/json"]["example"], ensure_ascii=False)
+            call += f" -H 'Content-Type: application/json' -d {shlex.quote(example)}"
+            rows = {"": {"description": "Request", **body}, **rows}
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
+        parts.append(f"<p>{_text(operation['summary'])}</p><pre>{html.escape(call)}</pre><table>")
+        for status, row in rows.items():
+            parts.append(f"<tr><td>{status}<td>{_text(row['description'])}<td>{_link(row)}")
         parts.append("</table>")
     parts.append("<h2>Types</h2>")
     for name, schema in document["components"]["schemas"].items():
