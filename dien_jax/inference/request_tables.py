@@ -197,8 +197,9 @@ def writing_scores(
     if not (is_text_name if schema is None else out.suffix == ".parquet"):
         raise UserError(f"{flag} {out}: {why}expected the name of a {kinds}")
     if schema is None:
-        opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
-        with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
+        coded = {"encoding": "utf-8", "errors": "backslashreplace"}  # ids of any log
+        opened = partial(gzip.open if out.name.endswith(".gz") else open, newline="", **coded)
+        with atomic_path(out) as file, opened(file, "wt") as stream:
             # Python 3.11 quotes a carriage return only if lines end in one.
             lines = SimpleNamespace(write=lambda line: stream.write(line[:-2] + "\n"))
             writer = csv.writer(lines, delimiter=delimiter_of(out), lineterminator="\r\n")

@@ -13,6 +13,7 @@ from support.tiny_run import refused_by
 
 from dien_jax import predict, recommend
 from dien_jax.inference.ranker import Ranker
+from dien_jax.inference.request_tables import writing_scores
 
 pytestmark = pytest.mark.long
 
@@ -120,6 +121,12 @@ def test_parquet_keeps_its_types(run, ranker, tmp_path) -> None:
     assert found.schema.field("score").type == pa.float32()
     rows = [(row[0], PEAR, *row[2:]) for row in ROWS]
     close(found["score"].to_pylist(), expected_scores(ranker, histories(), rows))
+
+
+def test_ids_that_utf8_cannot_encode_are_escaped(tmp_path) -> None:
+    with writing_scores(tmp_path / "out.csv", ["item"], None) as write:
+        write([["\ud800x"]], np.float32([0.5]))
+    assert read(tmp_path / "out.csv") == [["item", "score"], ["\\ud800x", "0.5"]]
 
 
 def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
