@@ -53,7 +53,7 @@ def require_choice(name: str, value: object, choices: Collection[object]) -> Non
     """Refuse a value that is not one of the choices."""
     if value not in choices:
         near = suggestion(value, map(str, choices)) if isinstance(value, str) else ""
-        known = ", ".join(map(str, choices))
+        known = ", ".join(map(str, choices)) or "none"
         raise UserError(f"{name} must be one of {known}, got {value!r}{near}")
 
 

@@ -131,8 +131,8 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         call.__name__ = name  # the program's name in StableHLO
         return call
 
-    called = zip(_INPUTS, (programs.read, programs.extend, programs.score), strict=True)
-    functions = {name: exportable(name, program) for name, program in called}
+    named = zip(_INPUTS, programs, strict=False)  # the others are only for speed
+    functions = {name: exportable(name, program) for name, program in named}
     functions["score_many_candidates"] = functions["score_candidates"]
     functions["score_rows"] = row_scores(trained, RECURRENCE)[1]
     whole = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}

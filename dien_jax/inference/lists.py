@@ -15,7 +15,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import DIRECTED
 from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import Vocabularies
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, require_choice
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
     SCORED_ROWS,
@@ -136,12 +136,7 @@ class ItemLists:
             example = "a limit by feature, such as {'category': 2}"
             raise UserError(f"at_most: expected {example}, got {limits!r:.40}")
         for name in limits:
-            if name not in self._features:
-                near = suggestion(str(name), self._features)
-                raise UserError(
-                    f"at_most: expected a categorical feature of items, got {name!r}{near} "
-                    f"(features: {', '.join(self._features) or 'none'})"
-                )
+            require_choice("a feature of at_most", name, self._features)
         # As Python's numbers: NumPy's would overflow.
         limits = {f: converted(Positive, k, f"at_most of {f!r}") for f, k in limits.items()}
         length = converted(Positive, n, "n")

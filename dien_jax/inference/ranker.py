@@ -20,7 +20,6 @@ from dien_jax.inference.bucketed_programs import (
     BucketedPrograms,
     EncodedRequest,
     History,
-    LoadedModel,
     RankRequest,
     load_model,
 )
@@ -66,7 +65,7 @@ class Ranker:
 
     def __init__(
         self,
-        path: str | Path | TrainedModel | LoadedModel,
+        path: str | Path | TrainedModel,
         data: str | Path | None = None,
         *,
         max_users: int = 1000,
@@ -74,7 +73,7 @@ class Ranker:
         exact_items: int = EXACT_ITEMS,
     ) -> None:
         self._users = RememberedUsers(max_users)
-        model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
+        model = load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
         self._lists = ItemLists(model, self._programs, exact_items)

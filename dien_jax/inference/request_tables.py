@@ -269,12 +269,11 @@ def found_columns(requests: RequestTable, columns: AnyColumns) -> AnyColumns:
     }
     columns = dataclasses.replace(columns, **defaults)
     flags: dict[str, str] = {}
-    for flag in USES:  # each use needs a column of its own
+    for flag, use in USES.items():  # each use needs a column of its own
         if (column := getattr(columns, flag, None)) is not None:
             if column in flags:
                 other = f"--{flag} must name another column than --{flags[column]}"
                 raise UserError(f"{other}, got {column!r}")
             flags[column] = flag
-    for column, flag in flags.items():
-        find_column(requests, column, f"--{flag}", USES[flag])
+            find_column(requests, column, f"--{flag}", use)
     return columns

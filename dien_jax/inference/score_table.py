@@ -228,7 +228,13 @@ class _Reader:
         self.dataset, self._item = dataset, getattr(columns, "item", None)
         for feature in vocabularies.context:
             tables.find_column(table, feature.name, "a context feature of the run", feature.kind)
-        say(f"histories: {described(columns, dataset)}")
+        time, source = columns.timestamp, f"column {columns.history!r}"
+        if columns.history and time:
+            source += f"; column {time!r} is not used"
+        elif dataset is not None and not columns.history:
+            times = f" before column {time!r}" if time else ", as there is no column of times"
+            source = f"all of each user's events in {dataset.path}{times}"
+        say(f"histories: {source}")
         self.events = None if columns.history or dataset is None else UserEvents(dataset)
         names = "rows unknown_users unknown_history unknown_context empty_histories"
         more = "items" if self._item is None else "unknown_items"
@@ -236,7 +242,8 @@ class _Reader:
 
     def users(self, piece: tables.Piece) -> list[str]:
         """Return the column of users."""
-        return self._convert(piece, self._columns.user, "categorical", _texts)
+        column = self._columns.user
+        return self._convert(piece, column, "categorical", lambda cells: list(map(as_text, cells)))
 
     def examples(self, piece: tables.Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
         """Return the rows as examples, and the events and offsets of their sequences."""
@@ -279,7 +286,7 @@ class _Reader:
         return self.dataset.event_item, offsets, sequence.astype(np.int32), end.astype(np.int64)
 
     def _item_rows(self, cells: list[Any]) -> np.ndarray:
-        items = _texts(cells)
+        items = list(map(as_text, cells))
         if "" in items:
             raise UserError("the item is empty")
         return self._vocabularies.item_rows(items)
@@ -299,10 +306,6 @@ class _Reader:
                     where = self.table.where(place)
                     raise UserError(f"{where}: column {column!r}: {error}") from error
             raise
-
-
-def _texts(cells: list[Any]) -> list[str]:
-    return list(map(as_text, cells))
 
 
 def _answer(
@@ -330,14 +333,3 @@ def _answer(
         if counts[name]:
             say(f"{counts[name]:,} {subject}")
     return dict(counts)
-
-
-def described(columns: tables.UserColumns, dataset: Dataset | None) -> str:
-    """Return a description of the source of histories."""
-    if columns.history:
-        ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
-        return f"column {columns.history!r}{ignored}"
-    assert dataset is not None
-    if columns.timestamp:
-        return f"each user's events in {dataset.path} before column {columns.timestamp!r}"
-    return f"all of each user's events in {dataset.path}, as there is no column of times"

@@ -285,8 +285,8 @@ def test_a_run_without_offsets_ranks_and_says_what_lists_need(wide_run) -> None:
     [
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"at_most": {"categry": 1}}, "got 'categry'; did you mean 'category'?"),
-        ({"at_most": {"price": 1}}, "expected a categorical feature of items, got 'price'"),
-        ({"at_most": {"category": 1.5}}, "at_most of 'category' must be a whole number, got 1.5"),
+        ({"at_most": {"price": 1}}, "a feature of at_most must be one of category, got 'price'"),
+        ({"at_most": {"category": 0}}, "at_most of 'category' must be at least 1, got 0"),
         ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
         ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
         ({"history": "pear"}, "history must be a list of ids, got the text 'pear'; give the"),

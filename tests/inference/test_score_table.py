@@ -278,7 +278,7 @@ def test_what_cannot_be_listed_is_refused_and_writes_nothing(run, tmp_path, capf
     plain = [run, "--users", users, "--out", out]
     for words, message in (
         ([*plain, "--top", "0"], "--top must be at least 1, got 0"),
-        ([*plain, "--at-most", "kind", "1"], "expected a categorical feature of items, got 'kind'"),
+        ([*plain, "--at-most", "kind", "1"], "a feature of at_most must be one of category"),
         ([*plain, "--user", "name"], "has no column 'name' (--user)"),
         ([*plain, "--exclude", tmp_path / "none"], "none"),
         ([run, "--users", wrong, "--out", out], "wrong.csv:4: column 'timestamp': "),
