@@ -122,17 +122,14 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        last = self._jobs.get()
-        while last is not None:
-            jobs = [last]
+        jobs: list[_Job | None] = []
+        while None not in jobs:  # which close() puts last
+            jobs = [self._jobs.get()]
             while len(jobs) < self._options.max_batch and not self._jobs.empty():
-                if (last := self._jobs.get()) is None:
-                    break
-                jobs.append(last)
-            running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+                jobs.append(self._jobs.get())
+            running = [job for job in jobs if job and job.future.set_running_or_notify_cancel()]
             for _, group in itertools.groupby(running, lambda j: id(j) if callable(j.work) else 0):
                 self._answer(list(group))
-            last = None if last is None else self._jobs.get()
 
     def _answer(self, jobs: list[_Job]) -> None:
         """Answer one call, or a batch of requests."""

@@ -209,8 +209,7 @@ def document(
     ``token`` is whether requests need a bearer token. Examples use ``items``, if any.
     """
     requests: dict[str, Any] = {name: decoder.type for name, decoder in decoders.items()}
-    answers = dict.fromkeys(answer for _, _, _, answer, _, _ in _OPERATIONS if answer is not str)
-    types = [*requests.values(), *answers, Failure, str]
+    types = [*requests.values(), Ranked, Remembered, Status, Failure, str]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
