@@ -147,12 +147,12 @@ class ItemLists:
     ) -> Iterator[Ranking]:
         """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
         ids, allowed = self._vocabularies.items, options.candidates
-        unknown = 0 if allowed is None else np.count_nonzero(~self._listed[allowed])
+        unknown = 0 if allowed is None else int(np.count_nonzero(~self._listed[allowed]))
         lists = self.rows_of_requests(requests, chosen, options)
         for request, (rows, scores) in zip(requests, lists, strict=True):
-            counts = np.count_nonzero(request.history.rows == UNKNOWN), unknown
+            events = int(np.count_nonzero(request.history.rows == UNKNOWN))
             listed = [ids[row] for row in rows]
-            yield Ranking(listed, scores, *map(int, counts), request.unknown_context)
+            yield Ranking(listed, scores, events, unknown, request.unknown_context)
 
     def rows_of_requests(
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
@@ -356,8 +356,8 @@ def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     order = np.argsort(-scores, kind="stable")
     ids = [str(request.ids[place]) for place in order]
     rows = request.history.rows, request.candidates
-    unknown = [int(np.count_nonzero(part == UNKNOWN)) for part in rows]
-    return Ranking(ids, scores[order], *unknown, request.unknown_context)
+    events, candidates = (int(np.count_nonzero(part == UNKNOWN)) for part in rows)
+    return Ranking(ids, scores[order], events, candidates, request.unknown_context)
 
 
 def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError:

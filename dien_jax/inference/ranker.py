@@ -214,8 +214,8 @@ class Ranker:
             given = rows if history is None else item_rows(self.vocabularies, "history", history)
             whole.append(given)
         rankings, lists = [], self._lists.of_requests(requests, whole, options)
-        for request, given, ranking in zip(requests, histories, lists, strict=True):
-            if given is not None:
+        for request, raw, ranking in zip(requests, histories, lists, strict=True):
+            if raw is not None:
                 request.history.interests = None  # they take memory
             rankings.append(ranking)
         return rankings
