@@ -70,8 +70,8 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
 
     with open_workspace(options) as workspace:
         source = read(workspace, options)
-        events = load_events(workspace, source, options.max_bad_share)
-        written = write_log(workspace, options, events, source)
+        events = load_events(workspace, source, options)
+        written = write_log(options, events, source)
         return source.report + written
 
 

@@ -90,7 +90,8 @@ def test_times_and_numbers_of_logs(times, numbers, workspace, file) -> None:
 
     def events() -> object:
         source = SourceLog(workspace.read_columns(file, FORM), FEATURES, {}, [])
-        return load_events(workspace, source, 1.0)
+        options = LogOptions(out=Path("data"), split="by-user", max_bad_share=1.0)
+        return load_events(workspace, source, options)
 
     outcome(events, file.name)
 

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from dien_jax.data.arrays import CHUNK_ROWS
 from dien_jax.preparation.pipeline import target_negatives as negatives
 from dien_jax.preparation.pipeline.splits import EventPart
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool, uniform_numbers
+from dien_jax.preparation.pipeline.target_negatives import (
+    NONE,
+    NegativeSampler,
+    Pool,
+    uniform_numbers,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -21,11 +26,10 @@ PART = EventPart(0, 0, EVENTS, np.array([0, 1, 9, 0, 2, 9], np.int64), None, OFF
 """Two users; the later one chose 5 at the time when the first chose 3."""
 
 
-def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
-    """Return a pool of events, those chosen by a mask, in files that are removed."""
-    columns = np.array(items, np.int32), np.array(times, np.int64), np.arange(len(items))
-    mask = None if chosen is None else np.asarray(chosen, bool)
-    pool = Pool(Path(tempfile.mkdtemp()) / "pool", 300, distribution, mask)
+def pool_of(items, times, distribution="popularity") -> Pool:
+    """Return a pool of events in files that are removed."""
+    columns = np.array(items, np.int32), np.array(times, np.int64)
+    pool = Pool(Path(tempfile.mkdtemp()) / "pool", 300, distribution)
     for start in range(0, len(items), 5):
         pool.add(*(column[start : start + 5] for column in columns))
     return pool
@@ -33,7 +37,9 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> Pool:
 
 def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False, first_event=0):
     sampler = NegativeSampler(PART._replace(first_event=first_event), 300, allow_own)
-    return sampler.draw(np.array(target, np.int64), pool, count=count, seed=seed)
+    target = np.array(target, np.int64)
+    choices = pool.until(PART.timestamp[target])
+    return sampler.draw(target, pool.item, choices, count=count, seed=seed)
 
 
 @st.composite
@@ -63,13 +69,14 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
     item, time, offsets = log
     inside = np.array(data.draw(st.lists(st.booleans(), min_size=len(item), max_size=len(item))))
     order = np.argsort(time, kind="stable")
-    pool = pool_of(item[order], time[order], distribution, inside[order])
+    order = order[inside[order]]
+    pool = pool_of(item[order], time[order], distribution)
     target = np.arange(data.draw(st.integers(0, len(item))))  # of no events too
     sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), 7, allow_own)
-    drawn = sampler.draw(target, pool, count=3, seed=(seed,))
-    assert len(drawn.item) + drawn.missing == 3 * len(target)
-    assert (np.diff(drawn.positive) >= 0).all()
-    for positive, negative in zip(drawn.positive, drawn.item, strict=True):
+    drawn = sampler.draw(target, pool.item, pool.until(time[target]), count=3, seed=(seed,))
+    assert drawn.shape == (len(target), 3)
+    for positive, column in np.argwhere(drawn != NONE):
+        negative = drawn[positive, column]
         assert negative in item[inside & (time <= time[positive])]
         assert negative != item[positive]
         start = offsets[np.searchsorted(offsets, positive, side="right") - 1]
@@ -78,9 +85,9 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
 
 def test_what_the_user_chose_later_is_drawn_and_what_was_chosen_before_is_not():
     pool = pool_of([1, 2, 3, 4], [0, 0, 0, 0])
-    assert set(draw([1], pool, count=50).item.tolist()) == {3, 4}, "3 is the user's next choice"
-    assert set(draw([2], pool, count=50).item.tolist()) == {4}
-    assert set(draw([2], pool, count=50, allow_own=True).item.tolist()) == {1, 2, 4}
+    assert set(draw([1], pool, count=50)[0].tolist()) == {3, 4}, "3 is the user's next choice"
+    assert set(draw([2], pool, count=50)[0].tolist()) == {4}
+    assert set(draw([2], pool, count=50, allow_own=True)[0].tolist()) == {1, 2, 4}
 
 
 def test_threads_draw_what_one_does(monkeypatch):
@@ -90,27 +97,27 @@ def test_threads_draw_what_one_does(monkeypatch):
     pool = pool_of(item, time)
     sampler = NegativeSampler(EventPart(0, 0, item, time, None, offsets), 300)
     target = np.flatnonzero(rng.random(320) < 0.6)
-    expected = sampler.draw(target, pool, count=3, seed=(7,))
+    choices = pool.until(time[target])
+    expected = sampler.draw(target, pool.item, choices, count=3, seed=(7,))
     monkeypatch.setattr(negatives, "thread_count", lambda: 5)
-    found = sampler.draw(target, pool, count=3, seed=(7,), chunk=150)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    found = sampler.draw(target, pool.item, choices, count=3, seed=(7,), chunk=150)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_draw_is_a_function_of_its_event_and_the_seed_alone():
     pool = pool_of([*range(1, 6)] * 10, [0] * 50)
-    together = draw([1, 2, 4], pool, first_event=100).item.reshape(3, -1)
+    together = draw([1, 2, 4], pool, first_event=100)
     for target, items in zip([1, 2, 4], together, strict=True):
-        assert draw([target], pool, first_event=100).item.tolist() == items.tolist()
+        assert draw([target], pool, first_event=100).tolist() == [items.tolist()]
     for other in ({"first_event": 0}, {"first_event": 100, "seed": (8,)}):
-        assert draw([1], pool, **other).item.tolist() != together[0].tolist()
+        assert draw([1], pool, **other).tolist() != [together[0].tolist()]
 
 
 def test_a_pool_looks_up_times_in_any_order_and_across_blocks(tmp_path):
     """Time 2 is in three blocks, the last of which ends with 5; time 9 has one of its own."""
     times = np.repeat([1, 2, 5, 9], [CHUNK_ROWS - 2, 2 * CHUNK_ROWS + 1, 1, 2])
-    pool, numbers = Pool(tmp_path / "pool", 300, "popularity"), np.arange(len(times))
-    pool.add(numbers, times, numbers)
+    pool = Pool(tmp_path / "pool", 300, "popularity")
+    pool.add(np.arange(len(times)), times)
     asked = np.array([9, 0, 2, 1, 10, 5, 2, 8])
     assert pool.until(asked).tolist() == np.searchsorted(times, asked, side="right").tolist()
     places = np.array([3 * CHUNK_ROWS, 0, CHUNK_ROWS, CHUNK_ROWS, 2 * CHUNK_ROWS - 1])

@@ -61,10 +61,9 @@ def split_of(log: splits.EventPart, **settings: Any) -> splits.Split:
         num_users=len(log.offsets) - 1,
         clock=Clock(False, "seconds"),
         times=(0, 6),
-        times_at=lambda _, places: np.sort(log.timestamp)[places].tolist(),
+        times_at=lambda places: np.sort(log.timestamp)[places].tolist(),
     )
-    workspace: Any = None
-    return splits.Split(workspace, ImplicitOptions(out=Path("data"), **settings), events)
+    return splits.Split(ImplicitOptions(out=Path("data"), **settings), events)
 
 
 @given(TIMES, SETTINGS, st.sampled_from([None, 1, 3]), st.booleans())

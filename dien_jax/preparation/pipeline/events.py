@@ -19,7 +19,7 @@ from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.memory import PART_EVENTS, divide
-from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.options import Features, LogColumn, LogOptions
 from dien_jax.preparation.pipeline.splits import EventPart, Marks, Split
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.statistics.training_events import borders
@@ -38,6 +38,7 @@ Reasons = list[tuple[BooleanColumn, StringColumn | str]]
 class Events(NamedTuple):
     """E events of S users, grouped by sequence; users and items are numbered by appearance."""
 
+    workspace: Workspace  # the engine that has the tables
     item: ArrayFile  # int32 [E]
     timestamp: ArrayFile  # int64 [E]
     label: ArrayFile | None  # int8 [E], or None for a log of interactions
@@ -51,38 +52,27 @@ class Events(NamedTuple):
     times: tuple[int, int]  # first and last time
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
-    part_events: int = PART_EVENTS  # events that are held in memory at a time
+    part_events: int  # events that are held in memory at a time
 
     @property
     def num_users(self) -> int:
         return len(self.offsets) - 1
 
-    def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def by_time(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield item, time and number of all events, oldest first, batch by batch."""
         columns = self.rows.select("code", "time", "position").order_by("time", "position")
-        for batch in workspace.batches(columns):
+        for batch in self.workspace.batches(columns):
             item, time, number = (column.to_numpy() for column in batch.columns)
             yield item, time, number
 
-    def times_at(self, workspace: Workspace, places: list[int]) -> list[int]:
+    def times_at(self, places: list[int]) -> list[int]:
         """Return the times of events at some indices in time order, which must increase."""
         found, done = [], 0
-        for batch in workspace.batches(self.rows.select("time").order_by("time")):
+        for batch in self.workspace.batches(self.rows.select("time").order_by("time")):
             here = [place - done for place in places if 0 <= place - done < batch.num_rows]
             found += batch.column("time").take(pa.array(here, pa.int64())).to_pylist()
             done += batch.num_rows
         return found
-
-    def within(self, workspace: Workspace, memory: str, examples: int) -> "Events":
-        """Return the events with parts that fit into ``--memory``; give the rest to the engine.
-
-        Each event gives at most ``examples`` examples. A log that does not fit is a ``UserError``.
-        """
-        sizes = {"users": self.num_users, "items": self.num_items, "events": len(self.item)}
-        longest = int(np.diff(self.offsets).max())
-        database, part_events = divide(memory, **sizes, longest=longest, examples=examples)
-        workspace.limit(database)
-        return self._replace(part_events=min(PART_EVENTS, part_events))
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""
@@ -106,12 +96,12 @@ def count_events(events: Events, split: Split) -> Marks:
     return Marks(*counts)
 
 
-def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -> Events:
+def load_events(workspace: Workspace, source: SourceLog, options: LogOptions) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
     An item or a user has the first non-missing value of each feature, by time and then in the log's
-    order; :func:`training_values` prefers training rows. Too many malformed rows, or no row left,
-    is a ``UserError``.
+    order; :func:`training_values` prefers training rows. Too many malformed rows, no row left, or a
+    log that does not fit into ``--memory`` is a ``UserError``.
     """
     log, features = source.log, source.features
     clock = _clock(workspace, log.file, log.rows)
@@ -119,7 +109,7 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
         checked = _checked(workspace, log.rows, clock, features.columns, source.refuse)
         total = workspace.count(log.rows) + log.bad.count
         log.refuse(workspace, checked.filter(checked.reason.notnull()))
-    report = log.bad.check(total, max_bad_share)
+    report = log.bad.check(total, options.max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
     with stage("ordering events"):
@@ -148,7 +138,13 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
                 doubtful.show(*log.place(row["first"]), problem)
         report += [f"warning: {example}" for example in doubtful.examples]
         times = workspace.numbers(rows.aggregate(first=rows.time.min(), last=rows.time.max()))
+    num_items = workspace.count(items)
+    sizes = {"users": len(lengths), "items": num_items, "events": len(arrays["code"])}
+    sizes |= {"longest": int(lengths.max()), "examples": 1 + getattr(options, "negatives", 0)}
+    database, part_events = divide(options.memory, **sizes)
+    workspace.limit(database)
     return Events(
+        workspace=workspace,
         item=arrays["code"],
         timestamp=arrays["time"],
         label=arrays.get("label"),
@@ -158,10 +154,11 @@ def load_events(workspace: Workspace, source: SourceLog, max_bad_share: float) -
         items=items,
         rows=rows,
         clean=clean,
-        num_items=workspace.count(items),
+        num_items=num_items,
         times=(times["first"], times["last"]),
         clock=clock,
         report=report,
+        part_events=min(PART_EVENTS, part_events),
     )
 
 
@@ -285,7 +282,7 @@ def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Val
     return {alias: c.argmin(order, where=c.notnull()) for alias, c in columns.items()}
 
 
-def training_values(workspace: Workspace, events: Events, group: str, split: Split) -> Table:
+def training_values(events: Events, group: str, split: Split) -> Table:
     """Return the table of users or items with the features of their training rows.
 
     A value that occurs only in validation or test rows must be unknown to training. So if the rows
@@ -294,7 +291,7 @@ def training_values(workspace: Workspace, events: Events, group: str, split: Spl
 
     ``group`` is ``"item"`` or ``"user"``.
     """
-    columns: tuple[LogColumn, ...] = events.features.groups[group]
+    workspace, columns = events.workspace, events.features.groups[group]
     table = {"item": events.items, "user": events.users}[group]
     varying = np.zeros(workspace.count(table), bool)
     chosen = table.filter(table[VARIES]).select("position")

@@ -5,15 +5,16 @@ Rows of an extended folder come first, whatever their frequency.
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column
+from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column, chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.value_text import too_far
@@ -69,18 +70,12 @@ class StoredColumn(NamedTuple):
     values: ArrayFile
     offsets: ArrayFile | None
 
-    def take(self, rows: np.ndarray) -> Column:
-        """Return rows, integers ``[R]``; read the range that they span."""
-        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+    def read(self, start: int = 0, stop: int | None = None) -> Column:
+        """Return the rows from ``start`` to ``stop``, all of them by default."""
         if self.offsets is None:
-            return Column(self.values.read(start, stop), None).take(rows - start)
-        offsets = self.offsets.read(start, stop + 1)
-        values = self.values.read(int(offsets[0]), int(offsets[-1]))
-        return Column(values, offsets - offsets[0]).take(rows - start)
-
-    def whole(self) -> Column:
-        """Return all rows."""
-        return Column(self.values.read(), None if self.offsets is None else self.offsets.read())
+            return Column(self.values.read(start, stop), None)
+        offsets = self.offsets.read(start, None if stop is None else stop + 1)
+        return Column(self.values.read(int(offsets[0]), int(offsets[-1])), offsets - offsets[0])
 
 
 class EncodedFeature(NamedTuple):
@@ -101,14 +96,9 @@ class Encoder:
     """
 
     def __init__(
-        self,
-        workspace: Workspace,
-        events: Events,
-        options: LogOptions,
-        split: Split,
-        extended: Dataset | None,
+        self, events: Events, options: LogOptions, split: Split, extended: Dataset | None
     ) -> None:
-        self.workspace, self.events, self.extended = workspace, events, extended
+        self.workspace, self.events, self.extended = events.workspace, events, extended
         self.min_count, self._split = options.min_count, split
         self.counts = count_events(events, split)
         seen = self.counts.seen
@@ -139,7 +129,7 @@ class Encoder:
                     table = events.rows
                     counts = np.concatenate([self._split.marks(p).seen for p in events.parts()])
                 else:
-                    table = training_values(self.workspace, events, group, self._split)
+                    table = training_values(events, group, self._split)
                     counts = self.counts.seen[group]
                 for column in columns:
                     values = table.select("position", raw=table[column.alias])
@@ -200,39 +190,33 @@ class Encoder:
         first = pieces.position.cast("int64") * (1 << 20) + pieces["rank"]
         raws = pieces.group_by("raw").aggregate(first=first.min())
         raws = self.workspace.store_ordered(f"values of {name}", raws, ["first"])
-        count = self.workspace.count(raws)
         self._warnings += _separator_warnings(self.workspace, column, raws)
-        joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
-        ordered = joined.order_by("position", "rank")
-        files = self._files(ordered, {"position": np.int64, "code": np.int32})
-        occurrences = np.zeros(count)
+        coded = pieces.join(raws.select(raw="raw", code="position"), "raw")
+        coded = values.select("position").left_join(coded.drop("raw"), "position")
+        ordered = coded.select("position", "rank", "code").order_by("position", "rank")
+        files = self._files(ordered, {"position": np.int64, "code": np.int32})  # no value: -1
+        occurrences = np.zeros(1 + self.workspace.count(raws))
         for position, codes in _whole_cells(files["position"], files["code"]):
-            occurrences += np.bincount(codes, counts[position], count)
-        vocabulary = self.vocabulary(name, raws, occurrences)
-        before = self._before.get(name)
-        most = (before.max_values if before else None) or 1
-        long = done = total = 0
-        kept, offsets = self._file("values", np.int32), self._file("offsets", np.int64)
-        offsets.append([0])
-        for position, codes in _whole_cells(files["position"], files["code"]):
-            rows, size = vocabulary.row_of[codes], int(position[-1]) + 1 - done
-            if is_list:
-                cell, rows, cut = _distinct(position, rows, settings.max_values)
-                lengths = np.bincount(cell - done)
-                long, most = long + cut, max(most, int(lengths.max()))
-                offsets.append(total + np.cumsum(lengths))
-                kept.append(rows)
-            else:
-                filled = np.zeros(size, np.int32)  # a missing value has the unknown row
-                filled[position - done] = rows
-                kept.append(filled)
-            total, done = total + len(rows), done + size
-        missing = self.workspace.count(values) - done
+            occurrences += np.bincount(codes + 1, counts[position], len(occurrences))
+        vocabulary = self.vocabulary(name, raws, occurrences[1:])
+        kept = self._file("values", np.int32)
         if not is_list:
-            kept.append(np.zeros(missing))
+            for block in files["code"].blocks():
+                kept.append(vocabulary.row_of[block])
             feature = Feature(name, "categorical", size=vocabulary.size)
             return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
-        offsets.append(np.full(missing, total))
+        before = self._before.get(name)
+        most, long = (before.max_values if before else None) or 1, 0
+        offsets = self._file("offsets", np.int64)
+        offsets.append([0])
+        for position, codes in _whole_cells(files["position"], files["code"]):
+            cell, is_there = position - position[0], codes >= 0
+            rows = vocabulary.row_of[codes[is_there]]
+            cells_of_rows, rows, cut = _distinct(cell[is_there], rows, settings.max_values)
+            lengths = np.bincount(cells_of_rows, minlength=cell[-1] + 1)
+            long, most = long + cut, max(most, int(lengths.max()))
+            offsets.append(len(kept) + np.cumsum(lengths))
+            kept.append(rows)
         if long:
             cells_of = f"{long:,} of {self.workspace.count(cells):,} cells"
             more = f"hold more than {settings.max_values:,} values and keep the first ones"
@@ -252,54 +236,48 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feat
     """Return a numeric feature with the mean and standard deviation of training rows."""
 
     def present() -> Iterator[np.ndarray]:
-        start = 0
-        for block in numbers.blocks():
-            is_seen = counts[start : start + len(block)] > 0
-            start += len(block)
-            yield block[is_seen & ~np.isnan(block)]
+        for part in chunks(len(numbers)):
+            block = numbers.read(part.start, part.stop)
+            yield block[(counts[part] > 0) & ~np.isnan(block)]
 
-    def exact_sum(blocks: Iterator[np.ndarray]) -> float:
-        """Return a sum that does not depend on the order."""
-        return math.fsum(number for block in blocks for number in block.tolist())
+    def average(measure: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Return an average that does not depend on the order of the numbers."""
+        measured = (measure(block).tolist() for block in present())
+        return math.fsum(itertools.chain.from_iterable(measured)) / max(total, 1)
 
     total = sum(map(len, present()))
-    mean, deviation = 0.0, 1.0
-    if total:
-        mean = exact_sum(present()) / total
-        deviation = math.sqrt(exact_sum(np.square(b - mean) for b in present()) / total)
+    mean = average(np.asarray)
+    deviation = math.sqrt(average(lambda block: np.square(block - mean)))
     deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
     return Feature(column.name, "numeric", mean=mean, deviation=deviation)
 
 
 def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield positions and codes, about ``CHUNK_ROWS`` at a time, without splitting a position."""
-    start = 0
+    start, size = 0, CHUNK_ROWS
     while start < len(position):
-        size = CHUNK_ROWS
         block = position.read(start, start + size)
-        while start + size < len(position) and block[0] == block[-1]:
+        if start + size < len(position):
+            block = block[: np.searchsorted(block, block[-1])]  # the last one may continue
+        if not len(block):
             size *= 2
-            block = position.read(start, start + size)
-        stop = start + len(block)
-        if stop < len(position):
-            stop = start + int(np.searchsorted(block, block[-1]))
-        yield block[: stop - start], code.read(start, stop)
-        start = stop
+            continue
+        yield block, code.read(start, start + len(block))
+        start, size = start + len(block), CHUNK_ROWS
 
 
 def _distinct(
-    position: np.ndarray, rows: np.ndarray, max_values: int
+    cell: np.ndarray, rows: np.ndarray, max_values: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the first ``max_values`` distinct rows of each position; count positions with more."""
-    first = int(position[0])
-    keys = (position - first) * (int(rows.max()) + 1) + rows
+    """Return the first ``max_values`` distinct rows of each cell; count cells with more."""
+    keys = cell * (int(rows.max(initial=0)) + 1) + rows
     kept = np.sort(np.unique(keys, return_index=True)[1])
-    position, rows = position[kept], rows[kept]
-    starts = np.flatnonzero(np.diff(position, prepend=-1))
-    counts = np.diff(np.append(starts, len(position)))
-    rank = np.arange(len(position)) - np.repeat(starts, counts)
+    cell, rows = cell[kept], rows[kept]
+    starts = np.flatnonzero(np.diff(cell, prepend=-1))
+    counts = np.diff(np.append(starts, len(cell)))
+    rank = np.arange(len(cell)) - np.repeat(starts, counts)
     is_first = rank < max_values
-    return position[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))
+    return cell[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))
 
 
 def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) -> list[str]:

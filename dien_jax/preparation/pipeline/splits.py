@@ -10,8 +10,6 @@ Dimensions: S users, e rows and s sequences of a part. No sequence is empty, and
 decreases within one.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +19,6 @@ from dien_jax.preparation.options import LogOptions
 
 if TYPE_CHECKING:
     from dien_jax.preparation.pipeline.events import Events
-    from dien_jax.preparation.reading.workspace import Workspace
 
 EARLIER, TRAIN, VALID, TEST, NO_SIDE = range(-1, 4)
 """Sides. ``EARLIER`` rows are not examples, but part of training's past; ``NO_SIDE`` of nothing."""
@@ -57,13 +54,6 @@ class Marks(NamedTuple):
     chosen: Any  # events or clicks of the past
 
 
-class Borders(NamedTuple):
-    """Start times of the validation and test split; everything earlier is training."""
-
-    valid: int
-    test: int
-
-
 class Split:
     """The sides of the rows of a log; ``about`` describes them for ``meta.json``.
 
@@ -71,10 +61,11 @@ class Split:
     Popularity still counts them; otherwise negatives would be a few items of recent users.
     """
 
-    def __init__(self, workspace: "Workspace", options: LogOptions, events: "Events") -> None:
+    def __init__(self, options: LogOptions, events: "Events") -> None:
         self.about: dict[str, Any] = {"policy": options.split, "seed": options.seed}
         self._most = getattr(options, "max_examples", None)
-        self._users = self._borders = self._begin = None
+        self._users: np.ndarray | None = None  # side of each, by-user
+        self._times: dict[str, int] = {}  # as in ``meta.json``, by-time
         if options.split == "by-user":
             # Users of one event have no example and do not count in the shares.
             is_able = np.diff(events.offsets) > (events.label is None)
@@ -83,16 +74,14 @@ class Split:
             self._users[is_able] = user_sides(able, seed=options.seed, **options.shares)
             self.about |= options.shares
         elif options.split == "by-time":
-            self._borders, self._begin = _read_times(workspace, options, events)
-            self.about |= {"valid_from": self._borders.valid, "test_from": self._borders.test}
-            if self._begin is not None:
-                self.about["train_from"] = self._begin
+            self._times = _read_times(options, events)
+            self.about |= self._times
 
     def sides(self, part: EventPart) -> np.ndarray:
         """Return the side of every row of a part, int8 ``[e]``."""
         offsets = part.offsets
-        if self._borders is not None:
-            borders = np.asarray(self._borders)
+        if self._times:
+            borders = [self._times["valid_from"], self._times["test_from"]]
             sides = np.searchsorted(borders, part.timestamp, side="right").astype(np.int8)
         elif self._users is not None:
             sides = self._users[part.sequences][part.sequence]
@@ -106,8 +95,8 @@ class Split:
                 held_out[offsets[1:] - 1] = False
                 sides[held_out] = NO_SIDE
             sides[offsets[:-1]] = NO_SIDE
-        if self._begin is not None:
-            sides[(sides == TRAIN) & (part.timestamp < self._begin)] = EARLIER
+        if "train_from" in self._times:
+            sides[(sides == TRAIN) & (part.timestamp < self._times["train_from"])] = EARLIER
         if self._most is not None:
             targets = np.flatnonzero(sides == TRAIN)
             sequence = part.sequence[targets]
@@ -148,45 +137,30 @@ def history_ends(part: EventPart) -> np.ndarray:
     return np.repeat(clicks_before[request], np.diff(np.append(request, len(part.item))))
 
 
-def borders_by_share(
-    events: int,
-    times_at: Callable[[list[int]], list[int]],
-    *,
-    valid_share: float,
-    test_share: float,
-) -> Borders:
-    """Return the times from which the last shares of all events are validation and test.
+def _read_times(options: LogOptions, events: "Events") -> dict[str, int]:
+    """Return the start times of validation and test, and of training examples if it is set.
 
-    All events at the time of a border belong to the later side, which ties make larger than its
-    share. ``times_at`` returns times of events by their indices in time order.
+    Shares are shares of all events. Events at the time of a border all belong to the later side,
+    which ties make larger than its share.
     """
-    valid = events - round((valid_share + test_share) * events)
-    places = [place for place in (valid, events - round(test_share * events)) if place < events]
-    *found, latest = times_at([*places, events - 1])
-    return Borders(*found, *[latest + 1] * (2 - len(found)))
-
-
-def _read_times(
-    workspace: "Workspace", options: LogOptions, events: "Events"
-) -> tuple[Borders, int | None]:
-    """Return the borders of a by-time split, and the start of training examples or None."""
-    clock, earliest = events.clock, events.times[0]
-    if options.valid_from is None or options.test_from is None:
-        times_at = partial(events.times_at, workspace)
-        borders = borders_by_share(len(events.item), times_at, **options.shares)
-    else:
-        valid = clock.read("--valid-from", options.valid_from, earliest)
-        test = clock.read("--test-from", options.test_from, earliest)
-        if test < valid:
-            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
-        borders = Borders(valid, test)
-    if options.train_from is None:
-        return borders, None
-    begin = clock.read("--train-from", options.train_from, earliest)
-    if begin >= borders.valid:
-        limit = f"which starts at {borders.valid}, got {begin}"
+    times = {}
+    for name in ("valid_from", "test_from", "train_from"):
+        if (text := getattr(options, name)) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            times[name] = events.clock.read(flag, text, events.times[0])
+    if "valid_from" not in times:
+        total, held_out = len(events.item), options.valid_share + options.test_share
+        places = [total - round(share * total) for share in (held_out, options.test_share)]
+        *found, latest = events.times_at([*(p for p in places if p < total), total - 1])
+        found += [latest + 1] * (2 - len(found))
+        times = dict(zip(("valid_from", "test_from"), found, strict=True)) | times
+    valid, test, begin = times["valid_from"], times["test_from"], times.get("train_from")
+    if test < valid:
+        raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
+    if begin is not None and begin >= valid:
+        limit = f"which starts at {valid}, got {begin}"
         raise UserError(f"--train-from must be before validation, {limit}")
-    return borders, begin
+    return times
 
 
 def _request_starts(part: EventPart) -> np.ndarray:

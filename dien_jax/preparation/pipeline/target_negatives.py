@@ -8,12 +8,12 @@ ranks.
 The random number of a draw is a function of the seed, the event and the number of the draw. So the
 negatives of an event do not depend on which other events are processed with it, or where.
 
-Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
+Dimensions: P positives, E events, K entries of a pool.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,18 +24,9 @@ from dien_jax.utils.machine import map_in_order, thread_count
 
 if TYPE_CHECKING:
     from dien_jax.preparation.pipeline.events import Events
-    from dien_jax.preparation.reading.workspace import Workspace
 
 DRAWS = 32  # draws before a negative is given up
 NONE = -1  # the item of a negative that was given up
-
-
-class Negatives(NamedTuple):
-    """Sampled negatives, grouped by positive."""
-
-    positive: np.ndarray  # int64 [M], non-decreasing: the positive that each negative belongs to
-    item: np.ndarray  # int32 [M]
-    missing: int  # negatives that were given up; M + missing is the requested number
 
 
 class Pool:
@@ -43,26 +34,16 @@ class Pool:
 
     Entries up to a given time are equally likely. For ``popularity``, every event is an entry, so
     items are sampled in proportion to their events; for ``uniform``, the first event of each item.
-    ``path`` is a prefix of the files; ``chosen``, bool ``[E]``, selects events, None for all.
+    ``path`` is a prefix of the files.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        num_items: int,
-        distribution: Distribution,
-        chosen: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, path: Path, num_items: int, distribution: Distribution) -> None:
         self.item = ArrayFile(path.with_name(f"{path.name} item"), np.int32)  # of each entry
         self._time = ArrayFile(path.with_name(f"{path.name} time"), np.int64)
         self._is_new = np.ones(num_items, bool) if distribution == "uniform" else None
-        self._chosen = chosen
 
-    def add(self, item: np.ndarray, time: np.ndarray, number: np.ndarray) -> None:
-        """Add events, oldest first: item, time and number of each, ``[n]``."""
-        if self._chosen is not None:
-            is_chosen = self._chosen[number]
-            item, time = item[is_chosen], time[is_chosen]
+    def add(self, item: np.ndarray, time: np.ndarray) -> None:
+        """Add events, oldest first: item and time of each, ``[n]``."""
         if self._is_new is not None:
             first = np.sort(np.unique(item, return_index=True)[1])
             first = first[self._is_new[item[first]]]
@@ -90,23 +71,6 @@ class Pool:
         return places
 
 
-class EarlierItems:
-    """Look-up of the items, all below ``num_items``, that a sequence has before an event."""
-
-    def __init__(self, part: EventPart, num_items: int) -> None:
-        self._num_items = num_items
-        keys = part.sequence.astype(np.int64) * num_items + part.item
-        keys, events = sort_together(keys, np.arange(len(keys)))  # an item's first event first
-        self._keys = np.append(keys, np.iinfo(np.int64).max)
-        self._events = np.append(events, 0)
-
-    def contain(self, sequence: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Return for each sequence whether it has the item before the event ``end``."""
-        keys = sequence.astype(np.int64) * self._num_items + item
-        place = np.searchsorted(self._keys, keys)
-        return (self._keys[place] == keys) & (self._events[place] < end)
-
-
 class NegativeSampler:
     """Sampler of negatives, with replacement, for positives among the events of a part.
 
@@ -116,44 +80,50 @@ class NegativeSampler:
     """
 
     def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
-        self._part, self._sequence = part, part.sequence
-        self._earlier = None if allow_own else EarlierItems(part, num_items)
+        self._part, self._allow_own = part, allow_own
+        self._user_keys = part.sequence.astype(np.int64) * num_items  # of each event
+        if not allow_own:
+            keys, events = sort_together(self._user_keys + part.item, np.arange(len(part.item)))
+            self._keys = np.append(keys, np.iinfo(np.int64).max)
+            self._events = np.append(events, 0)  # an item's first event first
 
     def draw(
         self,
         target: np.ndarray,
-        pool: Pool,
+        items: ArrayFile | np.ndarray,
+        choices: np.ndarray,
         *,
         count: int,
         seed: tuple[int, ...],
         chunk: int = 1 << 22,
-    ) -> Negatives:
-        """Sample ``count`` negatives from a pool for every positive; ``target`` ``[P]`` are events.
+    ) -> np.ndarray:
+        """Sample negatives of the events ``target`` ``[P]``.
 
-        All threads together sample ``chunk`` negatives at a time.
+        Those of ``target[k]`` are among the first ``choices[k]`` of ``items``, the entries ``[K]``
+        of a pool. All threads together sample ``chunk`` negatives at a time.
+
+        Returns:
+          int32 ``[P, count]``, ``NONE`` for negatives that were given up.
         """
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-        owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        choices = pool.until(self._part.timestamp[target])
         threads = thread_count()
         step = max(chunk // (count * threads), 1)
 
         def of_chunk(start: int) -> np.ndarray:
             own = slice(start, start + step)
-            return self._draw_chunk(target[own], pool, choices[own], count, key)
+            return self._draw_chunk(target[own], items, choices[own], count, key)
 
-        starts = range(0, len(target), step)
-        for start, drawn in zip(starts, map_in_order(of_chunk, starts, threads), strict=True):
-            kept = np.flatnonzero(drawn != NONE)
-            owners.append(start + kept // count)
-            items.append(drawn[kept])
-        kept_items = np.concatenate(items)
-        return Negatives(np.concatenate(owners), kept_items, len(target) * count - len(kept_items))
+        drawn = map_in_order(of_chunk, range(0, len(target), step), threads)
+        return np.concatenate([np.zeros((0, count), np.int32), *drawn])
 
     def _draw_chunk(
-        self, target: np.ndarray, pool: Pool, choices: np.ndarray, count: int, key: np.uint64
+        self,
+        target: np.ndarray,
+        items: ArrayFile | np.ndarray,
+        choices: np.ndarray,
+        count: int,
+        key: np.uint64,
     ) -> np.ndarray:
-        """Return ``count`` negatives for each positive in turn; ``NONE`` for those given up."""
         numbers = (target + self._part.first_event)[:, None] * count + np.arange(count)
         numbers = numbers.reshape(-1)
         drawn = np.full(len(numbers), NONE, np.int32)
@@ -163,13 +133,19 @@ class NegativeSampler:
                 break
             row = pending // count
             uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
-            item = pool.item.take((uniform * choices[row]).astype(np.int64))
+            item = items.take((uniform * choices[row]).astype(np.int64))
             taken = item == self._part.item[target[row]]
-            if self._earlier is not None:
-                taken |= self._earlier.contain(self._sequence[target[row]], item, target[row])
+            if not self._allow_own:
+                taken |= self._chose_before(target[row], item)
             drawn[pending] = np.where(taken, NONE, item)
             pending = pending[taken]
-        return drawn
+        return drawn.reshape(-1, count)
+
+    def _chose_before(self, target: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Return for each event whether its user chose the item before."""
+        keys = self._user_keys[target] + item
+        place = np.searchsorted(self._keys, keys)
+        return (self._keys[place] == keys) & (self._events[place] < target)
 
 
 class TargetNegatives:
@@ -182,24 +158,20 @@ class TargetNegatives:
     """
 
     def __init__(
-        self,
-        workspace: "Workspace",
-        options: ImplicitOptions,
-        events: "Events",
-        split: Split,
-        known: np.ndarray,
+        self, options: ImplicitOptions, events: "Events", split: Split, known: np.ndarray
     ) -> None:
         self.options, self._num_items, self.missing = options, events.num_items, 0
         chosen = np.zeros(len(events.item), bool)
         for part in events.parts():
             stop = part.first_event + len(part.item)
             chosen[part.first_event : stop] = split.marks(part).chosen & known[part.item]
-        kind = events.num_items, options.negative_distribution
-        self._train = Pool(workspace.folder / "pool of training", *kind, chosen)
-        self._held_out = Pool(workspace.folder / "pool", *kind)
-        for batch in events.by_time(workspace):
-            self._train.add(*batch)
-            self._held_out.add(*batch)
+        folder, kind = events.workspace.folder, (events.num_items, options.negative_distribution)
+        self._train = Pool(folder / "pool of training", *kind)
+        self._held_out = Pool(folder / "pool", *kind)
+        for item, time, number in events.by_time():
+            is_chosen = chosen[number]
+            self._train.add(item[is_chosen], time[is_chosen])
+            self._held_out.add(item, time)
 
     def of_part(self, part: EventPart) -> Callable[[np.ndarray, int], tuple[np.ndarray, ...]]:
         """Return a function of positives (events of the part) and their side.
@@ -210,14 +182,15 @@ class TargetNegatives:
 
         def draw(target: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
             pool = self._train if side == TRAIN else self._held_out
-            seed = (self.options.seed, 1, side)
-            drawn = sampler.draw(target, pool, count=self.options.negatives, seed=seed)
-            self.missing += drawn.missing
-            positive = np.concatenate([np.arange(len(target)), drawn.positive])
-            order = np.argsort(positive, kind="stable")
-            label = (order < len(target)).astype(np.int8)
-            item = np.concatenate([part.item[target], drawn.item])[order]
-            return target[positive[order]], item, label
+            choices, seed = pool.until(part.timestamp[target]), (self.options.seed, 1, side)
+            count = self.options.negatives
+            drawn = sampler.draw(target, pool.item, choices, count=count, seed=seed)
+            item = np.column_stack([part.item[target], drawn])
+            is_there = item != NONE
+            self.missing += np.count_nonzero(~is_there)
+            label = np.zeros_like(item, np.int8)
+            label[:, 0] = 1
+            return np.repeat(target, is_there.sum(axis=1)), item[is_there], label[is_there]
 
         return draw
 

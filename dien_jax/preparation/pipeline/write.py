@@ -30,7 +30,6 @@ from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.order import OrderCheck
 from dien_jax.preparation.pipeline.splits import EventPart, Split, history_ends
 from dien_jax.preparation.pipeline.target_negatives import TargetNegatives
-from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
@@ -40,15 +39,12 @@ MEANING = {  # descriptions of --negative-distribution in the summary
 }
 
 
-def write_log(
-    workspace: Workspace, options: LogOptions, events: Events, source: SourceLog
-) -> list[str]:
+def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[str]:
     """Write the dataset folder of a log, sample negatives if it has none; return report lines."""
     drawn = options if isinstance(options, ImplicitOptions) else None
-    events = events.within(workspace, options.memory, 1 + (drawn.negatives if drawn else 0))
     with stage("splitting rows"):
-        split = Split(workspace, options, events)
-        encoder = Encoder(workspace, events, options, split, source.extended)
+        split = Split(options, events)
+        encoder = Encoder(events, options, split, source.extended)
     about, negatives = split.about, None
     row_of, seen = encoder.items.row_of, encoder.counts.seen
     if drawn is not None:
@@ -56,9 +52,11 @@ def write_log(
         with stage("sorting events by time"):
             # Items of the extended folder are known too.
             known = (seen["item"] > 0) | (row_of[:-1] > 0)
-            negatives = TargetNegatives(workspace, drawn, events, split, known)
+            negatives = TargetNegatives(drawn, events, split, known)
     encoded = encoder.features()
-    origin = source.about | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
+    origin = source.about | {TIME_UNIT: events.clock.unit}
+    if options.engine != "duckdb":
+        origin["engine"] = options.engine
     meta: Any = {"schema": _schema(encoder, encoded), "source": origin, "split": about}
     summaries, order = {name: _SplitSummary() for name in SPLITS}, OrderCheck()
     with (
@@ -68,8 +66,8 @@ def write_log(
         _write_values(writer, encoder, encoded)
         popularity = np.bincount(row_of[:-1], encoder.counts.chosen["item"], encoder.items.size)
         writer.popularity(popularity.astype(np.int64))
-        workspace.limit(IDLE)  # the parts and their counts need the rest
-        raw_users, first = workspace.strings(events.users, "raw"), 0
+        events.workspace.limit(IDLE)  # the parts and their counts need the rest
+        raw_users, first = events.workspace.strings(events.users, "raw"), 0
         for part in events.parts():
             users = part.sequences.stop
             writer.groups(itertools.islice(raw_users, users - part.first_sequence))
@@ -79,6 +77,8 @@ def write_log(
             sides, ends = split.sides(part), history_ends(part)
             lengths = ends - history.offsets[part.sequence]
             draw = None if negatives is None else negatives.of_part(part)
+            stop = part.first_event + len(part.item)
+            columns = {f.name: c.read(part.first_event, stop) for f, c, _ in encoded["context"]}
             for side, name in enumerate(SPLITS):
                 row = np.flatnonzero(sides == side)
                 item = part.item[row]
@@ -87,7 +87,7 @@ def write_log(
                     row, item, label = draw(row, side)
                 sequence = part.sequence[row] + np.int32(part.first_sequence)
                 user, end = encoder.users.row_of[sequence], ends[row] + first
-                context = {f.name: c.take(row + part.first_event) for f, c, _ in encoded["context"]}
+                context = {name: column.take(row) for name, column in columns.items()}
                 examples = Examples(sequence, end, user, sequence, row_of[item], label, context)
                 writer.examples(name, examples)
                 summaries[name].add(examples, lengths[row])
@@ -156,12 +156,12 @@ def _write_values(
     vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
     for name, vocabulary in vocabularies.items():
         if vocabulary is not None:
-            writer.vocabulary(name, vocabulary.raw_values(encoder.workspace))
+            writer.vocabulary(name, vocabulary.raw_values(encoder.events.workspace))
     for group, write in (("item", writer.items), ("user", writer.users)):
         for feature, column, _ in encoded[group]:
             old = encoder.extended
             known = [getattr(old, f"{group}s")[feature.name]] if old else []
-            whole = joined_columns([column.whole(), *known])
+            whole = joined_columns([column.read(), *known])
             write(feature.name, *whole.take(ids[group].positions()))
 
 

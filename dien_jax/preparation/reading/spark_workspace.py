@@ -97,7 +97,6 @@ class SparkWorkspace(Workspace):
         assert ibis.pyspark  # registers settings that SQL generation reads
         self.local, self.folder = local, local.folder
         self.session, self._shared = session, shared
-        self.metadata = {"engine": "spark"}
         self._views: list[str] = []
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 

@@ -7,7 +7,6 @@ between engines are methods of :class:`Workspace`. Importing this module needs t
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,7 +27,6 @@ class Workspace(Protocol):
     """Tables in an engine."""
 
     folder: Path  # for temporary files of this process
-    metadata: Mapping[str, str] = MappingProxyType({})  # entries of ``source`` in ``meta.json``
 
     def limit(self, memory: int) -> None:
         """Limit the memory that the engine uses in this process, in bytes."""

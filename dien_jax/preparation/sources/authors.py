@@ -14,7 +14,6 @@ Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction"
 
 import io
 import pickle
-import tempfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
+from dien_jax.preparation.pipeline.target_negatives import NONE, NegativeSampler
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.json_values import BelowOne, LargeCount, Share, convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
@@ -241,13 +240,12 @@ def _earlier_events(
     position = offsets[sequence] + 1 + within
     drawn_from = seen[seen != UNKNOWN]
     num_items = 1 + int(max(seen.max(initial=0), events.max(initial=0)))
-    number = np.arange(len(drawn_from))
-    with tempfile.TemporaryDirectory() as folder:
-        pool = Pool(Path(folder) / "pool", num_items, "popularity")
-        pool.add(drawn_from, np.zeros_like(number), number)  # the files have no times
-        part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
-        negatives = NegativeSampler(part, num_items).draw(position, pool, count=1, seed=(seed,))
-    both = np.concatenate([np.arange(len(sequence)), negatives.positive])
-    item = np.concatenate([events[position], negatives.item])
-    label = np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32)
+    part = EventPart(0, 0, events, np.zeros(len(events), int), None, offsets)
+    choices = np.full(len(position), len(drawn_from))  # all of them: the files have no times
+    sampler = NegativeSampler(part, num_items)
+    drawn = sampler.draw(position, drawn_from, choices, count=1, seed=(seed,))[:, 0]
+    sampled = np.flatnonzero(drawn != NONE)
+    both = np.concatenate([np.arange(len(sequence)), sampled])
+    item = np.concatenate([events[position], drawn[sampled]])
+    label = np.repeat([1, 0], [len(sequence), len(sampled)]).astype(np.int32)
     return Examples(sequence[both], position[both], group[both], group[both], item, label)
