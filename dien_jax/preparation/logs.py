@@ -5,6 +5,7 @@ Importing this module does not need the extra ``data``, so sources can be listed
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dien_jax.errors import require, writing
@@ -77,10 +78,7 @@ def prepare_log(options: LogOptions, read: "Callable[[Workspace, Any], SourceLog
 
 def prepare_columns(options: ColumnOptions, name: str, table: Any = None) -> list[str]:
     """Make a dataset folder from a log in columns: ``table`` if given, else the file."""
+    require("data", "preparing logs")
+    from dien_jax.preparation.pipeline.from_columns import read_own_log
 
-    def read(workspace: "Workspace", options: ColumnOptions) -> SourceLog:
-        from dien_jax.preparation.pipeline.from_columns import read_own_log
-
-        return read_own_log(workspace, options, name, table)
-
-    return prepare_log(options, read)
+    return prepare_log(options, partial(read_own_log, name=name, table=table))

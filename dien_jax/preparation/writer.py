@@ -225,9 +225,9 @@ class _FolderFiles:
                 stream.write(converted.data)
         return len(array)
 
-    def offsets(self, name: str, offsets: Any, shift: int = 0) -> int:
-        """Write offsets plus ``shift``, and return their number of rows."""
-        array = np.asarray(offsets) + shift
+    def offsets(self, name: str, offsets: Any) -> int:
+        """Write offsets, and return their number of rows."""
+        array = np.asarray(offsets)
         if name in self._ends:
             if array[:1].tolist() != [end := self._ends[name]]:
                 raise ValueError(f"{name}: expected offsets from {end} on, got {array}")
@@ -246,7 +246,7 @@ class _FolderFiles:
         before = self._sizes[f"{name}/values.npy"]
         written = self.array(f"{name}/values.npy", column.values, dtype)
         if column.offsets is not None:
-            written = self.offsets(f"{name}/offsets.npy", column.offsets, before)
+            written = self.offsets(f"{name}/offsets.npy", np.asarray(column.offsets) + before)
         _require_rows(f"feature {feature.name!r}", written, rows)
 
     @contextlib.contextmanager

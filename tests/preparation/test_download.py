@@ -99,7 +99,7 @@ def test_no_server_is_one_line(monkeypatch):
 @pytest.mark.parametrize("target", ["http://a.test/x", "HTTP://a.test/x"])
 def test_a_redirect_never_leaves_https(target):
     answer = Mock(url="https://a.test/x", headers={"Location": target}, status_code=302)
-    with pytest.raises(download._RefusedError, match=f"{target}, without https"):
+    with pytest.raises(UserError, match=f"{target}, without https"):
         download._check_answer(answer)
 
 

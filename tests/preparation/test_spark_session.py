@@ -77,10 +77,10 @@ def test_rows_are_numbered_in_their_order(workspaces):
         table = workspace.store("numbers", pa.table({"key": numbers // 7, "tie": numbers % 7}))
         ordered = workspace.store_ordered("ordered", table, ["key", "tie"])
         types = dict.fromkeys(("key", "tie"), np.int64)
-        key, tie = (f.read() for f in workspace.array_files("o", ordered, types).values())
+        key, tie = (f.read() for f in workspace.array_files(ordered, types).values())
         np.testing.assert_array_equal(key * 7 + tie, np.arange(50_000))
         types = dict.fromkeys(("position", "tie"), np.int64)
-        joined = workspace.array_files("p", ordered.order_by("position"), types)
+        joined = workspace.array_files(ordered.order_by("position"), types)
         np.testing.assert_array_equal(joined["position"].read(), np.arange(50_000))
         np.testing.assert_array_equal(joined["tie"].read(), tie)
 

@@ -44,8 +44,8 @@ class Events(NamedTuple):
     label: ArrayFile | None  # int8 [E], or None for a log of interactions
     offsets: np.ndarray  # int64 [S + 1]
     features: Features
-    users: Table  # table position (the sequence), raw, user features and varies
-    items: Table  # table position (the item's number), raw, item features and varies
+    users: Table  # table position (the sequence), raw, rows, user features and varies
+    items: Table  # table position (the item's number), raw, rows, item features and varies
     rows: Table  # table position (the event), code (the item), time, line and context features
     clean: Table  # table line, user, item, time and item and user features
     num_items: int
@@ -113,8 +113,7 @@ def load_events(workspace: Workspace, source: SourceLog, options: LogOptions) ->
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
     with stage("ordering events"):
-        clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
-        clean = source.narrow(clean)
+        clean = source.narrow(checked.filter(checked.reason.isnull()))
         users = _numbered_ids(workspace, clean, "user", features.user)
         items = _numbered_ids(workspace, clean, "item", features.item)
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
@@ -127,9 +126,8 @@ def load_events(workspace: Workspace, source: SourceLog, options: LogOptions) ->
             raise UserError(f"{log.file}: nothing is left to prepare")
         dtypes: dict[str, type[np.generic]] = {"code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
-        arrays = workspace.array_files("events", rows, dtypes)
-        of_users = rows.group_by("sequence").aggregate(rows=rows.count()).order_by("sequence")
-        lengths = workspace.array_files("users", of_users, {"rows": np.int64})["rows"].read()
+        arrays = workspace.array_files(rows, dtypes)
+        lengths = workspace.array_files(users, {"rows": np.int64})["rows"].read()
         doubtful = BadLines(log.bad.unit)
         for name, table in {"user": users, "item": items}.items():
             chosen = table.filter(table.raw.isin(LIKE_MISSING)).select("raw", "first")
@@ -258,7 +256,7 @@ def _checked(
         reasons.append((number.abs() > LARGEST_NUMBER, shown + value_text.BEYOND_FLOAT32))
         typed[name] = number
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
-    return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))
+    return workspace.store("checked", checked.drop(*(PARSED + name for name in parsed)))
 
 
 def _numbered_ids(
@@ -271,7 +269,8 @@ def _numbered_ids(
         differs += [column.min() != column.max(), (present > 0) & (present < clean.count())]
     varies = {VARIES: reduce(or_, differs).fill_null(False)} if differs else {}
     values = first_values(clean, features)
-    grouped = clean.group_by(raw=clean[name]).aggregate(**values, **varies, first=clean.line.min())
+    values |= {"rows": clean.count(), "first": clean.line.min()}
+    grouped = clean.group_by(raw=clean[name]).aggregate(**values, **varies)
     return workspace.store_ordered(f"{name}s", grouped, ["first"])
 
 

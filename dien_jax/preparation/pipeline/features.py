@@ -105,7 +105,6 @@ class Encoder:
         if not seen["item"].any():
             left = f"none of the {events.num_users:,} users' {len(events.item):,} rows to training"
             raise UserError(f"no training examples: --split {options.split} leaves {left}")
-        self._columns = 0  # numbers the files
         self.notes, self._warnings = list[str](), list[str]()
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, seen["item"])
@@ -150,7 +149,8 @@ class Encoder:
             rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
             stored = self.workspace.store(f"known values of {name}", rows)
             joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
-            row_of = self._files(joined.order_by("position"), {"row": np.int32})["row"].read()
+            ordered = joined.order_by("position")
+            row_of = self.workspace.array_files(ordered, {"row": np.int32})["row"].read()
         is_admitted = counts >= self.min_count
         if self.extended is not None and name in self.counts.past:
             # An id may have been too rare before this extension, so earlier events count too.
@@ -166,10 +166,10 @@ class Encoder:
 
     def _numeric(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         ordered = values.order_by("position")
-        numbers = self._files(ordered, {"raw": np.float64})["raw"]
+        numbers = self.workspace.array_files(ordered, {"raw": np.float64})["raw"]
         feature = self._before.get(column.name) or _standard(column, numbers, counts)
         mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
-        encoded = self._file("values", np.float32)
+        encoded = self.workspace.array_file(np.float32)
         for block in numbers.blocks():
             standard = (block - mean) / deviation
             beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
@@ -191,15 +191,18 @@ class Encoder:
         raws = pieces.group_by("raw").aggregate(first=first.min())
         raws = self.workspace.store_ordered(f"values of {name}", raws, ["first"])
         self._warnings += _separator_warnings(self.workspace, column, raws)
-        coded = pieces.join(raws.select(raw="raw", code="position"), "raw")
-        coded = values.select("position").left_join(coded.drop("raw"), "position")
+        every = values.mutate(rank=0)
+        if is_list:
+            every = values.select("position").left_join(pieces, "position")
+        coded = every.left_join(raws.select(raw="raw", code="position"), "raw")
         ordered = coded.select("position", "rank", "code").order_by("position", "rank")
-        files = self._files(ordered, {"position": np.int64, "code": np.int32})  # no value: -1
+        dtypes: dict[str, type[np.generic]] = {"position": np.int64, "code": np.int32}
+        files = self.workspace.array_files(ordered, dtypes)  # code -1: no value
         occurrences = np.zeros(1 + self.workspace.count(raws))
         for position, codes in _whole_cells(files["position"], files["code"]):
             occurrences += np.bincount(codes + 1, counts[position], len(occurrences))
         vocabulary = self.vocabulary(name, raws, occurrences[1:])
-        kept = self._file("values", np.int32)
+        kept = self.workspace.array_file(np.int32)
         if not is_list:
             for block in files["code"].blocks():
                 kept.append(vocabulary.row_of[block])
@@ -207,7 +210,7 @@ class Encoder:
             return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
         before = self._before.get(name)
         most, long = (before.max_values if before else None) or 1, 0
-        offsets = self._file("offsets", np.int64)
+        offsets = self.workspace.array_file(np.int64)
         offsets.append([0])
         for position, codes in _whole_cells(files["position"], files["code"]):
             cell, is_there = position - position[0], codes >= 0
@@ -223,13 +226,6 @@ class Encoder:
             self.notes.append(f"{name}: {cells_of} {more} (--max-values)")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
         return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
-
-    def _files(self, table: Table, dtypes: dict[str, type]) -> dict[str, ArrayFile]:
-        self._columns += 1  # feature names may be invalid file names
-        return self.workspace.array_files(f"column {self._columns}", table, dtypes)
-
-    def _file(self, kind: str, dtype: type[np.generic]) -> ArrayFile:
-        return ArrayFile(self.workspace.folder / f"column {self._columns} {kind}", dtype)
 
 
 def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:

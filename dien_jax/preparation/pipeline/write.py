@@ -109,14 +109,12 @@ class _SplitSummary:
 
     def add(self, examples: Examples, lengths: np.ndarray) -> None:
         """Count the examples of a part, and the lengths of their histories ``[n]``."""
-        if not len(lengths):
-            return
         self.examples += len(lengths)
-        self.positives += int(np.count_nonzero(examples.label))
-        self.unknown += int(np.count_nonzero(examples.item == UNKNOWN))
-        self.users += 1 + int(np.count_nonzero(np.diff(examples.sequence)))
-        self.longest = max(self.longest, int(lengths.max()))
-        self.empty += int(np.count_nonzero(lengths == 0))
+        self.positives += np.count_nonzero(examples.label)
+        self.unknown += np.count_nonzero(examples.item == UNKNOWN)
+        self.users += np.count_nonzero(np.diff(examples.sequence, prepend=-1))
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
+        self.empty += np.count_nonzero(lengths == 0)
 
     def describe(self, name: str) -> str:
         """Return a line about the split."""

@@ -92,11 +92,10 @@ def _download(remote: Remote, file: Path, retries: int, stall_seconds: float) ->
                     answer.raise_for_status()
                     _save(answer, file, current)
                 return
-            except _RefusedError as error:
-                problem: Exception = error
-                break
-            except requests.RequestException as error:
+            except (UserError, requests.RequestException) as error:
                 problem = error
+                if isinstance(error, UserError):
+                    break  # a retry is useless
     by_hand = f"Or get {remote.name} from {remote.page} and name it with {remote.by_hand}"
     raise UserError(f"{remote.url}: {reason(problem)}. {by_hand}") from problem
 
@@ -113,10 +112,6 @@ def _save(answer: Any, file: Path, current: Stage) -> None:
             current.share = min(done / total, 1.0) if total else None
 
 
-class _RefusedError(Exception):
-    """A response after which a retry is useless."""
-
-
 def _check_answer(answer: Any, **_: object) -> None:
     """Refuse a response that is not the file, before it is read; called for redirects too."""
     target, problem = answer.headers.get("Location", ""), ""
@@ -128,4 +123,4 @@ def _check_answer(answer: Any, **_: object) -> None:
         problem = "the server answered with a web page, not the file"
     if problem:
         answer.close()
-        raise _RefusedError(problem)
+        raise UserError(problem)

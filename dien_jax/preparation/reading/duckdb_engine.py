@@ -93,20 +93,17 @@ class DuckDBWorkspace(Workspace):
             raise UserError(f"{address} {problem}")
         files, bad, starts, line = log.files_of(file), BadLines(), [], 0
         with stage(f"reading {file}") as current:
+            whole = self.store("all rows", log.text_schema(form.wanted).empty_table())
             for number, part in enumerate(files, start=1):
                 rows, line_of = _read(self, part, form, bad)
                 starts.append(FileStart(line, str(part), line_of))
                 if part is file:
-                    break
+                    return Log(file, rows, bad, tuple(starts))
                 moved = rows.mutate(line=rows.line + line)
+                self.sql(f'INSERT INTO "all rows" BY NAME {_query(moved)}')
                 line += self.numbers(rows.aggregate(last=rows.line.max()))["last"] + 1
-                if number == 1:
-                    together = self.store("all rows", moved)
-                else:
-                    self.sql(f'INSERT INTO "all rows" BY NAME {_query(moved)}')
-                rows = together
                 current.now(f"{number:,} of {len(files):,} files")
-        return Log(file, rows, bad, tuple(starts))
+        return Log(file, whole, bad, tuple(starts))
 
     def limit(self, memory: int) -> None:
         self.sql(f"SET memory_limit = '{memory}B'")
@@ -290,22 +287,22 @@ def _quoted(
     A value with an open quote continues on the next lines, at most ``LONGEST_RECORD``. They are
     consumed only if they complete the record.
     """
-    parts = [line + "\n"]
+    whole = line + "\n"
     spaced = rf'(^|{delimiter}) ?("(?:[^"]++|"")*+") *(?={delimiter}|$)'  # as in DuckDB
-    while len(parts) <= LONGEST_RECORD:
+    for more in range(1, LONGEST_RECORD + 1):
         try:
-            whole = re.sub(spaced, r"\1\2", "".join(parts))
-            fields = next(csv.reader([whole], delimiter=delimiter, strict=True))
+            bare = re.sub(spaced, r"\1\2", whole)
+            fields = next(csv.reader([bare], delimiter=delimiter, strict=True))
         except csv.Error as error:
             if "unexpected end" not in str(error):
                 raise ValueError(f"wrong quotes: {error}") from error
         else:
-            for _ in parts[1:]:
+            for _ in range(more - 1):
                 waiting.popleft()
             return fields
-        if len(parts) > len(waiting):
-            waiting.append(next(lines, END))
-        if waiting[len(parts) - 1] == END:
+        if len(waiting) < more:
+            waiting.extend(itertools.islice(lines, 1))
+        if len(waiting) < more:
             break
-        parts.append(waiting[len(parts) - 1][1] + "\n")
+        whole += waiting[more - 1][1] + "\n"
     raise ValueError("a quote is not closed")

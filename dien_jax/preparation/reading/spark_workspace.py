@@ -7,6 +7,7 @@ into ranges. Rows are numbered within their range, and a small table has the sta
 
 import contextlib
 import gc
+import itertools
 import re
 import signal
 import socket
@@ -84,8 +85,7 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
     except Exception as error:
         if not _is_spark_error(error) and not isinstance(error, OSError | pa.ArrowException):
             raise
-        why = _spark_reason(error) if _is_spark_error(error) else reason(error)
-        raise UserError(f"{problem} ({why}); {hint}") from error
+        raise UserError(f"{problem} ({_spark_reason(error)}); {hint}") from error
     if seen != 1:
         raise UserError(f"{problem}; {hint}")
 
@@ -97,6 +97,7 @@ class SparkWorkspace(Workspace):
         assert ibis.pyspark  # registers settings that SQL generation reads
         self.local, self.folder = local, local.folder
         self.session, self._shared = session, shared
+        self._names = (f"t{number}" for number in itertools.count(1))  # of tables
         self._views: list[str] = []
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 
@@ -112,9 +113,6 @@ class SparkWorkspace(Workspace):
         if isinstance(table, pa.Table):
             return self.append(name, table.to_batches(), table.schema)
         return self.store_frame(self.frame(table), table.schema())
-
-    def kept(self, name: str, table: Table) -> Table:
-        return self.store(name, table)
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         from pyspark.sql import functions
@@ -144,7 +142,7 @@ class SparkWorkspace(Workspace):
         return placed.mutate((placed.own + placed.start).name(POSITION))
 
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
-        file = self._shared.new_table()
+        file = next(self._names)
         self._shared.write(file, batches, schema)
         kind = self.session.read.parquet(self._shared.address_of(file)).schema
         return self._view(file, kind, ibis.Schema.from_pyarrow(schema))
@@ -168,7 +166,7 @@ class SparkWorkspace(Workspace):
         try:
             yield from self._shared.read(file, chosen)
         finally:
-            self._shared.remove_table(file)
+            self._shared.remove(file)
 
     def count(self, table: Table) -> int:
         if (file := self._ordered.get(table.op())) is not None:
@@ -203,7 +201,7 @@ class SparkWorkspace(Workspace):
             self.session.catalog.dropTempView(self._views.pop())
 
     def _write(self, frame: Any) -> str:
-        file = self._shared.new_table()
+        file = next(self._names)
         frame.write.parquet(self._shared.address_of(file))
         return file
 
@@ -230,12 +228,6 @@ class SharedFolder:
             self._files.create_dir(self._path)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{address} cannot be written: {reason(error)}") from error
-        self._tables = 0
-
-    def new_table(self) -> str:
-        """Return an unused name for a table."""
-        self._tables += 1
-        return f"t{self._tables}"
 
     def address_of(self, table: str) -> str:
         """Return the address of a table, for the engine."""
@@ -244,18 +236,16 @@ class SharedFolder:
     def write(self, table: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
         """Write a table from this process."""
         self._files.create_dir(f"{self._path}/{table}")
-        with (
-            self._files.open_output_stream(f"{self._path}/{table}/part-0.parquet") as stream,
-            pq.ParquetWriter(stream, schema) as writer,
-        ):
+        file = f"{self._path}/{table}/part-0.parquet"
+        with pq.ParquetWriter(file, schema, filesystem=self._files) as writer:
             for batch in batches:
                 writer.write_batch(batch)
 
     def read(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield columns of a table that the engine wrote, in the order of its places."""
         for file in self.files(table):
-            with self._files.open_input_file(file.path) as stream:
-                parquet = pq.ParquetFile(stream, pre_buffer=False)
+            where: Any = {"filesystem": self._files, "pre_buffer": False}
+            with pq.ParquetFile(file.path, **where) as parquet:
                 yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
     def files(self, table: str) -> list[ParquetFileFragment]:
@@ -267,13 +257,9 @@ class SharedFolder:
             list(pool.map(ParquetFileFragment.ensure_complete_metadata, files))
         return sorted((file for file in files if file.metadata.num_rows), key=_first_place)
 
-    def remove_table(self, table: str) -> None:
-        """Remove a table."""
-        self._files.delete_dir(f"{self._path}/{table}")
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        self._files.delete_dir(self._path)
+    def remove(self, table: str = "") -> None:
+        """Remove a table, or the whole folder."""
+        self._files.delete_dir(f"{self._path}/{table}".rstrip("/"))
 
 
 def _first_place(file: ParquetFileFragment) -> int:

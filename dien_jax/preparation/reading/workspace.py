@@ -5,6 +5,7 @@ Expressions are limited to those that give equal results on all engines; operati
 between engines are methods of :class:`Workspace`. Importing this module needs the extra ``data``.
 """
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -39,10 +40,6 @@ class Workspace(Protocol):
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
-
-    def kept(self, name: str, table: Table) -> Table:
-        """Prepare a table to be read more than once: store it if that is cheaper; return it."""
-        return table
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         """Store a table with its rows sorted by some columns, and numbered in ``position``.
@@ -79,11 +76,15 @@ class Workspace(Protocol):
         """Return the number of rows of a table."""
         return self.numbers(table.aggregate(rows=table.count()))["rows"]
 
+    def array_file(self, dtype: type[np.generic]) -> ArrayFile:
+        """Return an empty array in a new file."""
+        return ArrayFile(self.folder / uuid.uuid4().hex, dtype)
+
     def array_files(
-        self, name: str, table: Table, dtypes: Mapping[str, type[np.generic]]
+        self, table: Table, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, ArrayFile]:
         """Write columns to files, rows in order; NULL is -1 in integers, NaN in floats."""
-        files = {c: ArrayFile(self.folder / f"{name} {c}", dtype) for c, dtype in dtypes.items()}
+        files = {column: self.array_file(dtype) for column, dtype in dtypes.items()}
         for batch in self.batches(table, list(dtypes)):
             for column, file in files.items():
                 values = batch.column(column)

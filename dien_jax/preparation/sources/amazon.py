@@ -211,13 +211,12 @@ def _literal(line: str) -> Any:
 
 def _five_core(workspace: "Workspace", events: "Table") -> "Table":
     """Remove users and items with fewer than ``CORE`` events, repeatedly until none is left."""
-    before, count, turn = -1, workspace.count(events), 0
+    before, count = -1, workspace.count(events)
     while before != count:
         kept = events
         for name in ("user", "item"):
             counts = events.group_by(name).aggregate(events=events.count())
             kept = kept.semi_join(counts.filter(counts.events >= CORE), name)
-        turn = 1 - turn
-        events = workspace.store(f"core {turn}", kept)
+        events = workspace.store("core", kept)
         before, count = count, workspace.count(events)
     return events
