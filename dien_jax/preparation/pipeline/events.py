@@ -1,6 +1,6 @@
 """From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from itertools import pairwise
 from operator import or_
@@ -106,7 +106,7 @@ def load_events(workspace: Workspace, source: SourceLog, options: LogOptions) ->
     log, features = source.log, source.features
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
-        checked = _checked(workspace, log.rows, clock, features.columns, source.refuse)
+        checked = _checked(workspace, source, clock)
         total = workspace.count(log.rows) + log.bad.count
         log.refuse(workspace, checked.filter(checked.reason.notnull()))
     report = log.bad.check(total, options.max_bad_share)
@@ -200,15 +200,10 @@ def _moment(workspace: Workspace, text: StringColumn) -> Value:
     return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
 
-def _checked(
-    workspace: Workspace,
-    rows: Table,
-    clock: Clock,
-    features: tuple[LogColumn, ...],
-    refuse: Callable[[Table, Value], Reasons],
-) -> Table:
+def _checked(workspace: Workspace, source: SourceLog, clock: Clock) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
-    numeric = {f.alias: f for f in features if f.kind == "numeric"}
+    rows, columns = source.log.rows, source.features.columns
+    numeric = {column.alias: column for column in columns if column.kind == "numeric"}
     if "label" in rows.columns:
         numeric["label"] = LogColumn("label", "")
     parsed = {name: workspace.number(rows[name]) for name in numeric}
@@ -239,7 +234,7 @@ def _checked(
             (is_other & (time <= value_text.END_OF_9999 * 1000), shown + mixed),
         ]
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
-    reasons += refuse(rows, time)
+    reasons += source.refuse(rows, time)
     typed = {"time": time.try_cast("int64")}
     for name, feature in numeric.items():
         text, number = rows[name], rows[PARSED + name]

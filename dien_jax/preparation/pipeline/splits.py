@@ -1,8 +1,7 @@
 """Splits of a log that never look ahead.
 
-A split assigns every row of a log to a side. In a log of interactions, a row is an event: the
-target of an example whose history is everything before it in its sequence. A user's first event has
-no history and is not an example. In a log of impressions, the rows of one user and one time are a
+A split assigns every row of a log to a side. In a log of interactions, a user's first event has no
+history and is not an example. In a log of impressions, the rows of one user and one time are a
 request, which no split divides. No history contains an event of a later side, because sides never
 decrease along a sequence and a history ends before its target.
 
