@@ -131,6 +131,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--spark-url=sc://x",): "need --engine spark",
         ("--engine=spark", "--spark-url=localhost"): "localhost: expected sc://HOST:PORT",
         ("--memory=-1",): "--memory must be a size such as 4GB",
+        (f"--memory={'9' * 400}GB",): "--memory must be a size such as 4GB",
         ("--memory=100MB",): "--memory 100MB is too little: the program takes at least",
         (f"--user={'u' * 5000}",): r"\(--user\); its columns are",
         ("--item=\x1b[31m\n",): r"'\\x1b\[31m\\n' \(--item\)",
