@@ -189,7 +189,8 @@ MOVIELENS = Sample(
     {
         "ratings.dat": [
             ("1::2::3", "expected 4 values, found 3"),
-            ("1::2::good::30", "could not convert string to float: 'good'"),
+            ("1::2::good::30", "the rating 'good' is not a number"),
+            ("1::2::1_0::30", "the rating '1_0' is not a number"),
             ("1::2::nan::30", "the rating 'nan' is not a number"),
             ("1::2::3::soon", "timestamp 'soon' is not a whole number"),
         ],

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from dien_jax.data.value_text import number_of
 from dien_jax.preparation.logs import SourceLog, prepare_log
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn
 from dien_jax.preparation.reading.download import Remote, fetch, given
@@ -122,7 +123,8 @@ def _members(name: Name) -> dict[str, tuple[str, Callable[[str], list[str]], str
 
 
 def _rating(fields: list[str]) -> list[str]:
-    if not math.isfinite(float(_expect(fields, 4)[2])):
+    number = number_of(_expect(fields, 4)[2])
+    if number is None or not math.isfinite(number):
         raise ValueError(f"the rating {fields[2]!r} is not a number")
     return fields
 
