@@ -12,7 +12,7 @@ import re
 from dien_jax.errors import UserError
 from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
 
-SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)  # sizes that a user may write
+SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)  # as users may write it
 UNITS = "kmgt"
 PROGRAM = 480 << 20  # bytes of the program with its libraries
 OVERSHOOT = 1.35  # memory that the database really takes, relative to its limit

@@ -78,13 +78,14 @@ class DatasetWriter:
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
         self._counts: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()  # entries of each array
+        self._ends: dict[str, int] = {}  # last of the offsets in a file
         check_target(self.path)
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"), contextlib.ExitStack() as stack:
             self._partial = stack.enter_context(partial_folder(self.path))
             self._cleanup = stack.pop_all()
-        self._files = _FolderFiles(self._partial, self.path)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -97,34 +98,34 @@ class DatasetWriter:
         expected = _find_feature(feature, self._schema.features).size
         if expected is None:
             raise ValueError(f"numeric feature {feature!r} has no vocabulary")
-        written = self._files.lines(f"vocab/{feature}.txt", values)
+        written = self._lines(f"vocab/{feature}.txt", values)
         _require_rows(f"vocabulary of {feature!r}", written, expected)
 
     def items(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write an item feature over all items, the unknown one first; see :class:`Column`."""
         entry = _find_feature(feature, self._schema.item[1:])
-        self._files.column("items", entry, Column(values, offsets), self._schema.num_items)
+        self._column("items", entry, Column(values, offsets), self._schema.num_items)
 
     def users(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write a user feature over all users, the unknown one first; see :class:`Column`."""
         entry = _find_feature(feature, self._schema.user[1:])
-        self._files.column("users", entry, Column(values, offsets), self._schema.num_users)
+        self._column("users", entry, Column(values, offsets), self._schema.num_users)
 
     def popularity(self, counts: Any) -> None:
         """Write the number of training events of each item, integers ``[items]``."""
-        written = self._files.array("popularity.npy", counts, np.int64)
+        written = self._array("popularity.npy", counts, np.int64)
         _require_rows("popularity", written, self._schema.num_items)
 
     def groups(self, raw_ids: Iterable[str]) -> None:
         """Write raw user ids, by group."""
-        self._counts["groups"] += self._files.lines("groups.txt", raw_ids)
+        self._counts["groups"] += self._lines("groups.txt", raw_ids)
 
     def events(self, item: Any, timestamp: Any, offsets: Any) -> None:
         """Write events, by sequence, oldest first."""
-        write = self._files.array
+        write = self._array
         rows = write("events/item/values.npy", item, np.int32)
         _require_rows("timestamp", write("events/timestamp/values.npy", timestamp, np.int64), rows)
-        self._counts["sequences"] += self._files.offsets("events/offsets.npy", offsets)
+        self._counts["sequences"] += self._offsets("events/offsets.npy", offsets)
         self._counts["events"] += rows
 
     def examples(self, split: str, examples: Examples) -> None:
@@ -135,13 +136,13 @@ class DatasetWriter:
         rows = len(examples.label)
         for name, dtype in EXAMPLE_COLUMNS.items():
             file = f"{folder}/{name}/values.npy"
-            _require_rows(name, self._files.array(file, getattr(examples, name), dtype), rows)
+            _require_rows(name, self._array(file, getattr(examples, name), dtype), rows)
         for name in examples.context:
             _find_feature(name, self._schema.context)
         for feature in self._schema.context:
             if feature.name not in examples.context:
                 raise ValueError(f"context feature {feature.name!r} is missing")
-            self._files.column(folder, feature, examples.context[feature.name], rows)
+            self._column(folder, feature, examples.context[feature.name], rows)
         self._counts[split] += rows
 
     def note(self, **entries: Any) -> None:
@@ -184,25 +185,16 @@ class DatasetWriter:
             write_factors(self._partial / STATISTICS, factors)
             self._partial.rename(self.path.absolute())
 
-
-class _FolderFiles:
-    """Writer of a folder's files; appends to existing ones. Messages name ``shown``."""
-
-    def __init__(self, folder: Path, shown: Path) -> None:
-        self.folder, self.shown = folder, shown
-        self._sizes: Counter[str] = Counter()  # entries of each array
-        self._ends: dict[str, int] = {}  # last of the offsets in a file
-
-    def lines(self, name: str, values: Iterable[str]) -> int:
+    def _lines(self, name: str, values: Iterable[str]) -> int:
         """Write values in lines, and return their number."""
         written = 0
-        with self.file(name) as stream:
+        with self._open(name) as stream:
             for lines, count in metadata.encoded_lines(values):
                 stream.write(lines)
                 written += count
         return written
 
-    def array(self, name: str, values: Any, dtype: type[np.generic]) -> int:
+    def _array(self, name: str, values: Any, dtype: type[np.generic]) -> int:
         """Write an array of one dimension as ``dtype``, and return its size."""
         array = np.asarray(values)
         if array.size == 0:
@@ -211,7 +203,7 @@ class _FolderFiles:
             raise ValueError(f"{name}: expected {dtype.__name__}, got {array.shape} {array.dtype}")
         self._sizes[name] += len(array)
         header = {"descr": np.dtype(dtype).str, "fortran_order": False}
-        with self.file(name) as stream:
+        with self._open(name) as stream:
             stream.seek(0)  # NumPy leaves room in a header for any number of entries
             np.lib.format.write_array_header_1_0(stream, header | {"shape": (self._sizes[name],)})
             stream.seek(0, os.SEEK_END)
@@ -225,18 +217,18 @@ class _FolderFiles:
                 stream.write(converted.data)
         return len(array)
 
-    def offsets(self, name: str, offsets: Any) -> int:
+    def _offsets(self, name: str, offsets: Any) -> int:
         """Write offsets, and return their number of rows."""
         array = np.asarray(offsets)
         if name in self._ends:
             if array[:1].tolist() != [end := self._ends[name]]:
                 raise ValueError(f"{name}: expected offsets from {end} on, got {array}")
             array = array[1:]
-        rows = self.array(name, array, np.int64) - (name not in self._ends)
+        rows = self._array(name, array, np.int64) - (name not in self._ends)
         self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)
         return rows
 
-    def column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
+    def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         """Write the values of a feature of the schema over some rows."""
         if (column.offsets is not None) != (feature.kind == "multivalued"):
             where = f"{feature.kind} feature {feature.name!r}"
@@ -244,16 +236,16 @@ class _FolderFiles:
         dtype = np.float32 if feature.kind == "numeric" else np.int32
         name = f"{folder}/{feature.name}"
         before = self._sizes[f"{name}/values.npy"]
-        written = self.array(f"{name}/values.npy", column.values, dtype)
+        written = self._array(f"{name}/values.npy", column.values, dtype)
         if column.offsets is not None:
-            written = self.offsets(f"{name}/offsets.npy", np.asarray(column.offsets) + before)
+            written = self._offsets(f"{name}/offsets.npy", np.asarray(column.offsets) + before)
         _require_rows(f"feature {feature.name!r}", written, rows)
 
     @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[Any]:
+    def _open(self, name: str) -> Iterator[Any]:
         """Open a file for writing, positioned at its end."""
-        file = self.folder / name
-        with writing(self.shown, "dataset folder"):
+        file = self._partial / name
+        with writing(self.path, "dataset folder"):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("r+b" if file.exists() else "w+b") as stream:
                 stream.seek(0, os.SEEK_END)

@@ -100,24 +100,20 @@ class DuckDBWorkspace(Workspace):
                 if part is file:
                     return Log(file, rows, bad, tuple(starts))
                 moved = rows.mutate(line=rows.line + line)
-                self.sql(f'INSERT INTO "all rows" BY NAME {_query(moved)}')
+                self._connection.execute(f'INSERT INTO "all rows" BY NAME {_query(moved)}')
                 line += self.numbers(rows.aggregate(last=rows.line.max()))["last"] + 1
                 current.now(f"{number:,} of {len(files):,} files")
         return Log(file, whole, bad, tuple(starts))
 
     def limit(self, memory: int) -> None:
-        self.sql(f"SET memory_limit = '{memory}B'")
+        self._connection.execute(f"SET memory_limit = '{memory}B'")
         self._give_back()
 
     def _give_back(self) -> None:
         """Give back freed memory: a thread of DuckDB keeps much of it until the thread ends."""
-        self.sql("SET threads = 1")
-        self.sql("RESET threads")
+        self._connection.execute("SET threads = 1")
+        self._connection.execute("RESET threads")
         trim_memory()
-
-    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement that Ibis cannot express."""
-        self._connection.execute(statement, parameters)
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
         self._give_back()
@@ -126,7 +122,7 @@ class DuckDBWorkspace(Workspace):
             query, schema = 'SELECT * FROM "arrow table"', ibis.Schema.from_pyarrow(table.schema)
         else:
             query, schema = _query(table), table.schema()
-        self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
+        self._connection.execute(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
         return ibis.table(schema, name=name)
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
@@ -137,7 +133,7 @@ class DuckDBWorkspace(Workspace):
         table = self.store(name, schema.empty_table())
         for batch in batches:
             self._connection.register("arrow batch", batch)
-            self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
+            self._connection.execute(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
         return table
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -230,7 +226,7 @@ def _read_csv(
     try:
         # DuckDB expands *?[ in a path; brackets around each prevent that.
         path = re.sub(r"[*?\[]", r"[\g<0>]", str(file.absolute()))
-        workspace.sql(query, {"file": path, "delimiter": delimiter})
+        workspace._connection.execute(query, {"file": path, "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     finally:

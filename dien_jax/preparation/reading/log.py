@@ -120,10 +120,9 @@ def load_records(
     def batches() -> Iterator[pa.RecordBatch]:
         waiting = iter(records)
         while batch := list(itertools.islice(waiting, BATCH_ROWS)):
-            lines, values = zip(*batch, strict=True)
-            columns = ([value or None for value in column] for column in zip(*values, strict=True))
-            arrays = [pa.array(lines, pa.int64()), *(pa.array(c, pa.string()) for c in columns)]
-            yield pa.record_batch(arrays, schema=schema)
+            rows = ((line, *(text or None for text in texts)) for line, texts in batch)
+            columns = zip(*rows, strict=True)
+            yield pa.record_batch([*map(pa.array, columns, schema.types)], schema=schema)
 
     return workspace.append(table, batches(), schema)
 
