@@ -269,11 +269,9 @@ def _distinct(
     keys = cell * (int(rows.max(initial=0)) + 1) + rows
     kept = np.sort(np.unique(keys, return_index=True)[1])
     cell, rows = cell[kept], rows[kept]
-    starts = np.flatnonzero(np.diff(cell, prepend=-1))
-    counts = np.diff(np.append(starts, len(cell)))
-    rank = np.arange(len(cell)) - np.repeat(starts, counts)
+    rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
     is_first = rank < max_values
-    return cell[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))
+    return cell[is_first], rows[is_first], int(np.count_nonzero(rank == max_values))
 
 
 def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) -> list[str]:

@@ -57,10 +57,8 @@ def _copies(part: EventPart) -> int:
     """Return the number of events with the user, item and time of an earlier one."""
     is_first = np.diff(part.timestamp, prepend=-1) != 0
     moment = np.cumsum(is_first | (np.diff(part.sequence, prepend=-1) != 0))
-    of_several = np.bincount(moment)[moment] > 1
-    moment = moment[of_several]
-    item = part.item[of_several].astype(np.int64)
-    return len(item) - len(np.unique(moment * (item.max(initial=0) + 1) + item))
+    keys = moment * (int(part.item.max(initial=0)) + 1) + part.item
+    return len(keys) - len(np.unique(keys))
 
 
 def _orders(item: np.ndarray, following: np.ndarray) -> tuple[int, int]:

@@ -173,10 +173,6 @@ def _request_starts(part: EventPart) -> np.ndarray:
 
 def _with_histories(part: EventPart, is_target: np.ndarray) -> np.ndarray:
     """Mark targets and the events before them: bool ``[e]``."""
-    targets = np.flatnonzero(is_target)
-    sequence = part.sequence[targets]
-    is_last = np.diff(sequence, append=-1) != 0
-    steps = np.zeros(len(is_target) + 1, np.int8)
-    steps[part.offsets[sequence[is_last]]] += 1
-    steps[targets[is_last] + 1] -= 1
-    return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
+    number = np.arange(len(is_target))
+    last = np.maximum.reduceat(np.where(is_target, number, -1), part.offsets[:-1])
+    return number <= last[part.sequence]

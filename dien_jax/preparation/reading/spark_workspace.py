@@ -115,13 +115,8 @@ class SparkWorkspace(Workspace):
         return self.store_frame(self.frame(table), table.schema())
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
-        from pyspark.sql import functions
-
-        place = functions.monotonically_increasing_id()
-        frame = self.frame(table.order_by(*by)).withColumn(PLACE, place)
-        file = self._write(frame)
-        schema = ibis.schema({**table.schema(), PLACE: "int64"})
-        stored = self._view(file, frame.schema, schema)
+        file, kind = self._write_placed(table.order_by(*by))
+        stored = self._view(file, kind, ibis.schema({**table.schema(), PLACE: "int64"}))
         numbered = self._numbered(stored, file).select(*table.columns, POSITION)
         self._ordered[numbered.op()] = file
         return numbered
@@ -152,8 +147,6 @@ class SparkWorkspace(Workspace):
         return self._view(self._write(frame), frame.schema, schema)
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        from pyspark.sql import functions
-
         chosen = list(columns or table.columns)
         ordered = self._ordered.get(table.op())
         if ordered is not None and POSITION not in chosen:
@@ -161,8 +154,7 @@ class SparkWorkspace(Workspace):
             return
         if ordered is not None:
             table = table.order_by(POSITION)
-        place = functions.monotonically_increasing_id()
-        file = self._write(self.frame(table.select(*chosen)).withColumn(PLACE, place))
+        file, _ = self._write_placed(table.select(*chosen))
         try:
             yield from self._shared.read(file, chosen)
         finally:
@@ -204,6 +196,13 @@ class SparkWorkspace(Workspace):
         file = next(self._names)
         frame.write.parquet(self._shared.address_of(file))
         return file
+
+    def _write_placed(self, table: Table) -> tuple[str, Any]:
+        """Write a table with the place of each row; return its file and Spark's schema."""
+        from pyspark.sql import functions
+
+        frame = self.frame(table).withColumn(PLACE, functions.monotonically_increasing_id())
+        return self._write(frame), frame.schema
 
     def _view(self, file: str, kind: Any, schema: Any) -> Table:
         name = f"{self._shared.address.rpartition('/')[2]}_{file}".replace("-", "_")
