@@ -1,7 +1,5 @@
 """Vocabularies: rows of ids and feature values, by their frequency in training only.
 
-Rows of an extended folder come first, whatever their frequency.
-
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
 
@@ -49,10 +47,8 @@ class Vocabulary(NamedTuple):
 
         A known row that the log lacks gets n plus its row in the extended folder.
         """
-        positions = self.values.copy()
-        absent = np.flatnonzero(self.values < 0)
-        positions[absent] = len(self.row_of) + absent
-        return np.append(-1, positions)
+        of_known = len(self.row_of) + np.arange(len(self.values))
+        return np.append(-1, np.where(self.values < 0, of_known, self.values))
 
     def raw_values(self, workspace: Workspace) -> Iterator[str]:
         """Yield the raw values by row; an empty text for the unknown row."""
@@ -91,8 +87,7 @@ class Encoder:
 
     Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
     Context features count once for each row that training sees. A split without training rows is a
-    ``UserError``. ``counts`` has the occurrences of each ``item`` and ``user`` among the marked
-    events, int64 ``[n]``; ``items`` and ``users`` are vocabularies, ``notes`` lines for the user.
+    ``UserError``. ``counts`` is of :func:`count_events`; ``notes`` are lines for the user.
     """
 
     def __init__(
