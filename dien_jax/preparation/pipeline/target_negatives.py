@@ -187,7 +187,7 @@ class TargetNegatives:
             drawn = sampler.draw(target, pool.item, choices, count=count, seed=seed)
             item = np.column_stack([part.item[target], drawn])
             is_there = item != NONE
-            self.missing += np.count_nonzero(~is_there)
+            self.missing += int(np.count_nonzero(~is_there))
             label = np.zeros_like(item, np.int8)
             label[:, 0] = 1
             return np.repeat(target, is_there.sum(axis=1)), item[is_there], label[is_there]

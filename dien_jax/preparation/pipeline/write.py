@@ -110,11 +110,11 @@ class _SplitSummary:
     def add(self, examples: Examples, lengths: np.ndarray) -> None:
         """Count the examples of a part, and the lengths of their histories ``[n]``."""
         self.examples += len(lengths)
-        self.positives += np.count_nonzero(examples.label)
-        self.unknown += np.count_nonzero(examples.item == UNKNOWN)
-        self.users += np.count_nonzero(np.diff(examples.sequence, prepend=-1))
+        self.positives += int(np.count_nonzero(examples.label))
+        self.unknown += int(np.count_nonzero(examples.item == UNKNOWN))
+        self.users += int(np.count_nonzero(np.diff(examples.sequence, prepend=-1)))
         self.longest = max(self.longest, int(lengths.max(initial=0)))
-        self.empty += np.count_nonzero(lengths == 0)
+        self.empty += int(np.count_nonzero(lengths == 0))
 
     def describe(self, name: str) -> str:
         """Return a line about the split."""
