@@ -55,4 +55,9 @@ def make_predict_step(
         return click_probability(logits, logit_map)
 
     on_devices = place.mapped(on_device, ("state", "whole", "features", "batch", "whole"), "batch")
-    return jax.jit(lambda *arguments, logit_map=None: on_devices(*arguments, logit_map))
+
+    @jax.jit
+    def predict(*arguments: Any, logit_map: LogitMap | None = None) -> jax.Array:
+        return on_devices(*arguments, logit_map)
+
+    return predict
