@@ -216,7 +216,8 @@ def _examples(
     for row, number in enumerate(numbers):
         user, item = int(examples.group[row]), int(examples.item[row])
         fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
-        sizes = [f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"]
+        popularity = 0 if item == UNKNOWN else dataset.popularity[item]  # row 0 counts rare items
+        sizes = [f"{lengths[row]:,}", f"{popularity:,}"]
         rows.append([names.user(user), names.item(item), str(number), *fit, *sizes])
     header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
     blocks = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
