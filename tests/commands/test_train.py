@@ -161,15 +161,15 @@ stop_there = Mock(side_effect=UserError("stopped by the test"))
 @pytest.mark.long
 def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monkeypatch):
     scores = iter([0.6, 0.7, 0.65, 0.7])  # equal is not better
-    measure = loop.measure
     splits = []
 
-    def scripted(dataset, split, predicted):
+    def scripted(trainer, split, *arguments):
         splits.append(split)
-        found = measure(dataset, split, predicted)
+        found = measure(trainer, split, *arguments)
         return found | ({"auc": next(scores, 0.0)} if split == "valid" else {})
 
-    monkeypatch.setattr(loop, "measure", scripted)
+    measure = loop.Trainer._metrics
+    monkeypatch.setattr(loop.Trainer, "_metrics", scripted)
     impatient = ["--train.patience=2", "--train.evaluate-every=2"]
     assert train.main([*light_flags(data, tmp_path / "run"), *impatient]) == 0
     result = read_json(tmp_path / "run" / "result.json", dict)

@@ -26,7 +26,7 @@ from support.sharded_steps import (
 from dien_jax.devices import exchange
 from dien_jax.devices.mesh import AXIS
 from dien_jax.steps.state import create_state
-from dien_jax.training.vectors import started
+from dien_jax.training.vectors import ItemVectors, started
 
 TOLERANCE = 2e-3
 """Of parameters near 1; the first tests have a bound that is measured."""
@@ -104,10 +104,9 @@ def test_embeddings_that_start_from_vectors_are_those_of_one_device() -> None:
     row = np.arange(size, dtype=np.int32) % (size - 1)  # the last item has no vector
     vectors = np.random.default_rng(0).normal(size=(1, size - 1, 3)).astype(np.float16)
     placement = place_of(8)
+    found = ItemVectors(row, vectors)
     one, several = (
-        on_host(
-            started(create_state(LAZY, SCHEMA, 10, 3, place), SCHEMA, place, row, vectors), place
-        )
+        on_host(started(create_state(LAZY, SCHEMA, 10, 3, place), place, found), place)
         for place in (place_of(1), placement)
     )
     jax.tree.map(np.testing.assert_array_equal, several, one)
