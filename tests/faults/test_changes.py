@@ -170,15 +170,17 @@ EVENTS: dict[str, Event] = {
     "settings removed": partial(change_settings, change=Path.unlink),
     "settings emptied": partial(change_settings, change=partial(Path.write_text, data="{}")),
 }
-SLOW = ("export", "train", "warm start", "reproduce", "baselines", "report")
+SLOW = ("export", "train", "warm start", "baselines", "report", "compare", "extend")
 """Commands that take seconds: several events in one run."""
+READING = sorted(LINES.keys() - {"reproduce"})
+"""All but ``reproduce``, which reads data and trains by the functions of ``train``."""
 AT_ONCE = ("arrays 0", "texts", "settings removed"), ("folder", "settings emptied")
 REFUSED = r"changed while it was in use|is not a run folder|config.json: expected format_version"
 REFUSED += r"|data/[\w/.]+:? cannot be read"
 
 
 def _cases() -> Iterator[Any]:
-    for number, name in enumerate(LINES):
+    for number, name in enumerate(READING):
         marks = () if name == QUICK else pytest.mark.long
         for events in [AT_ONCE[number % 2]] if name in SLOW else [(event,) for event in EVENTS]:
             yield pytest.param(name, events, marks=marks)
@@ -200,7 +202,7 @@ def test_what_changes_meanwhile_changes_no_result(name, events, place):
         Run.load(file.parent)
 
 
-@pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"serve"})))
+@pytest.mark.parametrize("name", marked(name for name in READING if name != "serve"))
 def test_mapped_arrays_that_are_rewritten_meanwhile_change_no_result(name, place, monkeypatch):
     """Those of a large folder are not in memory; a server has copies. What was saved is resumed."""
     expected, before = whole(name, place), faults.contents(place)
@@ -218,7 +220,7 @@ def test_mapped_arrays_that_are_rewritten_meanwhile_change_no_result(name, place
         refused = "changed while it was in use|error: data/.*: expected"  # if it is opened again
         assert not ending.status or re.search(refused, ending.output), ending.output
         rewrite()  # the order is as it was
-        if ending.status and name in ("train", "warm start", "reproduce"):
+        if ending.status and name in ("train", "warm start"):
             is_begun = (place / "out" / "config.json").exists()
             line = ("train", "--resume", "out") if is_begun else LINES[name]
             ending = faults.run_in_process(*line)
@@ -285,11 +287,11 @@ def scores(file: Path) -> list[float]:
     return [float(number) for number in re.findall(r"\d\.\d{3,}(?:e-\d+)?", file.read_text())]
 
 
-@pytest.mark.parametrize("name", marked(sorted(LINES.keys() - {"reproduce"})))
+@pytest.mark.parametrize("name", marked(name for name in READING if name != "train"))
 def test_without_jit_every_command_ends_as_with_it(name, place):
-    """``reproduce`` trains and scores as ``train`` does."""
+    """A warm start is a ``train`` that also reads another run."""
     with without_jit():
-        ending = run(name, place, *(ONE_STEP if name == "train" else ()))
+        ending = run(name, place, *(ONE_STEP if name == "warm start" else ()))
     assert ending.status == 0, ending.output
     assert "Traceback" not in ending.output
     if name in ("predict", "recommend", "evaluate"):
