@@ -22,7 +22,7 @@ import pytest
 from support import tiny_run
 
 import dien_jax
-from dien_jax import train
+from dien_jax import PRESETS, train
 from dien_jax.model import EVOLUTIONS
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
@@ -105,6 +105,7 @@ def run_page(page: str) -> dict[str, Any]:
         jax.numpy_dtype_promotion("standard"),  # this and the next are the defaults of JAX
         jax.numpy_rank_promotion("allow"),
         mock.patch.dict(EVOLUTIONS),  # an entry that a page adds is gone for the tests after it
+        mock.patch.dict(PRESETS, wide_dien=PRESETS["base_model"]),  # compiles in seconds
     ):
         for number, block in enumerate(blocks(page)):
             exec(compile(block, f"{page}[{number}]", "exec"), values)
