@@ -18,16 +18,17 @@ pytestmark = [
     pytest.mark.skipif("DIEN_JAX_DATA" not in os.environ, reason="DIEN_JAX_DATA names no folder"),
 ]
 DATA = Path(os.environ.get("DIEN_JAX_DATA", "."))
-GROCERY = partial(
-    InteractionsOptions, file=DATA / "interactions/grocery.csv.gz", item_features=("category",)
-)
+GROCERY = DATA / "interactions/grocery.csv.gz"
 BOOKS = {kind: DATA / f"amazon_raw/{kind}_Books_sample.json.gz" for kind in ("reviews", "meta")}
 INSTRUMENTS = {kind: DATA / f"amazon_raw/{kind}_Musical_Instruments_top100.json" for kind in BOOKS}
 LOGS: dict[str, tuple[Any, Any, int, int, str]] = {
-    **{
-        f"grocery {split}": (interactions, partial(GROCERY, split=split), 121_892, 14_681, "")
-        for split in ("by-user", "last-event", "by-time")
-    },
+    "grocery": (
+        interactions,
+        partial(InteractionsOptions, file=GROCERY, item_features=("category",), split="by-time"),
+        121_892,
+        14_681,
+        "",
+    ),
     "books": (amazon, partial(AmazonOptions, **BOOKS, max_bad_share=0.0), 66_991, 37_692, ""),
     "instruments": (
         amazon,
