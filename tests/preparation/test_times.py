@@ -53,8 +53,9 @@ def test_milliseconds_of_early_years_among_seconds_are_malformed(tmp_path) -> No
     assert "looks like milliseconds, and most timestamps are seconds" in summary[1]
 
 
-@pytest.mark.parametrize("form", ["{}", "{}1230", "{}123059"])
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("form", "kind"), [("{}", "csv"), ("{}1230", "csv"), ("{}123059", "csv"), ("{}", "parquet")]
+)
 def test_dates_without_hyphens_are_not_taken_for_numbers(form, kind, tmp_path) -> None:
     times = [int(form.format(20130201 + k % 28)) for k in range(480)]
     file = write(tmp_path, log(times))
