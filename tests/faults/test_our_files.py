@@ -1,8 +1,8 @@
 """Files of ours that were edited, were cut or come from another version.
 
 Every key of every JSON file is removed, and gets a value of another type and one out of range;
-every file is cut at three places, and replaced by a link to itself. Changes that keep a file valid
-are no cases.
+files of every kind are cut at three places, and replaced by a link to themselves. Changes that keep
+a file valid are no cases.
 """
 
 import json
@@ -127,16 +127,15 @@ def edits(file: str, values: Any) -> Iterator[Case]:
                 yield Case(command, name, tuple(arguments), damage, message)
 
 
-ARRAYS = """
-groups.txt vocab/item.txt vocab/category.txt popularity.npy items/price/values.npy
-items/tags/values.npy items/tags/offsets.npy events/offsets.npy events/item/values.npy
-events/timestamp/values.npy examples/test/label/values.npy examples/train/history_end/values.npy
-statistics/item/own.npy statistics/item/count.npy statistics/item/counts.json meta.json
+OF_DATA = """
+groups.txt vocab/item.txt popularity.npy items/tags/offsets.npy statistics/item/counts.json
+meta.json
 """
+"""One of each kind; ``tests/data/test_dataset.py`` removes, damages and changes all of them."""
 CUT: dict[tuple[str, ...], tuple[str, ...]] = {
     EVALUATE: (
         *("run/config.json", "run/calibration.json"),
-        *(f"data/{name}" for name in ARRAYS.split()),
+        *(f"data/{name}" for name in OF_DATA.split()),
     ),
     ("compare", "run"): ("run/result.json",),
     RESUME: (HOST, LOGGERS, "run/result.json"),

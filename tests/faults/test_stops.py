@@ -18,7 +18,7 @@ from support import faults
 from support.fault_programs import PROGRAMS, Preloaded, Program, remove
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
-PLACES = {"predict": 3, "prepare": 3, "train": 2}
+PLACES = {"predict": 2, "prepare": 2}
 """Places at which the ways of ``FEW`` stop a program, if more than one; the variable
 DIEN_JAX_FAULT_PLACES sets more, for all ways.
 
