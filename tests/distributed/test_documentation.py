@@ -10,6 +10,8 @@ import pytest
 from support import tiny_run
 from support.several_processes import NEEDS_NEWER_JAX, free_port, run_together
 
+from dien_jax.training.hosts import MISTAKE
+
 pytestmark = [pytest.mark.long, pytest.mark.newest, pytest.mark.repository]
 
 PAGE = Path(__file__).parents[2] / "docs/scale.md"
@@ -34,7 +36,7 @@ def test_two_shells_find_each_other(data: Path, tmp_path: Path) -> None:
         given.append([*(names.get(word, word) for word in words[3:]), *REFUSED])
     assert [words[words.index("--distributed.process") + 1] for words in given] == ["0", "1"]
     for each in run_together(*given):
-        assert MESSAGE in each.said, each
+        assert (each.status, MESSAGE in each.said) == (MISTAKE, True), each
 
 
 def test_the_script_for_slurm_is_shell() -> None:

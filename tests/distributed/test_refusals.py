@@ -85,7 +85,6 @@ def test_processes_that_differ_are_refused(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--train.batch-size=15"], "train.batch_size must be a multiple of the 2 processes"),
         (["--mesh.data=1"], "a multiple of the 2 processes, and at most"),
         (["--run-dir={used}"], "is not empty; choose another folder"),
     ],

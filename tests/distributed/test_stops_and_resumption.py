@@ -5,14 +5,15 @@ import shutil
 import signal
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from support import tiny_run
+from support.forks import Ended
 from support.several_processes import (
     NEEDS_NEWER_JAX,
-    Whole,
     assert_same,
     distributed,
     flags,
@@ -30,6 +31,26 @@ pytestmark = [pytest.mark.long, pytest.mark.newest, NEEDS_NEWER_JAX]
 
 TOLERANCE = 1e-3
 """Of parameters on another number of devices; ``tests/devices`` compares that with rounding."""
+
+
+class Whole(NamedTuple):
+    """The folders of a run by one process with two devices and of one by two, and what it said."""
+
+    by_one: Path
+    by_two: Path
+    ended: list[Ended]
+
+
+@pytest.fixture(scope="module")
+def whole(large_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Of data whose tables are divided over devices."""
+    folder = tmp_path_factory.mktemp("runs")
+    by_one, by_two = folder / "one", folder / "two"
+    [alone] = run_together(flags(large_data, by_one), devices=2)
+    assert alone.status == 0, alone.said
+    ended = run_two(flags(large_data, by_two))
+    assert [each.status for each in ended] == [0, 0], ended
+    return Whole(by_one, by_two, ended)
 
 
 def test_two_processes_are_one_with_two_devices(whole: Whole) -> None:
@@ -126,7 +147,7 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
 def test_two_processes_of_two_devices(large_data: Path, tmp_path: Path) -> None:
     """Four numbers are added in another order, and all rows are updated."""
     runs = [tmp_path / "one", tmp_path / "two"]
-    more = ["--optim.embedding-update=dense"]
+    more = ["--optim.embedding-update=dense", "--train.epochs=1"]
     [alone] = run_together([*tiny_run.light_flags(large_data, runs[0]), *more], devices=4)
     assert alone.status == 0, alone.said
     port = free_port()

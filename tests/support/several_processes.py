@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import pytest
@@ -89,14 +89,6 @@ def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list
     port = free_port()
     both = ([*given, *distributed(process, port)] for process in range(2))
     return run_together(*both, signals=signals)
-
-
-class Whole(NamedTuple):
-    """The folders of a run by one process with two devices and of one by two, and what it said."""
-
-    by_one: Path
-    by_two: Path
-    ended: list[Ended]
 
 
 def flags(data: Path, folder: Path) -> list[str]:
