@@ -1,6 +1,7 @@
 """Checkpoints: bit for bit, whole at any moment, the latest and the best kept, others gone."""
 
 import contextlib
+import itertools
 import math
 import shutil
 import sys
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.small_dataset import contents
 
 from dien_jax.errors import UserError
 from dien_jax.runs.checkpoints import Checkpoints
@@ -163,16 +165,19 @@ class Snapshots:
 
     def __init__(self, source, target):
         self.source, self.target, self.taken, self.busy = source, target, [], True
+        self.number, self.last = itertools.count(), None
         sys.addaudithook(self.hook)
 
     def hook(self, event, arguments):
         if self.busy or event not in self.EVENTS:
             return
         self.busy = True
-        copy = self.target / str(len(self.taken))
+        copy = self.target / str(next(self.number))
         with contextlib.suppress(shutil.Error):  # files that vanish while they are copied
             shutil.copytree(self.source, copy)
-        self.taken.append(copy)
+        if (found := contents(copy)) != self.last:  # to open a file may change nothing
+            self.taken.append(copy)
+            self.last = found
         self.busy = False
 
 
