@@ -75,7 +75,6 @@ BOTH = dataclasses.replace(MODEL, auxiliary_weight=3.0)
     "model",
     [
         member("wide_deep", MODEL),
-        member("gru_att", MODEL),
         dataclasses.replace(BOTH, evolution="agru", auxiliary_negatives=3, dropout=0.1),
         dataclasses.replace(BOTH, gates="authors", follow_authors=True),
     ],
