@@ -22,7 +22,7 @@ from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.steps.placement import OneDevice
 from dien_jax.training.loop import COUNTS_ALONE
 
-MODEL = member("din", untrained_run.SMALL)
+MODEL = member("base_model", untrained_run.SMALL)
 CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=8, buckets=()))
 
 
@@ -85,8 +85,8 @@ def test_labels_that_are_noise_are_not_learned(tmp_path, caplog):
 
     The step of each part is compiled once, also where embeddings start from vectors.
     """
-    flags = ["--train.max-history=8", "--train.buckets=8", "--train.epochs=2", "--model.layers=8"]
-    flags += ["--model.hidden-size=4"]
+    flags = [*tiny_run.LIGHT, "--train.max-history=8", "--train.buckets=8", "--train.epochs=2"]
+    flags += ["--model.layers=8"]
     # 32,000 examples for validation: the error of an AUC is .0032
     log = {"rows": 40_000, "users": 400, "items": 200, "rates": [0.5] * 20, "valid_share": 0.8}
     with jax.log_compiles():
