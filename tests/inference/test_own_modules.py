@@ -33,21 +33,16 @@ class DotAttention(nn.Module):
         return jnp.where(live, jax.nn.sigmoid(jnp.einsum("bth,bh->bt", states, query)), 0)
 
 
-@pytest.mark.parametrize(
-    ("setting", "table"), [("evolution", EVOLUTIONS), ("attention", ATTENTIONS)]
-)
-def test_own_modules_train_rank_export_and_serve(
-    setting, table, tmp_path, monkeypatch, capfd
-) -> None:
+def test_own_modules_train_rank_export_and_serve(tmp_path, monkeypatch, capfd) -> None:
     block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
     namespace: dict = {"__name__": "tutorial"}
     exec(block[1], namespace)
     cell = namespace["MinAUGRU"]
-    own = {"evolution": lambda c: cell(c.hidden_size), "attention": lambda c: DotAttention()}
-    monkeypatch.setitem(table, "own", own[setting])
+    monkeypatch.setitem(EVOLUTIONS, "own", lambda config: cell(config.hidden_size))
+    monkeypatch.setitem(ATTENTIONS, "own", lambda config: DotAttention())
     train = TrainConfig(batch_size=16, epochs=1, max_history=8, buckets=())
-    model = dataclasses.replace(MODEL, auxiliary_weight=0.0, **{setting: "own"})
+    model = dataclasses.replace(MODEL, auxiliary_weight=0.0, evolution="own", attention="own")
     config = Config(model, train=train)
     run, file = tmp_path / "run", tmp_path / "model.dien"
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
@@ -64,10 +59,10 @@ def test_own_modules_train_rank_export_and_serve(
 
     capfd.readouterr()
     export_run(run, file)
-    assert ("histories padded to 8" in capfd.readouterr().err) == (setting == "evolution")
-    monkeypatch.delitem(table, "own")  # the file holds the computation
-    steps = read_archive(file).manifest["programs"]["read_history"]["inputs"]["history"]["shape"]
-    assert steps == ([8] if setting == "evolution" else ["t"])  # the cell's scan must know it
+    assert "histories padded to 8" in capfd.readouterr().err
+    monkeypatch.delitem(EVOLUTIONS, "own")  # the file holds the computation
+    monkeypatch.delitem(ATTENTIONS, "own")
+    assert steps_of(file) == [8]  # the cell's scan must know it
     exported = Ranker(file).rank(history, candidates, "u1")
     np.testing.assert_allclose(exported.scores, expected.scores, **TOLERANCE)
     few = RankRequest(history[-8:], candidates[:8], "u1")
@@ -79,6 +74,18 @@ def test_own_modules_train_rank_export_and_serve(
     body = {name: value for name, value in few._asdict().items() if value is not None}
     check_ranking(server.post("/v1/rank", body), Ranker(file).rank(*few))
     server.end()
+
+
+def steps_of(file: Path) -> list[str | int]:
+    return read_archive(file).manifest["programs"]["read_history"]["inputs"]["history"]["shape"]
+
+
+def test_an_own_attention_is_exported_for_histories_of_any_length(tmp_path, monkeypatch) -> None:
+    data, options = tiny_run.write_data(tmp_path / "data"), {"statistics": False, "buckets": ()}
+    monkeypatch.setitem(ATTENTIONS, "own", lambda config: DotAttention())
+    run = untrained_run.write(tmp_path / "run", data, model="din", attention="own", **options)
+    export_run(run, tmp_path / "model.dien")  # which compares scores
+    assert steps_of(tmp_path / "model.dien") == ["t"]
 
 
 class Scaled(nn.Module):
