@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.sharded_steps import ITEMS, NEGATIVE, SCHEMA, SIZE, TABLES, USERS, batch_of, tables
+from support.untrained_run import random_state
 
 from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
@@ -50,7 +51,7 @@ first_state = functools.cache(lambda: create_state(CONFIG, SCHEMA, 10, seed=0))
 def fresh(config: Config) -> TrainState:
     """One that may be donated."""
     if config.model != CONFIG.model:
-        return create_state(config, SCHEMA, 10, seed=0)
+        return random_state(config, SCHEMA)
     state = jax.tree.map(lambda leaf: leaf.copy(), first_state())
     slots = make_optimizer(config, 10).init(state.params)
     return state._replace(optimizer_state={"network": slots})

@@ -18,9 +18,8 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.server.app import Application
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
 from dien_jax.server.run import ServerOptions
-from dien_jax.steps.state import create_state
 from support.small_dataset import CONTEXT, PEAR, SLASH
-from support.untrained_run import TOLERANCE
+from support.untrained_run import TOLERANCE, random_state
 
 TOKEN = "0123456789abcdef"
 LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
@@ -123,6 +122,6 @@ def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
 def save_step(run: Path, step: int) -> None:
     """Save a better checkpoint with different parameters."""
     loaded = Run.load(run)
-    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
+    state = random_state(loaded.config, open_dataset(Path(loaded.data)).schema)
     params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
     Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)
