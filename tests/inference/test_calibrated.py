@@ -22,7 +22,7 @@ SLOPE, OFFSET = 0.4, -0.7
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated")
     data = small_dataset.write(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", buckets=(2,), statistics=False)
+    return untrained_run.write(folder / "run", data, model="din", buckets=(), statistics=False)
 
 
 def mapped(scores: np.ndarray, shift: float = 0.0) -> np.ndarray:

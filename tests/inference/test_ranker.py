@@ -33,6 +33,7 @@ pytestmark = pytest.mark.long
 
 NO_COUNTS = {"statistics": False}
 """They take most of the time of a compilation."""
+AUTHORS = {"follow_authors": True, "gates": "authors"}
 
 
 def test_scores_that_are_not_finite_are_refused(run):
@@ -110,9 +111,7 @@ def same(found, expected) -> None:
     [
         ("dien", {}),
         ("base_model", NO_COUNTS),
-        ("din", NO_COUNTS),
-        ("dien", NO_COUNTS | {"attention": "bilinear", "gates": "authors"}),
-        ("dien", NO_COUNTS | {"follow_authors": True, "activation": "prelu"}),
+        ("dien", NO_COUNTS | AUTHORS | {"attention": "bilinear", "activation": "prelu"}),
     ],
 )
 def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
