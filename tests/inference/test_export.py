@@ -30,7 +30,11 @@ from dien_jax.runs.trained import load_run
 pytestmark = pytest.mark.long
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
-VARIANTS = {"dien": {"attention": "bilinear", "gates": "authors"}, "agru": {"follow_authors": True}}
+VARIANTS = (
+    ("wide_deep", {}),
+    ("agru", {"attention": "bilinear"}),
+    ("dien", {"gates": "authors", "follow_authors": True}),
+)
 
 
 refused = functools.partial(refused_by, export.main)
@@ -63,7 +67,7 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     assert small_dataset.leftovers(file.parent) == ["model.dien"]
 
 
-@pytest.mark.parametrize(("model", "changes"), [("din", {}), ("wide_deep", {}), *VARIANTS.items()])
+@pytest.mark.parametrize(("model", "changes"), VARIANTS)
 def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> None:
     run = untrained_run.write(
         tmp_path / "run", data, model=model, buckets=(), **{"statistics": False} | changes
@@ -172,7 +176,8 @@ def test_what_is_not_installed_is_told(missing, flags, run, tmp_path, monkeypatc
 
 
 def test_scores_that_differ_leave_nothing(data, tmp_path, monkeypatch, capsys) -> None:
-    run = untrained_run.write(tmp_path / "run", data, model="base_model", statistics=False)
+    options = {"buckets": (), "statistics": False}
+    run = untrained_run.write(tmp_path / "run", data, model="base_model", **options)
     file = tmp_path / "out" / "model.dien"
     file.parent.mkdir()
     file.write_text("old")
