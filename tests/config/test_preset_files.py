@@ -68,7 +68,6 @@ def test_config_of_a_run_is_a_preset_file(preset, warm_start, expected, tmp_path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": {"hiden_size": 3}}, "unknown setting 'model.hiden_size'; did you mean 'hidden"),
         ({"seed": 3}, "unknown setting 'seed'"),
         ({"preset": "author"}, "unknown preset 'author'; did you mean 'authors'"),
         ({"preset": ["dien"]}, "preset must be a name, got "),

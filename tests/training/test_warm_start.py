@@ -84,15 +84,8 @@ def test_rows_are_matched_by_value_and_the_unknown_row_stays():
     assert warm_start.trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, warm_start.NEW, 1]
 
 
-def test_tables_grow_by_rows_that_start_as_said():
-    table = np.array([[9, 9], [1, 0], [3, 0], [0, 6]], np.float32)
-    found = warm_start.grown_table(table, np.array([0, 3, 1, warm_start.NEW, 2]), np.array([5, 7]))
-    assert found.tolist() == [[9, 9], [0, 6], [1, 0], [5, 7], [3, 0]]
-    found = warm_start.grown_table(table[:, 0], np.array([0, warm_start.NEW, 2]), 0.0)
-    assert found.tolist() == [9, 0, 3]
-    assert warm_start.mean_row(table, None).tolist() == pytest.approx([4 / 3, 2])
-    assert warm_start.mean_row(table, np.array([1, 1, 0])).tolist() == [2, 0]
-    assert warm_start.mean_row(table[:1], None).tolist() == [9, 9], "there is no other"
+def test_a_table_of_the_unknown_row_alone_has_no_other_mean():
+    assert warm_start.mean_row(np.full((1, 2), 9, np.float32), None).tolist() == [9, 9]
 
 
 def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
