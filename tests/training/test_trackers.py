@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.programs import free_port
-from support.tiny_run import light_flags
+from support.tiny_run import evaluations, light_flags
 
 from dien_jax import train
 from dien_jax.errors import Interrupted, UserError
@@ -41,7 +41,6 @@ pytestmark = [
         "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
     ),
 ]
-SETTINGS = {"preset": "dien", "seed": 3, "model.layers": (8, 4), "train.click_rate": None}
 
 
 @pytest.fixture(scope="module")
@@ -162,37 +161,15 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 @each
-def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
-    folder = tmp_path / "first"
-    folder.mkdir()
-    files = [folder / "config.json", folder / "model_card.md"]
-    for file in files:
-        file.write_text("{}")
-    with opened_loggers(folder, [name], SETTINGS) as [logger]:
-        for step in (10, 20):
-            logger.scalars(step, {"train/loss": step / 8})
-        logger.finish(20, {"final/test_auc": 0.625}, files)
-    [kept] = sessions(folder, name)
-    assert kept.name == ["first"]
-    expected = {"preset": "dien", "seed": "3", "train.click_rate": "None"}
-    expected["model.layers"] = "(8, 4)" if name == "mlflow" else "[8, 4]"
-    assert expected.items() <= kept.settings.items()
-    assert kept.numbers["train/loss"] == [(10, 1.25), (20, 2.5)]
-    assert kept.last["final/test_auc"] == 0.625
-    assert kept.files == {"config.json", "model_card.md"}
-    assert kept.status == (["FINISHED"] if name == "mlflow" else ["0"])
-    output = capfd.readouterr()
-    assert output.out == ""
-    [line] = output.err.splitlines()
-    assert line.startswith("MLflow: run " if name == "mlflow" else "W&B: run ")
-
-
-@each
-def test_run_that_fails_says_so(tmp_path, name):
+def test_run_that_fails_says_so_and_the_client_says_no_more_than_where_it_is(tmp_path, name, capfd):
     with pytest.raises(RuntimeError), opened_loggers(tmp_path, [name]):
         raise RuntimeError("diverged")
     [kept] = sessions(tmp_path, name)
     assert kept.status == (["FAILED"] if name == "mlflow" else ["1"])
+    output = capfd.readouterr()
+    assert output.out == ""
+    [line] = output.err.splitlines()
+    assert line.startswith("MLflow: run " if name == "mlflow" else "W&B: run ")
 
 
 @each
@@ -211,15 +188,21 @@ def test_trained_run_is_stopped_and_goes_on_where_it_was(data, tmp_path, monkeyp
         assert train.main([*flags, "--loggers", "tensorboard", name]) == 143
     [stopped] = sessions(folder, name)
     assert stopped.status == (["KILLED"] if name == "mlflow" else ["1"])
+    expected = {"preset": "wide_dien", "seed": "0", "train.click_rate": "None"}
+    expected["model.layers"] = "(8,)" if name == "mlflow" else "[8]"
+    assert expected.items() <= stopped.settings.items()
     assert train.main(["--resume", str(folder)]) == 0
     kept = sessions(folder, name)
     assert {title for one in kept for title in one.name} == {"run"}
     steps = [step for one in kept for step, _ in one.numbers["train/loss"]]
     assert steps == [2, 4, 6, 8, 6, 8]
-    assert [step for one in kept for step, _ in one.numbers["valid/auc"]] == [4, 8]
+    areas = [line["valid"]["auc"] for line in evaluations(folder)]
+    found = [entry for one in kept for entry in one.numbers["valid/auc"]]
+    assert found == [(4, pytest.approx(areas[0])), (8, pytest.approx(areas[1]))]
     result = json.loads((folder / "result.json").read_text())
     assert kept[-1].last["final/test_auc"] == pytest.approx(result["test"]["auc"])
     assert kept[-1].files == {"config.json", "model_card.md"}
+    assert kept[-1].status == (["FINISHED"] if name == "mlflow" else ["0"])
     assert (folder / "tensorboard").exists()
 
 
