@@ -135,6 +135,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def light_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of ``tiny_run.light_flags`` by the command, which nobody stopped; to be read only."""
+    from support import tiny_run
+
+    from dien_jax import train
+
+    folder = tmp_path_factory.mktemp("runs") / "light"
+    assert train.main(tiny_run.light_flags(data, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def large_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with large tables, of more than ``LAZY_ROWS`` rows together."""
     from support import tiny_run

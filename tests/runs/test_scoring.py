@@ -1,16 +1,14 @@
 """Scoring a split, and the command line that does."""
 
 import csv
-import functools
 import json
 import signal
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from support import tiny_run
-from support.tiny_run import flags, refused_by
+from support import tiny_run, untrained_run
+from support.tiny_run import light_flags, refused_by
 
 from dien_jax import Ranker, evaluate, load_run, score_split, train
 from dien_jax.config.settings import TrainConfig
@@ -24,16 +22,6 @@ from dien_jax.runs.trained import score_batches
 from dien_jax.steps import state, training_tables
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train.main(flags(data, folder)) == 0
-    return folder
-
-
-refusal = functools.partial(refused_by, evaluate.main)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -61,16 +49,18 @@ def test_scores_that_are_not_finite_are_refused(data):
 
 @pytest.mark.long
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_output_is_one_object_with_the_metrics_of_the_result(split, run, capfd):
-    assert evaluate.main([str(run), "--split", split]) == 0
+def test_output_is_one_object_with_the_metrics_of_the_result(split, light_run, capfd):
+    assert evaluate.main([str(light_run), "--split", split]) == 0
     output = capfd.readouterr().out
     assert output.count("\n") == 1
-    assert json.loads(output) == read_json(run / "result.json", dict)[split]
+    assert json.loads(output) == read_json(light_run / "result.json", dict)[split]
 
 
-def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, tmp_path, capfd):
+def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(
+    light_run, data, tmp_path, capfd
+):
     file = tmp_path / "predictions.csv"
-    assert evaluate.main([str(run), "--predictions", str(file)]) == 0
+    assert evaluate.main([str(light_run), "--predictions", str(file)]) == 0
     found = json.loads(capfd.readouterr().out)
     with file.open(newline="") as stream:
         header, *rows = csv.reader(stream)
@@ -88,9 +78,9 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, t
 
 
 @pytest.mark.long
-def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
+def test_split_of_one_label_gives_null_and_a_warning(light_run, tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", test=0)
-    assert evaluate.main([str(run), "--data", str(data)]) == 0
+    assert evaluate.main([str(light_run), "--data", str(data)]) == 0
     output = capfd.readouterr()
     found = json.loads(output.out)
     assert (found["auc"], found["gauc"]) == (None, None)
@@ -103,19 +93,20 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setattr(loop.Trainer, "_step", Mock(side_effect=Interrupted(signal.SIGTERM)))
-    assert train.main(flags(data, tmp_path / "run")) == 143
+    assert train.main(light_flags(data, tmp_path / "run")) == 143
     capfd.readouterr()
-    message = refusal([str(tmp_path / "run")], capfd)
+    message = refused_by(evaluate.main, [str(tmp_path / "run")], capfd)
     assert "has no evaluated checkpoint yet" in message
     assert f"python -m dien_jax.train --resume {tmp_path / 'run'}" in message
 
 
 @pytest.mark.long
-def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
+def test_scoring_builds_no_sampler_of_auxiliary_negatives(data, tmp_path, monkeypatch) -> None:
+    run = untrained_run.write(tmp_path / "run", data, evolution="none", buckets=())
     make = Mock(wraps=state.make_sampler)
     monkeypatch.setattr(state, "make_sampler", make)
     model = load_run(run)
-    assert repr(model) == f"TrainedModel('wide_dien', checkpoint {model.step}, {model.dataset!r})"
+    assert repr(model) == f"TrainedModel('dien', checkpoint {model.step}, {model.dataset!r})"
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")
     Ranker(run).rank(["i2"], ["i3"])

@@ -15,29 +15,12 @@ from dien_jax import train
 from dien_jax.inference import list_metrics
 from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
+from dien_jax.steps.rows import DENSE_ROWS
 from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
-
-TOWER = ("--model.statistics", "--train.epochs=2")
-
-
-@pytest.fixture(scope="module")
-def light_whole(data, tmp_path_factory) -> Path:
-    """A run of a model without recurrence that nobody stopped."""
-    folder = tmp_path_factory.mktemp("runs") / "light"
-    assert train.main(light_flags(data, folder)) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tower_whole(data, tmp_path_factory) -> Path:
-    """A run of a model with a tower that nobody stopped."""
-    folder = tmp_path_factory.mktemp("runs") / "tower"
-    assert train.main([*light_flags(data, folder), *TOWER]) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +41,6 @@ def steps_saved(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def test_run_killed_between_an_evaluation_and_its_save_ends_as_one_never_stopped(
-    data, light_whole, forks, tmp_path
-):
-    """Kills before changes of files are in ``tests/faults/test_stops.py``."""
-    folder = tmp_path / "run"
-    # reports save steps 2, 4, 6 and 8 too; the sixth save is that of the second evaluation
-    killed = ended(forks, "before_save", 6, light_flags(data, folder))
-    assert killed.status == -signal.SIGKILL, killed.said
-    assert steps_saved(folder) == ["4-1", "8"]
-    assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
-    assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, light_whole)
-
-
 def test_second_signal_ends_the_process_at_once(data, forks, tmp_path):
     folder = tmp_path / "run"
     stopped = ended(forks, "by_two_signals", 3, light_flags(data, folder))
@@ -81,7 +50,7 @@ def test_second_signal_ends_the_process_at_once(data, forks, tmp_path):
 
 
 def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped(
-    data, light_whole, tmp_path, monkeypatch, capfd
+    data, light_run, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -115,11 +84,11 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
     assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, light_whole)
+    assert_same(folder, light_run)
 
 
 def test_a_signal_while_lists_are_measured_stops_and_the_run_can_be_finished(
-    data, light_whole, tmp_path, monkeypatch, capfd
+    data, light_run, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
 
@@ -132,36 +101,44 @@ def test_a_signal_while_lists_are_measured_stops_and_the_run_can_be_finished(
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     assert f"Resume with: python -m dien_jax.train --resume {folder}" in capfd.readouterr().err
     assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, light_whole)
+    assert_same(folder, light_run)
 
 
-def test_run_that_updates_rows_ends_as_one_never_stopped(large_data, tmp_path, monkeypatch):
+def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
     settings = ["--model.evolution=none"]
     settings += ["--optim.embedding-update=lazy_adam", "--train.epochs=1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train.main([*flags(large_data, whole), *settings]) == 0
+    data = tiny_run.write_data(tmp_path / "data", rows=DENSE_ROWS + 1)
+    assert train.main([*flags(data, whole), *settings]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_step", signalling(loop.Trainer._step, 2, signal.SIGINT))
-        assert train.main([*flags(large_data, folder), *settings]) == 128 + signal.SIGINT
+        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
     assert_same(folder, whole)
 
 
-@pytest.mark.parametrize("call", [5, 8])
-def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(
-    call, data, tower_whole, forks, tmp_path
-):
-    """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again."""
-    folder, arguments = tmp_path / "run", [*light_flags(data, tmp_path / "run"), *TOWER]
-    killed = ended(forks, "before_save", call, arguments)
-    assert killed.status == -signal.SIGKILL, killed.said
+def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(data, forks, tmp_path):
+    """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again.
+
+    Kills before changes of files are in ``tests/faults/test_stops.py``.
+    """
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    settings = ["--model.statistics", "--train.epochs=2"]
+    assert train.main([*light_flags(data, whole), *settings]) == 0
+    # between the second evaluation of the tower and its save, then before step 14 is saved
+    for arguments, call, latest, evaluated in (
+        ([*light_flags(data, folder), *settings], 6, "8", [4, 8]),
+        (["--resume", str(folder)], 5, "12-1", [4, 8, 12]),
+    ):
+        killed = ended(forks, "before_save", call, arguments)
+        assert killed.status == -signal.SIGKILL, killed.said
+        assert latest in steps_saved(folder)
+        assert [line["step"] for line in tiny_run.evaluations(folder)] == evaluated
     assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, tower_whole)
+    assert_same(folder, whole)
 
 
-def test_signal_before_the_first_step_loses_nothing(
-    data, light_whole, tmp_path, monkeypatch, capfd
-):
+def test_signal_before_the_first_step_loses_nothing(data, light_run, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(loop, "create_state", signalling(loop.create_state, 1, signal.SIGTERM))
@@ -172,13 +149,13 @@ def test_signal_before_the_first_step_loses_nothing(
     assert steps_saved(folder) == []
     (folder / OFFSETS_FILE).unlink()  # as after a kill between the first two files
     assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, light_whole)
+    assert_same(folder, light_run)
     assert (folder / OFFSETS_FILE).exists()
 
 
-def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, capfd, monkeypatch):
+def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_run, capfd, monkeypatch):
     monkeypatch.setattr(training_run, "open_dataset", None)  # nothing but the result is looked at
-    assert train.main(["--resume", str(light_whole)]) == 0
+    assert train.main(["--resume", str(light_run)]) == 0
     output = capfd.readouterr()
     assert "is finished" in output.err
-    assert f"{read_json(light_whole / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out
+    assert f"{read_json(light_run / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out

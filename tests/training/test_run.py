@@ -15,9 +15,9 @@ from support.tiny_run import LIGHT_CONFIG, SCHEMA, batch_of, tables
 from support.tiny_run import light_config as config
 
 import dien_jax
-from dien_jax import train
 from dien_jax.config.presets import nearest_preset, with_settings
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
+from dien_jax.errors import Interrupted
 from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import automatic_update
@@ -34,12 +34,9 @@ def result(data, tmp_path_factory) -> dien_jax.RunResult:
 
 
 @pytest.mark.long
-def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path):
-    folder = tmp_path / "command"
-    assert train.main(tiny_run.light_flags(data, folder)) == 0
+def test_result_is_that_of_the_folder_and_of_the_command(result, light_run):
     ours, theirs = (
-        read_json(result.run_dir / "result.json", dict),
-        read_json(folder / "result.json", dict),
+        read_json(folder / "result.json", dict) for folder in (result.run_dir, light_run)
     )
     for name in ("train_examples_per_second", "wall_seconds"):
         assert getattr(result, name) == ours.pop(name)
@@ -198,18 +195,14 @@ def test_rows_of_large_tables_decide_their_update(users, update):
 
 @pytest.mark.long
 def test_large_tables_take_lazy_adam_and_say_so(large_data, tmp_path, capfd):
-    def fit(name: str, *more: str) -> dien_jax.RunResult:
-        few = config("--train.epochs=1", *more)
-        return dien_jax.fit(few, data=large_data, run_dir=tmp_path / name)
-
-    automatic = fit("auto")
-    assert Run.load(tmp_path / "auto").config.optim.embedding_update == "lazy_adam"
-    assert (
-        "optim.embedding_update is lazy_adam: large embedding tables have more than 65,536 rows"
-    ) in " ".join(capfd.readouterr().err.split())
-    chosen = fit("lazy", "--optim.embedding-update=lazy_adam")
-    assert "embedding_update" not in capfd.readouterr().err
-    assert automatic.valid == chosen.valid
+    says = "optim.embedding_update is lazy_adam: large embedding tables have more than 65,536 rows"
+    stop = {"stop_signal": lambda: signal.SIGINT}
+    for update, is_said in (("auto", True), ("lazy_adam", False)):
+        chosen = config(f"--optim.embedding-update={update}")
+        with pytest.raises(Interrupted):
+            dien_jax.fit(chosen, data=large_data, run_dir=tmp_path / update, **stop)
+        assert Run.load(tmp_path / update).config.optim.embedding_update == "lazy_adam"
+        assert (says in " ".join(capfd.readouterr().err.split())) == is_said
 
 
 def test_deterministic_is_an_option_of_every_program_of_training() -> None:
