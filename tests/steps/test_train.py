@@ -4,16 +4,13 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tiny_run import CONFIG, ITEMS, LIGHT_CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
+from support.tiny_run import CONFIG, LIGHT_CONFIG, MODEL, SCHEMA, batch_of, tables
 
 from dien_jax.config.presets import member, with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.model.click_model import ClickModel
-from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import create_state
 from dien_jax.steps.train import make_train_step, replaced_items
@@ -82,23 +79,6 @@ BOTH = dataclasses.replace(MODEL, auxiliary_weight=3.0)
 def test_the_loss_falls(model: ModelConfig) -> None:
     _, losses = run(dataclasses.replace(CONFIG, model=model), 150)
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
-
-
-@pytest.mark.long
-def test_negatives_are_drawn_by_popularity() -> None:
-    """Popularity draws nothing but item 7."""
-    model = dataclasses.replace(MODEL, evolution="none", auxiliary_negatives=2)
-    config, batch = dataclasses.replace(CONFIG, model=model), batch_of(5)
-    arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7]))
-    state = create_state(config, SCHEMA, 10, seed=0)
-    _, (_, metrics) = jax.jit(make_loss(config, SCHEMA))(
-        state.params, state.batch_stats, arrays, batch, jax.random.key(1)
-    )
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    apply = functools.partial(ClickModel(model, SCHEMA).apply, train=True, mutable=["batch_stats"])
-    negatives = jnp.full((16, 4, 2), 7)
-    output, _ = jax.jit(apply)(variables, batch, arrays.features, negatives)
-    np.testing.assert_allclose(metrics["auxiliary_loss"], output.auxiliary_loss, rtol=1e-5)
 
 
 def test_schedules() -> None:

@@ -22,7 +22,6 @@ from dien_jax.preparation.sources import impressions
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import RESULT_FILE, Run
-from dien_jax.steps import train as train_step
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState, create_state
@@ -285,21 +284,6 @@ def batch_of(steps: int, size: int = 16, seed: int = 0) -> Batch:
         weight=np.ones(size, np.float32),
         context={},
     )
-
-
-def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
-    """Return ``loss(params, batch_stats, tables, batch, key)``: loss, (batch_stats, metrics)."""
-    loss_of_draws, place = train_step.make_loss(config, schema), OneDevice(schema)
-
-    def loss(params: Any, stats: Any, tables: Tables, batch: Batch, key: jax.Array) -> Any:
-        batch, random, dropout_key = train_step.randomised(config, schema, batch, key)
-        negatives = None
-        if random is not None:
-            draws = place.drawn(tables.sampler, random)
-            negatives = train_step.unequal(draws, jnp.asarray(batch.history)[:, 1:, None])
-        return loss_of_draws(params, {}, stats, tables.features, batch, negatives, dropout_key)
-
-    return loss
 
 
 def refused_by(main: Callable[..., int], arguments: list, capture: Any, status: int = 2) -> str:
