@@ -1,6 +1,5 @@
 """Simple models to compare with: inputs, fits, stored scores, and refusals."""
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -37,9 +36,6 @@ def stored(data: Path) -> Path:
     out = data.parent / "baselines"
     assert baselines.main([str(data), "--out", str(out)]) == 0
     return out
-
-
-refusal = functools.partial(refused_by, baselines.main)
 
 
 def test_table_and_files_have_every_baseline_and_another_run_the_same(
@@ -150,11 +146,11 @@ def test_the_last_line_says_where_scores_are_and_how_to_compare(data, tmp_path, 
 
 
 def test_mistake_is_refused_in_one_message(data, tmp_path, capfd):
-    assert "nowhere" in refusal([tmp_path / "nowhere"], capfd)
+    assert "nowhere" in refused_by(baselines.main, [tmp_path / "nowhere"], capfd)
     only = tiny_run.write_data(tmp_path / "only", train=1)
-    assert "the train split has label 1 only" in refusal([only], capfd)
+    assert "the train split has label 1 only" in refused_by(baselines.main, [only], capfd)
     no_valid = tiny_run.write_data(tmp_path / "no", sizes={"train": 40, "test": 20})
-    assert "has no valid examples" in refusal([no_valid], capfd)
+    assert "has no valid examples" in refused_by(baselines.main, [no_valid], capfd)
 
 
 def test_split_without_examples_or_of_one_label_has_no_auc(tmp_path, capfd):

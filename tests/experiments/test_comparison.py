@@ -1,6 +1,5 @@
 """Runs side by side: what is said of them, what is left out, and what is refused."""
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -69,9 +68,6 @@ def output(arguments: list, capfd) -> tuple[str, str]:
     capfd.readouterr()
     assert compare.main([str(argument) for argument in arguments]) == 0
     return capfd.readouterr()
-
-
-refusal = functools.partial(refused_by, compare.main)
 
 
 def line(text: str, start: str) -> list[str]:
@@ -247,8 +243,9 @@ def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored)
     assert "difference to 0.02-0" in shown
     data = shutil.copytree(runs / "tiny", tmp_path / "data")
     edit_json(data / "meta.json", "changed", value=True)
-    alone = refusal([first, "--data", data], capfd)  # though one run has no differences
-    message = refusal([first, other, "--data", data], capfd)
+    # though one run has no differences
+    alone = refused_by(compare.main, [first, "--data", data], capfd)
+    message = refused_by(compare.main, [first, other, "--data", data], capfd)
     assert message == alone
     assert f"{data} is not the data that 0.02-0 was trained on" in message
 
@@ -282,7 +279,7 @@ def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
 
 
 def test_run_that_is_given_twice_is_refused(runs, capfd):
-    assert "0.02-0 is given twice" in refusal([runs / "0.02-0", runs / "0.02-0"], capfd)
+    assert "0.02-0 is given twice" in refused_by(compare.main, [runs / "0.02-0"] * 2, capfd)
 
 
 def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """The command line of explain: texts, figures and errors."""
 
-import functools
 import sys
 from pathlib import Path
 
@@ -43,9 +42,6 @@ def shown(capfd, *arguments: object) -> tuple[str, str]:
     output = capfd.readouterr()
     assert status == 0, output.err
     return output.out, output.err
-
-
-refusal = functools.partial(refused_by, explain.main)
 
 
 def test_example_is_shown_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
@@ -128,12 +124,12 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
     ],
 )
 def test_mistakes_are_refused(tiny, capfd, flags, message):
-    assert message in refusal([tiny, *flags], capfd)
+    assert message in refused_by(explain.main, [tiny, *flags], capfd)
 
 
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = refusal([tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)
+    told = refused_by(explain.main, [tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)
     assert "drawing a figure needs the extra 'plot' (matplotlib is not installed): pip" in told
 
 
