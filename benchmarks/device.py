@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.report import make_parser, write_rows
+from benchmarks.common.report import write_rows
 from benchmarks.on_device.block_sizes import SIZES
 from benchmarks.on_device.plan import ABOUT, Part, plan, rehearsal
 from benchmarks.on_device.summary import suite_verdict, summary
@@ -130,7 +130,7 @@ def _identity(about: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, default=9.0, help="when to stop")
     parser.add_argument(

@@ -6,7 +6,7 @@ Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -217,15 +217,18 @@ class ItemLists:
         if options.exclude_history:
             for of_user, rows in zip(allowed, chosen, strict=True):
                 of_user[rows] = False
-        found = [np.flatnonzero(of_user).astype(np.int32) for of_user in allowed]
-        if self.shortlist is not None and np.count_nonzero(listed) > most:
-            limits = options.of_length(most).at_most
-            values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
-            read = [user for user, rows in enumerate(kept) if self._is_read(rows)]
-            few = self.shortlist.rows([kept[user] for user in read], allowed[read], most, values)
-            for user, rows in zip(read, few, strict=True):
-                found[user] = rows
-        return found
+
+        def all_of(of_user: np.ndarray) -> np.ndarray:
+            return np.flatnonzero(of_user).astype(np.int32)
+
+        if self.shortlist is None or np.count_nonzero(listed) <= most:
+            return list(map(all_of, allowed))
+        limits = options.of_length(most).at_most
+        values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
+        read = [self._is_read(rows) for rows in kept]
+        few = self.shortlist.rows(list(compress(kept, read)), allowed[read], most, values)
+        rest, found = map(all_of, allowed[np.logical_not(read)]), iter(few)
+        return [next(found if is_read else rest) for is_read in read]
 
     def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
         """Return the places, rising, that the tower leaves: a longer list by its logits."""
