@@ -32,7 +32,7 @@ import numpy as np
 from dien_jax.data import arrays, metadata, statistics_files
 from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks, padded_columns
 from dien_jax.data.metadata import SPLITS, Counts, check_lines, read_values
-from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, FeatureValues, Schema
+from dien_jax.data.schema import EXAMPLE_COLUMNS, UNKNOWN, Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import FACTORS, STATISTICS, Statistics
 from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
@@ -291,6 +291,11 @@ def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, st
                 digest.update(np.ascontiguousarray(array.reshape(-1)[rows]).data)
         digests[name] = digest.hexdigest()
     return digests
+
+
+def training_events(dataset: Dataset, items: np.ndarray) -> np.ndarray:
+    """Return the training events of item rows ``[n]``: 0 of row 0, which counts all rare items."""
+    return np.where(items == UNKNOWN, 0, np.asarray(dataset.popularity)[items])
 
 
 def data_digest(dataset: Dataset) -> str:

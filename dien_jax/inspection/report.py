@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dien_jax.config.presets import PRESETS, flat_settings, nearest_preset, preset
-from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.dataset import Dataset, training_events
 from dien_jax.errors import writing
 from dien_jax.inspection.example_view import example_lines, measure_lines
 from dien_jax.inspection.examples import Example, Inspector, available_measures, missing_measures
@@ -159,8 +158,7 @@ def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> li
     examples = dataset.splits[split]
     starts = dataset.event_offsets[np.asarray(examples.sequence)]
     lengths = np.minimum(np.asarray(examples.history_end) - starts, most)
-    item = np.asarray(examples.item)
-    popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
+    popularity = training_events(dataset, np.asarray(examples.item))
     by_length = _parts(scored, lengths, 2, "number of behaviours that the model reads")
     by_popularity = _parts(scored, popularity, 4, "training events of the item (0: unknown)")
     return [("AUC by history length", by_length), ("AUC by item popularity", by_popularity)]
@@ -212,12 +210,12 @@ def _examples(
     examples = dataset.splits[split].take(np.asarray(numbers))
     losses = example_losses(np.asarray(examples.label), scores)
     lengths = examples.history_end - dataset.event_offsets[np.asarray(examples.sequence)]
+    events = training_events(dataset, np.asarray(examples.item))
     rows = []
     for row, number in enumerate(numbers):
         user, item = int(examples.group[row]), int(examples.item[row])
         fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
-        popularity = 0 if item == UNKNOWN else dataset.popularity[item]  # row 0 counts rare items
-        sizes = [f"{lengths[row]:,}", f"{popularity:,}"]
+        sizes = [f"{lengths[row]:,}", f"{events[row]:,}"]
         rows.append([names.user(user), names.item(item), str(number), *fit, *sizes])
     header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
     blocks = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]

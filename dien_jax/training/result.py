@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.dataset import Dataset, training_events
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.folder import (
     RESULT_FILE,
@@ -83,8 +82,7 @@ class RunResult:
 def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
     """Return the AUC on the test split without histories: popularity, and the best possible."""
     test = dataset.splits["test"]
-    item = np.asarray(test.item)
-    events = np.where(item == UNKNOWN, 0, dataset.popularity[item])  # row 0 counts all rare items
+    events = training_events(dataset, np.asarray(test.item))
     baselines = {"popularity": auc(np.asarray(test.label), events)}
     dataset.check_files()
     best = dataset.meta.get("best_possible", {}).get("test", {})
