@@ -9,6 +9,7 @@ docs/tutorial.md also ranks with such a model, exports it and serves it.
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 from pathlib import Path
 
@@ -83,4 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, dien_jax.UserError) as error:
+        sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ LOG.csv has the columns user, item, category and timestamp. Without it, a synthe
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 from pathlib import Path
 
@@ -53,4 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, dien_jax.UserError) as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ settings, change :func:`suggested`.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import optuna
 
 from dien_jax import open_dataset, preset
 from dien_jax.config.presets import with_settings, write_preset_file
-from dien_jax.errors import NotFiniteError
+from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer
 
@@ -68,4 +69,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, UserError) as error:
+        sys.exit(f"error: {error}")

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.tables import DIRECTED
 from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, require_choice
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
-    SCORED_ROWS,
-    TOWER_ROWS,
     BucketedPrograms,
     EncodedRequest,
     LoadedModel,
 )
+from dien_jax.inference.shortlist import WEIGHTS_OF, Shortlist, stage_sizes
 from dien_jax.metrics.lists import first_places
 from dien_jax.utils.json_values import Positive, converted
 from dien_jax.utils.machine import map_in_order, thread_count
@@ -35,13 +33,6 @@ USERS_AT_ONCE, MOST_THREADS = 16, 4
 """Users whose lists are made together, and threads that make lists; more take no more memory."""
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
 """Maximum number of items that the whole model scores all, by default."""
-SHORTLIST = TOWER_ROWS
-"""Number of items that the first stage leaves, for a list of up to 32; 12 for each of a longer."""
-KEPT = SCORED_ROWS
-"""Number of items that the tower leaves, for a list of up to 16; 8 for each item of a longer."""
-POPULARITY = (-0.5, 0.5)
-"""What the two orders of the first stage add, times the logarithm of an item's users."""
-FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 LEAST_COMPLEMENT = 2.0**-24
 """Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
 
@@ -162,6 +153,9 @@ class ItemLists:
         # Those of one padded length are a call of a program.
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
 
+        def kept_of(request: EncodedRequest) -> int:
+            return stage_sizes(len(request.history.rows), options.n)[1]
+
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             places = order[start : start + USERS_AT_ONCE]
             some = [requests[place] for place in places]
@@ -171,10 +165,10 @@ class ItemLists:
                 request.candidates, request.tower = rows, None
             read = [request for request in some if self._is_read(request.history.rows)]
             if self.has_tower:
-                many = [one for one in read if len(one.candidates) > max(KEPT, 8 * options.n)]
+                many = [one for one in read if len(one.candidates) > kept_of(one)]
                 found = self._programs.tower(many, together=together)
                 for request, logits in zip(many, found, strict=True):
-                    left = self.kept(request.candidates, logits, options)
+                    left = self.kept(request.candidates, logits, len(request.history.rows), options)
                     request.candidates, request.tower = request.candidates[left], logits[left]
             scored = iter(self._programs.score(read, together=together))
             for request in some:
@@ -209,7 +203,7 @@ class ItemLists:
 
         They are all that may be listed if there are few, or if the model does not rank for a user.
         """
-        listed, most = self._listed.copy(), max(SHORTLIST, 12 * options.n)
+        listed = self._listed.copy()
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
         listed[options.exclude] = False
@@ -221,20 +215,28 @@ class ItemLists:
         def all_of(of_user: np.ndarray) -> np.ndarray:
             return np.flatnonzero(of_user).astype(np.int32)
 
-        if self.shortlist is None or np.count_nonzero(listed) <= most:
+        if self.shortlist is None or np.count_nonzero(listed) <= stage_sizes(0, options.n)[0]:
             return list(map(all_of, allowed))
-        limits = options.of_length(most).at_most
-        values = [(self._tables[f"tables/item/{name}"], limits[name]) for name in limits]
-        read = [self._is_read(rows) for rows in kept]
-        few = self.shortlist.rows(list(compress(kept, read)), allowed[read], most, values)
-        rest, found = map(all_of, allowed[np.logical_not(read)]), iter(few)
-        return [next(found if is_read else rest) for is_read in read]
+        read, found = list(map(self._is_read, kept)), []
+        estimates = iter(self.shortlist.estimates(list(compress(kept, read))))
+        for history, of_user, is_read in zip(kept, allowed, read, strict=True):
+            if is_read:
+                most = stage_sizes(len(history), options.n)[0]
+                limits = options.of_length(most).at_most.items()
+                values = [(self._tables[f"tables/item/{name}"], limit) for name, limit in limits]
+                found.append(self.shortlist.rows(next(estimates), of_user, most, values))
+            else:
+                found.append(all_of(of_user))
+        return found
 
-    def kept(self, rows: np.ndarray, logits: np.ndarray, options: ListOptions) -> np.ndarray:
+    def kept(
+        self, rows: np.ndarray, logits: np.ndarray, events: int, options: ListOptions
+    ) -> np.ndarray:
         """Return the places, rising, that the tower leaves: a longer list by its logits."""
         assert self._offsets is not None
-        more = options.of_length(max(KEPT, 8 * options.n))
-        return np.sort(self._first(rows, logits + self._offsets[rows], more))
+        most = stage_sizes(events, options.n)[1]
+        scores = logits + self._offsets[rows]
+        return np.sort(self._first(rows, scores, options.of_length(most)))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
@@ -261,95 +263,6 @@ class ItemLists:
             if len(chosen) == options.n:
                 break
         return np.array(chosen, np.int64)
-
-
-class Shortlist:
-    """The first stage: few of many items, by a rough estimate of the model's scores.
-
-    It adds the tower's weights of an item's values; how many users chose it together with the
-    history; how similar its vectors are to the history and to what follows it; and the share of
-    the history that has its categories. Recent events and rare categories count more. What
-    popularity adds differs between models: items are taken in turn from two orders.
-    """
-
-    def __init__(
-        self, tables: Mapping[str, np.ndarray], item: str, features: Sequence[str]
-    ) -> None:
-        names = ("count", "offsets", "other", "together")
-        counts = (tables[f"tables/statistics/{item}/{name}"] for name in names)
-        count, self._offsets, self._other, self._together = counts
-        self._root = np.sqrt(count + 1.0).astype(np.float32)
-        self._popularity = np.log1p(count).astype(np.float32)
-        self._weights = np.asarray(tables[f"{WEIGHTS_OF}/{item}"])[: len(count), 0].copy()
-        self._categories = []
-        for name in features:
-            category = np.asarray(tables[f"tables/item/{name}"])
-            self._weights += np.asarray(tables[f"{WEIGHTS_OF}/{name}"])[category, 0]
-            events = np.bincount(category, count) + 1.0
-            rarity = np.log(events.sum() / events) * (np.arange(len(events)) != UNKNOWN)
-            self._categories.append((category, rarity / len(features)))
-        self._row = tables.get(f"{FACTORS}/{item}/row")
-        if self._row is not None:
-            vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
-            chosen, before, following = map(_unit, np.split(vectors, DIRECTED, axis=1))
-            self._ours = np.ascontiguousarray(np.concatenate([chosen, following], axis=1).T)
-            self._theirs = np.stack([chosen, before], axis=1)
-
-    def rows(
-        self,
-        histories: Sequence[np.ndarray],
-        allowed: np.ndarray,
-        most: int,
-        limits: Sequence[tuple[np.ndarray, int]] = (),
-    ) -> list[np.ndarray]:
-        """Return at most ``most`` rows to rank for each of U users, rising: int32 ``[N]``.
-
-        ``histories`` are rows of the kept behaviours, oldest first; ``allowed``, bool ``[U, I]``,
-        the items that may be listed; ``limits`` values of all, and how many of a value to return.
-        """
-        found = []
-        for of_user, scores in zip(allowed, self._scores(histories), strict=True):
-            for values, limit in limits:
-                of_user = of_user & _within(np.where(of_user, scores, -np.inf), values, limit)
-            scores = np.where(of_user, scores, -np.inf)
-            place = np.full(len(scores), most)  # the best in any order
-            for multiple in POPULARITY:
-                order = first_places(scores + multiple * self._popularity, most)
-                place[order] = np.minimum(place[order], np.arange(len(order)))
-            rows = np.flatnonzero(of_user & (place < most)).astype(np.int32)
-            found.append(np.sort(rows[first_places(-place[rows], most)]))
-        return found
-
-    def _scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """Return estimates but for popularity, float32 ``[U, I]``; three logs chose the factors."""
-        scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
-        for user, rows in enumerate(histories):
-            recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
-            together = np.zeros(len(self._root), np.float32)
-            for row, weight in zip(rows, recency / self._root[rows], strict=True):
-                pairs = slice(self._offsets[row], self._offsets[row + 1])
-                together[self._other[pairs]] += weight * self._together[pairs]  # an item once
-            scores[user] += 4 * np.sqrt(together / self._root)
-            for category, rarity in self._categories:
-                share = np.bincount(category[rows], recency, len(rarity)) / max(recency.sum(), 1)
-                scores[user] += (0.3 * share * rarity).astype(np.float32)[category]
-            if self._row is not None:
-                sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
-        if sums:
-            scores += 1.5 * (np.stack(sums).reshape(len(sums), -1) @ self._ours)[:, self._row]
-        return scores
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors ``[..., D]`` of length 1, or of 0."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-5)
-
-
-def _within(scores: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
-    """Return which places have one of the ``limit`` highest scores of their value, or no value."""
-    order = np.lexsort((-scores, values))
-    nth = np.argsort(order) - np.searchsorted(values, values, sorter=order)
-    return (nth < limit) | (values == UNKNOWN)
 
 
 def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import tyro
+
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 CONTRACT = "Imports go down"
@@ -145,10 +147,10 @@ def draw_path() -> str:
     return picture("The data flow", height + 2 * MARGIN, parts)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(*, check: bool = False) -> int:
     """Write or check the pictures; return the exit status."""
     drawn = {DOCS / "architecture.svg": draw_layers(), DOCS / "data-path.svg": draw_path()}
-    if "--check" not in arguments:
+    if not check:
         for file, content in drawn.items():
             file.write_text(content, encoding="utf-8")
         return 0
@@ -163,4 +165,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(tyro.cli(main))

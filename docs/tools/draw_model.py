@@ -6,8 +6,8 @@
 """
 
 import sys
-from collections.abc import Sequence
 
+import tyro
 from draw_architecture import DOCS, INK, LINE, ROOT, arrow, box, picture, text
 
 FILE = DOCS / "dien.svg"
@@ -77,10 +77,10 @@ def draw() -> str:
     return picture("The network of DIEN", EVENTS + 90, parts)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(*, check: bool = False) -> int:
     """Write or check the picture; return the exit status."""
     drawn = draw()
-    if "--check" not in arguments:
+    if not check:
         FILE.write_text(drawn, encoding="utf-8")
     elif not FILE.exists() or FILE.read_text(encoding="utf-8") != drawn:
         print(f"{FILE.relative_to(ROOT)} is stale: python docs/tools/draw_model.py")
@@ -89,4 +89,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(tyro.cli(main))

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n+\|.*\n\|.*\n)((?:\|.*\n)*)")
@@ -290,14 +292,14 @@ TABLES: dict[str, list[Sequence[str]]] = {
 """Cells of each row below the header, by table."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(*, check: bool = False) -> int:
     """Write or check the tables; return the exit status."""
     found, stale = set(), []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         new = MARKED.sub(lambda match: match[1] + _lines(match[2]), text)
         found |= {match[2] for match in MARKED.finditer(text)}
-        if new != text and "--check" not in arguments:
+        if new != text and not check:
             page.write_text(new, encoding="utf-8")
         elif new != text:
             stale.append(f"{page.relative_to(ROOT)} is stale: python docs/tools/tables.py")
@@ -311,4 +313,4 @@ def _lines(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(tyro.cli(main))

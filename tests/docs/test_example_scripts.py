@@ -104,6 +104,15 @@ def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
     assert f"'optim.learning_rate': {settings.optim.learning_rate}" in output
 
 
+@pytest.mark.parametrize(
+    "line", ["rank_own_log.py nowhere.csv", "own_cell.py nowhere", "tune.py nowhere --out out"]
+)
+def test_a_path_that_does_not_exist_is_one_line(run, line, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere"):
+        run(*line.split())
+
+
 def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(run, tmp_path: Path) -> None:
     """Its commands run here, its server in a process of its own."""
     output = run("daily_job.py", "--out", str(tmp_path), "--days", "2", "--epochs", "1", *CHEAP)

@@ -183,7 +183,7 @@ def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(
 def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(
     exact_items, wide_run, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 45)  # the tower leaves few out
+    monkeypatch.setattr("dien_jax.inference.shortlist.KEPT", 45)  # the tower leaves few out
     ranker = Ranker(wide_run, exact_items=exact_items)
     names = load_run(wide_run).dataset.vocabulary("item")[1:]
     histories = [names[user % 50 : user % 50 + user % 9] for user in range(USERS_AT_ONCE + 3)]
@@ -205,7 +205,7 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(
 
 @pytest.mark.long
 def test_lists_of_many_users_compile_two_programs_for_each_length(wide_run, monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 16)
+    monkeypatch.setattr("dien_jax.inference.shortlist.KEPT", 16)
     cached_programs.cache_clear()
     ranker = Ranker(wide_run, exact_items=1)
     ranker._programs.buckets = (4, *ranker._programs.buckets)
@@ -225,17 +225,18 @@ def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> No
     for history in ([], ["i9"], ["i40", "?", "i41"]):
         found, expected = staged.recommend(history), exact.recommend(history)
         assert found.ids == expected.ids
-    shortlist, allowed = staged._lists.shortlist, np.ones((1, 60), bool)
-    (few,) = shortlist.rows([np.int32([9, 1])], allowed, 8)
+    shortlist, allowed = staged._lists.shortlist, np.ones(60, bool)
+    (estimates,) = shortlist.estimates([np.int32([9, 1])])
+    few = shortlist.rows(estimates, allowed, 8)
     assert len(few) == 8
     values = np.arange(60) % 4
-    (limited,) = shortlist.rows([np.int32([9, 1])], allowed, 60, [(values, 2)])
+    limited = shortlist.rows(estimates, allowed, 60, [(values, 2)])
     assert np.bincount(values[limited]).tolist() == [15, 2, 2, 2]  # unknown ones are not limited
 
 
 @pytest.mark.long
 def test_an_empty_history_gives_the_most_popular_of_all_items(wide_run, monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.inference.lists.SHORTLIST", 12)
+    monkeypatch.setattr("dien_jax.inference.shortlist.SHORTLIST", 12)
     trained = load_run(wide_run)
     for shift in range(0, 59, 7):
         offsets = np.float32([-np.inf, *np.log1p(np.roll(np.arange(59), shift))])
@@ -246,7 +247,7 @@ def test_an_empty_history_gives_the_most_popular_of_all_items(wide_run, monkeypa
 
 @pytest.mark.long
 def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatch) -> None:
-    monkeypatch.setattr("dien_jax.inference.lists.KEPT", 16)
+    monkeypatch.setattr("dien_jax.inference.shortlist.KEPT", 16)
     ranker, known = Ranker(wide_run, exact_items=1), np.linspace(3, -3, 60, dtype=np.float32)
     tower, plain = ranker._programs.tower, Ranker(wide_run).recommend(["i9"], 60)
 
@@ -264,13 +265,14 @@ def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatc
 def test_the_tower_leaves_a_longer_list_within_wider_limits(monkeypatch) -> None:
     made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
     rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
-    assert made.kept(rows, logits, options(2)).tolist() == list(range(128))
-    assert made.kept(rows, logits, options(20)).tolist() == list(range(160))
-    limited = made.kept(rows, logits, options(2, at_most={"category": 1}))
+    assert made.kept(rows, logits, 20, options(2)).tolist() == list(range(128))
+    assert made.kept(rows, logits, 20, options(20)).tolist() == list(range(160))
+    assert len(made.kept(rows, logits, 21, options(2))) == 399  # of a long history
+    limited = made.kept(rows, logits, 20, options(2, at_most={"category": 1}))
     assert limited.tolist() == [*range(64), *range(199, 263)]
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where it is used
     small = made.options(np.int8(20), at_most={"category": np.int8(20)})
-    assert made.kept(rows, logits, small).tolist() == list(range(160))
+    assert made.kept(rows, logits, 20, small).tolist() == list(range(160))
 
 
 @pytest.mark.long

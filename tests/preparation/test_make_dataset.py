@@ -145,6 +145,8 @@ OPTIONS = {
         {"negativ": 3},
     "'negatives' is not an option of a log with a label": {"label": "clicked", "negatives": 3},
     "min_count must be at least 1, got 0": {"min_count": 0},
+    "columns is for CSV without a header; data has names of columns":
+        {"columns": ["user", "item", "timestamp"]},
 }  # fmt: skip
 """Options, by what they are refused with."""
 

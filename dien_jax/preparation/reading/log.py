@@ -202,6 +202,8 @@ def column_places(
 
 def check_columns(file: Path, form: LogForm, schema: pa.Schema) -> None:
     """Refuse a schema that lacks wanted columns, or has types that cannot be read."""
+    if form.columns:
+        raise UserError(f"--columns is for CSV without a header; {file} has names of columns")
     column_places(file, form, schema.names)
     for column in form.wanted.values():
         check_type(column.where(file), schema.field(column.name).type, column.kind)
