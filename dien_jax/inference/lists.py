@@ -154,7 +154,7 @@ class ItemLists:
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
 
         def kept_of(request: EncodedRequest) -> int:
-            return stage_sizes(len(request.history.rows), options.n)[1]
+            return self._stage_sizes(request.history.rows, options)[1]
 
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             places = order[start : start + USERS_AT_ONCE]
@@ -168,7 +168,7 @@ class ItemLists:
                 many = [one for one in read if len(one.candidates) > kept_of(one)]
                 found = self._programs.tower(many, together=together)
                 for request, logits in zip(many, found, strict=True):
-                    left = self.kept(request.candidates, logits, len(request.history.rows), options)
+                    left = self.kept(request.candidates, logits, kept_of(request), options)
                     request.candidates, request.tower = request.candidates[left], logits[left]
             scored = iter(self._programs.score(read, together=together))
             for request in some:
@@ -215,13 +215,13 @@ class ItemLists:
         def all_of(of_user: np.ndarray) -> np.ndarray:
             return np.flatnonzero(of_user).astype(np.int32)
 
-        if self.shortlist is None or np.count_nonzero(listed) <= stage_sizes(0, options.n)[0]:
+        if self.shortlist is None or np.count_nonzero(listed) <= self._stage_sizes((), options)[0]:
             return list(map(all_of, allowed))
         read, found = list(map(self._is_read, kept)), []
         estimates = iter(self.shortlist.estimates(list(compress(kept, read))))
         for history, of_user, is_read in zip(kept, allowed, read, strict=True):
             if is_read:
-                most = stage_sizes(len(history), options.n)[0]
+                most = self._stage_sizes(history, options)[0]
                 limits = options.of_length(most).at_most.items()
                 values = [(self._tables[f"tables/item/{name}"], limit) for name, limit in limits]
                 found.append(self.shortlist.rows(next(estimates), of_user, most, values))
@@ -230,13 +230,15 @@ class ItemLists:
         return found
 
     def kept(
-        self, rows: np.ndarray, logits: np.ndarray, events: int, options: ListOptions
+        self, rows: np.ndarray, logits: np.ndarray, most: int, options: ListOptions
     ) -> np.ndarray:
-        """Return the places, rising, that the tower leaves: a longer list by its logits."""
+        """Return the places, rising, that the tower leaves: a list of ``most`` by its logits."""
         assert self._offsets is not None
-        most = stage_sizes(events, options.n)[1]
         scores = logits + self._offsets[rows]
         return np.sort(self._first(rows, scores, options.of_length(most)))
+
+    def _stage_sizes(self, history: Sequence[int] | np.ndarray, options: ListOptions) -> Any:
+        return stage_sizes(options.n, len(history), len(self._listed))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions

@@ -14,21 +14,27 @@ from dien_jax.metrics.lists import first_places
 
 SHORTLIST, KEPT = TOWER_ROWS, SCORED_ROWS
 """Numbers of items that the first stage and the tower leave; see :func:`stage_sizes`."""
-LONG_HISTORY = 20
-"""Events of a history above which the network changes the order of the tower more."""
+LONG_HISTORY, MANY_ITEMS = 20, 20_000
+"""Events and items; above both, the network moves more items to the top from further down."""
 POPULARITY = (-0.5, 0.5)
 """What the two orders of the first stage add, times the logarithm of an item's users."""
 FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 
 
-def stage_sizes(events: int, n: int) -> tuple[int, int]:
-    """Return how many items the first stage and the tower leave, for a history and a length.
+def stage_sizes(n: int, events: int, items: int) -> tuple[int, int]:
+    """Return how many items the first stage and the tower leave.
 
-    >>> stage_sizes(8, 10), stage_sizes(100, 10), stage_sizes(8, 100)
+    Args:
+      n: length of the list.
+      events: number of events of the history.
+      items: number of all items.
+
+    >>> stage_sizes(10, 8, 10**5), stage_sizes(10, 100, 10**5), stage_sizes(100, 8, 10**5)
     ((384, 128), (1152, 512), (1200, 800))
     """
-    more = (3, 4) if events > LONG_HISTORY else (1, 1)
-    return max(more[0] * SHORTLIST, 12 * n), max(more[1] * KEPT, 8 * n)
+    many = events > LONG_HISTORY and items > MANY_ITEMS
+    shortlist, kept = (3 * SHORTLIST, 4 * KEPT) if many else (SHORTLIST, KEPT)
+    return max(shortlist, 12 * n), max(kept, 8 * n)
 
 
 class Shortlist:

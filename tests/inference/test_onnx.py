@@ -1,6 +1,11 @@
 """ONNX files score as the run they were exported from."""
 
+import contextlib
+import io
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support import small_dataset, untrained_run
@@ -12,28 +17,34 @@ pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
 
 
-@pytest.mark.parametrize(
-    ("write", "model"), [(small_dataset.write, "dien"), (small_dataset.write_wide, "din")]
+@pytest.fixture(
+    scope="module", params=[(small_dataset.write, "dien"), (small_dataset.write_wide, "din")]
 )
-def test_onnx_scores_are_those_of_the_run(write, model, tmp_path, capsys) -> None:
-    """The second dataset has factors."""
-    data = write(tmp_path / "data")
-    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=())
-    file = tmp_path / "model.onnx"
-    flags = ["--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
-    assert export.main([str(run), *flags]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["onnx_bytes"] == file.stat().st_size
+def exported(request, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """Return a folder with an ONNX file and a Triton model, and what the command reported.
+
+    The second dataset has factors.
+    """
+    write, model = request.param
+    folder = tmp_path_factory.mktemp(model)
+    data = write(folder / "data")
+    run = untrained_run.write(folder / "run", data, model=model, buckets=())
+    flags = ["--out", str(folder / "model.dien"), "--onnx", str(folder / "model.onnx")]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert export.main([str(run), *flags, "--triton", str(folder / "clicks")]) == 0
+    return folder, json.loads(output.getvalue())
+
+
+def test_onnx_scores_are_those_of_the_run(exported) -> None:
+    folder, report = exported
+    assert report["onnx_bytes"] == (folder / "model.onnx").stat().st_size
     assert report["onnx_largest_difference"] < 1e-5
 
 
-def test_a_triton_model_gets_the_file_as_its_next_version(tmp_path, capsys) -> None:
-    data = small_dataset.write(tmp_path / "data")
-    run = untrained_run.write(tmp_path / "run", data, model="din", buckets=())
-    file, folder = tmp_path / "model.onnx", tmp_path / "models" / "clicks"
-    flags = [str(run), "--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
-    assert export.main([*flags, "--triton", str(folder)]) == 0
-    assert json.loads(capsys.readouterr().out)["triton"] == str(folder / "1")
+def test_a_triton_model_gets_the_file_as_its_next_version(exported, tmp_path) -> None:
+    made, report = exported
+    assert report["triton"] == str(made / "clicks" / "1")
+    file, folder = made / "model.onnx", shutil.copytree(made / "clicks", tmp_path / "clicks")
     assert add_version(folder, file) == folder / "2"
     for version in ("1", "2"):
         assert (folder / version / "model.onnx").read_bytes() == file.read_bytes()

@@ -26,6 +26,7 @@ from dien_jax.inference.bucketed_programs import (
 )
 from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_odds
 from dien_jax.inference.ranker import Ranker
+from dien_jax.inference.shortlist import stage_sizes
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import cached_programs
@@ -265,14 +266,30 @@ def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatc
 def test_the_tower_leaves_a_longer_list_within_wider_limits(monkeypatch) -> None:
     made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
     rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
-    assert made.kept(rows, logits, 20, options(2)).tolist() == list(range(128))
-    assert made.kept(rows, logits, 20, options(20)).tolist() == list(range(160))
-    assert len(made.kept(rows, logits, 21, options(2))) == 399  # of a long history
-    limited = made.kept(rows, logits, 20, options(2, at_most={"category": 1}))
-    assert limited.tolist() == [*range(64), *range(199, 263)]
+
+    def kept(of: ListOptions) -> list[int]:
+        return made.kept(rows, logits, stage_sizes(of.n, 8, 400)[1], of).tolist()
+
+    assert kept(options(2)) == list(range(128))
+    assert kept(options(20)) == list(range(160))
+    assert kept(options(2, at_most={"category": 1})) == [*range(64), *range(199, 263)]
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where it is used
     small = made.options(np.int8(20), at_most={"category": np.int8(20)})
-    assert made.kept(rows, logits, 20, small).tolist() == list(range(160))
+    assert kept(small) == list(range(160))
+
+
+@pytest.mark.long
+def test_long_histories_in_large_catalogues_have_larger_stages(wide_run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.inference.shortlist.SHORTLIST", 12)
+    made = Ranker(wide_run, exact_items=1)._lists
+    histories = [np.arange(1, 1 + events) for events in (20, 21)]
+
+    def found() -> list[int]:
+        return [len(rows) for rows in made.candidates(options(1), histories, histories)]
+
+    assert found() == [12, 12]
+    monkeypatch.setattr("dien_jax.inference.shortlist.MANY_ITEMS", 50)
+    assert found() == [12, 36]
 
 
 @pytest.mark.long
