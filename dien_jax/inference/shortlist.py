@@ -22,12 +22,7 @@ FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 
 
 def stage_sizes(n: int, events: int, items: int) -> tuple[int, int]:
-    """Return how many items the first stage and the tower leave.
-
-    Args:
-      n: length of the list.
-      events: number of events of the history.
-      items: number of all items.
+    """Return how many items the first stage and the tower leave, for a list of ``n``.
 
     >>> stage_sizes(10, 8, 10**5), stage_sizes(10, 100, 10**5), stage_sizes(100, 8, 10**5)
     ((384, 128), (1152, 512), (1200, 800))

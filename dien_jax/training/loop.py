@@ -168,7 +168,7 @@ class Trainer:
 
         Raises:
           Interrupted: after a stop signal; the state is saved.
-          NotFiniteError: the loss or a parameter is not finite; earlier checkpoints are kept.
+          NotFiniteError: a loss, the gradient or a parameter is not finite. Checkpoints are kept.
         """
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
@@ -281,10 +281,11 @@ class Trainer:
         rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()
         for step, row in enumerate(rows, start=self.progress.step - len(rows) + 1):
-            if not math.isfinite(row["loss"]):
-                names = ("click_loss", "auxiliary_loss", "gradient_norm")
+            names = ("loss", "click_loss", "auxiliary_loss", "gradient_norm")
+            if not all(math.isfinite(row[name]) for name in names):
                 values = ", ".join(f"{name} {row[name]:g}" for name in names)
-                raise self._not_finite(f"the loss is not finite at step {step} ({values})")
+                problem = f"a loss or the gradient is not finite at step {step}"
+                raise self._not_finite(f"{problem} ({values})")
             add_metrics(self._unreported, row)
             add_metrics(self.progress.totals, row)
         self._pending.clear()

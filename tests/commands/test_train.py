@@ -219,14 +219,15 @@ def test_data_to_train_or_validate_on_is_needed(changes, message, tmp_path, capf
 
 
 @pytest.mark.long
-def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_a_number_that_is_not_finite_stops_the_run(name, data, tmp_path, monkeypatch, capfd):
     def spoil(state, metrics):
-        return state, metrics | {"loss": jnp.where(state.step == 7, jnp.inf, metrics["loss"])}
+        return state, metrics | {name: jnp.where(state.step == 7, jnp.inf, metrics[name])}
 
     wrap_step(monkeypatch, spoil)
     arguments = [*light_flags(data, tmp_path / "run"), "--train.log-every=100"]
     message = refusal(arguments, capfd, status=1)
-    assert "the loss is not finite at step 7 (" in message
+    assert re.search(rf"a loss or the gradient is not finite at step 7 \(.*\b{name} inf", message)
     assert "lower --optim.learning-rate (now 0.02)" in message
     assert "the checkpoint of step 4 is kept" in message
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
