@@ -249,10 +249,9 @@ def open_requests(file: Path) -> RequestTable:
 def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
     """Check that a table has a column that suits its use; an error gives the ``reason`` for it."""
     if name not in table.names:
-        raise UserError(
-            f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
-            f"columns are {', '.join(printable(column[:40]) for column in table.names)}"
-        )
+        names = ", ".join(printable(column[:40]) for column in table.names)
+        problem = f"{table.file} has no column {name!r} ({reason}); its columns are {names}"
+        raise UserError(problem + suggestion(name, table.names))
     if table.schema is not None:
         where = f"{table.file}: column {name!r} ({reason})"
         check_type(where, table.schema.field(name).type, use)

@@ -304,5 +304,5 @@ def _unknown(
     near = suggestion(value, known) if len(known) <= 100_000 else ""  # slow beyond
     ids = ", ".join(repr(printable(raw)) for raw in named[:NAMED])
     holds = f"{len(known):,} {flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
-    problem = f"{flag} {value!r} does not exist in {dataset.path}{near}"
-    return UserError(f"{problem}; the folder has {holds}")
+    problem = f"{flag} {value!r} does not exist in {dataset.path}"
+    return UserError(f"{problem}; the folder has {holds}{near}")

@@ -140,7 +140,7 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
     ("content", "expected"),
     [
         ("user,item,device,query\n", "a.csv has no rows"),
-        ("user,itme,device,query\nAnn,x,,\n", "no column 'item' (--item); did you mean 'itme'?"),
+        ("user,itme,device,query\nAnn,x,,\n", "device, query; did you mean 'itme'?"),
         ("user,item,query\nAnn,x,\n", "no column 'device' (a context feature of the run)"),
         ("user,item,device,query,score\n", "already has a column 'score'"),
         ("user,item,item,device,query\n", "has two columns 'item'"),

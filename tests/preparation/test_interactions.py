@@ -206,7 +206,7 @@ def test_a_label_that_is_not_read_and_a_single_time_are_named(tmp_path, form):
 
 def test_wrong_columns_are_named_with_what_was_found(tmp_path):
     file = write(tmp_path, LOG.replace("user,", "usr,"))
-    refused(file, r"no column 'user' \(--user\); did you mean 'usr'\?; its columns are usr, item")
+    refused(file, r"no column 'user' \(--user\); its columns are usr, item")
     refused(write(tmp_path, LOG), "no column 'price'.*--item-features", item_features=("price",))
     refused(write(tmp_path, "user,user,item,category,timestamp\n"), "two columns 'user'")
     tabs = write(tmp_path, HEADER.replace(",", "\t"), "log.txt")

@@ -139,7 +139,7 @@ CHANGED = {
 }  # fmt: skip
 """Changes of the data, by what they are refused with."""
 OPTIONS = {
-    f"data has no column 'usr' (user); did you mean 'user'?; {COLUMNS}": {"user": "usr"},
+    f"data has no column 'usr' (user); {COLUMNS}; did you mean 'user'?": {"user": "usr"},
     f"data has no column 'kind' (item_features); {COLUMNS}": {"item_features": "kind"},
     "'negativ' is not an option of a log without a label; did you mean 'negatives'?":
         {"negativ": 3},

@@ -159,7 +159,7 @@ def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     log = options(folder)
-    missing = r"(log.csv|logs) has no column 'usr' \(--user\); did you mean 'user'"
+    missing = r"(log.csv|logs) has no column 'usr' \(--user\); .*; did you mean 'user'"
     with pytest.raises(UserError, match=missing):
         interactions.prepare(dataclasses.replace(log, user="usr"))
     table = pa.table({"user": ["u"], "item": ["i"], "timestamp": [1.5]})

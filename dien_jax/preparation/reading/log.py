@@ -194,7 +194,7 @@ def column_places(
         if column.name not in header:
             names = ", ".join(printable(name[:40]) for name in header)
             near = suggestion(column.name, header)
-            raise UserError(f"{file} has no column {named}{near}; its columns are {names}{hint}")
+            raise UserError(f"{file} has no column {named}; its columns are {names}{near}{hint}")
         if header.count(column.name) > 1:
             raise UserError(f"{file} has two columns {named}")
     return {alias: header.index(column.name) for alias, column in form.wanted.items()}
