@@ -154,7 +154,7 @@ class ItemLists:
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
 
         def kept_of(request: EncodedRequest) -> int:
-            return self._stage_sizes(request.history.rows, options)[1]
+            return self._stage_sizes(len(request.history.rows), options)[1]
 
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             places = order[start : start + USERS_AT_ONCE]
@@ -215,13 +215,13 @@ class ItemLists:
         def all_of(of_user: np.ndarray) -> np.ndarray:
             return np.flatnonzero(of_user).astype(np.int32)
 
-        if self.shortlist is None or np.count_nonzero(listed) <= self._stage_sizes((), options)[0]:
+        if self.shortlist is None or np.count_nonzero(listed) <= self._stage_sizes(0, options)[0]:
             return list(map(all_of, allowed))
         read, found = list(map(self._is_read, kept)), []
         estimates = iter(self.shortlist.estimates(list(compress(kept, read))))
         for history, of_user, is_read in zip(kept, allowed, read, strict=True):
             if is_read:
-                most = self._stage_sizes(history, options)[0]
+                most = self._stage_sizes(len(history), options)[0]
                 limits = options.of_length(most).at_most.items()
                 values = [(self._tables[f"tables/item/{name}"], limit) for name, limit in limits]
                 found.append(self.shortlist.rows(next(estimates), of_user, most, values))
@@ -237,8 +237,8 @@ class ItemLists:
         scores = logits + self._offsets[rows]
         return np.sort(self._first(rows, scores, options.of_length(most)))
 
-    def _stage_sizes(self, history: Sequence[int] | np.ndarray, options: ListOptions) -> Any:
-        return stage_sizes(options.n, len(history), len(self._listed))
+    def _stage_sizes(self, events: int, options: ListOptions) -> tuple[int, int]:
+        return stage_sizes(options.n, events, len(self._listed))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
