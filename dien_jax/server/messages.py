@@ -20,7 +20,7 @@ from dien_jax._version import __version__
 from dien_jax.data.schema import Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.server.run import MAX_ID_LENGTH, ServerOptions
-from dien_jax.utils.json_values import in_words
+from dien_jax.utils.json_values import LARGEST_COUNT, in_words
 
 _Whole = int | Annotated[float, msgspec.Meta(multiple_of=1)]
 """A whole number; JSON may write 3 as 3.0."""
@@ -106,7 +106,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     of_context = ("context", context) if schema.context else ("context", context | None, None)
     of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
     length = _count(options.max_candidates)
-    limit = _count() | None, None
+    limit = _count(LARGEST_COUNT) | None, None
     limited = [feature.name for feature in schema.item[1:] if feature.kind == "categorical"]
     at_most = _of_features("AtMost", dict.fromkeys(limited, limit))
     structs: dict[str, list[Any]] = {
@@ -127,7 +127,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
 
 
-def _count(largest: int | None = None) -> Any:
+def _count(largest: int) -> Any:
     """Return the type of a whole number from 1 to the largest."""
     return (
         Annotated[int, msgspec.Meta(ge=1, le=largest)]
