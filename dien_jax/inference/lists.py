@@ -153,8 +153,7 @@ class ItemLists:
         # Those of one padded length are a call of a program.
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
 
-        def kept_of(request: EncodedRequest) -> int:
-            return self._stage_sizes(len(request.history.rows), options)[1]
+        _, most = stage_sizes(options.n, len(self._listed))
 
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             places = order[start : start + USERS_AT_ONCE]
@@ -165,10 +164,10 @@ class ItemLists:
                 request.candidates, request.tower = rows, None
             read = [request for request in some if self._is_read(request.history.rows)]
             if self.has_tower:
-                many = [one for one in read if len(one.candidates) > kept_of(one)]
+                many = [one for one in read if len(one.candidates) > most]
                 found = self._programs.tower(many, together=together)
                 for request, logits in zip(many, found, strict=True):
-                    left = self.kept(request.candidates, logits, kept_of(request), options)
+                    left = self.kept(request.candidates, logits, most, options)
                     request.candidates, request.tower = request.candidates[left], logits[left]
             scored = iter(self._programs.score(read, together=together))
             for request in some:
@@ -215,16 +214,18 @@ class ItemLists:
         def all_of(of_user: np.ndarray) -> np.ndarray:
             return np.flatnonzero(of_user).astype(np.int32)
 
-        if self.shortlist is None or np.count_nonzero(listed) <= self._stage_sizes(0, options)[0]:
+        most, _ = stage_sizes(options.n, len(listed))
+        if self.shortlist is None or np.count_nonzero(listed) <= most:
             return list(map(all_of, allowed))
         read, found = list(map(self._is_read, kept)), []
         estimates = iter(self.shortlist.estimates(list(compress(kept, read))))
-        for history, of_user, is_read in zip(kept, allowed, read, strict=True):
+        limits = [
+            (self._tables[f"tables/item/{name}"], limit)
+            for name, limit in options.of_length(most).at_most.items()
+        ]
+        for of_user, is_read in zip(allowed, read, strict=True):
             if is_read:
-                most = self._stage_sizes(len(history), options)[0]
-                limits = options.of_length(most).at_most.items()
-                values = [(self._tables[f"tables/item/{name}"], limit) for name, limit in limits]
-                found.append(self.shortlist.rows(next(estimates), of_user, most, values))
+                found.append(self.shortlist.rows(next(estimates), of_user, most, limits))
             else:
                 found.append(all_of(of_user))
         return found
@@ -236,9 +237,6 @@ class ItemLists:
         assert self._offsets is not None
         scores = logits + self._offsets[rows]
         return np.sort(self._first(rows, scores, options.of_length(most)))
-
-    def _stage_sizes(self, events: int, options: ListOptions) -> tuple[int, int]:
-        return stage_sizes(options.n, events, len(self._listed))
 
     def best(
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions

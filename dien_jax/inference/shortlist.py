@@ -14,31 +14,31 @@ from dien_jax.metrics.lists import first_places
 
 SHORTLIST, KEPT = TOWER_ROWS, SCORED_ROWS
 """Numbers of items that the first stage and the tower leave; see :func:`stage_sizes`."""
-LONG_HISTORY, MANY_ITEMS = 20, 20_000
-"""Events and items; above both, the network moves more items to the top from further down."""
-POPULARITY = (-0.5, 0.5)
+MANY_ITEMS = 20_000
+"""Number of items above which the stages are larger."""
+POPULARITY = (0, 0.7)
 """What the two orders of the first stage add, times the logarithm of an item's users."""
 FACTORS, WEIGHTS_OF = "tables/factors", "params/tower/item_weights"
 
 
-def stage_sizes(n: int, events: int, items: int) -> tuple[int, int]:
+def stage_sizes(n: int, items: int) -> tuple[int, int]:
     """Return how many items the first stage and the tower leave, for a list of ``n``.
 
-    >>> stage_sizes(10, 8, 10**5), stage_sizes(10, 100, 10**5), stage_sizes(100, 8, 10**5)
-    ((384, 128), (1152, 512), (1200, 800))
+    >>> stage_sizes(10, 10**4), stage_sizes(10, 10**5), stage_sizes(100, 10**4)
+    ((384, 128), (1536, 512), (1200, 800))
     """
-    many = events > LONG_HISTORY and items > MANY_ITEMS
-    shortlist, kept = (3 * SHORTLIST, 4 * KEPT) if many else (SHORTLIST, KEPT)
-    return max(shortlist, 12 * n), max(kept, 8 * n)
+    times = 4 if items > MANY_ITEMS else 1
+    return max(times * SHORTLIST, 12 * n), max(times * KEPT, 8 * n)
 
 
 class Shortlist:
     """The first stage: few of many items, by a rough estimate of the model's scores.
 
     It adds the tower's weights of an item's values; how many users chose it together with the
-    history; how similar its vectors are to the history and to what follows it; and the share of
-    the history that has its categories. Recent events and rare categories count more. What
-    popularity adds differs between models: items are taken in turn from two orders.
+    history, and how strongly one event suggests it; how similar its vectors are to the history and
+    to what follows it; and the share of the history that has its categories. Recent events and
+    rare categories count more. What popularity adds differs between models: items are taken in turn
+    from two orders.
     """
 
     def __init__(
@@ -89,23 +89,28 @@ class Shortlist:
     def estimates(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """Return estimates but for popularity, float32 ``[U, I]``, of histories of U users.
 
-        A history has the rows of its behaviours, oldest first. Three logs chose the factors.
+        A history has the rows of its behaviours, oldest first. Six logs chose the factors.
         """
         scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
+        items = len(self._root)
         for user, rows in enumerate(histories):
             recency = (1 / np.arange(len(rows), 0, -1.0)).astype(np.float32)
-            together = np.zeros(len(self._root), np.float32)
-            for row, weight in zip(rows, recency / self._root[rows], strict=True):
+            together, lift = np.zeros((2, items), np.float32)
+            for row, weight in zip(rows, recency, strict=True):
                 pairs = slice(self._offsets[row], self._offsets[row + 1])
-                together[self._other[pairs]] += weight * self._together[pairs]  # an item once
+                others = self._other[pairs]  # each once
+                cosine = self._together[pairs] / self._root[row]
+                together[others] += weight * cosine
+                lift[others] = np.maximum(lift[others], cosine / self._root[row])
             scores[user] += 4 * np.sqrt(together / self._root)
+            scores[user] += 0.2 * np.log1p(items * lift / self._root**2)
             for category, rarity in self._categories:
                 share = np.bincount(category[rows], recency, len(rarity)) / max(recency.sum(), 1)
                 scores[user] += (0.3 * share * rarity).astype(np.float32)[category]
             if self._row is not None:
                 sums.append(_unit(np.tensordot(recency, self._theirs[self._row[rows]], 1)))
         if sums:
-            scores += 1.5 * (np.stack(sums).reshape(len(sums), -1) @ self._ours)[:, self._row]
+            scores += (np.stack(sums).reshape(len(sums), -1) @ self._ours)[:, self._row]
         return scores
 
 
