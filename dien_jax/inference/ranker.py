@@ -146,8 +146,8 @@ class Ranker:
         out. If negatives were sampled by popularity, an empty history gives the most popular items,
         because every training example has a history. With more than ``exact_items`` items, a model
         with a tower ranks in stages: a rough estimate selects 384 items, the tower 128 of these for
-        the whole model. Stages are larger for long lists and, with more than 20,000 items, for
-        histories of more than 20 events. Exported models skip that of the tower.
+        the whole model. Stages are larger for long lists and with more than 20,000 items. Exported
+        models skip that of the tower.
 
         Args:
           history: see :meth:`rank`.

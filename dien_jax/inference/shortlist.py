@@ -89,7 +89,7 @@ class Shortlist:
     def estimates(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """Return estimates but for popularity, float32 ``[U, I]``, of histories of U users.
 
-        A history has the rows of its behaviours, oldest first. Six logs chose the factors.
+        A history has the rows of its behaviours, oldest first. Four logs chose the factors.
         """
         scores, sums = np.repeat(self._weights[None], len(histories), axis=0), []
         items = len(self._root)
@@ -103,7 +103,7 @@ class Shortlist:
                 together[others] += weight * cosine
                 lift[others] = np.maximum(lift[others], cosine / self._root[row])
             scores[user] += 4 * np.sqrt(together / self._root)
-            scores[user] += 0.2 * np.log1p(items * lift / self._root**2)
+            scores[user] += 0.15 * np.log1p(items * lift / self._root**2)
             for category, rarity in self._categories:
                 share = np.bincount(category[rows], recency, len(rarity)) / max(recency.sum(), 1)
                 scores[user] += (0.3 * share * rarity).astype(np.float32)[category]
