@@ -84,12 +84,9 @@ def atomic_path(file: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(file))  # a loop of links stays one
     partial = partial_path(target, str(os.getpid()))
     with _claimed(target, partial) as handle:
-        try:
-            yield partial
-            os.fsync(handle)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        yield partial
+        os.fsync(handle)
+        partial.replace(target)
 
 
 @contextlib.contextmanager
@@ -114,10 +111,7 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with _claimed(target, partial, is_folder=True):
-            try:
-                yield partial
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            yield partial
     finally:
         for parent in new_parents:
             with contextlib.suppress(OSError):  # not empty: it holds the target
@@ -139,7 +133,7 @@ def partial_path(target: Path, end: str = "") -> Path:
 
 @contextlib.contextmanager
 def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterator[int]:
-    """Yield the handle of a new partial file or folder, locked while this process writes it."""
+    """Yield the handle of a new partial file or folder, which is locked until it is removed."""
     with contextlib.ExitStack() as stack:
         _unfinished.append(partial)
         stack.callback(_unfinished.remove, partial)
@@ -160,24 +154,28 @@ def _claimed(target: Path, partial: Path, *, is_folder: bool = False) -> Iterato
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), partial.stat()):
                     break
-        try:
-            remove_left_partials(target)
-        except UserError:
-            (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
-            raise
+        stack.callback(_remove, partial)
+        remove_left_partials(target)
         yield handle
 
 
 def remove_unfinished() -> None:
     """Remove all partial files and folders of this process, which is about to exit."""
     for path in reversed(_unfinished):
-        with contextlib.suppress(OSError):
-            if not _PARTIAL.fullmatch(path.name):
+        if _PARTIAL.fullmatch(path.name):
+            _remove(path)
+        else:
+            with contextlib.suppress(OSError):
                 path.rmdir()  # if it is empty
-            elif path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with its content, as far as the system allows."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _lock(handle: int) -> bool:
@@ -206,7 +204,7 @@ def remove_left_partials(target: Path) -> None:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if _lock(handle):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    _remove(path)
                 elif int(number) != os.getpid():
                     raise _busy(target, number)
             finally:
