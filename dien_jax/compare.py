@@ -31,8 +31,8 @@ class Arguments:
 
 def compare(arguments: Arguments) -> None:
     """Print the sections of the comparison, each as soon as it is computed."""
-    options = vars(arguments).copy()
-    for number, section in enumerate(compare_runs(options.pop("runs"), **options)):
+    sections = compare_runs(arguments.runs, arguments.split, arguments.data)
+    for number, section in enumerate(sections):
         print_result(f"\n{section}" if number else section)
 
 

@@ -50,13 +50,10 @@ class Inputs(NamedTuple):
     labels: np.ndarray  # int8 [R], 1 for a click
 
 
-Predict = Callable[[Inputs], np.ndarray]  # to click probabilities, float32 [R]
-
-
 class Baseline(NamedTuple):
     """A fitted model, and its chosen settings."""
 
-    predict: Predict
+    predict: Callable[[Inputs], np.ndarray]  # click probabilities, float32 [R]
     settings: dict[str, Any]
 
 

@@ -251,22 +251,17 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(
-    name: str,
-    share: Callable[[], float | None] | None = None,
-    every: float = SECONDS_BETWEEN_LINES,
-) -> Iterator[Stage]:
+def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterator[Stage]:
     """Show the progress of a block and, when it ends, its duration.
 
     ``share`` is called from another thread for the completed share, None while it is unknown.
-    Without a terminal, ``every`` is the time between lines in seconds.
     """
     current = Stage(name)
     done = threading.Event()
     line = ProgressLine(every=0.0)
 
     def watch() -> None:
-        while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else every):
+        while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
             current.share = share() if share else current.share
             passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import lzma
-import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -128,8 +127,7 @@ def delimiter_of(file: Path) -> str:
 
 def refuse_pipe(file: Path) -> None:
     """Refuse a pipe or a socket, whose first bytes can be read only once."""
-    mode = file.stat().st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+    if file.is_fifo() or file.is_socket():
         problem = "is a pipe, and this file is read more than once"
         raise UserError(f"{file} {problem}; write it to a file first")
 

@@ -62,8 +62,9 @@ def test_elsewhere_lines_come_every_few_seconds(capfd, clock):
     assert capfd.readouterr() == ("", "step 0\nstep 5\nstep 10\n")
 
 
-def test_stage_says_what_it_does_and_did(capfd):
-    with stage("reading", every=0.05) as current:
+def test_stage_says_what_it_does_and_did(capfd, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.05)
+    with stage("reading") as current:
         current.note = "half of it"
         time.sleep(0.2)
     first, *_, last = capfd.readouterr().err.splitlines()
