@@ -102,6 +102,8 @@ def reproduce_table(
     if unknown := [row for row in rows if row not in settings]:
         rest = f"{suggestion(unknown[0], settings)} (rows: {', '.join(map(repr, settings))})"
         raise UserError(f"--rows {unknown[0]!r} is not a row of the table {table!r}{rest}")
+    if len({*rows}) < len(rows):
+        raise UserError(f"--rows must name each row once, got {', '.join(map(repr, rows))}")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
     if not data:

@@ -158,6 +158,7 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--data",): "--data must name one dataset folder or more",
         ("--seeds=0",): "--seeds must be 1 to",
         ("--rows", ""): "--rows '' is not a row",
+        ("--rows", "din", "dien", "din"): "--rows must name each row once, got 'din', 'dien'",
         ("--data", "data", "data"): "--data folders must have different",
     },
     "serve": {
