@@ -24,9 +24,10 @@ PORT_LINE = "http://"
 
 
 def run(*command: str) -> None:
-    """Run a command of dien_jax; raise if it fails."""
+    """Run a command of dien_jax; end with its exit status if it fails, as it has said why."""
     print("$ python -m", *command, flush=True)
-    subprocess.run([sys.executable, "-m", *command], check=True)
+    if status := subprocess.run([sys.executable, "-m", *command]).returncode:
+        sys.exit(status)
 
 
 def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
@@ -119,4 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"error: {error}")

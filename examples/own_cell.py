@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
         synthetic.prepare(synthetic.SyntheticOptions(out=data, users=options.users))
     base = dien_jax.preset("dien")
     base = dataclasses.replace(base, train=dataclasses.replace(base.train, epochs=options.epochs))
-    areas: dict[str, list[float]] = {}
-    for name in ("augru", "attentional_decay"):
+    areas: dict[str, list[float]] = {"augru": [], "attentional_decay": []}
+    for name, of_model in areas.items():
         model = dataclasses.replace(base.model, evolution=name)
         config = dataclasses.replace(base, model=model)
         for seed in range(options.seeds):
             result = dien_jax.fit(config, data=data, run_dir=work / f"{name}-{seed}", seed=seed)
-            areas.setdefault(name, []).append(result.test["auc"])
+            of_model.append(result.test["auc"])
     for name, values in areas.items():
         print(f"{name:18} test AUC {' '.join(f'{value:.4f}' for value in values)}")
     difference = paired_seeds(areas["attentional_decay"], areas["augru"])

@@ -56,5 +56,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, dien_jax.UserError) as error:
+    except (OSError, ValueError) as error:  # such as a UserError, or pandas' errors
         sys.exit(f"error: {error}")

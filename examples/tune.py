@@ -62,6 +62,8 @@ def main() -> None:
         load_if_exists=True,
     )
     study.optimize(validation_auc, n_trials=arguments.trials, catch=NotFiniteError)
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        raise UserError(f"{arguments.out}/study.db: no trial is complete; try more (--trials)")
     file = arguments.out / "best.json"
     write_preset_file(file, name, with_settings(base, study.best_params))
     print(f"validation AUC {study.best_value:.4f}: {study.best_params}")

@@ -44,10 +44,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return output.getvalue()
 
-    def command(line: list[str], *, check: bool) -> None:
+    def command(line: list[str]) -> subprocess.CompletedProcess:
         python, is_module, module, *arguments = line
-        assert (python, is_module, check) == (sys.executable, "-m", True)
-        assert importlib.import_module(module).main(arguments) == 0
+        assert (python, is_module) == (sys.executable, "-m")
+        return subprocess.CompletedProcess(line, importlib.import_module(module).main(arguments))
 
     monkeypatch.setattr(subprocess, "run", command)
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -111,6 +111,28 @@ def test_a_path_that_does_not_exist_is_one_line(run, line, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: .*nowhere"):
         run(*line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("rank_own_log.py empty.csv --out out", "No columns to parse from file"),
+        ("tune.py {data} --out out --trials 0", "out/study.db: no trial is complete"),
+    ],
+)
+def test_a_log_or_a_search_without_content_is_one_line(
+    run, line, problem, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.csv").touch()
+    with pytest.raises(SystemExit, match=f"^error: {problem}"):
+        run(*line.format(data=data).split())
+
+
+def test_a_daily_job_ends_as_a_command_that_fails(run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ending:
+        run("daily_job.py", "--out", str(tmp_path), "--preset", "nothing")
+    assert ending.value.code == 2
 
 
 def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(run, tmp_path: Path) -> None:
