@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.errors import UserError, described
-from dien_jax.utils.files import atomic_file
+from dien_jax.utils.files import write_text
 from dien_jax.utils.machine import keep_freed_memory
 
 Rows = Sequence[dict[str, Any]]
@@ -67,10 +67,14 @@ def report(options: argparse.Namespace, rows: Rows, columns: Sequence[str]) -> N
 
 def print_rows(rows: Rows, columns: Sequence[str]) -> None:
     """Print a Markdown table of the given columns."""
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    print("\n".join(markdown_table(columns, cells)))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    first, *others = (f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows))
+    return [first, "|---" * len(header) + "|", *others]
 
 
 def _cell(value: Any) -> str:
@@ -87,5 +91,4 @@ def first_line(error: Exception) -> str:
 def write_rows(path: Path, rows: Rows) -> None:
     """Write the rows atomically as a JSON list."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write(json.dumps(list(rows), indent=1) + "\n")
+    write_text(path, json.dumps(list(rows), indent=1) + "\n")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.common.report import markdown_table
 from benchmarks.on_device.plan import Part, described
 
 Endings = Mapping[str, dict[str, Any]]
@@ -68,15 +69,14 @@ def summary(out: Path, about: dict[str, Any], parts: Sequence[Part], endings: En
     lines = [f"# {about['kind']}", "", versions]
     lines += [f"Driver and clocks: {about['nvidia_smi']}"] if about["nvidia_smi"] else []
     kernels = [part.name.removeprefix("suite-") for part in parts if part.name.startswith("suite-")]
-    lines += ["", "## Kernels", "", "| kernel | compared with the oracle |", "|---|---|"]
     verdicts = {kernel: suite_verdict(out, kernel, endings) for kernel in kernels}
-    for kernel, verdict in verdicts.items():
-        lines.append(f"| `{kernel}` | {verdict.text if verdict else 'not run'} |")
+    texts = [(f"`{name}`", one.text if one else "not run") for name, one in verdicts.items()]
+    lines += ["", "## Kernels", "", *markdown_table(("kernel", "compared with the oracle"), texts)]
     lines += _recurrences(out, verdicts)
     lines += _steps(out)
     lines += _blocks(out)
-    lines += ["", "## Parts", "", "| part | ended |", "|---|---|"]
-    lines += [f"| {part.name} | {described(endings.get(part.name))} |" for part in parts]
+    ends = [(part.name, described(endings.get(part.name))) for part in parts]
+    lines += ["", "## Parts", "", *markdown_table(("part", "ended"), ends)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,13 +90,12 @@ def _recurrences(out: Path, verdicts: Mapping[str, Verdict | None]) -> list[str]
         times = groups.setdefault(key, {})
         times.setdefault(row["implementation"], []).append(row["median_ms"])
     names = list(dict.fromkeys(row["implementation"] for row in rows))
-    lines = ["", "## Recurrences, ms", "", f"| case | {' | '.join(names)} |"]
-    lines.append("|---" * (len(names) + 1) + "|")
+    cells = []
     for key, times in groups.items():
-        cells = [f"{statistics.median(times[name]):.3g}" if name in times else "" for name in names]
-        lines.append(f"| {', '.join(key)} | {' | '.join(cells)} |")
-    lines += ["", _auto(groups, verdicts)]
-    return lines
+        found = [f"{statistics.median(times[name]):.3g}" if name in times else "" for name in names]
+        cells.append([", ".join(key), *found])
+    table = markdown_table(["case", *names], cells)
+    return ["", "## Recurrences, ms", "", *table, "", _auto(groups, verdicts)]
 
 
 def _auto(
@@ -122,21 +121,15 @@ def _steps(out: Path) -> list[str]:
     rows = _rows(out, "step-*")
     if not rows:
         return []
-    lines = [
-        "", "## Train step, histories of 100", "",
-        "| batch | program | compute | ms | examples/s | device MB |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    cells = []
     for row in rows:
         batch = int(row["case"].split()[1])
         ours = row["system"].startswith("dien_jax")
         memory = f"{row['device_peak_mb']:,.0f}" if ours and row["device_peak_mb"] else ""
-        cells = (
-            batch, row["system"], row["compute"], f"{row['median_ms']:.3g}",
-            f"{row['samples_per_second']:,.0f}", memory,
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return lines
+        speed = f"{row['median_ms']:.3g}", f"{row['samples_per_second']:,.0f}"
+        cells.append((batch, row["system"], row["compute"], *speed, memory))
+    header = ("batch", "program", "compute", "ms", "examples/s", "device MB")
+    return ["", "## Train step, histories of 100", "", *markdown_table(header, cells)]
 
 
 def _blocks(out: Path) -> list[str]:
