@@ -98,10 +98,10 @@ def candidates(case: Case) -> tuple[Callable, Arrays, Arrays]:
 NETWORKS = {"attention": attention, "auxiliary loss": auxiliary, "candidates": candidates}
 
 
-def computation(name: str, run: Callable, count: int, *, gradients: bool) -> Callable:
-    """Return a jitted function: values, or values and gradients of the first ``count`` operands."""
+def computation(name: str, run: Callable, count: int) -> Callable:
+    """Return a jitted function: values, and gradients of the first ``count`` operands, if any."""
     value = functools.partial(run, name)
-    if not gradients:
+    if not count:
         return jax.jit(value)
 
     def total(*operands: Any) -> jax.Array:
@@ -114,14 +114,10 @@ def computation(name: str, run: Callable, count: int, *, gradients: bool) -> Cal
 def contenders(network: str, case: Case, names: Sequence[str], mode: str) -> dict[str, Contender]:
     """Return a contender for each implementation, by name."""
     run, differentiable, others = NETWORKS[network](case)
-    operands, gradients = (*differentiable, *others), mode != "forward"
-
-    def contender(name: str) -> Contender:
-        function = computation(name, run, len(differentiable), gradients=gradients)
-        call = functools.partial(function, *operands)
-        return Contender(call, call)
-
-    return {name: contender(name) for name in names}
+    count = 0 if mode == "forward" else len(differentiable)
+    runs = {name: computation(name, run, count) for name in names}
+    operands = (*differentiable, *others)
+    return {name: Contender(functools.partial(run, *operands)) for name, run in runs.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -142,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             modes = {"attention": ["forward", "forward + backward"], "candidates": ["forward"]}
             for mode in modes.get(network, ["forward + backward"]):
                 measured = contenders(network, CASES[case], names, mode)
-                expected = measured["reference"].result()
+                expected = measured["reference"].call()
                 shared = {"benchmark": "networks", "case": case, "network": network, "mode": mode}
                 more, raised = measure(measured, expected, repeats=options.repeats, **shared)
                 rows += more

@@ -93,12 +93,9 @@ def contenders(
     cell: str, arguments: tuple, names: Sequence[str], *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
     """Return a contender for each implementation in JAX, by name."""
-    runs = {
-        name: computation(cell, name, gradients=gradients, form=form, precision=precision)
-        for name in names
-    }
-    calls = {name: functools.partial(run, *arguments) for name, run in runs.items()}
-    return {name: Contender(call, call) for name, call in calls.items()}
+    settings: Any = {"gradients": gradients, "form": form, "precision": precision}
+    runs = {name: computation(cell, name, **settings) for name in names}
+    return {name: Contender(functools.partial(run, *arguments)) for name, run in runs.items()}
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:

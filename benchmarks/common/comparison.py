@@ -15,12 +15,12 @@ class Contender(NamedTuple):
 
     Attributes:
       call: the timed function; it computes its result before it returns, or returns JAX arrays.
-      result: returns the arrays in the oracle's order and shapes.
+      result: returns the arrays in the oracle's order and shapes; by default ``call`` does.
       versions: versions of packages that other rows do not name.
     """
 
     call: Callable[[], Any]
-    result: Callable[[], Any]
+    result: Callable[[], Any] | None = None
     versions: Mapping[str, str] = {}
 
 
@@ -42,7 +42,7 @@ def measure(
     errors, raised = {}, {}
     for name, contender in contenders.items():
         try:
-            errors[name] = deviation(contender.result(), expected)
+            errors[name] = deviation((contender.result or contender.call)(), expected)
         except Exception as error:  # compilers raise anything; the others are still measured
             raised[name] = error
     calls = {name: contenders[name].call for name in errors}

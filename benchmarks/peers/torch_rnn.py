@@ -149,8 +149,7 @@ def _gru(
 
     # Packing zeroes the states of dead steps itself.
     live = _mask(lengths, steps)[..., None] if is_ragged and not packed else None
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    inputs = [x, *(getattr(module, name) for name in names)]
+    inputs = [x, *(getattr(module, name) for name in loaded)]
     return _contender(states, inputs, live, gradients, as_jax)
 
 
