@@ -91,18 +91,17 @@ def real_lengths(
     config: Config,
     dataset: Dataset,
     *,
-    padded: bool,
-    batches: int | None,
+    padded_steps: int | None,
     recurrences: Sequence[Implementation],
     peers: Peers,
 ) -> list[dict]:
-    """Measure the steps of one epoch on a dataset folder."""
-    if padded:
+    """Measure the steps of one epoch on a dataset folder, or ``padded_steps`` of full length."""
+    if padded_steps is not None:
         config = with_settings(config, {"train.buckets": []})
     loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
     tables = training_tables(dataset, config)
     steps = loader.steps_per_epoch
-    count = min(batches or steps, steps)
+    count = min(padded_steps or steps, steps)
     prepared = [loader.batch(0, number) for number in range(count)]
 
     def epoch_of(calls: Iterable[Callable[[], object]]) -> object:
@@ -124,7 +123,7 @@ def real_lengths(
     epoch_times = interleaved_milliseconds(epochs, repeats=EPOCHS, warm_up=0)
     times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}
     samples = sum(int(batch.weight.sum()) for batch in prepared)
-    policy = "padded" if padded else f"buckets {loader.padded_lengths}"
+    policy = "padded" if padded_steps else f"buckets {loader.padded_lengths}"
     shared = {"case": dataset.path.name, "policy": policy, "compute": config.model.compute}
     return _rows(times, samples / count, peers, **shared)
 
@@ -162,9 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = full_length(config, repeats=options.repeats, **contenders)
     for dataset in datasets:
         print(f"{rows[-1]['case']} is done, now {dataset.path.name}", file=sys.stderr, flush=True)
-        rows += real_lengths(config, dataset, padded=False, batches=None, **contenders)
-        most = options.padded_steps
-        rows += real_lengths(config, dataset, padded=True, batches=most, **contenders)
+        for most in (None, options.padded_steps):
+            rows += real_lengths(config, dataset, padded_steps=most, **contenders)
     report(options, rows, COLUMNS)
 
 
