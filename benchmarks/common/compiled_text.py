@@ -6,8 +6,6 @@ all-to-all, and twice as much for an all-reduce.
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -49,11 +47,6 @@ def collectives(text: str, devices: int) -> list[Collective]:
             named = tuple(f"{dtype}[{sizes}]" for dtype, sizes in shapes)
             found.append(Collective(kind, named, size * share, name in in_loops))
     return found
-
-
-def kinds(found: Iterable[Collective]) -> dict[str, int]:
-    """Count collectives by kind."""
-    return dict(Counter(one.kind for one in found))
 
 
 def shapes(text: str) -> set[tuple[int, ...]]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.compiled_text import Collective, collectives, kinds, shapes
+from benchmarks.common.compiled_text import Collective, collectives, shapes
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables, example_batch
@@ -71,7 +71,7 @@ def compiled(rows: int, *, predicts: bool = False) -> Program:
 def test_a_step_sends_and_holds_what_its_batch_needs_whatever_the_rows() -> None:
     small, large = compiled(SMALL), compiled(LARGE)
     assert sorted(small.sent) == sorted(large.sent)
-    assert set(kinds(large.sent)) == {"all-to-all", "all-reduce"}
+    assert {one.kind for one in large.sent} == {"all-to-all", "all-reduce"}
     assert large.memory.temp_size_in_bytes < 1.1 * small.memory.temp_size_in_bytes
     assert large.memory.alias_size_in_bytes > 0.8 * large.memory.output_size_in_bytes
 
@@ -92,7 +92,7 @@ def test_no_array_has_all_rows_or_all_histories() -> None:
 
 def test_scoring_fetches_rows_and_sums_nothing() -> None:
     program = compiled(LARGE, predicts=True)
-    assert {"all-to-all"} <= set(kinds(program.sent)) <= {"all-to-all", "all-reduce"}
+    assert {"all-to-all"} <= {one.kind for one in program.sent} <= {"all-to-all", "all-reduce"}
     reduced = [one for one in program.sent if one.kind == "all-reduce"]
     assert all(one.sent < 256 for one in reduced)  # the places of rounds
     assert not [shape for shape in shapes(program.text) if any(rows in shape for rows in WHOLE)]
