@@ -237,4 +237,4 @@ def _scores(
 
 def folder_of(row: str) -> str:
     """Return the folder name of a row."""
-    return row.translate({ord(" "): "-"} | dict.fromkeys(map(ord, ",()")))
+    return row.translate(str.maketrans(" ", "-", ",()"))

@@ -180,8 +180,7 @@ def write_results(out: Path) -> None:
             "device": result.get("device"),
         }
         lines.append(line | {name: run.versions.get(name) for name in ("jax", "python")})
-    columns = list(dict.fromkeys(column for line in lines for column in line))
     with writing(out), atomic_file(out / RESULTS_FILE) as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
+        writer = csv.DictWriter(stream, lines[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
