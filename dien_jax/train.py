@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import functools
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 OF_PROCESS = ("--mesh.", "--distributed.", "--loggers", "--compile-cache", "--no-compile-cache",
               "--keep-memory", "--no-keep-memory")  # fmt: skip
 """Prefixes of flags of the process, which are not settings of the run."""
-STOPS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that stop a run; with several processes JAX handles SIGTERM."""
 CLEAR_MARGIN = 0.01
 """Remark on a test AUC that exceeds that of popularity by less than this."""
 
@@ -135,7 +132,7 @@ def run(arguments: Arguments) -> "RunResult":
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data
     from dien_jax.training.run import default_run_dir, fit, resume
-    from dien_jax.utils.processes import agree, count, on_each
+    from dien_jax.utils.processes import agree, on_each
 
     agree({"--resume": "not given" if arguments.resume is None else "given"})
     if arguments.resume is not None:
@@ -151,7 +148,7 @@ def run(arguments: Arguments) -> "RunResult":
         options: Any = {name: getattr(arguments, name) for name in names}
         options["loggers"] = DEFAULT_LOGGERS if arguments.loggers is None else arguments.loggers
         work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)
-    with stop_signals(STOPS if count() == 1 else STOPS[:1]) as stop_signal:
+    with stop_signals() as stop_signal:
         return work(stop_signal=stop_signal)
 
 

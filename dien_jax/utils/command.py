@@ -26,6 +26,7 @@ from dien_jax.utils import console
 from dien_jax.utils.console import say, say_error
 from dien_jax.utils.files import MAPPED, remove_unfinished
 from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, require_usable_jax
+from dien_jax.utils.processes import count
 
 Options = TypeVar("Options")
 SAME_STOP = 0.2  # seconds within which a second signal counts as the first one
@@ -282,14 +283,13 @@ def _cut_files_are_named() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals(
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
-) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the first of these signals, if any; a second one kills.
+def stop_signals() -> Iterator[Callable[[], int | None]]:
+    """Yield a function that returns the first Ctrl-C or SIGTERM, if any; a second one kills.
 
     Signals within ``SAME_STOP`` count as one: GNU timeout, for example, signals a process and then
-    its group.
+    its group. In a run of several processes JAX handles SIGTERM.
     """
+    numbers = [signal.SIGINT, signal.SIGTERM] if count() == 1 else [signal.SIGINT]
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
