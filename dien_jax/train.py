@@ -115,8 +115,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
-    flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
-    of_run = [flag for flag in flags if not flag.startswith(OF_PROCESS)]
+    words = [word.replace("_", "-") for word in argv if word.startswith("--")]
+    of_run = [word for word in words if not word.startswith(OF_PROCESS)]
     if arguments.resume is not None and (named or len(of_run) != 1):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments

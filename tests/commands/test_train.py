@@ -339,6 +339,7 @@ def test_loggers_are_flags_of_the_process():
     assert train.parse(["--loggers", "mlflow", "wandb"]).loggers == ("mlflow", "wandb")
     assert train.parse(["--loggers"]).loggers == ()
     assert train.parse(["--resume", "runs/x", "--loggers", "wandb"]).loggers == ("wandb",)
+    assert not train.parse(["--resume", "runs/x", "--no_keep_memory"]).keep_memory
 
 
 @pytest.mark.parametrize(
