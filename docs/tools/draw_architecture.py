@@ -147,9 +147,8 @@ def draw_path() -> str:
     return picture("The data flow", height + 2 * MARGIN, parts)
 
 
-def main(*, check: bool = False) -> int:
-    """Write or check the pictures; return the exit status."""
-    drawn = {DOCS / "architecture.svg": draw_layers(), DOCS / "data-path.svg": draw_path()}
+def write(drawn: dict[Path, str], script: str, *, check: bool) -> int:
+    """Write or check the pictures of a script; return the exit status."""
     if not check:
         for file, content in drawn.items():
             file.write_text(content, encoding="utf-8")
@@ -160,8 +159,14 @@ def main(*, check: bool = False) -> int:
         if not file.exists() or file.read_text(encoding="utf-8") != content
     ]
     for file in stale:
-        print(f"{file.relative_to(ROOT)} is stale: python docs/tools/draw_architecture.py")
+        print(f"{file.relative_to(ROOT)} is stale: python docs/tools/{script}")
     return 1 if stale else 0
+
+
+def main(*, check: bool = False) -> int:
+    """Write or check the pictures; return the exit status."""
+    drawn = {DOCS / "architecture.svg": draw_layers(), DOCS / "data-path.svg": draw_path()}
+    return write(drawn, "draw_architecture.py", check=check)
 
 
 if __name__ == "__main__":

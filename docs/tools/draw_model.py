@@ -8,9 +8,8 @@
 import sys
 
 import tyro
-from draw_architecture import DOCS, INK, LINE, ROOT, arrow, box, picture, text
+from draw_architecture import DOCS, INK, LINE, arrow, box, picture, text, write
 
-FILE = DOCS / "dien.svg"
 STEPS = ("1", "2", "3", "T")
 BOX, HEIGHT = 92.0, 44.0
 COLUMNS = (150.0, 268.0, 386.0, 540.0)
@@ -79,13 +78,7 @@ def draw() -> str:
 
 def main(*, check: bool = False) -> int:
     """Write or check the picture; return the exit status."""
-    drawn = draw()
-    if not check:
-        FILE.write_text(drawn, encoding="utf-8")
-    elif not FILE.exists() or FILE.read_text(encoding="utf-8") != drawn:
-        print(f"{FILE.relative_to(ROOT)} is stale: python docs/tools/draw_model.py")
-        return 1
-    return 0
+    return write({DOCS / "dien.svg": draw()}, "draw_model.py", check=check)
 
 
 if __name__ == "__main__":
