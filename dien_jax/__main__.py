@@ -47,13 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overview(known: dict[str, str]) -> str:
     """Return the usage, with all commands and their summaries."""
     width = max(map(len, known))
-    return "\n".join(
-        [
-            "usage: dien-jax COMMAND ...\n\ncommands (each has --help):",
-            *(listed(command, width, summary) for command, summary in known.items()),
-            "\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train",
-        ]
-    )
+    start = "usage: dien-jax COMMAND ...\n\ncommands (each has --help):"
+    lines = [listed(command, width, summary) for command, summary in known.items()]
+    end = "\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train"
+    return "\n".join([start, *lines, end])
 
 
 if __name__ == "__main__":

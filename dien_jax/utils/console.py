@@ -70,15 +70,14 @@ def print_result(text: str, out: Path | None = None) -> None:
     """Print lines of a result on standard output, unless another process of the run prints.
 
     If standard output is the file ``out`` of the command, they go to standard error as a message.
-    Output that is closed or cannot be written is a ``UserError``, as the result would be lost; a
-    pipe without a reader is a ``BrokenPipeError``.
+    Output that cannot be written is a ``UserError``, as the result would be lost; a pipe without a
+    reader is a ``BrokenPipeError``. :func:`take_closed_streams` has refused a closed output.
     """
     with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file
         if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
             say(text)
             return
     if _other_process is None:
-        _require_output()
         try:
             _print(text, sys.stdout)
         except BrokenPipeError:
@@ -149,10 +148,6 @@ def take_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-    _require_output()
-
-
-def _require_output() -> None:
     if sys.stdout is None:  # Python sets this if the descriptor is closed
         raise UserError("standard output is closed; expected a file, a pipe or a terminal")
 
