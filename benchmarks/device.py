@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.report import write_rows
+from benchmarks.common.report import one_line_errors, write_rows
 from benchmarks.on_device.block_sizes import SIZES
 from benchmarks.on_device.plan import ABOUT, Part, plan, rehearsal
 from benchmarks.on_device.summary import suite_verdict, summary
@@ -142,6 +142,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@one_line_errors()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the remaining parts; write and print the summary."""
     options = _options(arguments)

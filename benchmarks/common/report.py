@@ -90,5 +90,6 @@ def first_line(error: Exception) -> str:
 
 def write_rows(path: Path, rows: Rows) -> None:
     """Write the rows atomically as a JSON list."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(list(rows), indent=1) + "\n")
+    with one_line_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(list(rows), indent=1) + "\n")

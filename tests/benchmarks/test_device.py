@@ -10,6 +10,7 @@ import pytest
 from dien_kernels import api
 
 from benchmarks import device
+from benchmarks.common.report import write_rows
 from benchmarks.on_device import kernel_suite
 from benchmarks.on_device import plan as plans
 from benchmarks.on_device.plan import Part
@@ -136,6 +137,19 @@ if module == "hang":
 print("last line of", module)
 sys.exit(module == "fail")
 """
+
+
+def test_rows_that_cannot_be_written_are_one_line(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "rows.json"):
+        with pytest.raises(SystemExit, match=f"^error: {tmp_path}.*: "):
+            write_rows(path, [])
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}/file: "):
+        device.main(["--out", str(tmp_path / "file")])
 
 
 def test_parts_end_alone_and_only_what_is_left_runs_again(tmp_path, monkeypatch) -> None:
