@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
+LONGEST_SIDE = 2**16 - 1  # pixels; matplotlib before 3.10 draws no more, nor do browsers show it
 SOFTWARE = "dien_jax"  # name of the program that drew a figure, in its file
 
 
@@ -26,10 +27,10 @@ def check_picture(file: Path, **options: Any) -> None:
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
-    """Write a figure as PNG, completely or not at all."""
+    """Write a figure as PNG, completely or not at all; a very long one is scaled down."""
+    dots = min(DOTS_PER_INCH, LONGEST_SIDE / max(figure.get_size_inches()))
     with drawing(), writing(file), atomic_path(file) as path:
-        metadata = {"Software": SOFTWARE}
-        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(path, format="png", dpi=dots, metadata={"Software": SOFTWARE})
 
 
 def new_figure(

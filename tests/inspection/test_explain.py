@@ -1,5 +1,6 @@
 """The command line of explain: texts, figures and errors."""
 
+import struct
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.inspection.example_view import draw_example, example_lines, ranking_lines
 from dien_jax.inspection.examples import Inspector
 from dien_jax.runs.trained import load_run
-from dien_jax.utils.plots import padded, save_picture, shortened
+from dien_jax.utils.plots import new_figure, padded, save_picture, shortened
 
 pytestmark = pytest.mark.long
 
@@ -160,3 +161,11 @@ def test_pictures_of_any_length_and_script_are_drawn(length, tmp_path):
     figure = draw_example(long_example(length, "漢$字_"), "category")
     save_picture(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_a_picture_of_thousands_of_behaviours_is_scaled_to_what_is_drawn_and_shown(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure, _ = new_figure(1.0, 700.0, columns=1)
+    save_picture(figure, tmp_path / "a.png")
+    width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
+    assert (width, height) == (93, 65535)
