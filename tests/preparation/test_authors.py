@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.authors_files import CATEGORIES, ITEMS, TEST, TRAIN, USERS, known, rows, run
-from support.source_samples import AUTHORS
+from support.source_samples import AUTHORS, AUTHORS_TEST, AUTHORS_TRAIN, VOCABULARIES
+from support.tiny_logs import opened
 
+from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
 from dien_jax.utils.text_files import GZIP_MAGIC
 
 pytestmark = pytest.mark.fast
+
+USERS, ITEMS, CATEGORIES = VOCABULARIES.values()
 
 
 @pytest.fixture
@@ -25,14 +28,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files"
 
 
+def run(folder: Path, out: str = "out", **options: Any) -> tuple[Dataset, list[str]]:
+    return opened(prepare, AuthorsOptions(folder, folder.parent / out, **options))
+
+
+def rows(data: Dataset, split: str) -> list[tuple[Any, ...]]:
+    """Examples with raw values: label, group, user, item, history."""
+    groups, items, users = data.groups(), data.vocabulary("item"), data.vocabulary("user")
+    found, starts = data.splits[split], data.event_offsets
+    places = zip(starts[found.sequence], found.history_end, strict=True)
+    histories = [[items[event] for event in data.event_item[slice(*place)]] for place in places]
+    named = ((groups, found.group), (users, found.user), (items, found.item))
+    columns = [[names[row] for row in column] for names, column in named]
+    return list(zip(found.label.tolist(), *columns, histories, strict=True))
+
+
+def known(item: str) -> str:
+    return item if item in ITEMS else "default_mid"
+
+
 def test_rows_and_items_are_those_of_the_files_and_a_user_has_one_history(folder: Path) -> None:
     data, report = run(folder, valid_share=0.0)
     assert rows(data, "train") == [
         (label, user, user, known(item), [known(event) for event in history])
-        for label, user, item, history in TRAIN
+        for label, user, item, history in AUTHORS_TRAIN
     ]
     assert rows(data, "valid") == []
-    assert rows(data, "test") == [(label, "Eve", "", item, past) for label, _, item, past in TEST]
+    assert rows(data, "test") == [
+        (label, "Eve", "", item, past) for label, _, item, past in AUTHORS_TEST
+    ]
     assert report[0] == (
         "8 examples of 4 users for train, 0 examples of 0 users for valid, "
         "2 examples of 1 users for test; 8 events in 5 histories"
@@ -177,8 +201,8 @@ def test_every_event_of_a_training_history_can_be_an_example(folder: Path) -> No
     given, _ = run(folder, valid_share=0.0)
     more, _ = run(folder, valid_share=0.0, every_event=True, out="more")
     train = rows(more, "train")
-    assert train[: len(TRAIN)] == rows(given, "train")
-    added = train[len(TRAIN) :]
+    assert train[: len(AUTHORS_TRAIN)] == rows(given, "train")
+    added = train[len(AUTHORS_TRAIN) :]
     positives = [row[1:] for row in added if row[0]]
     assert positives == [
         ("Ann", "Ann", "saw", ["pear"]),

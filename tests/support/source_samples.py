@@ -18,7 +18,6 @@ from dien_jax.preparation.sources import (
     movielens,
     taobao,
 )
-from support import authors_files
 from support.tiny_logs import LOG, opened
 
 FIRST = taobao.FIRST_SECOND
@@ -249,18 +248,42 @@ IMPRESSIONS = Sample(
     },
 )
 
+VOCABULARIES = {
+    "uid": {"Ann": 0, "Bob": 1, "Cid": 2, "Dan": 3},
+    "mid": {"default_mid": 0, "pear": 1, "fig": 2, "saw": 3},
+    "cat": {"default_cat": 0, "fruit": 1, "tool": 2},
+}
+AUTHORS_TRAIN = [
+    (1, "Ann", "fig", ["pear", "saw"]),
+    (0, "Ann", "saw", ["pear", "saw"]),
+    (1, "Bob", "pear", ["saw"]),
+    (0, "Bob", "kiwi", ["saw"]),
+    (1, "Cid", "saw", ["kiwi", "fig", "fig"]),
+    (0, "Cid", "fig", ["kiwi", "fig", "fig"]),
+    (1, "Dan", "pear", []),
+    (0, "Dan", "fig", []),
+]
+AUTHORS_TEST = [(1, "Eve", "saw", ["pear", "fig"]), (0, "Eve", "pear", ["pear", "fig"])]
+"""Examples: label, user, item and history."""
+
+
+def authors_line(label: int, user: str, item: str, history: list[str]) -> str:
+    category = {"pear": "fruit", "fig": "fruit", "saw": "tool", "kiwi": "nuts"}
+    kinds = [category[event] for event in history]
+    fields = [str(label), user, item, category[item], "\x02".join(history), "\x02".join(kinds)]
+    return "\t".join(fields) + "\n"
+
+
 AUTHORS = Sample(
     lambda folder, **changes: authors.AuthorsOptions(
         folder=folder, **{"valid_share": 0.0} | changes
     ),
     authors.prepare,
     {
-        "local_train_splitByUser": "".join(authors_files.line(*row) for row in authors_files.TRAIN),
-        "local_test_splitByUser": "".join(authors_files.line(*row) for row in authors_files.TEST),
+        "local_train_splitByUser": "".join(authors_line(*row) for row in AUTHORS_TRAIN),
+        "local_test_splitByUser": "".join(authors_line(*row) for row in AUTHORS_TEST),
         "item-info": "pear\ttool\nfig\tfruit\nplum\tfruit\nsaw\ttool\npear\tfruit\n",
-        "uid_voc.pkl": pickle.dumps(authors_files.USERS, protocol=2),
-        "mid_voc.pkl": pickle.dumps(authors_files.ITEMS, protocol=2),
-        "cat_voc.pkl": pickle.dumps(authors_files.CATEGORIES, protocol=2),
+        **{f"{name}_voc.pkl": pickle.dumps(v, protocol=2) for name, v in VOCABULARIES.items()},
     },
     {
         "local_train_splitByUser": [
