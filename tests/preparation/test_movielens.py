@@ -1,18 +1,15 @@
 """MovieLens archives in the form of each release: ratings, genres, users, and by name."""
 
 import hashlib
-import zipfile
-from pathlib import Path
 
 import pytest
-from support.source_samples import FILES_1M, RATINGS
-from support.tiny_logs import events_of, opened, values_of
+from support.source_samples import MOVIELENS, RATINGS
+from support.tiny_logs import events_of, values_of
 from support.web import web_server
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import movielens
-from dien_jax.preparation.sources.movielens import MovielensOptions, prepare
 from dien_jax.prepare import main
 
 pytestmark = pytest.mark.long
@@ -26,24 +23,11 @@ FILES_CSV = {
     '3,"Quote ""this"" (1995)",IMAX\n',
     "tags.csv": "not read",
 }
-
-
-def archive(tmp_path: Path, name: str, files: dict[str, str]) -> Path:
-    file, encoding = tmp_path / f"ml-{name}.zip", "latin-1" if name == "1m" else "utf-8"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-        for member, text in files.items():
-            packed.writestr(f"ml-{name}/{member}", text.encode(encoding))
-    return file
-
-
-def make(tmp_path: Path, name: str, files: dict[str, str], **changes) -> tuple[Dataset, list[str]]:
-    file = archive(tmp_path, name, files)
-    options = MovielensOptions(out=tmp_path / "data", name=name, source=file, **changes)
-    return opened(prepare, options)
+LATER = MOVIELENS._replace(files=FILES_CSV, archive="ml-32m.zip")
 
 
 def test_1m_has_double_colons_latin_1_and_users(tmp_path):
-    dataset, _ = make(tmp_path, "1m", FILES_1M)
+    dataset, _ = MOVIELENS.make(tmp_path)
     found = values_of(dataset, "items", "genres")
     assert (found["2"], found["3"], found["4"]) == (["Drama"], ["Film-Noir"], ["Action"])
     assert found["5"] == [], "not among the movies"
@@ -53,36 +37,36 @@ def test_1m_has_double_colons_latin_1_and_users(tmp_path):
     assert dataset.meta["split"]["policy"] == "last-event"
     source = dataset.meta["source"]
     assert (source["name"], source["set"], source["min_rating"]) == ("movielens", "1m", None)
-    digest = hashlib.sha256((tmp_path / "ml-1m.zip").read_bytes()).hexdigest()
+    digest = hashlib.sha256((tmp_path / "log" / "ml-1m.zip").read_bytes()).hexdigest()
     assert source["files"] == {"ml-1m.zip": digest}
 
 
 def test_later_sets_are_csv_with_quoted_titles_and_no_users(tmp_path):
-    dataset, _ = make(tmp_path, "32m", FILES_CSV, split="by-time", valid_share=0.0, test_share=0.2)
+    dataset, _ = LATER.make(tmp_path, name="32m", split="by-time", test_share=0.2, valid_share=0.0)
     found = values_of(dataset, "items", "genres")
     assert (found["1"], found["2"], found["3"]) == (["Comedy", "Drama", "Romance"], [], ["IMAX"])
     assert [feature.name for feature in dataset.schema.user] == ["user"]
 
 
 def test_min_rating_keeps_ratings_from_there_on(tmp_path):
-    dataset, summary = make(tmp_path, "1m", FILES_1M, min_rating=3.0, split="by-user")
+    dataset, summary = MOVIELENS.make(tmp_path, min_rating=3.0, split="by-user")
     assert [len(items) for items in events_of(dataset).values()] == [3, 3, 3]
     assert "6 of 15 ratings are below --min-rating 3 and were left out" in summary
     assert dataset.meta["source"]["min_rating"] == 3
 
 
 def test_the_archive_of_another_set_is_told(tmp_path):
-    file = archive(tmp_path, "20m", FILES_CSV)
-    with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-20m/r"):
-        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
+    options = {"name": "1m", "source": tmp_path / "log" / LATER.archive}
+    with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-32m/r"):
+        LATER.make(tmp_path, **options)
     assert not (tmp_path / "data").exists()
 
 
 def test_another_header_is_told(tmp_path):
-    changed = {**FILES_CSV, "ratings.csv": "user,movie\n1,2\n"}
+    changed = LATER._replace(files={**FILES_CSV, "ratings.csv": "user,movie\n1,2\n"})
     expected = r"ratings\.csv:1: expected 'userId,movieId,rating,timestamp'"
     with pytest.raises(UserError, match=expected):
-        make(tmp_path, "20m", changed)
+        changed.make(tmp_path, name="32m")
 
 
 @pytest.fixture
@@ -95,7 +79,8 @@ def web(tmp_path, monkeypatch):
 
 
 def test_a_set_is_downloaded_by_name_unless_its_folder_exists(tmp_path, web, capsys):
-    web.content = archive(tmp_path, "1m", FILES_1M).read_bytes()
+    MOVIELENS.write(tmp_path / "log")
+    web.content = (tmp_path / "log" / MOVIELENS.archive).read_bytes()
     command = ["movielens", "--name", "1m", "--out", str(tmp_path / "data")]
     assert main(command) == 0
     assert web.paths == ["/ml-1m.zip"]

@@ -33,7 +33,7 @@ class Sample(NamedTuple):
       prepare: the source.
       files: contents by name.
       bad: malformed lines.
-      archive: name of the zip archive that holds the files, if one does.
+      archive: name of the zip archive that holds the files in a folder of its name, if one does.
     """
 
     options: Callable[..., Any]
@@ -49,9 +49,10 @@ class Sample(NamedTuple):
         for name, lines in added.items():
             contents[name] = "\n".join([str(contents[name]).rstrip("\n"), *lines, ""])
         if self.archive:
-            with zipfile.ZipFile(folder / self.archive, "w", zipfile.ZIP_DEFLATED) as packed:
+            file = folder / self.archive
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
                 for name, content in contents.items():
-                    packed.writestr(f"ml-1m/{name}", str(content).encode("latin-1"))
+                    packed.writestr(f"{file.stem}/{name}", str(content).encode("latin-1"))
             return
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode()
@@ -66,7 +67,8 @@ class Sample(NamedTuple):
 
     def shown(self, folder: Path, name: str) -> str:
         """Return a file as messages name it."""
-        return f"{folder / self.archive / 'ml-1m' / name if self.archive else folder / name}"
+        inside = (self.archive, Path(self.archive).stem) if self.archive else ()
+        return str(folder.joinpath(*inside, name))
 
 
 def review(user: object, item: object, time: object) -> str:
@@ -173,18 +175,17 @@ RATINGS = [
     for time in range(5)
 ]
 """User, movie, rating and time; user 1 rates movies 2, 3, 4, 5, 1 with 1, 2, 3, 4, 5."""
-FILES_1M = {
-    "ratings.dat": "".join(f"{u}::{m}::{r}::{t}\n" for u, m, r, t in RATINGS),
-    "movies.dat": "1::Toy::Story (1995)::Action|Comedy\n2::É (1996)::Drama\n3::C::Film-Noir\n"
-    "4::D::Action\n",
-    "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n3::M::18::20::55117\n",
-}
 MOVIELENS = Sample(
-    lambda folder, **changes: movielens.MovielensOptions(
-        name="1m", source=folder / "ml-1m.zip", **changes
+    lambda folder, name="1m", **changes: movielens.MovielensOptions(
+        **{"name": name, "source": folder / f"ml-{name}.zip"} | changes
     ),
     movielens.prepare,
-    dict(FILES_1M),
+    {
+        "ratings.dat": "".join(f"{u}::{m}::{r}::{t}\n" for u, m, r, t in RATINGS),
+        "movies.dat": "1::Toy::Story (1995)::Action|Comedy\n2::É (1996)::Drama\n3::C::Film-Noir\n"
+        "4::D::Action\n",
+        "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n3::M::18::20::55117\n",
+    },
     {
         "ratings.dat": [
             ("1::2::3", "expected 4 values, found 3"),
