@@ -62,36 +62,33 @@ def test_ids_that_look_like_missing_ones_are_named(tmp_path):
         assert f"log.csv{place}{found}; if the id is missing, leave" in warning
 
 
+def in_two_members(text: str) -> bytes:
+    half = text.index("cat,")
+    return gzip.compress(text[:half].encode()) + gzip.compress(text[half:].encode())
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("name", "change"),
     [
-        lambda text: text.replace("\n", "\r\n"),
-        lambda text: text.replace("\n", "\r\n", 5),
-        lambda text: "\ufeff" + text,
-        lambda text: text.replace("\n", "\n\n"),
-        lambda text: text.replace(",", "\t"),
-        lambda text: text.removesuffix("\n"),
-        lambda text: text.replace("ann,", '"ann",'),
+        ("crlf.csv", lambda text: text.replace("\n", "\r\n")),
+        ("mixed.csv", lambda text: text.replace("\n", "\r\n", 5)),
+        ("byte order mark.csv", lambda text: "\ufeff" + text),
+        ("blank lines.csv", lambda text: text.replace("\n", "\n\n")),
+        ("tabs.TSV", lambda text: text.replace(",", "\t")),
+        ("no last newline.csv", lambda text: text.removesuffix("\n")),
+        ("quotes.csv", lambda text: text.replace("ann,", '"ann",')),
+        ("gzip.csv.gz", in_two_members),
+        ("gzip by its bytes", in_two_members),
     ],
-    ids=["crlf", "mixed", "byte order mark", "blank lines", "tabs", "no last newline", "quotes"],
 )
-def test_text_comes_in_several_shapes(tmp_path, change, expected):
-    content = change(LOG)
-    file = write(tmp_path, content, "log.TSV" if "\t" in content else "log.csv")
-    assert events_of(make(file)[0]) == expected
+def test_a_log_comes_in_several_shapes(tmp_path, name, change, expected):
+    assert events_of(make(write(tmp_path, change(LOG), name))[0]) == expected
 
 
 def test_recbole_files_are_tab_separated_and_keep_the_names_of_their_columns(tmp_path, expected):
     content = LOG.replace(",", "\t").replace("user", "user_id:token", 1)
     file = write(tmp_path, content, "log.inter")
     assert events_of(make(file, user="user_id:token")[0]) == expected
-
-
-@pytest.mark.parametrize("name", ["log.csv.gz", "log"])
-def test_gzip_is_told_by_its_bytes_and_read_to_the_last_member(tmp_path, name, expected):
-    half = LOG.index("cat,")
-    content = gzip.compress(LOG[:half].encode()) + gzip.compress(LOG[half:].encode())
-    assert events_of(make(write(tmp_path, content, name))[0]) == expected
 
 
 def test_names_with_line_breaks_quotes_and_commas_survive(tmp_path):
