@@ -79,12 +79,6 @@ def test_the_digest_is_of_the_content_whatever_the_library(frame):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_polars_equals_pandas(frame):
-    pl = pytest.importorskip("polars")
-    columns = {name: frame[name].tolist() for name in frame}
-    assert_equal(make_dataset(pl.DataFrame(columns)), make_dataset(frame))
-
-
 @pytest.mark.long
 def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
     dataset = make_dataset(frame)
