@@ -111,7 +111,7 @@ TRAIN = (*("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT), "-
 def run_in_process(command: str, *arguments: str) -> Ending:
     """Run a command in this process; an exception that it does not handle is raised."""
     main = importlib.import_module(f"dien_jax.{command}").main
-    streams = Output()
+    streams = io.StringIO()
     with contextlib.redirect_stdout(streams), contextlib.redirect_stderr(streams):
         try:
             status = main(list(arguments))
@@ -203,13 +203,6 @@ def flat(text: str) -> str:
 
 def _is_named(path: str, patterns: tuple[str, ...]) -> bool:
     return any(Path(path).match(name) or path.startswith(f"{name}/") for name in patterns)
-
-
-class Output(io.StringIO):
-    """A stream that keeps what is written, and is no terminal."""
-
-    encoding = "utf-8"
-    errors = "strict"
 
 
 @contextlib.contextmanager
