@@ -147,16 +147,13 @@ AUTHORIZATIONS = (
 
 
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/remember", "/metrics"])
-def test_a_wrong_token_opens_nothing(path, server) -> None:
+def test_a_wrong_token_opens_nothing(path, server, monkeypatch) -> None:
     closed = Application(server.options, server.current, server.batcher, server.metrics, TOKEN)
-    opened, server.application = server.application, closed
-    try:
-        for value in AUTHORIZATIONS:
-            headers = {} if value is None else {"Authorization": value.encode("latin-1")}
-            answer = server.post(path, rank_body(), headers=headers)
-            assert (answer.status_code, answer.json()["field"]) == (401, None), value
-    finally:
-        server.application = opened
+    monkeypatch.setattr(server, "application", closed)
+    for value in AUTHORIZATIONS:
+        headers = {} if value is None else {"Authorization": value.encode("latin-1")}
+        answer = server.post(path, rank_body(), headers=headers)
+        assert (answer.status_code, answer.json()["field"]) == (401, None), value
 
 
 def test_the_server_ranks_after_all_of_them(server) -> None:
