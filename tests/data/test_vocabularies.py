@@ -84,7 +84,7 @@ def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) 
 
 
 def test_a_time_of_a_request_is_from_1970_to_9999(tmp_path) -> None:
-    """`test_clock.py` has the other texts that are no times."""
+    """`test_value_text.py` has the other texts that are no times."""
     events = UserEvents(open_dataset(small_dataset.write(tmp_path / "data")))
     for text, message in (("", "it is empty"), ("-5", "'-5' is before 1970, or beyond 9999 in s")):
         with pytest.raises(UserError, match=message):
