@@ -99,8 +99,9 @@ def take(monkeypatch, **changes):
 
 
 @pytest.mark.parametrize(("cell", "form"), [("gru", "paper"), ("agru", "authors")])
-def test_a_kernel_that_agrees_is_taken(cell, form, monkeypatch, tpu_here, tmp_path):
-    take(monkeypatch)
+def test_a_kernel_that_agrees_is_taken_and_remembered(cell, form, monkeypatch, tpu_here, tmp_path):
+    forward = Mock(side_effect=xla.scan_forward)
+    take(monkeypatch, forward=forward)
     found = explain(cell, **SHAPE, form=form)
     assert found.implementation == "mosaic_tpu"
     assert found.reason == "it agrees with the oracle on this TPU v5 lite"
@@ -108,22 +109,10 @@ def test_a_kernel_that_agrees_is_taken(cell, form, monkeypatch, tpu_here, tmp_pa
     kept = json.loads(file.read_text())
     assert 0 <= kept["deviation"] < 1e-5
     assert kept["error"] is None
-
-
-def test_an_outcome_is_remembered_on_disk(monkeypatch, tpu_here):
-    calls = []
-
-    def counted(*arguments, keep):
-        calls.append(1)
-        return xla.scan_forward(*arguments, keep)
-
-    take(monkeypatch, forward=counted)
-    explain("augru", **SHAPE)
-    assert calls
     agreement.outcome.cache_clear()  # as in the next process
-    calls.clear()
-    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
-    assert not calls
+    forward.reset_mock()
+    assert explain(cell, **SHAPE, form=form) == found
+    forward.assert_not_called()
 
 
 def test_a_failure_for_lack_of_memory_is_not_remembered(monkeypatch, tpu_here, tmp_path):

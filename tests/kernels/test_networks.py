@@ -151,14 +151,6 @@ def test_what_dead_steps_hold_changes_nothing_in_last_states(cell):
         jax.tree.map(np.testing.assert_array_equal, clean, run(*dirty))
 
 
-def test_a_length_beyond_the_history_is_its_end():
-    states, attention, weights = shared_case("augru")
-    for name in ("xla", "native", "reference"):
-        run = functools.partial(last_states, "augru", "paper", states, attention, weights)
-        ends = [run(jnp.int32(len(states) + past), implementation=name) for past in (0, 3)]
-        np.testing.assert_array_equal(*ends)
-
-
 def test_no_candidates_have_no_attention():
     query, states, layers = candidate_operands(5, 7, 3, (4,))
     run = functools.partial(candidate_attention, layers=layers, length=jnp.int32(4))
@@ -181,18 +173,19 @@ def test_lengths_of_eight_bits_count_in_histories_of_more_steps(implementation):
         jax.tree.map(np.testing.assert_array_equal, run(short), run(whole))
 
 
-def test_lengths_beyond_the_steps_count_as_all_and_negative_ones_as_none(few):
+@pytest.mark.parametrize("implementation", ["native", "xla", "reference"])
+def test_lengths_beyond_the_steps_count_as_all_and_negative_ones_as_none(implementation, few):
     x, attention, weights, _, initial = operands("augru")
     odd, even = jnp.array([99, -5, 3], jnp.int32), jnp.array([7, 0, 3], jnp.int32)
-    run = evaluate("augru", "paper", "native")
+    run = evaluate("augru", "paper", implementation)
     pairs = [[run(x, attention, weights, lengths, initial) for lengths in (odd, even)]]
     few = jax.tree.map(lambda leaf: leaf[:3] if leaf.shape[:1] == (5,) else leaf, few[:2]), few[2]
-    run = attention_gradients(attention_by("native"))
+    run = attention_gradients(attention_by(implementation))
     pairs += [[run(*few[0], few[1], lengths) for lengths in (odd, even)]]
     states, attention, weights = shared_case("augru")
     for form in FORMS:
         run = functools.partial(last_states, "augru", form, states, attention, weights)
-        pairs += [[run(jnp.int32(n), implementation="native") for n in some]
+        pairs += [[run(jnp.int32(n), implementation=implementation) for n in some]
                   for some in ((99, 7), (-3, 0))]  # fmt: skip
     for found, expected in pairs:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
