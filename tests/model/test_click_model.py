@@ -10,7 +10,7 @@ import pytest
 from jax.scipy.special import logit
 from support import sharded_steps
 from support.sharded_steps import ITEMS, SCHEMA
-from support.untrained_run import random_state
+from support.untrained_run import random_variables
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig
@@ -45,13 +45,6 @@ def padded(batch: Batch, steps: int, rubbish: int) -> Batch:
 
 
 @functools.cache
-def trained_looking(config: ModelConfig) -> dict:
-    """Variables off their initial values, so that nothing hides."""
-    state = random_state(Config(model=config), SCHEMA)
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-@functools.cache
 def scorer(config: ModelConfig):
     model = ClickModel(config, SCHEMA)
     return jax.jit(lambda v, batch: jax.nn.sigmoid(model.apply(v, batch, tables()).logits))
@@ -69,7 +62,7 @@ OURS = [
 @pytest.mark.long
 @pytest.mark.parametrize("config", OURS)
 def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) -> None:
-    variables, score, batch = trained_looking(config), scorer(config), batch_of()
+    variables, score, batch = random_variables(config, SCHEMA), scorer(config), batch_of()
     scores = np.asarray(score(variables, batch))
     assert np.ptp(scores) > 1e-3  # rows do differ
     order = np.array([3, 0, 5, 1, 4, 2])
@@ -92,7 +85,7 @@ def auxiliary_score(model: ClickModel, variables: dict, batch: Batch) -> jax.Arr
 @pytest.mark.long
 def test_the_logit_has_a_multiple_of_the_auxiliary_score() -> None:
     """Which is the logit that the auxiliary network gives the candidate after the last event."""
-    model, variables, batch = ClickModel(SMALL, SCHEMA), trained_looking(SMALL), batch_of()
+    model, variables, batch = ClickModel(SMALL, SCHEMA), random_variables(SMALL, SCHEMA), batch_of()
 
     def logits(weight: float) -> jax.Array:
         params = {**variables["params"], "score_weight": {"kernel": jnp.full((1, 1), weight)}}
@@ -131,7 +124,7 @@ def test_the_authors_and_models_without_the_loss_have_no_auxiliary_score(config)
 def test_the_authors_scores_do_depend_on_padding() -> None:
     """So the test above can fail; their history sum counts padding."""
     config = dataclasses.replace(SMALL, gates="authors", follow_authors=True)
-    variables, batch = trained_looking(config), batch_of()
+    variables, batch = random_variables(config, SCHEMA), batch_of()
     scores = scorer(config)(variables, batch)
     longer = scorer(config)(variables, padded(batch, 3, rubbish=7))
     assert np.abs(longer - scores).max() > 1e-4
@@ -154,7 +147,7 @@ def train_forward(config: ModelConfig):
 @pytest.mark.long
 def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
     config = SMALL
-    variables = trained_looking(config)
+    variables = random_variables(config, SCHEMA)
     run = functools.partial(train_forward(config), variables["params"], variables["batch_stats"])
     batch = batch_of()
     negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)
@@ -178,7 +171,7 @@ def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
 
 @pytest.mark.long
 def test_histories_of_length_zero_and_one_train() -> None:
-    variables, batch = trained_looking(SMALL), batch_of(size=4, steps=1)
+    variables, batch = random_variables(SMALL, SCHEMA), batch_of(size=4, steps=1)
     negatives = np.ones((4, 0, 1), np.int32)
     (loss, _), gradients = train_forward(SMALL)(
         variables["params"], variables["batch_stats"], batch, negatives
@@ -236,7 +229,7 @@ def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> Non
     """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""
     config = member(name, SMALL)
     half = dataclasses.replace(config, compute="bfloat16")
-    variables, batch = trained_looking(config), batch_of()
+    variables, batch = random_variables(config, SCHEMA), batch_of()
     negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)
     arguments = (variables["params"], variables["batch_stats"], batch, negatives)
     (loss, _), gradients = train_forward(config)(*arguments)

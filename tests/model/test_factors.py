@@ -1,6 +1,7 @@
 """Similarities of candidate and history as inputs of the click network."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -68,19 +69,19 @@ def plain_pair(
     return np.array(columns)
 
 
+def jitted(factors: ValueFactors) -> Callable[..., jax.Array]:
+    transitions = factors.vectors.shape[2] == 3 * COMPONENTS
+    return jax.jit(functools.partial(similarities, transitions=transitions))
+
+
 def inputs(
     factors: ValueFactors, candidates: list[int], histories: list[list[int]], tables: list[int]
 ) -> np.ndarray:
     longest = max(map(len, histories)) + 2
     history = np.array([h + [3] * (longest - len(h)) for h in histories], np.int32)
     lengths = np.array([len(h) for h in histories], np.int32)
-    transitions = factors.vectors.shape[2] == 3 * COMPONENTS
-    found = jax.jit(functools.partial(similarities, transitions=transitions))(
-        factors,
-        *map(jnp.asarray, (np.array(candidates, np.int32), history, lengths)),
-        jnp.array(tables, jnp.int32),
-    )
-    return np.asarray(found)
+    arrays = np.array(candidates, np.int32), history, lengths, np.array(tables, np.int32)
+    return np.asarray(jitted(factors)(factors, *map(jnp.asarray, arrays)))
 
 
 def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
@@ -97,10 +98,8 @@ def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
 def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
     candidates, history = np.array([1, 2, 8, 4], np.int32), np.array([[5, 3, 7, 0]], np.int32)
     lengths = np.array([3], np.int32)
-    transitions = factors.vectors.shape[2] == 3 * COMPONENTS
-    run = jax.jit(functools.partial(similarities, transitions=transitions))
     one, four = (
-        run(factors, *map(jnp.asarray, arrays))
+        jitted(factors)(factors, *map(jnp.asarray, arrays))
         for arrays in (
             (candidates, history, lengths),
             (candidates, history.repeat(4, 0), lengths.repeat(4)),

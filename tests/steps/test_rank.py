@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels.candidates import CHUNK
+from support.untrained_run import random_variables
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.tables import FeatureTables, example_batch
 from dien_jax.errors import UserError
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_recurrence
@@ -28,23 +28,13 @@ STEPS = 7
 SMALL = ModelConfig(embedding_size=3, hidden_size=6, layers=(4,), statistics=False)
 
 
-def random_variables(config: ModelConfig) -> dict:
-    tables = FeatureTables({"category": jnp.arange(9, dtype=jnp.int32) % 4}, {})
-    model = ClickModel(config, SCHEMA)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example_batch(SCHEMA), tables)
-    rng = np.random.default_rng(0)
-    # Recurrences multiply rounding. With weights 1.5 times as large, either side of a comparison is
-    # up to 1.8 tolerances from the same equations in float64; with these, at most 0.4.
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
-
-
 def evolve_candidates(model: ClickModel, states, length, candidates):
     return model.network.evolve_candidates(states, length, candidates)
 
 
 def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK, STEPS))) -> None:
     """Final states of one history for its candidates, and of as many rows with a copy each."""
-    model, variables = ClickModel(config, SCHEMA), random_variables(config)
+    model, variables = ClickModel(config, SCHEMA), random_variables(config, SCHEMA)
     rng = np.random.default_rng(0)
 
     @jax.jit
@@ -96,7 +86,7 @@ def test_without_evolution_there_is_no_final_state() -> None:
     config = member("pnn", SMALL)
     arguments = jnp.ones((STEPS, 6)), jnp.int32(3), jnp.ones((2, 6))
     model = ClickModel(config, SCHEMA)
-    variables = random_variables(config)
+    variables = random_variables(config, SCHEMA)
     assert model.apply(variables, *arguments, method=evolve_candidates) is None
 
 
@@ -148,6 +138,6 @@ def test_a_module_that_cannot_be_called_for_candidates_is_refused_by_name(monkey
         ClickModel(config, SCHEMA),
         (jnp.ones((STEPS, 6)), jnp.int32(2), jnp.ones((3, 6))),
     )
-    params = {"params": random_variables(SMALL)["params"]}
+    params = {"params": random_variables(SMALL, SCHEMA)["params"]}
     with pytest.raises(UserError, match=r"Fixed \(model\.evolution\) cannot .* last_states"):
         model.apply(params, *arguments, method=evolve_candidates)

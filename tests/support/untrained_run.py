@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,6 +45,13 @@ def random_state(config: Config, schema: Schema) -> TrainState:
         step=jax.device_put(np.int32(0)),
         key=jax.random.key(0),
     )
+
+
+@functools.cache
+def random_variables(config: ModelConfig, schema: Schema) -> dict[str, Any]:
+    """The parameters and statistics of such a state, as a model takes them."""
+    state = random_state(Config(model=config), schema)
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def config_of(model: str, buckets: tuple[int, ...], **changes: object) -> Config:
