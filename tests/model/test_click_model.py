@@ -120,16 +120,6 @@ def test_the_authors_and_models_without_the_loss_have_no_auxiliary_score(config)
     assert "score_weight" not in state.params
 
 
-@pytest.mark.long
-def test_the_authors_scores_do_depend_on_padding() -> None:
-    """So the test above can fail; their history sum counts padding."""
-    config = dataclasses.replace(SMALL, gates="authors", follow_authors=True)
-    variables, batch = random_variables(config, SCHEMA), batch_of()
-    scores = scorer(config)(variables, batch)
-    longer = scorer(config)(variables, padded(batch, 3, rubbish=7))
-    assert np.abs(longer - scores).max() > 1e-4
-
-
 @functools.cache
 def train_forward(config: ModelConfig):
     model = ClickModel(config, SCHEMA)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import xla_networks
 
 from dien_jax.config.presets import AUTHORS, FAMILY, member
 from dien_jax.config.settings import ModelConfig
@@ -42,10 +41,6 @@ def load(name: str) -> dict[str, dict[str, np.ndarray]]:
             kind, _, rest = key.partition("/")
             groups.setdefault(kind, {})[rest] = archive[key]
     return groups
-
-
-def config_of(name: str, implementation: str) -> ModelConfig:
-    return dataclasses.replace(member(name, AUTHORS.model), implementation=implementation)
 
 
 def item_category_pairs(inputs: dict) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -95,7 +90,7 @@ def prepare(name: str, config: ModelConfig):
 
 def run(name: str, implementation: str):
     """Probabilities, losses and gradients of our model, in the authors' variables' layout."""
-    config = config_of(name, implementation)
+    config = dataclasses.replace(member(name, AUTHORS.model), implementation=implementation)
     golden, model, params, inputs, items = prepare(name, config)
     batch = inputs[0]
 
@@ -150,25 +145,6 @@ def test_authors_form_gives_their_figures(name: str, implementation: str) -> Non
         np.testing.assert_allclose(auxiliary, output["aux_loss"], rtol=1e-5)
     errors = gradient_errors(name, golden, gradients)
     assert max(errors.values()) <= 1e-4, errors
-
-
-@pytest.mark.long
-def test_uniform_attention_and_the_papers_gates_are_told_from_theirs(monkeypatch) -> None:
-    def agrees(**changes: str) -> bool:
-        config = dataclasses.replace(config_of("dien", "xla"), **changes)
-        golden, model, params, inputs, _ = prepare("dien", config)
-        logits = jax.jit(lambda params: model.apply({"params": params}, *inputs, train=True).logits)
-        scores = np.asarray(jax.nn.sigmoid(logits(params)))
-        return bool(np.abs(scores - golden["output"]["y_hat"][:, 0]).max() <= 2e-6)
-
-    def uniform(scores, lengths):
-        return masked(jnp.zeros_like(scores), lengths)
-
-    assert agrees()
-    assert not agrees(gates="paper")
-    masked = xla_networks.masked_softmax
-    monkeypatch.setattr(xla_networks, "masked_softmax", uniform)
-    assert not agrees()
 
 
 def test_a_missing_variable_is_named() -> None:
