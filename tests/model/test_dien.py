@@ -265,33 +265,31 @@ SCHEMA = Schema(
     context=(Feature("hour", "categorical", 24),),
 )
 CATEGORIES = {"category": jnp.zeros(9, int)}
+BATCH = example_batch(SCHEMA)
 
 
 @pytest.mark.parametrize(
-    ("tables", "negatives", "message"),
+    ("changes", "message"),
     [
-        ({}, None, r"tables\.item: expected the features category of the schema, got none"),
-        (CATEGORIES, (1, 1), r"negatives: expected shape \[B, T - 1, K\]"),
-        (CATEGORIES, (2, 1, 1), r"negatives: .* with B = 1, T - 1 = 1, got \(2, 1"),
+        ({"tables": FeatureTables({}, {})},
+         r"tables\.item: expected the features category of the schema, got none"),
+        ({"negatives": jnp.zeros((1, 1), int)}, r"negatives: expected shape \[B, T - 1, K\]"),
+        ({"negatives": jnp.zeros((2, 1, 1), int)},
+         r"negatives: .* with B = 1, T - 1 = 1, got \(2, 1"),
+        ({"batch": BATCH._replace(history=np.ones((1, 2), np.float32))},
+         r"batch\.history: expected integers, got float32"),
     ],
-)
-def test_the_click_model_refuses_missing_features_and_wrong_shapes(
-    tables: dict, negatives: tuple | None, message: str
-) -> None:
-    ids = None if negatives is None else jnp.zeros(negatives, int)
+)  # fmt: skip
+def test_the_click_model_refuses_missing_features_and_wrong_shapes(changes, message) -> None:
+    given = {"batch": BATCH, "tables": FeatureTables(CATEGORIES, {}), "negatives": None}
     with pytest.raises(ValueError, match=message):
-        check_batch(SCHEMA, example_batch(SCHEMA), FeatureTables(tables, {}), ids)
+        check_batch(SCHEMA, **given | changes)
 
 
 def test_the_click_model_checks_its_inputs() -> None:
-    model = ClickModel(ModelConfig(statistics=False), SCHEMA)
-    batch = example_batch(SCHEMA)._replace(context={})
-    whole = FeatureTables(CATEGORIES, {})
+    model, batch = ClickModel(ModelConfig(statistics=False), SCHEMA), BATCH._replace(context={})
     with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
-        jax.eval_shape(model.init, jax.random.key(0), batch, whole)
-    batch = example_batch(SCHEMA)._replace(history=np.ones((1, 2), np.float32))
-    with pytest.raises(ValueError, match=r"batch\.history: expected integers, got float32"):
-        check_batch(SCHEMA, batch, whole, None)
+        jax.eval_shape(model.init, jax.random.key(0), batch, FeatureTables(CATEGORIES, {}))
 
 
 @pytest.mark.parametrize("part", ["attention", "evolution", "auxiliary"])
