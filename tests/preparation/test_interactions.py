@@ -119,6 +119,11 @@ def test_a_path_full_of_wildcards_means_itself(tmp_path):
     assert "zoe" not in make(file)[0].groups()
 
 
+def test_a_folder_that_is_named_like_a_partition_gives_no_column_a_value(tmp_path, expected):
+    (tmp_path / "c0=1" / "c1=x").mkdir(parents=True)  # the engine calls columns c0, c1 and so on
+    assert events_of(make(write(tmp_path / "c0=1" / "c1=x", LOG))[0]) == expected
+
+
 def test_columns_go_by_the_names_that_flags_give_with_and_without_a_header(tmp_path, expected):
     names = {"user": "who", "item": "what", "timestamp": "when"}
     file = write(tmp_path, LOG.replace(HEADER, "who,what,category,when\n"))

@@ -221,7 +221,8 @@ def _read_csv(
     compression = "gzip" if text_files.is_gzip(file) else "none"
     query = f"""CREATE OR REPLACE TABLE rows AS SELECT {selected} FROM read_csv($file,
         auto_detect = false, columns = {{{types}}}, header = {has_header}, delim = $delimiter,
-        quote = '"', escape = '"', nullstr = '', compression = {compression}, strict_mode = true)"""
+        quote = '"', escape = '"', nullstr = '', compression = {compression}, strict_mode = true,
+        hive_partitioning = false)"""
     size = file.stat().st_size
     try:
         # DuckDB expands *?[ in a path; brackets around each prevent that.
