@@ -25,8 +25,8 @@ class LogOptions:
     out: Path
     """Dataset folder to create. It must not exist."""
     split: SplitPolicy
-    """Split of the examples into training, validation and test. Histories never contain later
-    events."""
+    """Held out for validation and test: whole users (by-user), each user's last two events or
+    requests (last-event), or the latest rows (by-time). Histories never contain later events."""
     valid_share: BelowOne = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
     test_share: BelowOne = 0.1
@@ -218,8 +218,6 @@ class ImplicitOptions(LogOptions):
     """Options of logs without negatives: choice of examples, and sampling of negatives."""
 
     split: SplitPolicy = "last-event"
-    """Held out: whole users (by-user), each user's last two events (last-event), or the latest
-    events (by-time)."""
     max_examples: Positive | None = None
     """Train only on the latest N events of each training user. By default every event from the
     second on is an example. Users held out by --split by-user have one example, the last event."""

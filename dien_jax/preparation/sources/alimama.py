@@ -50,8 +50,6 @@ class AlimamaOptions(LogOptions):
     """Folder with raw_sample.csv, ad_feature.csv and user_profile.csv, unpacked or gzip, from
     https://tianchi.aliyun.com/dataset/56 (login)."""
     split: SplitPolicy = "by-time"
-    """Held out: whole users (by-user), each user's last two requests (last-event), or the latest
-    rows (by-time)."""
     valid_from: str | None = SEVENTH_DAY
     """by-time: start of validation. The default is the seventh of the eight days."""
     test_from: str | None = EIGHTH_DAY

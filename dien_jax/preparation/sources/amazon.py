@@ -109,8 +109,6 @@ class AmazonOptions(ImplicitOptions):
     meta: Path | None = None
     """Local file of metadata, plain or gzip. Requires --reviews."""
     split: SplitPolicy = "by-user"
-    """Held out: whole users (by-user), each user's last two reviews (last-event), or the latest
-    reviews (by-time)."""
     five_core: bool = False
     """Remove users and items with fewer than five reviews, repeatedly until none is left."""
 

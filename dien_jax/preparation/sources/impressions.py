@@ -15,8 +15,6 @@ class ImpressionsOptions(ColumnOptions):
     """A log of items that users were shown, as CSV or Parquet, with a label for the click."""
 
     split: SplitPolicy = "by-time"
-    """Held out: whole users (by-user), each user's last two requests (last-event), or the latest
-    rows (by-time)."""
     label: str = "label"
     """Column of the label: 1 for a click, 0 for none."""
     context_features: tuple[str, ...] = ()

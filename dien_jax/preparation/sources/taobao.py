@@ -46,8 +46,6 @@ class TaobaoOptions(ImplicitOptions):
     behaviours: tuple[Behaviour, ...] = ("pv",)
     """Behaviours that count as events: pv (a view, which is a click), cart, fav, buy."""
     split: SplitPolicy = "by-time"
-    """Held out: whole users (by-user), each user's last two events (last-event), or the latest
-    events (by-time)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
