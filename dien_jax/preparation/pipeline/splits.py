@@ -123,17 +123,25 @@ def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: i
     return sides
 
 
-def history_ends(part: EventPart) -> np.ndarray:
-    """Return the end of each row's history, int64 ``[e]``: an index of the events or the clicks.
+def histories(part: EventPart) -> tuple[EventPart, np.ndarray]:
+    """Return the events that histories consist of, and the end of each row's history among them.
 
-    The history of an impression is the clicks (rows of label 1) of its sequence at strictly earlier
-    times, so a click is never in the history of another row of its request.
+    These are all events, or the clicks (rows of label 1); ends are int64 ``[e]``. The history of an
+    impression is the clicks of its sequence at strictly earlier times, so a click is never in the
+    history of another row of its request.
     """
     if part.label is None:
-        return np.arange(len(part.item))
-    clicks_before = np.cumsum(part.label, dtype=np.int64) - part.label
+        return part, np.arange(len(part.item))
+    click = np.flatnonzero(part.label)
+    before = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
+    clicks = part._replace(
+        item=part.item[click],
+        timestamp=part.timestamp[click],
+        label=part.label[click],
+        offsets=before[part.offsets],
+    )
     request = np.flatnonzero(_request_starts(part))
-    return np.repeat(clicks_before[request], np.diff(np.append(request, len(part.item))))
+    return clicks, np.repeat(before[request], np.diff(np.append(request, len(part.item))))
 
 
 def _read_times(options: LogOptions, events: "Events") -> dict[str, int]:

@@ -28,7 +28,7 @@ from dien_jax.preparation.options import EXAMPLE_SETTINGS, ImplicitOptions, LogO
 from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.order import OrderCheck
-from dien_jax.preparation.pipeline.splits import EventPart, Split, history_ends
+from dien_jax.preparation.pipeline.splits import Split, histories
 from dien_jax.preparation.pipeline.target_negatives import TargetNegatives
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
@@ -71,10 +71,10 @@ def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[st
         for part in events.parts():
             users = part.sequences.stop
             writer.groups(itertools.islice(raw_users, users - part.first_sequence))
-            history = _histories(part)
+            history, ends = histories(part)
             order.add(history)
             writer.events(row_of[history.item], history.timestamp, history.offsets + first)
-            sides, ends = split.sides(part), history_ends(part)
+            sides = split.sides(part)
             lengths = ends - history.offsets[part.sequence]
             draw = None if negatives is None else negatives.of_part(part)
             stop = part.first_event + len(part.item)
@@ -124,19 +124,6 @@ class _SplitSummary:
         histories = f"histories of up to {self.longest:,} events, {self.empty:,} empty"
         unknown = f"{self.unknown:,} candidates unknown in training"
         return f"{name}: {self.examples:,} examples {users}; {histories}; {unknown}"
-
-
-def _histories(part: EventPart) -> EventPart:
-    """Return the events that histories consist of: all events, or the clicks."""
-    if part.label is None:
-        return part
-    click = np.flatnonzero(part.label)
-    clicks_before = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
-    return part._replace(
-        item=part.item[click],
-        timestamp=part.timestamp[click],
-        offsets=clicks_before[part.offsets],
-    )
 
 
 def _schema(encoder: Encoder, encoded: dict[str, list[EncodedFeature]]) -> Schema:
