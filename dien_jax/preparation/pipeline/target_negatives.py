@@ -110,36 +110,26 @@ class NegativeSampler:
         step = max(chunk // (count * threads), 1)
 
         def of_chunk(start: int) -> np.ndarray:
-            own = slice(start, start + step)
-            return self._draw_chunk(target[own], items, choices[own], count, key)
+            own, most = target[start : start + step], choices[start : start + step]
+            numbers = (own + self._part.first_event)[:, None] * count + np.arange(count)
+            numbers = numbers.reshape(-1)
+            drawn = np.full(len(numbers), NONE, np.int32)
+            pending = np.flatnonzero(np.repeat(most, count))
+            for draw in range(DRAWS):
+                if not len(pending):
+                    break
+                row = pending // count
+                uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
+                item = items.take((uniform * most[row]).astype(np.int64))
+                taken = item == self._part.item[own[row]]
+                if not self._allow_own:
+                    taken |= self._chose_before(own[row], item)
+                drawn[pending] = np.where(taken, NONE, item)
+                pending = pending[taken]
+            return drawn.reshape(-1, count)
 
         drawn = map_in_order(of_chunk, range(0, len(target), step), threads)
         return np.concatenate([np.zeros((0, count), np.int32), *drawn])
-
-    def _draw_chunk(
-        self,
-        target: np.ndarray,
-        items: ArrayFile | np.ndarray,
-        choices: np.ndarray,
-        count: int,
-        key: np.uint64,
-    ) -> np.ndarray:
-        numbers = (target + self._part.first_event)[:, None] * count + np.arange(count)
-        numbers = numbers.reshape(-1)
-        drawn = np.full(len(numbers), NONE, np.int32)
-        pending = np.flatnonzero(np.repeat(choices, count))
-        for draw in range(DRAWS):
-            if not len(pending):
-                break
-            row = pending // count
-            uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
-            item = items.take((uniform * choices[row]).astype(np.int64))
-            taken = item == self._part.item[target[row]]
-            if not self._allow_own:
-                taken |= self._chose_before(target[row], item)
-            drawn[pending] = np.where(taken, NONE, item)
-            pending = pending[taken]
-        return drawn.reshape(-1, count)
 
     def _chose_before(self, target: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Return for each event whether its user chose the item before."""
