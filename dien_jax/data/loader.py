@@ -24,6 +24,7 @@ from dien_jax.utils.machine import map_in_order
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
+ORDERS = ("shuffled", "time", "sorted", "evaluation")
 STAGES = 64  # maximum number of stages of an epoch in the order "time"
 STAGE_BATCHES = 64  # minimum number of batches of a stage
 FEW_EXAMPLES = 2048  # minimum number of examples of a padded length, which needs its own program
@@ -66,7 +67,7 @@ class Loader:
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
       folds: add ``fold`` in any case, for training that reads vectors of items.
-      order: replaces ``train_config.order``.
+      order: replaces ``train_config.order``; another name is a ``ValueError``.
       part: (index, count) to build one of ``count`` equal parts of each batch's rows, (0, 1) for
         all; ``count`` divides B. All parts of a batch have the same padded length.
 
@@ -107,6 +108,8 @@ class Loader:
         self.steps_per_epoch = -(-size // self._batch_size)
         self._max_history = train_config.max_history
         self._order = order or train_config.order
+        if self._order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         self._plan: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, and its plan
         self._lengths, self.cut_histories = np.empty(size, np.int32), 0
         for rows in chunks(size):

@@ -16,12 +16,11 @@ from support.programs import forked
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import Column, Examples
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import SORT_BUFFER, Loader, evaluation_loader
+from dien_jax.data.loader import ORDERS, SORT_BUFFER, Loader, evaluation_loader
 from dien_jax.data.schema import Feature, MultiValued, Schema
 
 pytestmark = pytest.mark.fast
 
-ORDERS = ("time", "shuffled", "sorted", "evaluation")
 BUCKETS = (2, 4, 8)
 SCHEMA = Schema(
     item=(Feature("item", "categorical", size=1000),),
@@ -342,6 +341,11 @@ def test_iterator_that_is_dropped_ends_its_thread(read):
     assert threading.active_count() <= threads + 1
     iterator.close()
     assert threading.active_count() == threads
+
+
+def test_another_order_is_refused():
+    with pytest.raises(ValueError, match=r"order must be one of .*, got 'evalution'"):
+        Loader(make_dataset([3] * 8), "train", TrainConfig(batch_size=4), order="evalution")
 
 
 # Parts of a batch, one for each process of a run
