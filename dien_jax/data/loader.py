@@ -185,9 +185,7 @@ class Loader:
         """Add rows of zeros to ``[R, ...]`` up to the rows of this loader's part."""
         if len(values) == self._share:
             return values
-        filled = np.zeros((self._share, *values.shape[1:]), values.dtype)
-        filled[: len(values)] = values
-        return filled
+        return np.pad(values, [(0, self._share - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples in order, integers ``[n]``, and the index of each step's batch."""
