@@ -154,8 +154,7 @@ def schema_from_json(values: Any, source: Source) -> Schema:
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:
     """Return the schema in the form of ``meta.json``: lists of features by group, without None."""
-
-    def given(feature: Feature) -> dict[str, Any]:
-        return {k: v for k, v in dataclasses.asdict(feature).items() if v is not None}
-
-    return {group: [*map(given, getattr(schema, group))] for group in ("item", "user", "context")}
+    return {
+        group: [{k: v for k, v in feature.items() if v is not None} for feature in features]
+        for group, features in dataclasses.asdict(schema).items()
+    }
