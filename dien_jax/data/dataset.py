@@ -152,8 +152,8 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
 
     Without ``is_counted`` the dataset has no statistics; see :func:`open_dataset`.
     """
+    meta = metadata.read_meta(path)  # first: another folder, such as /, may hold millions of files
     files = FolderFiles(path)
-    meta = metadata.read_meta(path)
     schema = metadata.schema_from_json(meta["schema"], f"{path / 'meta.json'}, schema")
     for feature in schema.features:
         if feature.size is not None:

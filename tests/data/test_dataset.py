@@ -4,6 +4,7 @@ import doctest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -267,6 +268,12 @@ def test_what_is_not_a_dataset_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file is not a folder"):
         open_dataset(tmp_path / "file")
+
+
+def test_what_is_not_a_dataset_folder_is_refused_unsearched(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "rglob", Mock(side_effect=AssertionError))
+    with pytest.raises(UserError, match=r"it has no meta\.json"):
+        open_dataset(tmp_path)
 
 
 NO_TEXT = r"item\.txt: cannot be read as lines of text"
