@@ -60,7 +60,7 @@ def split_of(log: splits.EventPart, **settings: Any) -> splits.Split:
         offsets=log.offsets,
         num_users=len(log.offsets) - 1,
         clock=Clock(False, "seconds"),
-        times=(0, 6),
+        times=(int(log.timestamp.min()), int(log.timestamp.max())),
         times_at=lambda places: np.sort(log.timestamp)[places].tolist(),
     )
     return splits.Split(ImplicitOptions(out=Path("data"), **settings), events)

@@ -158,8 +158,8 @@ def _read_times(options: LogOptions, events: "Events") -> dict[str, int]:
     if "valid_from" not in times:
         total, held_out = len(events.item), options.valid_share + options.test_share
         places = [total - round(share * total) for share in (held_out, options.test_share)]
-        *found, latest = events.times_at([*(p for p in places if p < total), total - 1])
-        found += [latest + 1] * (2 - len(found))
+        found = events.times_at([place for place in places if place < total])
+        found += [events.times[1] + 1] * (2 - len(found))
         times = dict(zip(("valid_from", "test_from"), found, strict=True)) | times
     valid, test, begin = times["valid_from"], times["test_from"], times.get("train_from")
     if test < valid:
