@@ -178,17 +178,16 @@ class Encoder:
         """Encode a multi-valued column, or a categorical one, whose cells are single pieces."""
         name, is_list, settings = column.name, column.kind == "multivalued", self.events.features
         cells = values.filter(values.raw.notnull())
-        pieces = cells.mutate(rank=0)
         if is_list:
             pieces = self.workspace.pieces(cells, settings.separator)
             pieces = self.workspace.store(f"pieces of {name}", pieces)
+            every = values.select("position").left_join(pieces, "position")
+        else:
+            pieces, every = cells.mutate(rank=0), values.mutate(rank=0)
         first = pieces.position.cast("int64") * (1 << 20) + pieces["rank"]
         raws = pieces.group_by("raw").aggregate(first=first.min())
         raws = self.workspace.store_ordered(f"values of {name}", raws, ["first"])
         self._warnings += _separator_warnings(self.workspace, column, raws)
-        every = values.mutate(rank=0)
-        if is_list:
-            every = values.select("position").left_join(pieces, "position")
         coded = every.left_join(raws.select(raw="raw", code="position"), "raw")
         ordered = coded.select("position", "rank", "code").order_by("position", "rank")
         dtypes: dict[str, type[np.generic]] = {"position": np.int64, "code": np.int32}
