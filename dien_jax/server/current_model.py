@@ -198,17 +198,23 @@ class ServedModel(NamedTuple):
 
 def model_version(path: Path) -> ModelVersion:
     """Return the version of the model at a path: names and modification times of its files."""
-    files = [path]
-    if not path.is_file():
-        Run.load(path)
-        best = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True).best_path()
-        if best is None:
+
+    def of_files(*files: Path) -> ModelVersion:
+        with reading(path):
+            times = tuple(file.stat().st_mtime_ns for file in files)
+            return ModelVersion(encodable(Path(os.path.realpath(path)).name), files[0].name, times)
+
+    def of_run() -> ModelVersion:
+        if (best := checkpoints.best_path()) is None:
             raise UserError(f"{path} has no evaluated checkpoint yet")
         calibration = path / CALIBRATION_FILE
-        files = [best, path / CONFIG_FILE, *[calibration] * calibration.exists()]
-    with reading(path):
-        times = tuple(file.stat().st_mtime_ns for file in files)
-        return ModelVersion(encodable(Path(os.path.realpath(path)).name), files[0].name, times)
+        return of_files(best, path / CONFIG_FILE, *[calibration] * calibration.exists())
+
+    if path.is_file():
+        return of_files(path)
+    Run.load(path)
+    checkpoints = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True)
+    return checkpoints.settled(of_run)
 
 
 class CurrentModel:

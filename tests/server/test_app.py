@@ -37,7 +37,6 @@ from support.http_server import (  # noqa: E402
 )
 
 from dien_jax.server import app as serve_app  # noqa: E402
-from dien_jax.server.current_model import model_version  # noqa: E402
 from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.run import ServerOptions  # noqa: E402
 
@@ -391,12 +390,3 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     assert server.current.update(server.batcher)
     assert server.get("/readyz").json()["model"] == run.name
     server.end()
-
-
-@pytest.mark.long
-def test_the_version_of_an_exported_file_is_its_time(tmp_path) -> None:
-    file = tmp_path / "model.dien"
-    file.touch()
-    before = model_version(file)
-    os.utime(file, ns=(1, 1))
-    assert model_version(file) != before
