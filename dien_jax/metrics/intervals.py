@@ -213,7 +213,9 @@ def _weighted_auc(clicked: np.ndarray, scores: np.ndarray, user: np.ndarray) -> 
     """Return the AUC as a function of how often each user counts: integers ``[users]``."""
     order = np.argsort(scores)
     ordered, is_click, user = scores[order], clicked[order], user[order]
-    ties = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    is_first = np.ones(len(ordered), bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    ties = np.flatnonzero(is_first)
 
     def weighted(times: np.ndarray) -> float | None:
         weights = times[user]

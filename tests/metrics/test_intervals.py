@@ -147,6 +147,10 @@ def test_bootstrap_tells_only_what_is_defined():
     one_label = bootstrap(np.ones_like(labels), scores, baseline, groups, resamples=10)
     assert (one_label["auc"], one_label["gauc"]) == (None, None)
     assert one_label["logloss"].standard_error > 0
+    unknown = np.zeros(len(labels), bool)
+    all_unknown = bootstrap(labels, scores, baseline, groups, known=unknown, resamples=10)
+    assert all_unknown["auc_known"] is None
+    assert all_unknown["auc"].standard_error > 0
     one_user = bootstrap(labels, scores, baseline, np.zeros_like(groups), resamples=10)
     assert list(one_user.values()) == [None] * len(METRICS)
     nobody = bootstrap(*[np.zeros(0, int)] * 4, resamples=10)
