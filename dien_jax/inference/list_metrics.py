@@ -149,9 +149,7 @@ def lists_and_ranks(
     dataset, loaded = model.dataset, LoadedModel.from_run(model)
     lists, targets = ItemLists(loaded, BucketedPrograms(loaded)), list_targets(dataset, split, most)
     options = lists.options(dataset.schema.num_items if exact else CUT)
-    offsets = model.list_offsets
-    assert offsets is not None  # lists.options has raised otherwise
-    popularity = np.isfinite(offsets) * np.asarray(dataset.popularity)
+    popularity = lists.listed * np.asarray(dataset.popularity)
 
     def made(current: Stage) -> Iterator[np.ndarray]:
         for start in range(0, len(targets), TARGETS_AT_ONCE):

@@ -88,18 +88,21 @@ class ListOptions(NamedTuple):
 
 
 class ItemLists:
-    """The lists of one model, of up to ``exact_items`` items without a shortlist."""
+    """The lists of one model, of up to ``exact_items`` items without a shortlist.
+
+    ``listed`` marks the items that may be on a list, bool ``[I]``; it is empty without offsets.
+    """
 
     def __init__(
         self, model: LoadedModel, programs: BucketedPrograms, exact_items: int = EXACT_ITEMS
     ) -> None:
         converted(Positive, exact_items, "exact_items")
-        self._tables, self._offsets, item = model.tables, model.list_offsets, model.schema.item[0]
+        self._tables, item = model.tables, model.schema.item[0]
+        self._offsets = np.zeros(0) if model.list_offsets is None else model.list_offsets
         self._programs, self._vocabularies = programs, model.vocabularies
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
-        offsets = np.zeros(0) if self._offsets is None else self._offsets
-        self._listed = listed = np.isfinite(offsets)
-        self._has_counts = len(np.unique(offsets[listed])) > 1  # as log shares of training events
+        self.listed = listed = np.isfinite(self._offsets)
+        self._has_counts = len(np.unique(self._offsets[listed])) > 1  # log shares of events
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{WEIGHTS_OF}/{item.name}" in model.tables:
             self.shortlist = Shortlist(model.tables, item.name, self._features[:2])
@@ -119,7 +122,7 @@ class ItemLists:
         allowed = None if candidates is None else rows("candidates", candidates)
         excluded = rows("exclude", exclude)
         limits = {} if at_most is None else at_most
-        if self._offsets is None:
+        if not len(self._offsets):
             raise UserError(
                 "the model has no list_offsets.npy, which lists over all items need: train it again"
             )
@@ -138,7 +141,7 @@ class ItemLists:
     ) -> Iterator[Ranking]:
         """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
         ids, allowed = self._vocabularies.items, options.candidates
-        unknown = 0 if allowed is None else int(np.count_nonzero(~self._listed[allowed]))
+        unknown = 0 if allowed is None else int(np.count_nonzero(~self.listed[allowed]))
         lists = self.rows_of_requests(requests, chosen, options)
         for request, (rows, scores) in zip(requests, lists, strict=True):
             events = int(np.count_nonzero(request.history.rows == UNKNOWN))
@@ -153,7 +156,7 @@ class ItemLists:
         # Those of one padded length are a call of a program.
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
 
-        _, most = stage_sizes(options.n, len(self._listed))
+        _, most = stage_sizes(options.n, len(self.listed))
 
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             places = order[start : start + USERS_AT_ONCE]
@@ -202,7 +205,7 @@ class ItemLists:
 
         They are all that may be listed if there are few, or if the model does not rank for a user.
         """
-        listed = self._listed.copy()
+        listed = self.listed.copy()
         if options.candidates is not None:
             listed[np.setdiff1d(np.arange(len(listed)), options.candidates)] = False
         listed[options.exclude] = False
@@ -234,7 +237,6 @@ class ItemLists:
         self, rows: np.ndarray, logits: np.ndarray, most: int, options: ListOptions
     ) -> np.ndarray:
         """Return the places, rising, that the tower leaves: a list of ``most`` by its logits."""
-        assert self._offsets is not None
         scores = logits + self._offsets[rows]
         return np.sort(self._first(rows, scores, options.of_length(most)))
 
@@ -242,7 +244,6 @@ class ItemLists:
         self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the first of rising rows ``[N]`` for a list, and their scores, float32."""
-        assert self._offsets is not None
         scores = log_odds(probabilities) + self._offsets[rows]
         order = self._first(rows, scores, options)
         return rows[order], scores[order].astype(np.float32)
