@@ -364,7 +364,7 @@ class CurrentModel:
             )
             now = model_version(options.run)
         if (now.model, now.times[1:]) != (version.model, version.times[1:]):
-            raise UserError(f"{options.run} was replaced while it was loaded; load it again")
+            return self._load(now, again=again)  # its parts may be of two runs
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
     def _warm_up(self, model: ServedModel, ready: Callable[[], None] = lambda: None) -> None:
