@@ -134,10 +134,7 @@ def _counted_end(dataset: Dataset, until: int) -> np.ndarray:
     events = np.zeros(len(offsets) - 1, np.int64)
     for rows in chunks(len(timestamp)):
         earlier = np.flatnonzero(timestamp[rows] < until) + rows.start
-        own = np.searchsorted(offsets, earlier, side="right") - 1
-        if len(own):
-            counts = np.bincount(own - own[0])
-            events[own[0] : own[0] + len(counts)] += counts
+        np.add.at(events, np.searchsorted(offsets, earlier, side="right") - 1, 1)
         release(timestamp)
     fewest = 1 + ("negatives" in dataset.meta["split"])
     return offsets[:-1] + np.where(events < fewest, 0, events)
