@@ -155,7 +155,6 @@ class ItemLists:
         together = self.has_tower and self._programs.may_pad and len(requests) >= USERS_AT_ONCE
         # Those of one padded length are a call of a program.
         order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
-
         _, most = stage_sizes(options.n, len(self.listed))
 
         def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -170,15 +169,14 @@ class ItemLists:
                 many = [one for one in read if len(one.candidates) > most]
                 found = self._programs.tower(many, together=together)
                 for request, logits in zip(many, found, strict=True):
+                    self._require_finite(request.candidates, logits)
                     left = self.kept(request.candidates, logits, most, options)
                     request.candidates, request.tower = request.candidates[left], logits[left]
             scored = iter(self._programs.score(read, together=together))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
                 scores = next(scored) if self._is_read(request.history.rows) else even
-                if not np.isfinite(scores).all():
-                    ids = self._vocabularies.items
-                    raise not_finite([ids[row] for row in request.candidates], scores)
+                self._require_finite(request.candidates, scores)
                 yield self.best(request.candidates, scores, options)
 
         starts = range(0, len(requests), USERS_AT_ONCE)
@@ -189,6 +187,11 @@ class ItemLists:
             of_place = dict(zip(order, lists, strict=True))
             lists = map(of_place.__getitem__, range(len(requests)))
         yield from lists
+
+    def _require_finite(self, rows: np.ndarray, scores: np.ndarray) -> None:
+        if not np.isfinite(scores).all():
+            ids = self._vocabularies.items
+            raise not_finite([ids[row] for row in rows], scores)
 
     def _is_read(self, history: np.ndarray) -> bool:
         """Return whether the model ranks for a history: not for an empty one where none was.

@@ -263,6 +263,20 @@ def test_scores_take_the_logits_of_the_tower_that_are_known(wide_run, monkeypatc
     np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
 
 
+@pytest.mark.long
+def test_logits_of_the_tower_that_are_not_finite_are_refused(wide_run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.inference.shortlist.KEPT", 16)
+    ranker = Ranker(wide_run, exact_items=1)
+    tower = ranker._programs.tower
+
+    def overflowing(many, **how) -> list[np.ndarray]:
+        return [np.float32(np.nan) * logits for logits in tower(many, **how)]
+
+    monkeypatch.setattr(ranker._programs, "tower", overflowing)
+    with pytest.raises(UserError, match=r"score of candidate 'i\d+' is nan"):
+        ranker.recommend(["i9"], 2)
+
+
 def test_the_tower_leaves_a_longer_list_within_wider_limits(monkeypatch) -> None:
     made = lists(np.zeros(400), category=np.repeat([1, 2], 200))
     rows, logits = np.arange(1, 400, dtype=np.int32), np.linspace(9, 0, 399, dtype=np.float32)
