@@ -26,7 +26,7 @@ from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
-from dien_jax.errors import UserError, encodable, require, writing
+from dien_jax.errors import NotFiniteError, UserError, encodable, require, writing
 from dien_jax.inference import request_tables as tables
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
@@ -104,7 +104,13 @@ def score_requests(
             dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
         )
         loader = evaluation_loader(of_piece, "test", config.train)
-        return piece.columns, score_batches(predict, loader)
+        try:
+            scores = score_batches(
+                predict, loader, where=lambda row: requests.where(piece.places[row])
+            )
+        except NotFiniteError as error:  # parameters are finite, so a number of the table is not
+            raise UserError(str(error)) from error
+        return piece.columns, scores
 
     kind = "text" if requests.schema is None else "Parquet"
     why = f"{table} is {kind} and is written as {kind}; "

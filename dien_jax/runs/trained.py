@@ -137,12 +137,16 @@ Predict = Callable[[Batch], jax.Array]
 
 
 def score_batches(
-    predict: Predict, loader: Loader, before_batch: Callable[[float], None] = lambda share: None
+    predict: Predict,
+    loader: Loader,
+    before_batch: Callable[[float], None] = lambda share: None,
+    where: Callable[[int], str] = lambda example: f"example {example + 1:,}",
 ) -> np.ndarray:
     """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
     ``loader`` has the order ``evaluation``; ``before_batch`` is called with the fraction of batches
-    that are done, and may raise to stop.
+    that are done, and may raise to stop. ``where`` describes an example, by its index, in the
+    ``NotFiniteError`` of a score that is not finite.
     """
     scores = np.empty(loader.num_examples, np.float32)
     pending: list[tuple[np.ndarray, jax.Array]] = []
@@ -156,7 +160,7 @@ def score_batches(
                     scores[examples] = values = values[: len(examples)]
                     if len(wrong := np.flatnonzero(~np.isfinite(values))):
                         raise NotFiniteError(
-                            f"the model's score of example {examples[wrong[0]] + 1:,} is "
+                            f"the model's score of {where(int(examples[wrong[0]]))} is "
                             f"{values[wrong[0]]}, and {len(wrong)} of its batch are not finite: "
                             f"a parameter or a number among the inputs is too large"
                         )

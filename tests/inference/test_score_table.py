@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_dataset
@@ -12,6 +13,7 @@ from support.small_dataset import ODD, PEAR, SLASH
 from support.tiny_run import refused_by
 
 from dien_jax import predict, recommend
+from dien_jax.inference import score_table
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.request_tables import writing_scores
 
@@ -164,6 +166,17 @@ def test_mistakes_in_a_table_name_file_line_and_column(
     file = tmp_path / "a.csv"
     file.write_text(content)
     assert expected in refusal(run, file, capfd)
+
+
+def test_a_score_that_is_not_finite_names_its_row(run, tmp_path, monkeypatch, capfd) -> None:
+    """In the second piece, which has one batch of 3 rows."""
+    monkeypatch.setattr(score_table, "BATCHES_PER_PIECE", 1)
+    is_new = lambda batch: jnp.where(batch.item == 0, jnp.nan, 0.5)  # noqa: E731
+    monkeypatch.setattr(score_table, "scorer", lambda *_, **options: is_new)
+    rows = [("Ann", item, "7", "desk", "q", "") for item in (*[SLASH] * 4, "new")]
+    said = refusal(run, table(tmp_path / "a.csv", rows), capfd)
+    assert "the model's score of " in said
+    assert "a.csv:6 is nan, and 1 of its batch are not finite" in said
 
 
 def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
