@@ -189,12 +189,11 @@ def encoded_requests(
     model: LoadedModel, examples: Examples, histories: Sequence[np.ndarray]
 ) -> list[EncodedRequest]:
     """Return a request without candidates for each example, whose behaviours are given as rows."""
-    features, most = model.schema.context, model.max_history
     return [
         EncodedRequest(
-            History(np.asarray(history[max(len(history) - most, 0) :])),
+            History(np.asarray(history[-model.max_history :])),
             np.asarray(examples.user[row : row + 1], np.int32),
-            padded_columns(features, examples.context, np.array([row])),
+            padded_columns(model.schema.context, examples.context, np.array([row])),
         )
         for row, history in enumerate(histories)
     ]

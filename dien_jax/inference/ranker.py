@@ -265,7 +265,7 @@ class Ranker:
         same = ours.items == theirs.items
 
         def converted(history: History) -> History:
-            rows = history.rows[max(len(history.rows) - self._max_history, 0) :]
+            rows = history.rows[-self._max_history :]
             if not same:
                 rows = ours.item_rows([theirs.items[row] if row else "" for row in rows])
             return History(rows)
@@ -317,8 +317,7 @@ class Ranker:
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
-        ids = as_list("history", events)
-        kept = ids[max(len(ids) - self._max_history, 0) :]
+        kept = as_list("history", events)[-self._max_history :]
         return History(item_rows(self.vocabularies, "history", kept))
 
 
