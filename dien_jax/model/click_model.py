@@ -7,7 +7,8 @@ statistics, the logit of its :class:`dien_jax.model.Tower`.
 rest, for many candidates of one history.
 
 Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives per
-step, D item embedding, U user embedding, C context embedding, H state, L terms of the tower.
+step, D item embedding, U user embedding, C context embedding, H interest state, E final state, L
+terms of the tower.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ class ModelOutput(NamedTuple):
     auxiliary_loss: Float[Array, ""]
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
-    final_state: Float[Array, "B H"] | None
+    final_state: Float[Array, "B E"] | None
     learned: Float[Array, ""]
 
 
@@ -212,7 +213,7 @@ class ClickModel(nn.Module):
         self,
         history: Float[Array, "B T D"],
         lengths: Int[Array, " B"],
-        initial: tuple[Float[Array, "B H"], ...] | None = None,
+        initial: tuple[Float[Array, "B _"], ...] | None = None,
     ) -> EncodedHistory:
         """Encode embedded behaviours; see :meth:`dien_jax.model.DIEN.encode`."""
         return self.network.encode(history, lengths, initial)
@@ -220,7 +221,7 @@ class ClickModel(nn.Module):
     def score_candidates(
         self,
         states: Float[Array, "T H"],
-        last: tuple[Float[Array, "1 H"], ...],
+        last: tuple[Float[Array, "1 _"], ...],
         history: Float[Array, "T D"],
         length: Int[Array, ""],
         rows: RowInputs,
@@ -253,7 +254,7 @@ class ClickModel(nn.Module):
         self,
         rows: RowInputs,
         pooled: Float[Array, "B D"],
-        final_state: Float[Array, "B H"] | None,
+        final_state: Float[Array, "B E"] | None,
         auxiliary_score: Float[Array, " B"] | None,
         real: Bool[Array, " B"],
         *,

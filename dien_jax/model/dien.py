@@ -4,7 +4,7 @@ The module does not depend on ids, tables, datasets or settings. :class:`dien_ja
 embeds ids, calls it, and computes click logits from its final state and auxiliary score.
 
 Dimensions: B rows, N candidates of one history, T steps, S = T - 1, K negatives, D embedding,
-H state.
+H interest state, E final state.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class DIENOutput(NamedTuple):
 
     interests: Float[Array, "B T H"]
     attention: Float[Array, "B T"] | None
-    final_state: Float[Array, "B H"] | None
+    final_state: Float[Array, "B E"] | None
     auxiliary_loss: Float[Array, ""]
     auxiliary_score: Float[Array, " B"] | None
 
@@ -135,7 +135,7 @@ class DIEN(nn.Module):
         self,
         history: Float[Array, "B T D"],
         lengths: Int[Array, " B"],
-        initial: tuple[Float[Array, "B H"], ...] | None = None,
+        initial: tuple[Float[Array, "B _"], ...] | None = None,
     ) -> EncodedHistory:
         """Run the recurrences that do not depend on the candidate.
 
@@ -157,7 +157,7 @@ class DIEN(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
         candidate: Float[Array, "B D"],
-    ) -> tuple[Float[Array, "B H"] | None, Float[Array, "B T"] | None]:
+    ) -> tuple[Float[Array, "B E"] | None, Float[Array, "B T"] | None]:
         """Return the final state and the attention of each row's candidate."""
         if self.attention is None:
             return None, None
@@ -171,7 +171,7 @@ class DIEN(nn.Module):
 
     def evolve_candidates(
         self, states: Float[Array, "T H"], length: Int[Array, ""], candidates: Float[Array, "N D"]
-    ) -> Float[Array, "N H"] | None:
+    ) -> Float[Array, "N E"] | None:
         """Return the final state of one history for each candidate; shared work is done once."""
         if self.attention is None:
             return None
@@ -183,7 +183,7 @@ class DIEN(nn.Module):
 
     def auxiliary_score(
         self,
-        last: tuple[Float[Array, "#B H"], ...],
+        last: tuple[Float[Array, "#B _"], ...],
         lengths: Int[Array, " #B"] | Int[Array, ""],
         candidate: Float[Array, "B D"],
     ) -> Float[Array, " B"] | None:

@@ -27,12 +27,13 @@ class EncodedHistory(NamedTuple):
     """Encoding of a history, independent of candidates.
 
     Attention weighs ``states``, those of the last recurrence that does not depend on candidates.
-    ``last`` has the final state of each such recurrence, from which a later call continues.
+    ``last`` has the final state of each such recurrence, from which a later call continues. Each
+    recurrence has states of its own width.
     """
 
-    interests: Float[Array, "B T H"]
+    interests: Float[Array, "B T _"]
     states: Float[Array, "B T H"]
-    last: tuple[Float[Array, "B H"], ...]
+    last: tuple[Float[Array, "B _"], ...]
 
 
 def for_candidates(

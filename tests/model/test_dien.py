@@ -108,6 +108,24 @@ def test_without_an_extractor_there_is_no_auxiliary_score() -> None:
     assert applied(network, made(network), **arrays()).auxiliary_score is None
 
 
+@pytest.mark.parametrize("evolution", [GRU(H + 2), AUGRU(H + 2)])
+@pytest.mark.parametrize("extractor", [None, GRU(H)])
+def test_the_final_state_has_the_width_of_the_evolution(
+    extractor: GRU | None, evolution: nn.Module
+) -> None:
+    network = small(extractor=extractor, evolution=evolution)
+    run = functools.partial(jax.eval_shape, network.init_with_output, jax.random.key(0))
+    output, variables = run(*(arrays()[name] for name in INPUTS))
+    assert output.final_state.shape == (B, H + 2)
+    encoded = jax.eval_shape(
+        functools.partial(network.apply, method="encode"), variables, *map(arrays().get, INPUTS[:2])
+    )
+    states = jnp.ones(encoded.states.shape[1:])
+    of_one = functools.partial(network.apply, method="evolve_candidates")
+    shared = jax.eval_shape(of_one, variables, states, jnp.int32(2), arrays()["candidate"])
+    assert shared.shape == (B, H + 2)
+
+
 @pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
 def test_every_parameter_has_a_gradient(loss: type) -> None:
     network = small(auxiliary=loss())
