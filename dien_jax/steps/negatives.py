@@ -1,6 +1,8 @@
 """Auxiliary negatives, sampled on the device by Walker's alias method: two gathers per sample.
 
-Dimensions: I items, B examples, T steps, S = T - 1, N negatives per step, R draws per negative.
+A negative that equals its positive is drawn once more; if it then still does, it is masked out.
+
+Dimensions: I items, B examples, T steps, S = T - 1, N negatives per step, each with two draws.
 """
 
 from typing import NamedTuple
@@ -13,9 +15,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dien_jax.data import schema
 from dien_jax.data.schema import UNKNOWN
-
-REDRAWS = 1
-"""Number of times that a negative equal to its positive is redrawn; then it is masked out."""
 
 
 class Sampler(NamedTuple):
@@ -85,15 +84,15 @@ def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class RandomColumns(NamedTuple):
     """Random numbers of each draw: a column of the alias table, and a number in [0, 1)."""
 
-    column: Int[Array, "R B S N"]
-    uniform: Float[Array, "R B S N"]
+    column: Int[Array, "2 B S N"]
+    uniform: Float[Array, "2 B S N"]
 
 
 def random_columns(
     key: PRNGKeyArray, items: int, history: Int[Array, "B T"], count: int
 ) -> RandomColumns:
-    """Return the random numbers of ``1 + REDRAWS`` draws for each negative, from I items."""
-    shape = (1 + REDRAWS, history.shape[0], history.shape[1] - 1, count)
+    """Return the random numbers of two draws for each negative, from I items."""
+    shape = (2, history.shape[0], history.shape[1] - 1, count)
     column_key, keep_key = jax.random.split(key)
     column = jax.random.randint(column_key, shape, 0, items, jnp.int32)
     return RandomColumns(column, jax.random.uniform(keep_key, shape, jnp.float32))
@@ -110,7 +109,7 @@ def auxiliary_negatives(
 ) -> Int[Array, "B S N"]:
     """Sample ``count`` items for each behaviour from the second on; redraw those equal to it.
 
-    Items that are still equal after ``REDRAWS`` are kept, and the loss masks them out.
+    Items that are still equal are kept, and the loss masks them out.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.steps import auxiliary_negatives, make_sampler
@@ -122,9 +121,7 @@ def auxiliary_negatives(
     return unequal(drawn(sampler, random), history[:, 1:, None])
 
 
-def unequal(draws: Int[Array, "R B S N"], following: Int[Array, "B S 1"]) -> Int[Array, "B S N"]:
-    """Return the first draw of each negative that is unequal to its positive, or else the last."""
-    chosen = draws[-1]
-    for earlier in draws[-2::-1]:
-        chosen = jnp.where(earlier == following, chosen, earlier)
-    return chosen
+def unequal(draws: Int[Array, "2 B S N"], following: Int[Array, "B S 1"]) -> Int[Array, "B S N"]:
+    """Return the first draw of each negative or, if it equals its positive, the second."""
+    first, second = draws
+    return jnp.where(first == following, second, first)
