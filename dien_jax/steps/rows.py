@@ -83,11 +83,6 @@ def distinct(ids: Int[Array, "..."], size: int) -> Rows:
     return Rows(jnp.where(write < size, write, ids[0]), write)
 
 
-def places(rows: Rows, ids: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Return the index of each id in the gathered rows, which must contain all ids."""
-    return jnp.searchsorted(rows.write, ids).astype(ids.dtype)
-
-
 class LookUps(NamedTuple):
     """A batch with ids renumbered for the gathered rows, and the features of these rows."""
 
@@ -119,7 +114,7 @@ class RowGather:
         """
         rows = self.rows[table] = distinct(ids, size)
         columns = jax.tree.map(lambda column: jnp.asarray(column)[rows.read], columns)
-        return places(rows, ids), columns
+        return jnp.searchsorted(rows.write, ids).astype(ids.dtype), columns
 
     def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
         """Return parameters and slots with gathered rows in place of tables."""
