@@ -86,7 +86,8 @@ class Exchange:
 
         def answered(asked: Round, rows: jax.Array) -> jax.Array:
             here = jnp.minimum(asked.wanted, self._layout.owned - 1)
-            found = _to_all(_packed([leaf[here] for leaf in leaves], lead=2))
+            bits = [jax.lax.bitcast_convert_type(leaf[here], jnp.int32) for leaf in leaves]
+            found = _to_all(_packed(bits, lead=2))
             number = places - asked.first[owner]
             is_answer = (number >= 0) & (number < asked.counts[owner])
             answer = found[owner, jnp.clip(number, 0, self._capacity - 1)]
@@ -112,7 +113,7 @@ class Exchange:
 
     def summed(self, gradients: list[Float[Array, "U ..."]]) -> list[Float[Array, "Q ..."]]:
         """Return the gradients of every row of this device, summed over all devices."""
-        packed = _packed(gradients, lead=1, cast=False)
+        packed = _packed(gradients, lead=1)
 
         def add(asked: Round, total: jax.Array) -> jax.Array:
             sent = self._sent(asked, packed)
@@ -130,7 +131,7 @@ class Exchange:
         rows = distinct(places, owned)  # with the slot past the end that filler requests
         rows = rows._replace(read=jnp.minimum(rows.read, owned - 1))
         count = rows.read.shape[0]
-        sent = self._sent(asked, _packed(gradients, lead=1, cast=False))
+        sent = self._sent(asked, _packed(gradients, lead=1))
         where = jnp.where(places < owned, jnp.searchsorted(rows.write, places), count)
         total = jnp.zeros((count, sent.shape[1]), sent.dtype).at[where].add(sent, mode="drop")
         return rows, _unpacked(total, gradients)
@@ -167,10 +168,8 @@ def _to_all(parts: jax.Array) -> jax.Array:
     return jax.lax.all_to_all(parts, AXIS, 0, 0, tiled=True)
 
 
-def _packed(leaves: list[jax.Array], *, lead: int, cast: bool = True) -> jax.Array:
-    """Concatenate arrays, flattened after ``lead`` axes, bitcast to int32 if ``cast``."""
-    if cast:
-        leaves = [jax.lax.bitcast_convert_type(leaf, jnp.int32) for leaf in leaves]
+def _packed(leaves: list[jax.Array], *, lead: int) -> jax.Array:
+    """Concatenate arrays of one type, flattened after ``lead`` axes."""
     return jnp.concatenate([leaf.reshape(*leaf.shape[:lead], -1) for leaf in leaves], axis=-1)
 
 

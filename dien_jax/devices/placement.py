@@ -174,8 +174,7 @@ class Placement(OneDevice):
         )
 
     def shardings(self, shapes: Any) -> Any:
-        on_mesh = functools.partial(NamedSharding, self.mesh)
-        return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
+        return self._map_tables(lambda *_: self._split, shapes, lambda _: self._whole)
 
     def on_each(self, tree: Any) -> Any:
         return multihost_utils.host_local_array_to_global_array(tree, self.mesh, P())
