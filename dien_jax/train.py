@@ -170,7 +170,7 @@ def _table(result: "RunResult") -> str:
 def _remarks(result: "RunResult") -> Iterator[str]:
     """Yield remarks: what the network adds to counts, and other notable results."""
     from dien_jax.runs.model_card import lists_line
-    from dien_jax.training.loop import COUNTS_ALONE
+    from dien_jax.training.result import COUNTS_ALONE
 
     area = result.test.get("auc")
     alone, popularity = (result.baselines.get(name) for name in (COUNTS_ALONE, "popularity"))

@@ -27,7 +27,7 @@ from dien_jax.experiments.comparison import seed_tables
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run, decided_config
 from dien_jax.runs.summary import load_summaries
-from dien_jax.training.loop import COUNTS_ALONE
+from dien_jax.training.result import COUNTS_ALONE
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import say

@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import LARGEST_INTEGER, Config
+from dien_jax.errors import UserError
 from dien_jax.model.tower import Part
 
 TOWER_RATE = 3e-3
@@ -14,7 +15,7 @@ TOWER_EPOCHS = 8
 
 def learning_rate(settings: Config, steps_per_epoch: int, part: Part = "network") -> optax.Schedule:
     """Return the learning-rate schedule of a part of the model, over steps of its training."""
-    config, steps = settings.optim, steps_per_epoch * epochs_of(settings, part)
+    config, steps = settings.optim, steps_of(settings, steps_per_epoch, part)
     if part == "tower":
         return optax.cosine_decay_schedule(TOWER_RATE, steps)
     if config.schedule == "halving":
@@ -29,6 +30,20 @@ def epochs_of(config: Config, part: Part) -> int:
     """Return the maximum number of epochs of a part of the model."""
     epochs = config.train.epochs
     return min(TOWER_EPOCHS, epochs) if part == "tower" else epochs
+
+
+def steps_of(config: Config, steps_per_epoch: int, part: Part) -> int:
+    """Return the maximum number of training steps of a part of the model.
+
+    More steps than an int32 can count are a UserError.
+    """
+    longest = LARGEST_INTEGER // steps_per_epoch
+    if config.train.epochs > longest:
+        raise UserError(
+            f"train.epochs must be at most {longest:,} with {steps_per_epoch:,} steps an epoch, "
+            f"got {config.train.epochs:,}"
+        )
+    return steps_per_epoch * epochs_of(config, part)
 
 
 def make_optimizer(

@@ -1,5 +1,6 @@
 """Jitted functions that score batches."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
+from dien_jax.steps.state import compiler_options
 
 
 def make_predict_step(
@@ -56,7 +58,7 @@ def make_predict_step(
 
     on_devices = place.mapped(on_device, ("state", "whole", "features", "batch", "whole"), "batch")
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(config))
     def predict(*arguments: Any, logit_map: LogitMap | None = None) -> jax.Array:
         return on_devices(*arguments, logit_map)
 

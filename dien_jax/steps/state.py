@@ -30,6 +30,14 @@ def parts(config: ModelConfig) -> tuple[Part, ...]:
     return ("tower", "network") if config.statistics else ("network",)
 
 
+def compiler_options(config: Config) -> dict[str, Any] | None:
+    """Return the options with which the programs of training are compiled, if there are any.
+
+    XLA reads its flags once, and may have read them before the settings were known.
+    """
+    return {"xla_gpu_deterministic_ops": True} if config.train.deterministic else None
+
+
 class TrainState(NamedTuple):
     """Everything a run carries from step to step; step k uses ``fold_in(key, k)``.
 
@@ -134,6 +142,12 @@ def create_state(
         raise UserError(f"model.implementation: {error}") from error
     step = jnp.zeros((), jnp.int32)
     return TrainState(params, batch_stats, slots, place.on_each(step), place.on_each(run_key))
+
+
+def tower_of(state: TrainState) -> tuple[Any, Any]:
+    """Return a copy of the parameters and the running statistics of a state's tower."""
+    tower = of_part(state.params, "tower"), of_part(state.batch_stats, "tower")
+    return jax.tree.map(jnp.copy, tower)  # a step donates the state
 
 
 def all_finite(tree: Any) -> bool:

@@ -25,7 +25,7 @@ from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.negatives import RandomColumns, Sampler, random_columns, unequal
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
-from dien_jax.steps.state import Tables, TrainState
+from dien_jax.steps.state import Tables, TrainState, compiler_options
 
 Metrics = dict[str, jax.Array]
 
@@ -227,4 +227,4 @@ def make_train_step(
         params, batch_stats, slots = trained
         return TrainState(params, batch_stats, slots, state.step + 1, state.key), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(config))

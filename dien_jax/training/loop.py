@@ -32,25 +32,28 @@ from dien_jax.runs.calibration import Calibration, fit_calibration
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import score_batches, split_scores
+from dien_jax.steps.optimizer import learning_rate, steps_of
 from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import (
     TrainState,
     all_finite,
     create_state,
+    parts,
     require_step_memory,
+    tower_of,
     training_tables,
 )
+from dien_jax.steps.train import make_train_step
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.parts import part_steps, tower_of
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
-from dien_jax.training.vectors import ItemVectors, item_vectors, with_vectors
+from dien_jax.training.result import COUNTS_ALONE
+from dien_jax.training.vectors import ItemVectors, item_vectors, started, with_vectors
 from dien_jax.utils.processes import from_first, on_first
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
-COUNTS_ALONE = "counts alone"
-"""Name of the tower among baselines."""
 
 
 class Trainer:
@@ -59,7 +62,7 @@ class Trainer:
     Several processes share ``checkpoints``; None saves nothing, and allows only
     :meth:`evaluations`. ``stop_signal`` is called before each batch; if it returns the number of a
     signal, the run saves its state and stops. The number of ``devices`` of all processes divides
-    the batch size; () is the default device. ``vectors`` replace those of the dataset's items.
+    the batch size; () is the default device. ``vectors`` are those of a warm start.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -81,8 +84,11 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, agreed_stop(stop_signal)
         self.steps_per_epoch = -(-len(dataset.splits["train"].label) // train.batch_size)
-        self._place = Placement(devices, schema) if len(devices) > 1 else OneDevice(schema)
-        self._parts = part_steps(config, self._place, self.steps_per_epoch)
+        place = Placement(devices, schema) if len(devices) > 1 else OneDevice(schema)
+        self._place, given = place, (config, schema, self.steps_per_epoch, place)
+        names = parts(config.model)
+        self._train = {part: make_train_step(*given, part) for part in names}
+        self._predict = {part: make_predict_step(config, schema, place, part) for part in names}
         self._loader = Loader(
             dataset,
             "train",
@@ -90,33 +96,33 @@ class Trainer:
             seed=run.seed,
             statistics=config.model.statistics,
             folds=config.model.initial_embeddings == "vectors",
-            part=self._place.part,
+            part=place.part,
         )
         longest = self._loader.padded_lengths[-1]
-        require_step_memory(config, self._place, train.batch_size, longest)
-        self._validation = evaluation_loader(dataset, "valid", train, self._place.part)
+        require_step_memory(config, place, train.batch_size, longest)
+        self._validation = evaluation_loader(dataset, "valid", train, place.part)
 
         self._started_at = time.perf_counter()
-        self.state = create_state(config, schema, self.steps_per_epoch, run.seed, self._place)
-        shapes = self._place.like(self.state.params)
+        self.state = create_state(config, schema, self.steps_per_epoch, run.seed, place)
+        shapes = place.like(self.state.params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-        self._tables = training_tables(dataset, config, self._place)  # after the larger state
+        self._tables = training_tables(dataset, config, place)  # after the larger state
         # A warm start keeps the tower of its source.
         has_tower = not config.model.statistics or run.warm_start is not None
         self.progress = Progress(network_from=0 if has_tower else None)
         self._best_tower: tuple[Any, Any] | None = None  # its parameters and running statistics
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
-            self.state, host = restored(checkpoints, latest, self.state, self._place)
+            self.state, host = restored(checkpoints, latest, self.state, place)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
             if self.progress.part == "tower" and self.progress.best_step:
                 self._best_tower = tower_of(self._best_checkpoint())
-        start, kept = run.warm_start, config.model.initial_embeddings == "vectors"
-        if kept and (start is None or start["vectors"]):
-            vectors = vectors or item_vectors(dataset, config)
+        if run.warm_start is None and config.model.initial_embeddings == "vectors":
+            vectors = item_vectors(dataset, config)
         if vectors is not None:
-            arrays = self.state, self._tables, self._place
-            self.state, self._tables = with_vectors(*arrays, vectors, is_fresh=latest is None)
+            if latest is None:
+                self.state = started(self.state, place, vectors)
+            self._tables = with_vectors(self._tables, place, vectors)
         self._report_scoring: Callable[[str, int, float], None] = lambda *_: None
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
@@ -148,8 +154,8 @@ class Trainer:
 
         They have the form and the shapes of one device.
         """
-        started = self._place.put(trained, self.state[:3])
-        self.state = TrainState._make((*started, *self.state[3:]))
+        arrays = self._place.put(trained, self.state[:3])
+        self.state = TrainState._make((*arrays, *self.state[3:]))
         self._save(best=False)
 
     def _best_checkpoint(self) -> TrainState:
@@ -228,7 +234,8 @@ class Trainer:
     @property
     def _part_end(self) -> int:
         """The last step of the part in training; early stopping may end it earlier."""
-        return (self.progress.network_from or 0) + self._parts[self.progress.part].steps
+        steps = steps_of(self._config, self.steps_per_epoch, self.progress.part)
+        return (self.progress.network_from or 0) + steps
 
     def _begin_network(self) -> None:
         """Replace the last tower with the best one; from here on, train the network."""
@@ -262,7 +269,7 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        train = self._parts[self.progress.part].train
+        train = self._train[self.progress.part]
         self.state, metrics = train(self.state, self._tables, self._place.put_batch(batch))
         self._pending.append(metrics)
         self.progress.step += 1
@@ -277,8 +284,7 @@ class Trainer:
 
     def _fetch(self) -> None:
         """Wait for pending steps, and read their metrics."""
-        pending = jax.device_get(self._pending)
-        rows = [{name: float(value) for name, value in row.items()} for row in pending]
+        rows = jax.tree.map(float, jax.device_get(self._pending))
         now = time.perf_counter()
         for step, row in enumerate(rows, start=self.progress.step - len(rows) + 1):
             names = ("loss", "click_loss", "auxiliary_loss", "gradient_norm")
@@ -297,8 +303,8 @@ class Trainer:
     def _report(self, listener: Callable[[StepReport], None]) -> None:
         metrics, self._unreported = mean_metrics(self._unreported), {}
         step, speed = self.progress.step, self.progress.examples_per_second
-        of_part = step - 1 - (self.progress.network_from or 0)
-        rate = float(self._parts[self.progress.part].learning_rate(of_part))
+        rates = learning_rate(self._config, self.steps_per_epoch, self.progress.part)
+        rate = float(rates(step - 1 - (self.progress.network_from or 0)))
         listener(StepReport(step, self._part_end, metrics, speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
@@ -357,7 +363,7 @@ class Trainer:
             self._report_scoring(split, loader.num_examples, done)
 
         model = state.params, state.batch_stats, self._tables.features
-        step = functools.partial(self._parts[part].predict, *model, logit_map=logit_map)
+        step = functools.partial(self._predict[part], *model, logit_map=logit_map)
         put, readable = self._place.put_batch, self._place.readable
         return score_batches(lambda batch: readable(step(put(batch))), loader, watch)
 
@@ -381,8 +387,8 @@ class Trainer:
         self._timed_from = None
 
     def _require_finite_state(self) -> None:
-        state, problem = self.state, "a parameter or its optimizer state is not finite"
-        if not all_finite((state.params, state.batch_stats, state.optimizer_state)):
+        if not all_finite(self.state):
+            problem = "a parameter or its optimizer state is not finite"
             raise self._not_finite(f"{problem} after step {self.progress.step}")
 
     def _not_finite(self, problem: str) -> NotFiniteError:

@@ -24,6 +24,9 @@ from dien_jax.utils.plots import new_figure, save_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COUNTS_ALONE = "counts alone"
+"""Name of the tower among baselines."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:

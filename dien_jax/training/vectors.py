@@ -42,23 +42,18 @@ class ItemVectors(NamedTuple):
         return self._replace(vectors=np.stack(turned))
 
 
-def with_vectors(
-    state: TrainState, tables: Tables, place: OneDevice, found: ItemVectors, *, is_fresh: bool
-) -> tuple[TrainState, Tables]:
-    """Return the state and the tables for training with vectors.
-
-    In a fresh state, at the start of a run, item embeddings become the vectors of all users; items
-    without a vector keep their random one. The tables get all vectors.
-    """
-    if is_fresh:
-        state = started(state, place, found)
+def with_vectors(tables: Tables, place: OneDevice, found: ItemVectors) -> Tables:
+    """Return the tables of a train step with all vectors."""
     more = place.put_features(FeatureTables({}, {}, {}, {}, *found))
     features = tables.features._replace(vector_row=more.vector_row, vectors=more.vectors)
-    return state, tables._replace(features=features)
+    return tables._replace(features=features)
 
 
 def started(state: TrainState, place: OneDevice, found: ItemVectors) -> TrainState:
-    """Return the state with item embeddings from the first table of vectors."""
+    """Return a fresh state with the vectors of all users as item embeddings.
+
+    Items without a vector keep their random embedding.
+    """
     values, name = np.flatnonzero(found.row), place.schema.item[0].name
     params = dict(state.params["item_embeddings"])
     rows = found.vectors[0, found.row[values]].astype(np.float32)

@@ -24,7 +24,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import loop, parts
+from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -58,13 +58,13 @@ def table_rows(output: str) -> dict[str, list[str]]:
 
 def wrap_step(monkeypatch, change) -> None:
     """``change(state, metrics)`` after each step."""
-    make = parts.make_train_step
+    make = loop.make_train_step
 
     def make_changed(*arguments):
         step = make(*arguments)
         return lambda *of_step: change(*step(*of_step))
 
-    monkeypatch.setattr(parts, "make_train_step", make_changed)
+    monkeypatch.setattr(loop, "make_train_step", make_changed)
 
 
 def test_best_checkpoint_is_that_of_the_best_evaluation(finished):

@@ -21,9 +21,10 @@ from dien_jax.errors import Interrupted
 from dien_jax.runs.folder import Run
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import automatic_update
-from dien_jax.steps.state import create_state
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import create_state, parts
+from dien_jax.steps.train import make_train_step
 from dien_jax.training import run
-from dien_jax.training.parts import part_steps
 from dien_jax.training.result import simple_baselines
 from dien_jax.utils.files import read_json
 
@@ -210,8 +211,10 @@ def test_deterministic_is_an_option_of_every_program_of_training() -> None:
     config = with_settings(LIGHT_CONFIG, {"train.deterministic": True})
     state, batch = create_state(config, SCHEMA, 10, seed=0), batch_of(4)
     model = state.params, state.batch_stats, tables().features
-    for part in part_steps(config, OneDevice(SCHEMA), 10).values():
-        for program, arguments in ((part.train, (state, tables())), (part.predict, model)):
+    for part in parts(config.model):
+        train = make_train_step(config, SCHEMA, 10, part=part)
+        predict = make_predict_step(config, SCHEMA, part=part)
+        for program, arguments in ((train, (state, tables())), (predict, model)):
             # JAX names the options of a program that is called within another one.
             with pytest.raises(ValueError, match="xla_gpu_deterministic_ops"):
                 jax.jit(lambda *given, run=program: run(*given)).lower(*arguments, batch)
