@@ -256,9 +256,9 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         check_values(self, "distributed")
-        three = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
-        given = [f"distributed.{name}" for name, value in three.items() if value is not None]
-        missing = [f"distributed.{name}" for name, value in three.items() if value is None]
+        three = ("coordinator", "processes", "process")
+        given = [f"distributed.{name}" for name in three if getattr(self, name) is not None]
+        missing = [f"distributed.{name}" for name in three if getattr(self, name) is None]
         together = "distributed.coordinator, distributed.processes and distributed.process"
         if self.auto and given:
             found = f"distributed.auto finds {', '.join(given)} by itself"

@@ -104,8 +104,7 @@ class Trainer:
 
         self._started_at = time.perf_counter()
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed, place)
-        shapes = place.like(self.state.params)
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(place.like(self.state.params)))
         self._tables = training_tables(dataset, config, place)  # after the larger state
         # A warm start keeps the tower of its source.
         has_tower = not config.model.statistics or run.warm_start is not None
