@@ -132,7 +132,20 @@ class TensorBoard:
         self._writer: EventsWriter | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._write(*(Event(step=step, summary=scalar(*entry)) for entry in values.items()))
+        events = [Event(step=step, summary=scalar(*entry)) for entry in values.items()]
+        with writing(self._folder):
+            if self._writer is None:
+                continues = self._folder.exists()  # even without a checkpoint
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # TensorBoard reads files in order of their names, which start with the time.
+                self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
+                if continues:  # TensorBoard drops earlier events from this step on
+                    restart = SessionLog(status=SessionLog.START)
+                    events.insert(0, Event(step=self._restored_step + 1, session_log=restart))
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write_event(event)
+            self._writer.flush()
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Write the metrics; files are not copied."""
@@ -142,21 +155,6 @@ class TensorBoard:
         if self._writer is not None:
             with writing(self._folder):
                 self._writer.close()
-
-    def _write(self, *events: Event) -> None:
-        with writing(self._folder):
-            if self._writer is None:
-                continues = self._folder.exists()  # even without a checkpoint
-                self._folder.mkdir(parents=True, exist_ok=True)
-                # TensorBoard reads files in order of their names, which start with the time.
-                self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns():020d}")
-                if continues:  # TensorBoard drops earlier events from this step on
-                    restart = SessionLog(status=SessionLog.START)
-                    events = Event(step=self._restored_step + 1, session_log=restart), *events
-            for event in events:
-                event.wall_time = time.time()
-                self._writer.write_event(event)
-            self._writer.flush()
 
 
 @contextlib.contextmanager
