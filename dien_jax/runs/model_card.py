@@ -125,15 +125,18 @@ def _results(result: Mapping[str, Any], intervals: _Intervals) -> str:
 
 def lists_line(lists: ListMetrics) -> str:
     """Return a sentence about lists over all items, for clicks of the test split."""
+
+    def rate(value: float | None) -> str:
+        return "none" if value is None else f"{value:.3f}"
+
     interval = lists.get("hr_10_interval")
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
-    simple = f"of the most popular items HR@10 {lists['hr_10_popularity']:.3f}"
+    simple = f"of the most popular items HR@10 {rate(lists['hr_10_popularity'])}"
     if (together := lists.get("hr_10_cooccurrence")) is not None:
         simple += f", of those most often chosen with the last event {together:.3f}"
     return (
-        f"Lists of all items: HR@10 {lists['hr_10']:.3f}{between}, NDCG@10 {lists['ndcg_10']:.3f}; "
-        f"{simple}; "
-        f"{lists['targets']:,} clicks of test."
+        f"Lists of all items: HR@10 {rate(lists['hr_10'])}{between}, "
+        f"NDCG@10 {rate(lists['ndcg_10'])}; {simple}; {lists['targets']:,} clicks of test."
     )
 
 

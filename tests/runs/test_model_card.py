@@ -10,7 +10,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import Run
-from dien_jax.runs.model_card import CARD_FILE, model_card, read_card
+from dien_jax.runs.model_card import CARD_FILE, lists_line, model_card, read_card
 
 METRICS = {
     "auc": 0.8, "auc_known": 0.81, "gauc": None, "logloss": 0.5, "normalised_entropy": 0.7,
@@ -75,6 +75,12 @@ def test_text_of_data_cannot_break_a_card(run: Run) -> None:
     text = card(run, policy="a\x1b[31m\n## Results")
     assert "policy a\\u001b[31m\\u000a## Results" in text
     assert text.splitlines().count("## Results") == 1
+
+
+def test_metrics_of_lists_may_be_undefined() -> None:
+    names = ("hr_10", "hr_10_popularity", "ndcg_10", "mrr", "coverage", "mean_popularity")
+    line = lists_line({**dict.fromkeys(names), "targets": 0})  # type: ignore[typeddict-item]
+    assert line.startswith("Lists of all items: HR@10 none, NDCG@10 none; of the most popular")
 
 
 def test_a_card_is_read_again_within_bounds(tmp_path: Path) -> None:
