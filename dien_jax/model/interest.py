@@ -39,10 +39,8 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
     """Initialize each gate's matrix of ``[rows, gates, H]`` separately, in one program."""
 
     def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        def draw(key: jax.Array) -> jax.Array:
-            return initial(key, (shape[0], shape[2]), dtype)
-
-        return jax.vmap(draw, out_axes=1)(jax.random.split(key, shape[1]))
+        draw = jax.vmap(lambda key: initial(key, (shape[0], shape[2]), dtype), out_axes=1)
+        return draw(jax.random.split(key, shape[1]))
 
     return make
 
