@@ -18,6 +18,7 @@ from dien_jax.utils.json_values import BelowOne, LargeCount, NotNegative, Positi
 
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
+Auxiliary = Literal["binary", "softmax"]
 
 LARGEST_NUMBER = 3.4e38  # largest value of a float setting, about that of float32
 LARGEST_INTEGER = 2**31 - 1  # largest value of an integer setting, and of the steps of a run
@@ -87,7 +88,7 @@ class ModelConfig:
     stay float32."""
     attention: Attention | str = "mlp"
     """Attention scores: an MLP, as in the authors' program, or a bilinear form, as in the paper."""
-    auxiliary: Literal["binary", "softmax"] | str = "binary"
+    auxiliary: Auxiliary | str = "binary"
     """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and sampled
     ones."""
     auxiliary_weight: NotNegative = 8.0

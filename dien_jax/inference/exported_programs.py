@@ -18,7 +18,7 @@ from dien_kernels.candidates import CHUNK
 from jax import export
 
 from dien_jax.config.presets import with_settings
-from dien_jax.config.settings import Attention, Evolution
+from dien_jax.config.settings import Attention, Auxiliary, Evolution
 from dien_jax.data.schema import MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables, example_batch
 from dien_jax.errors import failing, reason
@@ -156,8 +156,10 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         return found
 
     model, longest = trained.run.config.model, trained.run.config.train.max_history
-    own_modules = {model.attention, model.evolution} - {*get_args(Attention), *get_args(Evolution)}
-    subject = f"a model with attention {model.attention!r} and evolution {model.evolution!r}"
+    parts = {"attention": Attention, "evolution": Evolution, "auxiliary": Auxiliary}
+    chosen = {part: getattr(model, part) for part in parts}
+    own_modules = {part: name for part, name in chosen.items() if name not in get_args(parts[part])}
+    subject = f"a model with {', '.join(f'{part} {name!r}' for part, name in own_modules.items())}"
     try:
         return arrays, exports("t")
     except Exception as error:  # a module that users add may raise anything

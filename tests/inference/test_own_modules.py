@@ -14,9 +14,10 @@ from support.tiny_run import MODEL
 from support.untrained_run import TOLERANCE
 
 from dien_jax import Config, Ranker, RankRequest, TrainConfig, fit, load_run, open_dataset
+from dien_jax.errors import UserError
 from dien_jax.inference import export_run
 from dien_jax.inference.archive import read_archive
-from dien_jax.model import ATTENTIONS, EVOLUTIONS
+from dien_jax.model import ATTENTIONS, AUXILIARIES, EVOLUTIONS
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
@@ -86,6 +87,24 @@ def test_an_own_attention_is_exported_for_histories_of_any_length(tmp_path, monk
     run = untrained_run.write(tmp_path / "run", data, model="din", attention="own", **options)
     export_run(run, tmp_path / "model.dien")  # which compares scores
     assert steps_of(tmp_path / "model.dien") == ["t"]
+
+
+class Narrow(nn.Module):
+    """A loss without parameters, and a score that asks for the number of candidates."""
+
+    def __call__(self, states, history, negatives, positions, is_negative, **options):
+        return jnp.zeros(())
+
+    def score(self, states, behaviours):
+        return jnp.ones(int(states.shape[0])) * states.sum(1)
+
+
+def test_an_own_auxiliary_loss_that_cannot_be_exported_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(AUXILIARIES, "own", lambda config, axis: Narrow())
+    data, options = tiny_run.write_data(tmp_path / "data"), {"statistics": False, "buckets": ()}
+    run = untrained_run.write(tmp_path / "run", data, auxiliary="own", **options)
+    with pytest.raises(UserError, match="a model with auxiliary 'own' cannot be exported: "):
+        export_run(run, tmp_path / "model.dien")
 
 
 class Scaled(nn.Module):
