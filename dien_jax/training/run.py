@@ -111,10 +111,10 @@ def fit(
 
     agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})
     dataset, devices = on_each(opened)
-    source = origin = None
+    sources, origin = list[Source | None](), None
     if warm_start is not None:
-        source = on_first(lambda: load_source(Path(warm_start), dataset, config))
-        origin = from_first(lambda: warm_start_of(Path(warm_start), source, dataset, config))
+        sources.append(on_first(lambda: load_source(Path(warm_start), dataset, config)))
+        origin = from_first(lambda: warm_start_of(Path(warm_start), sources[0], dataset, config))
     about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": len(devices)}
     run = on_each(lambda: Run.create(dataset=dataset, config=config, **about))
     _agree_on(run, devices)
@@ -134,7 +134,7 @@ def fit(
             if updates == ("auto", "lazy_adam"):
                 reason = f"large embedding tables have more than {LAZY_ROWS:,} rows"
                 say(f"optim.embedding_update is lazy_adam: {reason}")
-            return _train(run, dataset, folder, *opened_run, stop_signal, devices, source)
+            return _train(run, dataset, folder, *opened_run, stop_signal, devices, sources)
     except Interrupted:
         raise
     except Exception:
@@ -189,7 +189,7 @@ def resume(
             found = f"the run began with {name} {before.get(name)}, this is {after.get(name)}"
             say(f"warning: {found}; {differ}")
     with _opened(folder, run, loggers) as opened_run:
-        return _train(run, dataset, folder, *opened_run, stop_signal, devices)
+        return _train(run, dataset, folder, *opened_run, stop_signal, devices, [])
 
 
 def _only_first_prints() -> None:
@@ -289,9 +289,13 @@ def _train(
     loggers: Sequence[Logger],
     stop_signal: StopSignal,
     devices: Sequence[jax.Device],
-    source: Source | None = None,
+    sources: list[Source | None],
 ) -> RunResult:
-    """Train to the end; ``source`` is the run to start from, if it is already loaded."""
+    """Train to the end; ``sources`` has the run to start from, if it is already loaded.
+
+    It is removed from the list: the memory of its arrays is free when training begins.
+    """
+    source = sources.pop() if sources else None
     sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
     say(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
@@ -317,6 +321,7 @@ def _train(
         say(line)
     if starts:
         _start_from(run, dataset, trainer, source, vectors)
+    source = vectors = None
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:

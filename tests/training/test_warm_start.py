@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import gc
 import io
 import itertools
 import shutil
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -15,16 +17,17 @@ import pytest
 from support import tiny_run
 from support.tiny_run import GONE, NEW_ITEMS, bits, refusal, write_grown
 
-from dien_jax import train
+from dien_jax import fit, train
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.errors import UserError
+from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.model.tower import of_part
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, score_split
 from dien_jax.training import loop, warm_start
+from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
@@ -297,3 +300,24 @@ def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd)
     assert "does not exist" in refused(tmp_path / "missing")
     differs = f"warm start from {tiny.run}: model.activation must be 'dice', as in the run, got"
     assert differs in refused(tiny.run, "--model.activation=prelu")
+
+
+def test_training_keeps_no_table_of_the_run_that_it_started_from(
+    tiny, tmp_path, monkeypatch
+) -> None:
+    tables, load = [], training_run.load_source
+
+    def noted(*arguments: object) -> warm_start.Source:
+        source = load(*arguments)
+        tables.append(weakref.ref(source.state.params["item_embeddings"]["item"]))
+        return source
+
+    def stopped(trainer: loop.Trainer, reporter: object) -> None:
+        gc.collect()
+        assert [table() for table in tables] == [None]
+        raise Interrupted(2)
+
+    monkeypatch.setattr(training_run, "load_source", noted)
+    monkeypatch.setattr(loop.Trainer, "run", stopped)
+    with pytest.raises(Interrupted):
+        fit(Run.load(tiny.run).config, data=tiny.new, run_dir=tmp_path / "run", warm_start=tiny.run)
