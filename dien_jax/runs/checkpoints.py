@@ -62,7 +62,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
-        self._processes = 1 if read_only else processes.count()
+        self._is_alone = read_only
         self._checkpointer = _checkpointer(alone=read_only)
 
         def made() -> None:
@@ -77,7 +77,7 @@ class Checkpoints:
 
     def _of_first(self, work: Callable[[], Any]) -> Any:
         """Return the result of process 0, which must be JSON values."""
-        return processes.from_first(work) if self._processes > 1 else work()
+        return work() if self._is_alone else processes.from_first(work)
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint, or None."""
@@ -153,7 +153,7 @@ class Checkpoints:
 
         path = self._directory / self._of_first(attempt)
         read = functools.partial(self._read, path, like, optimizer)
-        return processes.on_each(read) if self._processes > 1 else read()
+        return read() if self._is_alone else processes.on_each(read)
 
     def settled(self, read: Callable[[], Read]) -> Read:
         """Return ``read()``; repeat it if it fails while a run replaces checkpoints."""
