@@ -318,7 +318,7 @@ def check_batch(
     for name in ("lengths", "item", "user", "label", "weight"):
         check_axes(f"batch.{name}", getattr(batch, name), {"B": rows})
     check_axes("negatives", negatives, {"B": rows, "T - 1": steps - 1, "K": None})
-    for name in ("history", "lengths", "item"):
+    for name in ("history", "lengths", "item", "user"):
         if not jnp.issubdtype((dtype := getattr(batch, name).dtype), jnp.integer):
             refuse(f"batch.{name}", "integers", dtype)
     groups = {

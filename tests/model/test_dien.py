@@ -296,6 +296,8 @@ BATCH = example_batch(SCHEMA)
          r"negatives: .* with B = 1, T - 1 = 1, got \(2, 1"),
         ({"batch": BATCH._replace(history=np.ones((1, 2), np.float32))},
          r"batch\.history: expected integers, got float32"),
+        ({"batch": BATCH._replace(user=np.ones(1, np.float32))},
+         r"batch\.user: expected integers, got float32"),
     ],
 )  # fmt: skip
 def test_the_click_model_refuses_missing_features_and_wrong_shapes(changes, message) -> None:
