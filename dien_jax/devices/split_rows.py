@@ -8,7 +8,7 @@ Dimensions: U fetched rows of a table, W rows whose gradients an owner gets, Q s
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> 
         dense = dict(zip(dense, jax.lax.psum([*dense.values()], AXIS), strict=True))
         change = of_all_rows if is_dense else by_rows
         changed, squares = change(whole, gather.exchanges, dense, tables)
-        total = _squares(dense.values())
+        total = optax.tree.norm([*dense.values()], squared=True)
         if tables:
             total = total + jax.lax.psum(squares, AXIS)
         return *changed, jnp.sqrt(total)
@@ -80,7 +80,7 @@ def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> 
         for table, leaves in tables.items():
             sums = exchanges[table].summed([*leaves.values()])
             rows.update(zip(leaves, sums, strict=True))
-        return advanced(whole, dense | rows), _squares(rows.values())
+        return advanced(whole, dense | rows), optax.tree.norm([*rows.values()], squared=True)
 
     def by_rows(whole: Any, exchanges: Any, dense: Any, tables: Any) -> tuple[Any, jax.Array]:
         def only(tree: Any, table: Table | None) -> Any:
@@ -99,7 +99,7 @@ def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> 
             before = _joined(fixed, take_rows(mine, {table: rows}))
             changed = advanced(before, dense | dict(zip(tables[table], sums, strict=True)))
             mine = put_rows(mine, only(changed, table), {table: rows})
-            return mine, squares + _squares(sums)
+            return mine, squares + optax.tree.norm(sums, squared=True)
 
         fixed, squares = only(whole, None), jnp.zeros((), jnp.float32)
         parts = [advanced(fixed, dense)]
@@ -126,8 +126,3 @@ def _joined(*parts: Any) -> Any:
         return next((leaf for leaf in leaves if leaf is not None), None)
 
     return jax.tree.map(present, *parts, is_leaf=lambda leaf: leaf is None)
-
-
-def _squares(leaves: Iterable[jax.Array]) -> jax.Array:
-    """Return the sum of squares of gradients."""
-    return sum(((leaf**2).sum() for leaf in leaves), jnp.zeros((), jnp.float32))
