@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from dien_jax.config.settings import DistributedConfig
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
-from dien_jax.utils.console import print_only_errors, say_error
+from dien_jax.utils.console import print_as_process, say_error
 from dien_jax.utils.processes import SharedError, agree, check_counts, count, exchange, index
 
 HEARTBEAT_SECONDS = 30
@@ -115,8 +115,7 @@ def resume_with(folder: Path) -> None:
 def _connect(config: DistributedConfig) -> None:
     if not config.is_asked:
         return
-    if config.process:
-        print_only_errors(config.process)
+    print_as_process(config.process or 0)
     wait = config.timeout
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     options |= {"initialization_timeout": wait, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
@@ -142,8 +141,7 @@ def _connect(config: DistributedConfig) -> None:
                     "distributed.process instead"
                 )
             raise UserError(problem) from error
-    if index():
-        print_only_errors(index())
+    print_as_process(index())
     _say_when_aborted("another process of the run has ended; the lines above say which", LOST)
     check_counts()
     agree({"the version of jax": jax.__version__, "that of jaxlib": version("jaxlib")})

@@ -39,7 +39,7 @@ from dien_jax.training.warm_start import (
     source_of,
     warm_start_of,
 )
-from dien_jax.utils.console import print_only_errors, say
+from dien_jax.utils.console import print_as_process, say
 from dien_jax.utils.files import LOCK_FILE, locked, write_array, write_text
 from dien_jax.utils.machine import require_usable_jax
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
@@ -99,7 +99,7 @@ def fit(
     if not isinstance(data, str | os.PathLike | Dataset):
         expected = "a dataset folder, or what make_dataset or open_dataset returns"
         raise TypeError(f"data must be {expected}, got {type(data).__name__}")
-    _only_first_prints()
+    print_as_process(index())
     preset = nearest_preset(config) if preset is None else preset
 
     def opened() -> tuple[Dataset, Sequence[jax.Device]]:
@@ -167,7 +167,7 @@ def resume(
         continue.
       NotFiniteError, Interrupted: see :func:`fit`.
     """
-    _only_first_prints()
+    print_as_process(index())
     folder = Path(run_dir)
     about, values = from_first(lambda: (Run.load(folder).to_json(), read_finished(folder)))
     run = Run.from_json(about, folder / CONFIG_FILE)
@@ -190,11 +190,6 @@ def resume(
             say(f"warning: {found}; {differ}")
     with _opened(folder, run, loggers) as opened_run:
         return _train(run, dataset, folder, *opened_run, stop_signal, devices, [])
-
-
-def _only_first_prints() -> None:
-    if index():
-        print_only_errors(index())
 
 
 def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:

@@ -34,10 +34,10 @@ BAR_WIDTH = 20
 _other_process: int | None = None  # number of this process, if another one of its run prints
 
 
-def print_only_errors(process: int) -> None:
-    """Print only errors from now on, prefixed with the number of this process."""
+def print_as_process(number: int) -> None:
+    """Print as a process of a run from now on: all but 0 print only errors, with their number."""
     global _other_process
-    _other_process = process
+    _other_process = number or None
 
 
 def say(line: str) -> None:
