@@ -5,7 +5,7 @@ import datetime
 import inspect
 import re
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -109,16 +109,6 @@ def test_calibration_can_be_turned_off_and_changes_neither_training_nor_the_orde
     assert best[0]["valid"] == pytest.approx(plain.valid, rel=1e-6)  # a share of the logit, float32
 
 
-@pytest.mark.long
-def test_scores_of_the_end_need_no_compilation(data, tmp_path, caplog):
-    """The restored checkpoint, its calibration and the part that is a logistic regression."""
-    with jax.log_compiles():
-        dien_jax.fit(config(), data=data, run_dir=tmp_path / "run")
-    compiled = [line for line in caplog.messages if line.startswith("Compiling jit(predict)")]
-    assert len(compiled) == 1  # all batches are padded to one length
-    assert read_json(tmp_path / "run" / "calibration.json", dict)["slope"] != 1
-
-
 def test_click_rate_needs_validation_examples_of_both_labels(tmp_path):
     data = tiny_run.write_data(tmp_path / "tiny", valid=1)
     with pytest.raises(dien_jax.UserError, match=r"train.click_rate needs .* label 1 only"):
@@ -129,24 +119,28 @@ def test_click_rate_needs_validation_examples_of_both_labels(tmp_path):
 
 
 @pytest.mark.long
-def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path):
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    seen, results = [], []
+def test_library_runs_in_a_thread_without_signal_handlers_and_compiles_no_score_of_the_end(
+    data, tmp_path, caplog
+):
+    """Those of the restored checkpoint and of its calibration."""
+    how = {"data": dien_jax.open_dataset(data), "run_dir": tmp_path / "run"}
 
-    def run() -> None:
-        def asked() -> None:
-            seen.append([signal.getsignal(number) for number in numbers])
+    def handlers() -> list:
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
-        few = config("--train.epochs=1")
-        dataset = dien_jax.open_dataset(data)
-        results.append(dien_jax.fit(few, data=dataset, run_dir=tmp_path / "run", stop_signal=asked))
+    def run() -> int:
+        with jax.log_compiles():
+            one = config("--train.epochs=1")
+            result = dien_jax.fit(one, stop_signal=lambda: seen.append(handlers()), **how)
+        return result.steps
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert results[0].steps == tiny_run.STEPS_PER_EPOCH
-    assert all(handlers == before for handlers in seen)
+    before, seen = handlers(), []
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(run).result() == tiny_run.STEPS_PER_EPOCH
+    assert all(each == before for each in seen)
+    compiled = [line for line in caplog.messages if line.startswith("Compiling jit(predict)")]
+    assert len(compiled) == 1  # all batches are padded to one length
+    assert read_json(tmp_path / "run" / "calibration.json", dict)["slope"] != 1
 
 
 @pytest.mark.parametrize("name", dien_jax.PRESETS)
