@@ -9,7 +9,7 @@ import pytest
 from support import tiny_run
 from support.deaths import signalling
 from support.forks import Ended, Forks, Job
-from support.tiny_run import assert_same, flags, light_flags
+from support.tiny_run import assert_same, light_flags
 
 from dien_jax import train
 from dien_jax.inference import list_metrics
@@ -104,26 +104,14 @@ def test_a_signal_while_lists_are_measured_stops_and_the_run_can_be_finished(
     assert_same(folder, light_run)
 
 
-def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
-    settings = ["--model.evolution=none"]
-    settings += ["--optim.embedding-update=lazy_adam", "--train.epochs=1"]
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    data = tiny_run.write_data(tmp_path / "data", rows=DENSE_ROWS + 1)
-    assert train.main([*flags(data, whole), *settings]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_step", signalling(loop.Trainer._step, 2, signal.SIGINT))
-        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
-    assert train.main(["--resume", str(folder)]) == 0
-    assert_same(folder, whole)
-
-
-def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(data, forks, tmp_path):
+def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(forks, tmp_path):
     """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again.
 
-    Kills before changes of files are in ``tests/faults/test_stops.py``.
+    Tables are updated by row. Kills before changes of files are in ``tests/faults/test_stops.py``.
     """
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    settings = ["--model.statistics", "--train.epochs=2"]
+    data = tiny_run.write_data(tmp_path / "data", rows=DENSE_ROWS + 1)
+    settings = ["--model.statistics", "--train.epochs=2", "--optim.embedding-update=lazy_adam"]
     assert train.main([*light_flags(data, whole), *settings]) == 0
     # between the second evaluation of the tower and its save, then before step 14 is saved
     for arguments, call, latest, evaluated in (
