@@ -40,14 +40,17 @@ def test_list_imports_no_command():
     assert printed(code).splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "predict", "recommend", "serve", "train"])
-def test_help_needs_no_jax(name):
-    code = (
-        f"import contextlib, sys; from dien_jax import {name};\n"
-        f"with contextlib.suppress(SystemExit): {name}.main(['--help'])\n"
-        "print('jax' in sys.modules)"
-    )
-    assert printed(code).splitlines()[-1] == "False"
+HELP = """
+import contextlib, importlib, sys
+for name in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"dien_jax.{name}").main(["--help"])
+    assert "jax" not in sys.modules, name
+"""
+
+
+def test_help_needs_no_jax():
+    printed(HELP, "evaluate", "export", "predict", "recommend", "serve", "train")
 
 
 def test_command_gets_the_rest_of_the_line(tmp_path, capsys):
