@@ -21,9 +21,8 @@ from dien_jax import train
 from dien_jax.config.presets import PRESETS
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
-from dien_jax.metrics.scores import METRICS, auc
+from dien_jax.metrics.scores import auc
 from dien_jax.preparation.sources import synthetic
-from dien_jax.steps.state import TrainState
 from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
@@ -31,23 +30,36 @@ from dien_jax.utils.files import read_json
 
 @dataclasses.dataclass
 class Finished:
+    data: Path
     folder: Path
     output: str
     progress: str
     result: dict[str, Any]
+    steps: list[dict[str, float]]
+    """Metrics of every step."""
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory) -> Finished:
-    folder = tmp_path_factory.mktemp("runs") / "run"
+def finished(tmp_path_factory) -> Finished:
+    """A run whose last batch of an epoch is not full."""
+    made = tmp_path_factory.mktemp("runs")
+    data, folder = made / "tiny", made / "run"
+    tiny_run.write_data(data, sizes=tiny_run.SIZES | {"train": 53})
+    steps: list[dict[str, float]] = []
+
+    def note(state, metrics):
+        steps.append({name: float(value) for name, value in metrics.items()})
+        return state, metrics
+
     with (
+        pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(io.StringIO()) as output,
         contextlib.redirect_stderr(io.StringIO()) as progress,
     ):
+        wrap_step(patch, note)
         assert train.main(flags(data, folder)) == 0
-    return Finished(
-        folder, output.getvalue(), progress.getvalue(), read_json(folder / "result.json", dict)
-    )
+    result = read_json(folder / "result.json", dict)
+    return Finished(data, folder, output.getvalue(), progress.getvalue(), result, steps)
 
 
 def table_rows(output: str) -> dict[str, list[str]]:
@@ -76,35 +88,24 @@ def test_best_checkpoint_is_that_of_the_best_evaluation(finished):
     assert all(finished.result["valid"][name] == best["valid"][name] for name in kept)
 
 
-@pytest.mark.long
-def test_training_metrics_are_means_over_all_examples_since_the_last_evaluation(
-    tmp_path, monkeypatch
-):
-    seen: list[dict[str, float]] = []
-
-    def note(state, metrics):
-        seen.append({name: float(value) for name, value in metrics.items()})
-        return state, metrics
-
-    wrap_step(monkeypatch, note)
-    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"train": 53})
-    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
-    [record] = tiny_run.evaluations(tmp_path / "run")
-    assert [row["weight"] for row in seen] == [16, 16, 16, 5]
-    for name in ("loss", "click_loss", "auxiliary_loss", "accuracy"):
-        expected = sum(row[name] * row["weight"] for row in seen) / 53
-        assert record["train"][name] == pytest.approx(expected, rel=1e-12)
+def test_training_metrics_are_means_over_all_examples_since_the_last_evaluation(finished):
+    for number, record in enumerate(tiny_run.evaluations(finished.folder)):
+        epoch = finished.steps[4 * number : 4 * number + 4]
+        assert [row["weight"] for row in epoch] == [16, 16, 16, 5]
+        for name in ("loss", "click_loss", "auxiliary_loss", "accuracy"):
+            expected = sum(row[name] * row["weight"] for row in epoch) / 53
+            assert record["train"][name] == pytest.approx(expected, rel=1e-12)
 
 
 def test_speed_leaves_out_steps_that_compile(finished):
     _, _, progress = tiny_run.saved_states(finished.folder)["latest"]
-    assert progress["timed_examples"] == 64 * 3 - 16
+    assert progress["timed_examples"] == 53 * 3 - 16
 
 
-def test_console_says_what_it_does_first_and_where_results_are_last(finished, data):
+def test_console_says_what_it_does_first_and_where_results_are_last(finished):
     lines = finished.progress.splitlines()
-    sizes = "64 training, 24 validation and 20"
-    assert lines[0].startswith(f"train preset wide_dien on {data}: {sizes}")
+    sizes = "53 training, 24 validation and 20"
+    assert lines[0].startswith(f"train preset wide_dien on {finished.data}: {sizes}")
     [size] = [line for line in lines if "parameters on cpu" in line]
     assert str(finished.folder) in size
     assert lines.index(size) < lines.index(next(line for line in lines if "compiling" in line))
@@ -119,8 +120,8 @@ def test_small_tables_are_updated_densely_and_nothing_is_said(finished):
     assert "embedding_update" not in finished.progress
 
 
-def test_output_compares_the_test_set_with_popularity(finished, data):
-    dataset = open_dataset(data)
+def test_output_compares_the_test_set_with_popularity(finished):
+    dataset = open_dataset(finished.data)
     test = dataset.splits["test"]
     popularity = auc(np.asarray(test.label), dataset.popularity[test.item])
     rows = table_rows(finished.output)
@@ -152,9 +153,6 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
     assert read_json(folder / "config.json", dict)["preset"] == "authors"
 
 
-stop_there = Mock(side_effect=UserError("stopped by the test"))
-
-
 # Stopping and choosing
 
 
@@ -179,21 +177,16 @@ def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monke
 
 
 @pytest.mark.long
-def test_last_step_is_evaluated_though_no_evaluation_falls_on_it(data, tmp_path):
-    odd = ["--train.evaluate-every=5", "--train.epochs=2"]
-    assert train.main([*light_flags(data, tmp_path / "run"), *odd]) == 0
-    assert [line["step"] for line in tiny_run.evaluations(tmp_path / "run")] == [5, 8]
-
-
-@pytest.mark.long
 def test_without_a_test_set_and_an_auc_log_loss_chooses(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0}, valid=1)
-    assert train.main(light_flags(data, tmp_path / "run")) == 0
+    odd = ["--train.evaluate-every=5", "--train.epochs=2"]
+    assert train.main([*light_flags(data, tmp_path / "run"), *odd]) == 0
     output = capfd.readouterr()
     assert "the valid split has label 1 only, so it has no AUC" in output.err
     assert "the test split has no examples" in output.err
     assert "none" in output.out
     records = tiny_run.evaluations(tmp_path / "run")
+    assert [record["step"] for record in records] == [5, 8]  # the last one too
     result = read_json(tmp_path / "run" / "result.json", dict)
     best = min(records, key=lambda record: record["valid"]["logloss"])
     assert result["best_step"] == best["step"]
@@ -251,29 +244,6 @@ def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypa
 # Built-in data
 
 
-class FakeTrainer:
-    """A run that is over at once."""
-
-    steps_per_epoch = total_steps = parameters = 1
-    notes = staticmethod(list)
-
-    def __init__(self, *arguments):
-        self.progress, self.state = loop.Progress(), TrainState({}, {}, {}, None, None)
-
-    def run(self, reporter):
-        metrics = dict.fromkeys(METRICS) | {"auc": 0.75, "logloss": 0.5, "examples": 1}
-        speed = {"train_examples_per_second": None, "wall_seconds": 1.0}
-        return {
-            **{"steps": 1, "epochs": 1.0, "best_step": 1, "calibration": None, "baselines": {}},
-            "intervals": {"valid": None, "test": None},
-            "valid": metrics,
-            "test": metrics,
-        } | speed
-
-    def stop_if_asked(self):
-        pass
-
-
 @pytest.mark.long
 def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     tmp_path, monkeypatch, capfd
@@ -282,23 +252,23 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     monkeypatch.chdir(tmp_path)
     options = functools.partial(synthetic.SyntheticOptions, users=80)
     monkeypatch.setattr(synthetic, "SyntheticOptions", options)
-    monkeypatch.setattr(training_run, "Trainer", FakeTrainer)
-    monkeypatch.setattr(train, "_ranking", lambda result: ["a ranking"])
-    assert train.main(["--run-dir", "run"]) == 0
+    light = [*tiny_run.SETTINGS, *tiny_run.LIGHT, "--train.epochs=1"]
+    assert train.main(["--run-dir", "run", *light]) == 0
     output = capfd.readouterr()
     assert "simulating users" in output.err
     rows = table_rows(output.out)
     [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
-    assert read_json(tmp_path / "run" / "result.json", dict)["data"] == str(folder)
+    result = read_json(tmp_path / "run" / "result.json", dict)
+    assert result["data"] == str(folder)
     best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
-    assert rows["test"] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
+    assert rows["test"][0] == f"{result['test']['auc']:.4f}"
     assert rows["test, best possible"][-1] == f"{best:.4f}"
     assert 0 < float(rows["test, popularity"][-1]) < 1
-    assert output.out.endswith("a ranking\n")
+    assert "\nHistory of " in output.out
 
-    monkeypatch.setattr(synthetic, "prepare", stop_there)
-    assert train.main(["--run-dir", "again"]) == 0
-    assert "simulating users" not in capfd.readouterr().err
+    monkeypatch.setattr(synthetic, "prepare", Mock(side_effect=UserError("simulated again")))
+    monkeypatch.setattr(training_run, "Trainer", Mock(side_effect=Interrupted(signal.SIGTERM)))
+    assert train.main(["--run-dir", "again"]) == 128 + signal.SIGTERM
 
 
 # Flags
@@ -343,12 +313,7 @@ def test_loggers_are_flags_of_the_process():
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ([], True),
-        (["--model.implementation=native"], True),
-        (["--model.implementation=xla"], False),
-    ],
+    ("settings", "expected"), [([], True), (["--model.implementation=xla"], False)]
 )
 def test_native_kernels_are_loaded_before_the_data_is_read(
     settings, expected, tmp_path, monkeypatch, capfd
