@@ -38,9 +38,9 @@ def delong_by_pairs(labels, *models):
     return areas, of_clicks + of_others
 
 
-def drawn(users=400, each=1, seed=0, effect=0.0):
+def drawn(users=400, each=1, effect=0.0):
     """Users of some examples each, whose scores share errors within a user."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     groups = np.repeat(np.arange(users), each)
     labels = random.integers(0, 2, users * each)
     shared = random.normal(size=users)[groups] * (each > 1)
@@ -81,13 +81,6 @@ def test_scores_of_one_order_do_not_differ_at_all():
     assert delong(labels, scores, scores**3).standard_error == 0
     for found in bootstrap(labels, scores, scores, groups, resamples=20).values():
         assert found == (0, 0, 0, 0, None)
-
-
-@pytest.mark.long
-def test_false_alarms_come_as_often_as_promised():
-    # 200 data sets without an effect: at 5%, 10 expected, deviation 3.1; bounds at 3 deviations
-    alarms = [delong(*drawn(users=120, seed=seed)[:3]).p_value < 0.05 for seed in range(200)]
-    assert 1 <= sum(alarms) <= 19
 
 
 @pytest.mark.long
