@@ -301,7 +301,7 @@ def test_lengths_of_histories_are_few_or_all_where_scores_depend_on_the_padding(
 @pytest.mark.parametrize("follow_authors", [False, True])
 def test_nothing_is_compiled_once_a_warm_up_is_ready(follow_authors, data, tmp_path) -> None:
     changes = {**NO_COUNTS, "follow_authors": follow_authors}
-    run = untrained_run.write(tmp_path / "run", data, buckets=(2,), **changes)
+    run = untrained_run.write(tmp_path / "run", data, model="din", buckets=(2,), **changes)
     cached_programs.cache_clear()  # which rankers of one model share
     ranker, found, compiled = Ranker(run), [], len(COMPILED)
     candidates = [ODD, SLASH]
