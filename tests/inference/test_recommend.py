@@ -310,26 +310,3 @@ def test_a_run_without_offsets_ranks_and_says_what_lists_need(wide_run) -> None:
     trained = load_run(wide_run)._replace(list_offsets=None)
     with pytest.raises(UserError, match=re.escape(OFFSETS_FILE)):
         Ranker(trained).recommend([])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n": 0}, "n must be at least 1, got 0"),
-        ({"at_most": {"categry": 1}}, "got 'categry'; did you mean 'category'?"),
-        ({"at_most": {"price": 1}}, "a feature of at_most must be one of category, got 'price'"),
-        ({"at_most": {"category": 0}}, "at_most of 'category' must be at least 1, got 0"),
-        ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
-        ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
-        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'; give the"),
-        ({"context": {}}, "context: expected a value of 'device'"),
-    ],
-)
-@pytest.mark.long
-def test_wrong_requests_are_refused_in_a_line(arguments, message, ranker) -> None:
-    context = {"device": None, "query": None}
-    with pytest.raises(UserError, match=re.escape(message)):
-        ranker.recommend(**{"history": [], "context": context} | arguments)
-    if "history" in arguments:
-        with pytest.raises(UserError, match=re.escape(f"history 2 of 2: {message}")):
-            ranker.recommend_many([[], arguments["history"]], contexts=[context] * 2)

@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jaxtyping
@@ -60,6 +61,21 @@ for user in (*NO_IDS, "", *NO_USERS):
     message = "ids and categories must be" if user in NO_USERS else no_id
     REFUSED.append((f"remember {user}", lambda ranker, u=user: ranker.remember(u, [PEAR]), message))
 REFUSED.append(("at most 2", lambda r: r.recommend([], at_most=2), "at_most: expected a limit by"))
+of_at_most = "a feature of at_most must be one of category, got "
+for wrong, message in (
+    ({"n": 0}, "n must be at least 1, got 0"),
+    ({"at_most": {"categry": 1}}, f"{of_at_most}'categry'; did you mean 'category'?"),
+    ({"at_most": {"price": 1}}, f"{of_at_most}'price'"),
+    ({"at_most": {"category": 0}}, "at_most of 'category' must be at least 1, got 0"),
+    ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
+    ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
+    ({"context": {}}, "context: expected a value of 'device'"),
+):
+    call = partial(Ranker.recommend, **{"history": [], "context": CONTEXT} | wrong)
+    REFUSED.append((f"recommend with {wrong}", call, message))
+text = "history 2 of 2: history must be a list of ids, got the text 'pear'; give the"
+pair = partial(Ranker.recommend_many, histories=[[], "pear"], contexts=[CONTEXT] * 2)
+REFUSED.append(("many with a text", pair, text))
 rows = "history must be a list of ids, got csr_matrix <Compressed Sparse Row"
 REFUSED.append(("a sparse matrix", lambda r: r.recommend_many(TABLES[2]), rows))
 REFUSED.append(("a user alone", lambda r: r.recommend(5), "history must be a list of ids"))
