@@ -46,15 +46,20 @@ def same(found, expected) -> None:
     np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
 
 
-def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> None:
-    run = untrained_run.write(
-        tmp_path / "run", data, model="base_model", buckets=(), statistics=False
-    )
+def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, monkeypatch, capsys) -> None:
+    options = {"buckets": (), "statistics": False}
+    run = untrained_run.write(tmp_path / "run", data, model="base_model", **options)
     (run / "model_card.md").write_text("# The card of the run")
     file = tmp_path / "out" / "model.dien"
     file.parent.mkdir()
     file.write_text("old")
-    assert "give --overwrite to replace it" in refused([run, "--out", file], capsys)
+    with monkeypatch.context() as patch:
+        own = inference_export.run_scores
+        patch.setattr(inference_export, "run_scores", lambda *given: own(*given) + 1e-3)
+        told = refused([run, "--out", file, "--overwrite"], capsys)
+    assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
+    assert file.read_text() == "old"
+    assert small_dataset.leftovers(file.parent) == ["model.dien"]
     assert export.main([str(run), "--out", str(file), "--overwrite"]) == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)
@@ -173,20 +178,6 @@ def test_what_is_not_installed_is_told(missing, flags, run, tmp_path, monkeypatc
     extra = "onnx" if flags else "export"
     assert f"({missing} is not installed): pip install 'dien_jax[{extra}]'" in told
     assert small_dataset.leftovers(tmp_path) == []
-
-
-def test_scores_that_differ_leave_nothing(data, tmp_path, monkeypatch, capsys) -> None:
-    options = {"buckets": (), "statistics": False}
-    run = untrained_run.write(tmp_path / "run", data, model="base_model", **options)
-    file = tmp_path / "out" / "model.dien"
-    file.parent.mkdir()
-    file.write_text("old")
-    own = inference_export.run_scores
-    monkeypatch.setattr(inference_export, "run_scores", lambda *given: own(*given) + 1e-3)
-    told = refused([run, "--out", file, "--overwrite"], capsys)
-    assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
-    assert file.read_text() == "old"
-    assert small_dataset.leftovers(file.parent) == ["model.dien"]
 
 
 ALONE = """
