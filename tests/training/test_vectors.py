@@ -188,7 +188,9 @@ def test_a_warm_start_on_the_same_data_has_the_vectors_of_its_run(
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(SIZE), atol=1e-5)
     before = vectors_of(dataset).of_items()
     params = np.asarray(load_run(trained).params["item_embeddings"]["item"])
-    assert np.abs(params - before)[before.any(1)].max() > 0.01  # the run has learned
+    moved = np.abs(params - before)[before.any(1)]
+    assert moved.max() > 0.01  # the run has learned
+    assert moved.mean() < 0.05  # and is kept near its vectors
     np.testing.assert_allclose(vectors, before, atol=0.02)
     np.testing.assert_array_equal(embeddings, params)
 
@@ -266,24 +268,3 @@ def test_a_warm_start_that_cannot_begin_leaves_no_folder(
     with pytest.raises(UserError, match="too large"):
         fit(LIGHT, data=other, run_dir=tmp_path / "run", warm_start=trained)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_that_was_stopped_goes_on_with_the_same_vectors(
-    dataset: Dataset, trained: Path, tmp_path: Path
-) -> None:
-    calls = itertools.count()
-
-    def stop_signal() -> int | None:
-        return signal.SIGTERM if next(calls) == 11 else None
-
-    with pytest.raises(Interrupted):
-        fit(LIGHT, data=dataset, run_dir=tmp_path / "stopped", stop_signal=stop_signal)
-    resume(tmp_path / "stopped")
-    whole, stopped = map(load_run, (trained, tmp_path / "stopped"))
-    assert whole.step == stopped.step
-    jax.tree.map(np.testing.assert_array_equal, stopped.params, whole.params)
-    embeddings = whole.params["item_embeddings"]["item"]
-    found = vectors_of(dataset)
-    first = found[1][0][found[0]].astype(np.float32)
-    moved = np.abs(np.asarray(embeddings) - first)[found[0] > 0]
-    assert 0 < moved.mean() < 0.05  # kept near their vectors
