@@ -91,15 +91,9 @@ def test_single_column_has_the_sign_of_training(sign):
     assert abs(scores.mean() - labels.mean()) < 1e-3
 
 
-@pytest.fixture(scope="module")
-def run(data: Path) -> Path:
-    folder = data.parent / "run"
-    assert train.main([*light_flags(data, folder), "--train.epochs=1"]) == 0
-    return folder
-
-
-@pytest.mark.parametrize("split", ["test", "valid"])
-def test_run_is_compared_with_baselines(split, data, stored, run, capfd):
+def test_run_is_compared_with_baselines(data, stored, tmp_path, capfd):
+    run, split = tmp_path / "run", "valid"
+    assert train.main([*light_flags(data, run), "--train.epochs=1"]) == 0
     chosen = [stored / "logistic-regression", stored / "popularity"]
     capfd.readouterr()
     assert compare.main([*map(str, [run, *chosen]), "--split", split]) == 0

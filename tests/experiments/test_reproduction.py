@@ -64,9 +64,9 @@ def test_parts_change_one_part_of_the_present_default() -> None:
     assert [next(iter(table)) for table in tables.values()] == ["dien", "wide_dien", "wide_dien"]
 
 
-def test_every_row_and_seed_has_a_line_and_a_mean(tiny, capfd) -> None:
-    data, out, _ = tiny
-    lines = lines_of(out)
+def test_every_row_and_seed_has_a_line_and_a_mean_and_is_not_trained_again(tiny, capfd) -> None:
+    data, out, patch = tiny
+    before, lines = (out / "results.csv").read_bytes(), lines_of(out)
     runs = [line for line in lines if line["row"] in ROWS]
     assert sorted((line["row"], line["seed"]) for line in runs) == [
         (row, seed) for row in ROWS for seed in "01"
@@ -79,26 +79,20 @@ def test_every_row_and_seed_has_a_line_and_a_mean(tiny, capfd) -> None:
         assert float(line["test_auc"]) == result["test"]["auc"]
         assert result["preset"] == line["row"]
         scores[line["row"]].append(result["test"]["auc"])
-    assert reproduce.main(flags(data, out)) == 0
-    shown = capfd.readouterr().out
+    with patch.context() as inner:
+        for name in ("fit", "resume", "run_baselines"):
+            inner.setattr(reproduction, name, None)
+        (data / "inner").mkdir()
+        assert reproduce.main(flags(data / "inner" / "..", out)) == 0
+    assert (out / "results.csv").read_bytes() == before
+    shown, said = capfd.readouterr()
+    assert "4 runs, 4 of them done\n" in said
     for row in ROWS:
         mean, deviation = statistics.mean(scores[row]), statistics.stdev(scores[row])
         assert f"  {mean:.4f} ± {deviation:.4f}" in shown[shown.index("mean ± deviation") :]
     difference = statistics.mean(scores["din"]) - statistics.mean(scores["dien"])
     differences = shown[shown.index("test, mean difference to dien/* over seeds") :].splitlines()
     assert differences[1].split()[:4] == ["din/*", "AUC", "2", f"{difference:+.4f}"]
-
-
-def test_finished_runs_are_not_trained_again(tiny, capfd) -> None:
-    data, out, patch = tiny
-    before = (out / "results.csv").read_bytes()
-    with patch.context() as inner:
-        for name in ("fit", "resume", "run_baselines"):
-            inner.setattr(reproduction, name, None)
-        (data / "inner").mkdir()
-        assert reproduce.main(flags(data / "inner" / "..", out)) == 0
-    assert "4 runs, 4 of them done\n" in capfd.readouterr().err
-    assert (out / "results.csv").read_bytes() == before
 
 
 def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd) -> None:
