@@ -325,8 +325,10 @@ def test_request_types_of_all_feature_kinds() -> None:
 
 
 @pytest.mark.long
-def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog, capsys) -> None:
-    """`test_under_load.py` has requests at the time of the replacement."""
+def test_a_newer_checkpoint_is_used_and_other_features_are_not(
+    run, tmp_path, caplog, capsys
+) -> None:
+    """`test_under_load.py` has requests meanwhile, `tests/faults/test_changes.py` damaged files."""
     copy, link = tmp_path / "next2", tmp_path / "current"
     shutil.copytree(run, copy)
     link.symlink_to(copy)
@@ -359,9 +361,12 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     served.schema = dataclasses.replace(schema, context=())
     os.utime(copy / CONFIG_FILE)  # another version, which is refused once it is loaded
     capsys.readouterr()
+    caplog.clear()
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert capsys.readouterr().err.count("loading") == 1
+    assert caplog.text.count("reload failed, model kept: requests have the context features") == 1
+    assert server.metric("dien_reloads_total", result="failed") == 4
     server.current._options = dataclasses.replace(server.options, accept_other_features=True)
     with caplog.at_level(logging.INFO, "dien_jax.server"):
         assert server.current.update(server.batcher, force=True)
@@ -370,16 +375,6 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     assert server.current.served.ranker.schema == schema
 
     save_step(copy, 3)
-    kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
-    for file in kept:
-        file.write_bytes(b"")
-    for _ in range(2):
-        assert not server.current.update(server.batcher)
-    assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
-    assert server.metric("dien_reloads_total", result="failed") == 6
-    assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
-    for file, content in kept.items():
-        file.write_bytes(content)
     server.current.request_reload()  # as SIGHUP does
     until = time.monotonic() + 60
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
