@@ -4,18 +4,24 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_dataset
-from support.small_dataset import ODD, PEAR, SLASH
+from scipy.special import expit, logit
+from support import small_dataset, untrained_run
+from support.small_dataset import CONTEXT, ODD, PEAR, SLASH
 from support.tiny_run import refused_by
+from support.untrained_run import TOLERANCE
 
-from dien_jax import predict, recommend
-from dien_jax.inference import score_table
+from dien_jax import load_run, predict, recommend, score_split
+from dien_jax.inference import export_run, score_requests, score_table
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.request_tables import writing_scores
+from dien_jax.inspection.examples import Inspector
+from dien_jax.runs.calibration import Calibration
+from dien_jax.steps import state, training_tables
 
 pytestmark = pytest.mark.long
 
@@ -123,6 +129,46 @@ def test_parquet_keeps_its_types(run, ranker, tmp_path) -> None:
     assert found.schema.field("score").type == pa.float32()
     rows = [(row[0], PEAR, *row[2:]) for row in ROWS]
     close(found["score"].to_pylist(), expected_scores(ranker, histories(), rows))
+
+
+def test_all_scores_are_calibrated_keep_their_order_and_need_no_negatives(
+    tmp_path, monkeypatch
+) -> None:
+    """In an evaluation, in a table, in a ranker and in an exported file."""
+    pytest.importorskip("flatbuffers")
+    make_sampler = Mock(wraps=state.make_sampler)  # of auxiliary negatives
+    monkeypatch.setattr(state, "make_sampler", make_sampler)
+    data = small_dataset.write(tmp_path / "data")
+    model = {"evolution": "agru", "attention": "bilinear", "statistics": False}
+    run = untrained_run.write(tmp_path / "run", data, buckets=(), **model)
+    file, out, exported = table(tmp_path / "a.csv"), tmp_path / "out.csv", tmp_path / "model.dien"
+    slope, offset, shift = 0.4, -0.7, -1.25
+
+    def mapped(scores, shift=0.0) -> np.ndarray:
+        return expit(slope * logit(np.float64(scores)) + offset + shift)
+
+    def scored() -> tuple[np.ndarray, list[float]]:
+        score_requests(run, file, out)
+        return score_split(run, "train").scores, [float(row[-1]) for row in read(out)[1:]]
+
+    def ranked(path: Path):
+        return Ranker(path).rank([PEAR, SLASH], [PEAR, SLASH, ODD], "", CONTEXT)
+
+    split, in_table, ranking = *scored(), ranked(run)
+    Calibration(slope, offset, step=1, shift=shift).save(run)
+    of_split, of_table = scored()
+    np.testing.assert_allclose(of_split, mapped(split), **TOLERANCE)
+    np.testing.assert_array_equal(np.argsort(of_split), np.argsort(split))
+    np.testing.assert_allclose(of_table, mapped(in_table, shift), **TOLERANCE)
+    export_run(run, exported)
+    for calibrated in (ranked(run), ranked(exported)):
+        assert calibrated.ids == ranking.ids
+        np.testing.assert_allclose(calibrated.scores, mapped(ranking.scores, shift), **TOLERANCE)
+    trained = load_run(run)
+    Inspector(trained).examples("train", [0])
+    make_sampler.assert_not_called()
+    training_tables(trained.dataset, trained.run.config)
+    make_sampler.assert_called_once()
 
 
 def test_ids_that_utf8_cannot_encode_are_escaped(tmp_path) -> None:

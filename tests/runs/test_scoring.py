@@ -2,25 +2,20 @@
 
 import csv
 import json
-import signal
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from support import tiny_run, untrained_run
-from support.tiny_run import light_flags, refused_by
+from support import tiny_run
+from support.tiny_run import refused_by
 
-from dien_jax import Ranker, evaluate, load_run, score_split, train
+from dien_jax import evaluate, load_run, preset
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.errors import Interrupted, NotFiniteError
-from dien_jax.inference import export_run
-from dien_jax.inspection.examples import Inspector
+from dien_jax.errors import NotFiniteError
 from dien_jax.metrics.scores import auc
+from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import score_batches
-from dien_jax.steps import state, training_tables
-from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
 
@@ -48,12 +43,17 @@ def test_scores_that_are_not_finite_are_refused(data):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_output_is_one_object_with_the_metrics_of_the_result(split, light_run, capfd):
-    assert evaluate.main([str(light_run), "--split", split]) == 0
+def test_output_is_one_object_with_the_metrics_of_the_result(light_run, capfd):
+    assert evaluate.main([str(light_run), "--split", "valid"]) == 0
     output = capfd.readouterr().out
     assert output.count("\n") == 1
-    assert json.loads(output) == read_json(light_run / "result.json", dict)[split]
+    assert json.loads(output) == read_json(light_run / "result.json", dict)["valid"]
+
+
+@pytest.mark.long
+def test_a_trained_model_is_shown_by_its_preset_checkpoint_and_data(light_run):
+    model = load_run(light_run)
+    assert repr(model) == f"TrainedModel('wide_dien', checkpoint {model.step}, {model.dataset!r})"
 
 
 def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(
@@ -62,6 +62,7 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(
     file = tmp_path / "predictions.csv"
     assert evaluate.main([str(light_run), "--predictions", str(file)]) == 0
     found = json.loads(capfd.readouterr().out)
+    assert found == read_json(light_run / "result.json", dict)["test"]
     with file.open(newline="") as stream:
         header, *rows = csv.reader(stream)
     assert header == ["user", "item", "label", "score"]
@@ -88,30 +89,9 @@ def test_split_of_one_label_gives_null_and_a_warning(light_run, tmp_path, capfd)
     assert "warning: the test split has one label only" in output.err
 
 
-@pytest.mark.long
-def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
-    data, tmp_path, capfd, monkeypatch
-):
-    monkeypatch.setattr(loop.Trainer, "_step", Mock(side_effect=Interrupted(signal.SIGTERM)))
-    assert train.main(light_flags(data, tmp_path / "run")) == 143
-    capfd.readouterr()
-    message = refused_by(evaluate.main, [str(tmp_path / "run")], capfd)
+def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(data, tmp_path, capfd):
+    run = Run.create(preset="din", seed=0, dataset=open_dataset(data), config=preset("din"))
+    run.save(tmp_path / "run")
+    message = refused_by(evaluate.main, [tmp_path / "run"], capfd)
     assert "has no evaluated checkpoint yet" in message
     assert f"python -m dien_jax.train --resume {tmp_path / 'run'}" in message
-
-
-@pytest.mark.long
-def test_scoring_builds_no_sampler_of_auxiliary_negatives(data, tmp_path, monkeypatch) -> None:
-    run = untrained_run.write(tmp_path / "run", data, evolution="none", buckets=())
-    make = Mock(wraps=state.make_sampler)
-    monkeypatch.setattr(state, "make_sampler", make)
-    model = load_run(run)
-    assert repr(model) == f"TrainedModel('dien', checkpoint {model.step}, {model.dataset!r})"
-    assert model.run.config.model.auxiliary_weight
-    score_split(model, "test")
-    Ranker(run).rank(["i2"], ["i3"])
-    export_run(run, tmp_path / "model.dien")
-    Inspector(model).examples("test", [0])
-    make.assert_not_called()
-    training_tables(model.dataset, model.run.config)  # counts
-    make.assert_called_once()
