@@ -1,4 +1,4 @@
-"""``config.json`` of a run: edited files are refused, and data of other content does not fit."""
+"""``config.json`` of a run: versions, edited files, and data of other content."""
 
 import dataclasses
 from pathlib import Path
@@ -7,10 +7,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from dien_kernels import instruction_set
 from support import small_dataset
 from support.json_files import REMOVED, edit_json
 
 from dien_jax import UserError, open_dataset, preset
+from dien_jax.config.presets import with_settings
 from dien_jax.runs import folder
 from dien_jax.runs.folder import Run
 
@@ -63,6 +65,19 @@ def test_runs_that_begin_at_once_do_not_share_a_folder(
     with pytest.raises(UserError, match="is not empty; choose another folder, or continue"):
         dataclasses.replace(run, seed=4).save(path)
     assert Run.load(path) == run
+
+
+def test_versions_name_what_the_kernels_run_and_their_instruction_set(monkeypatch) -> None:
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
+
+    def recorded(implementation: str, name: str = "dien") -> dict[str, str]:
+        config = with_settings(preset(name), {"model.implementation": implementation})
+        return folder.versions(config)
+
+    assert "recurrences" not in {*folder.versions(), *recorded("native", "pnn")}
+    native = f"native {instruction_set()}"
+    for name, expected in (("auto", "xla"), ("native", native), ("reference", "reference")):
+        assert recorded(name)["recurrences"] == expected
 
 
 @pytest.mark.parametrize(
