@@ -91,6 +91,16 @@ def server_process(
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def process(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with few files that no client brings to end or to write much."""
+    log = tmp_path_factory.mktemp("process") / "log"
+    with server_process(run, log, files=256) as server:
+        yield server
+        assert server.stop() == 0
+    assert len(log.read_text()) < 5_000
+
+
 async def rank_once(port: int) -> httpx.Response:
     """Send a request over a connection of its own."""
     async with httpx.AsyncClient(timeout=60) as client:
@@ -157,27 +167,22 @@ def _accepts(port: int) -> bool:
 
 
 @pytest.mark.long
-def test_hostile_clients_do_not_keep_others_out(run, tmp_path) -> None:
-    with server_process(run, tmp_path / "log", files=256) as server:
-        files = server.open_files
-        for content in BROKEN.values():
-            for _ in range(10):
-                broken(server.port, content, reset=True)
-        assert asyncio.run(rank_once(server.port)).status_code == 200
-        clients = [
-            broken(server.port, content, reset=False) for content in list(BROKEN.values()) * 20
-        ]
-        assert len(clients) > 256
-        assert asyncio.run(rank_once(server.port)).status_code == 200
-        assert server.open_files < 256
-        for client in clients:
-            client.close()
-        until = time.monotonic() + 60
-        while server.open_files > files + 2 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert server.open_files <= files + 2
-        assert server.stop() == 0
-        assert len(server.log.read_text()) < 5_000
+def test_hostile_clients_do_not_keep_others_out(process) -> None:
+    files = process.open_files
+    for content in BROKEN.values():
+        for _ in range(10):
+            broken(process.port, content, reset=True)
+    assert asyncio.run(rank_once(process.port)).status_code == 200
+    clients = [broken(process.port, content, reset=False) for content in list(BROKEN.values()) * 20]
+    assert len(clients) > 256
+    assert asyncio.run(rank_once(process.port)).status_code == 200
+    assert process.open_files < 256
+    for client in clients:
+        client.close()
+    until = time.monotonic() + 60
+    while process.open_files > files + 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert process.open_files <= files + 2
 
 
 @pytest.mark.long
@@ -235,19 +240,16 @@ def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
 
 
 @pytest.mark.long
-def test_every_check_and_phase_of_schemathesis_passes(run, tmp_path) -> None:
+def test_every_check_and_phase_of_schemathesis_passes(process, tmp_path) -> None:
     pytest.importorskip("schemathesis")
-    with server_process(run, tmp_path / "log") as server:
-        program = "from schemathesis.cli import schemathesis; schemathesis()"
-        document = f"http://127.0.0.1:{server.port}/openapi.json"
-        phases = "examples,coverage,fuzzing,stateful"
-        flags = ["--phases", phases, "--checks", "all", "--max-examples", "20", "--no-color"]
-        flags += ["--seed", "1"]  # the same requests in every run
-        ended = subprocess.run(
-            [sys.executable, "-c", program, "run", document, *flags],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stdout
-        assert "7 selected / 7 total" in ended.stdout
-        assert server.stop() == 0
-        assert len(server.log.read_text()) < 5_000
+    program = "from schemathesis.cli import schemathesis; schemathesis()"
+    document = f"http://127.0.0.1:{process.port}/openapi.json"
+    phases = "examples,coverage,fuzzing,stateful"
+    flags = ["--phases", phases, "--checks", "all", "--max-examples", "20", "--no-color"]
+    flags += ["--seed", "1"]  # the same requests in every run
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", document, *flags],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout
+    assert "7 selected / 7 total" in ended.stdout
