@@ -34,11 +34,11 @@ def test_pictures_and_figures_are_as_their_sources(script: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_layer_has_a_page_of_the_api_reference() -> None:
+def test_every_layer_and_every_command_has_a_page_of_the_site() -> None:
     layers = {path.parent.name for path in (ROOT / "dien_jax").glob("*/__init__.py")}
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = set(re.findall(r"api/(\w+)\.md", navigation))
-    assert pages == layers | {"index", "dien_kernels"}
+    assert set(re.findall(r"api/(\w+)\.md", navigation)) == layers | {"index", "dien_kernels"}
+    assert set(re.findall(r"commands/(\w+)\.md", navigation)) == {"index", *commands()}
 
 
 def test_every_name_of_the_package_is_on_the_first_page_of_the_api_reference() -> None:
@@ -53,11 +53,6 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     released = rf"^## {re.escape(dien_jax.__version__)} - "
     heading = r"^## Unreleased$" if ".dev" in dien_jax.__version__ else released
     assert re.search(heading, changelog, re.MULTILINE)
-
-
-def test_every_command_has_a_page_of_the_site() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"commands/(\w+)\.md", navigation)) == {"index", *commands()}
 
 
 def test_the_page_on_data_has_every_address_of_the_code() -> None:
