@@ -106,18 +106,15 @@ def same(found, expected) -> None:
     np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        ("dien", {}),
-        ("base_model", NO_COUNTS),
-        ("dien", NO_COUNTS | AUTHORS | {"attention": "bilinear", "activation": "prelu"}),
-    ],
-)
-def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
+def test_scores_are_those_of_an_evaluation(run, data, tmp_path) -> None:
     """`tests/steps/test_rank.py` has the other members of the family."""
-    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
-    assert np.ptp(untrained_run.check_ranking(load_run(run), "train")) > 1e-3
+    authors = AUTHORS | {"attention": "bilinear", "activation": "prelu"}
+    runs = [run]
+    for model, changes in (("base_model", NO_COUNTS), ("dien", NO_COUNTS | authors)):
+        folder = tmp_path / model
+        runs.append(untrained_run.write(folder, data, model=model, buckets=(), **changes))
+    for each in runs:
+        assert np.ptp(untrained_run.check_ranking(load_run(each), "train")) > 1e-3
 
 
 def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
@@ -189,11 +186,9 @@ def test_long_histories_keep_the_latest_events(ranker) -> None:
     assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("model", "changes"), [("dien", {}), ("din", NO_COUNTS)])
-def test_remembered_users_score_as_their_history_given_whole(
-    model, changes, data, tmp_path
-) -> None:
-    ranker = Ranker(untrained_run.write(tmp_path / "run", data, model=model, **changes))
+def test_remembered_users_score_as_their_history_given_whole(run) -> None:
+    """The warm-up below has users of a model without recurrence."""
+    ranker = Ranker(run)
     events, candidates = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH, ODD, PEAR], [PEAR, SLASH, ODD]
     ranker.remember("Ann", [])
     for count, event in enumerate(events, start=1):  # past every bucket, then past max_history
