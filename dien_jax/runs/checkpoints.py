@@ -13,6 +13,7 @@ devices. In a run of several processes, each handles its devices' shards, and pr
 import contextlib
 import functools
 import gc
+import json
 import logging
 import re
 import secrets
@@ -33,7 +34,7 @@ from dien_jax.errors import UserError, failing, reason
 from dien_jax.steps.placement import OneDevice, SavedTable, is_key
 from dien_jax.steps.state import TrainState
 from dien_jax.utils import processes
-from dien_jax.utils.json_values import parse_json
+from dien_jax.utils.json_values import as_type
 
 LOOKS = 10
 """Number of times in a second that a process looks for the folder that process 0 has made."""
@@ -217,7 +218,7 @@ class Checkpoints:
 def _host(path: Path) -> _Host:
     file = path / "host/metadata"
     with failing(f"cannot read the checkpoint {path}"):
-        return parse_json(file.read_bytes(), _Host, file)
+        return as_type(json.loads(file.read_bytes()), _Host, file)
 
 
 def restored(
