@@ -31,6 +31,7 @@ from dien_jax.data import dataset as datasets
 from dien_jax.data.arrays import FolderFiles
 from dien_jax.errors import UserError
 from dien_jax.inference import archive
+from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import Run
 
 Event = Callable[[Path], object]
@@ -244,8 +245,7 @@ def moved(model: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("change", [cut, moved])
-@pytest.mark.parametrize("name", ["run", "out"])
+@pytest.mark.parametrize(("name", "change"), [("run", cut), ("out", cut), ("out", moved)])
 def test_a_model_that_changes_while_it_is_reloaded_is_not_used(name, change, place, caplog):
     assert name == "run" or faults.run_in_process(*LINES["export"]).status == 0
     model = place / name
@@ -264,6 +264,17 @@ def test_a_model_that_changes_while_it_is_reloaded_is_not_used(name, change, pla
     (place / "kept").rename(model)
     assert server.current.update(server.batcher, force=True)
     assert "reload_error" not in server.get("/readyz").json()
+    server.end()
+
+
+@pytest.mark.long
+def test_a_run_that_takes_the_place_of_one_while_it_is_reloaded_is_used(place) -> None:
+    server = Server(place / "run").warm()
+    with counted(1, lambda: moved(place / "run")):
+        assert server.current.update(server.batcher, force=True)
+    scores = server.post("/v1/rank", REQUEST).json()["scores"]
+    expected = Ranker(place / "run").rank(**REQUEST).scores
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
     server.end()
 
 
