@@ -99,9 +99,9 @@ class Shortlist:
             for row, weight in zip(rows, recency, strict=True):
                 pairs = slice(self._offsets[row], self._offsets[row + 1])
                 others = self._other[pairs]  # each once
-                cosine = self._together[pairs] / self._root[row]
-                together[others] += weight * cosine
-                lift[others] = np.maximum(lift[others], cosine / self._root[row])
+                strength = self._together[pairs] / self._root[row]
+                together[others] += weight * strength
+                lift[others] = np.maximum(lift[others], strength / self._root[row])
             scores[user] += 4 * np.sqrt(together / self._root)
             scores[user] += 0.15 * np.log1p(items * lift / self._root**2)
             for category, rarity in self._categories:
