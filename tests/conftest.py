@@ -44,6 +44,7 @@ import pytest  # noqa: E402
 from support.compilations import COMPILED  # noqa: E402
 
 with contextlib.suppress(ModuleNotFoundError):  # tests of dien_kernels run without it
+    import support.type_checks  # noqa: F401  # before it is first used
     from hypothesis import settings
 
     settings.register_profile("untimed", deadline=None)

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from dien_jax.config.settings import ModelConfig
+from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, require_choice
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
 from dien_jax.model.dien import DIEN
@@ -60,6 +62,32 @@ def check_modules(config: ModelConfig) -> None:
         except UserError as error:
             yours = f"or a name that your program adds to dien_jax.model.{table} before"
             raise UserError(f"{error} ({yours})") from None
+
+
+def cached_by_modules(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Cache the results of a function of configuration, schema and other keys.
+
+    Only those of the package's own modules are cached. A module that a user has added is traced
+    again, because its code may have changed. ``cache_clear`` empties the cache.
+    """
+
+    @functools.lru_cache(maxsize=8)
+    def cached(network: DIEN, *arguments: Any) -> Any:
+        del network  # part of the key: a table of modules may have changed
+        return make(*arguments)
+
+    @functools.wraps(make)
+    def of(config: Config, schema: Schema, *more: Any) -> Any:
+        try:
+            network = make_network(config.model)
+        except NotImplementedError:  # `make` raises it where its callers expect it
+            return make(config, schema, *more)
+        parts = (network.extractor, network.attention, network.evolution, network.auxiliary)
+        ours = all(part is None or type(part).__module__.startswith("dien_jax.") for part in parts)
+        return cached(network, config, schema, *more) if ours else make(config, schema, *more)
+
+    of.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    return of
 
 
 def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
-from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
+from dien_jax.model.family import cached_by_modules
 from dien_jax.model.layers import CALIBRATION
 from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
@@ -112,8 +114,6 @@ def restore_state(
     require_usable_jax()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     place = OneDevice(dataset.schema)
-    # Only shapes: initialising a state would compile for seconds.
-    shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
 
     def read() -> tuple[int, TrainState]:
         if (best_step := checkpoints.best_step()) is None:
@@ -121,7 +121,7 @@ def restore_state(
             raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
         return best_step, checkpoints.restore(best_step, like, optimizer=optimizer)[0]
 
-    like = place.to_restore(shapes)
+    like = place.to_restore(_shapes_of_state(run.config, dataset.schema))
     best_step, saved = checkpoints.settled(read)
     state = place.in_rows(saved)
     used = {"params": state.params, "batch_stats": state.batch_stats}
@@ -130,6 +130,12 @@ def restore_state(
             path = checkpoints.best_path()
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
     return best_step, state
+
+
+@cached_by_modules
+def _shapes_of_state(config: Config, schema: Schema) -> TrainState:
+    """Return a state's shapes alone: initializing one would compile for seconds."""
+    return jax.eval_shape(lambda: create_state(config, schema, 1, 0))
 
 
 Predict = Callable[[Batch], jax.Array]

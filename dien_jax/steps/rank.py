@@ -3,7 +3,6 @@
 Dimensions: U users, N candidates, T steps, H state.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
-from dien_jax.model.dien import DIEN
-from dien_jax.model.family import make_network
+from dien_jax.model.family import cached_by_modules
 from dien_jax.model.layers import CALIBRATION, click_probability
 from dien_jax.model.shared_history import EncodedHistory
 
@@ -40,11 +38,9 @@ class Programs(NamedTuple):
     score_of_users: Any = None
 
 
+@cached_by_modules
 def make_programs(config: Config, schema: Schema) -> Programs:
     """Return the programs of a model. They serve all its checkpoints.
-
-    Those of the package's own modules are cached. A module that a user has added is traced again,
-    because its code may have changed.
 
     ``read(variables, tables, history [T], length) -> Interests``,
     ``extend(variables, tables, interests, item, length) -> Interests`` and
@@ -57,14 +53,6 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     take the number of real users, then the other arguments with a leading axis U, and return
     ``[U, N]``.
     """
-    network = make_network(config.model)
-    parts = (network.extractor, network.attention, network.evolution, network.auxiliary)
-    ours = all(part is None or type(part).__module__.startswith("dien_jax.") for part in parts)
-    return (cached_programs if ours else _programs)(config, schema, network)
-
-
-def _programs(config: Config, schema: Schema, network: DIEN) -> Programs:
-    del network  # part of the key: a table of modules may have changed
     model = ClickModel(config.model, schema)
 
     def encode(
@@ -123,9 +111,6 @@ def _programs(config: Config, schema: Schema, network: DIEN) -> Programs:
     if config.model.statistics:
         programs += [tower, for_each_user(tower), score_of_users]
     return Programs(*map(jax.jit, programs))
-
-
-cached_programs = functools.lru_cache(maxsize=8)(_programs)
 
 
 def for_each_user(program: Any) -> Any:

@@ -10,6 +10,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import ClickModel
+from dien_jax.model.family import cached_by_modules
 from dien_jax.model.layers import LogitMap, click_probability
 from dien_jax.model.tower import Part, of_part
 from dien_jax.steps.placement import OneDevice
@@ -37,7 +38,19 @@ def make_predict_step(
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    place = place or OneDevice(schema)
+    if place is None or place.devices == 1:
+        return _of_one_device(config, schema, part)
+    return _predict_step(config, schema, place, part)
+
+
+@cached_by_modules
+def _of_one_device(config: Config, schema: Schema, part: Part) -> Callable[..., jax.Array]:
+    return _predict_step(config, schema, OneDevice(schema), part)
+
+
+def _predict_step(
+    config: Config, schema: Schema, place: OneDevice, part: Part
+) -> Callable[..., jax.Array]:
     model = ClickModel(config.model, schema, place.axis)
 
     def on_device(

@@ -27,7 +27,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 from dien_jax.runs.trained import load_run
-from dien_jax.steps.rank import cached_programs
+from dien_jax.steps.rank import make_programs
 
 pytestmark = pytest.mark.long
 
@@ -297,7 +297,7 @@ def test_lengths_of_histories_are_few_or_all_where_scores_depend_on_the_padding(
 def test_nothing_is_compiled_once_a_warm_up_is_ready(follow_authors, data, tmp_path) -> None:
     changes = {**NO_COUNTS, "follow_authors": follow_authors}
     run = untrained_run.write(tmp_path / "run", data, model="din", buckets=(2,), **changes)
-    cached_programs.cache_clear()  # which rankers of one model share
+    make_programs.cache_clear()  # which rankers of one model share
     ranker, found, compiled = Ranker(run), [], len(COMPILED)
     candidates = [ODD, SLASH]
 

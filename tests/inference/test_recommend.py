@@ -29,7 +29,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.shortlist import stage_sizes
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.trained import load_run
-from dien_jax.steps.rank import cached_programs
+from dien_jax.steps.rank import make_programs
 
 CHOSEN = np.array([0.0, 0.5, 0.2, 0.15, 0.1, 0.05])
 """Probability of the next item, given a history."""
@@ -207,7 +207,7 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(
 @pytest.mark.long
 def test_lists_of_many_users_compile_two_programs_for_each_length(wide_run, monkeypatch) -> None:
     monkeypatch.setattr("dien_jax.inference.shortlist.KEPT", 16)
-    cached_programs.cache_clear()
+    make_programs.cache_clear()
     ranker = Ranker(wide_run, exact_items=1)
     ranker._programs.buckets = (4, *ranker._programs.buckets)
     histories = [["i9"], ["i9"] * 5] * 2 * USERS_AT_ONCE  # threads make those of one length

@@ -1,21 +1,12 @@
-"""The memory limit of a preparation: how it is divided, and that it holds."""
+"""The memory limit of a preparation: how it is divided."""
 
-import sys
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from support.small_dataset import assert_equal
 
-from benchmarks import preparation
 from dien_jax import UserError
-from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.memory import PROGRAM, divide, parse_size, reading_limit
 from dien_jax.preparation.reading.duckdb_engine import duckdb_workspace
-from dien_jax.prepare import main
 
-pytestmark = [pytest.mark.fast, pytest.mark.repository]
+pytestmark = pytest.mark.fast
 
 SIZES = {"users": 10**6, "items": 10**5, "events": 10**7, "longest": 500, "examples": 2}
 
@@ -54,19 +45,3 @@ def test_the_database_has_what_the_rest_leaves(tmp_path) -> None:
 def test_a_log_that_does_not_fit_is_refused_with_an_estimate(change, match) -> None:
     with pytest.raises(UserError, match=f"--memory 2.5GB is too little: .*{match}"):
         divide("2.5GB", **SIZES | change)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("log", ["interactions", "impressions"])
-def test_a_small_limit_holds_and_gives_the_same_folder(log: str, tmp_path) -> None:
-    events, file = 100_000, tmp_path / "log.parquet"
-    preparation.write_log(file, events)
-    if log == "impressions":
-        labels = np.random.default_rng(0).integers(0, 2, events, np.int8)
-        pq.write_table(pq.read_table(file).append_column("label", pa.array(labels)), file)
-    command = [log, str(file), "--item-features", "category", "--out"]
-    small = ["-m", "dien_jax.prepare", *command, str(tmp_path / "small"), "--memory", "800MB"]
-    measured = preparation.measure([sys.executable, *small], tmp_path, tmp_path / "small")
-    assert measured["peak_mb"] * 2**20 < parse_size("800MB")
-    assert main([*command, str(tmp_path / "large")]) == 0
-    assert_equal(*(open_dataset(tmp_path / name) for name in ("small", "large")))
