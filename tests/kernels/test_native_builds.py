@@ -91,5 +91,6 @@ def test_no_read_or_write_outside_of_the_arrays(run, tmp_path: Path) -> None:
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
     run(
         library.instruction_set(), *flags, processors=2, CXX=gcc, DIEN_KERNELS_CACHE=str(tmp_path),
-        LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
+        LD_PRELOAD=":".join(runtimes),
+        ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:malloc_context_size=0",
     )  # fmt: skip

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib
 import io
+import os
 import re
 import shutil
 import signal
@@ -177,16 +178,18 @@ def copy(workspace: Path, target: Path) -> Path:
 
 def restore(workspace: Path, pristine: Path, expected: dict[str, str]) -> None:
     """Make a workspace equal to a copy of it again, whose contents are given."""
-    changed = contents(workspace).items() ^ expected.items()
-    for name in {path.partition("/")[0] for path, _ in changed}:
-        target, source = workspace / name, pristine / name
+    changed = {path for path, _ in contents(workspace).items() ^ expected.items()}
+    for path in changed:
+        target = workspace / path
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        elif os.path.lexists(target):
+            target.unlink()
+    for path in sorted(changed & expected.keys()):  # folders before what is in them
+        source, target = pristine / path, workspace / path
         if source.is_dir():
-            shutil.copytree(source, target)
-        elif source.exists():
+            target.mkdir()
+        else:
             shutil.copy2(source, target)
 
 
