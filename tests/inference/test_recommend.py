@@ -26,7 +26,7 @@ from dien_jax.inference.bucketed_programs import (
 )
 from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_odds
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.shortlist import stage_sizes
+from dien_jax.inference.shortlist import Shortlist, stage_sizes
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import make_programs
@@ -233,6 +233,27 @@ def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> No
     values = np.arange(60) % 4
     limited = shortlist.rows(estimates, allowed, 60, [(values, 2)])
     assert np.bincount(values[limited]).tolist() == [15, 2, 2, 2]  # unknown ones are not limited
+
+
+def test_one_event_that_suggests_an_item_strongly_counts_however_old_it_is() -> None:
+    """Item 1 is paired with 3 in most of its events; 2, the latest event, now and then with 4."""
+    count, pairs = np.array([0, 3, 400, 4, 90]), {(1, 3): 3, (1, 2): 1, (2, 4): 5, (2, 1): 1}
+    tables = {"params/tower/item_weights/item": np.zeros((5, 1), np.float32)}
+    columns = np.searchsorted([row for row, _ in pairs], range(6)), [o for _, o in pairs]
+    for name, values in zip(("offsets", "other"), columns, strict=True):
+        tables[f"tables/statistics/item/{name}"] = np.array(values)
+    tables["tables/statistics/item/together"] = np.float32([*pairs.values()])
+    tables["tables/statistics/item/count"] = count
+    history, expected = [1, *[2] * 9], []
+    weights = 1 / np.arange(len(history), 0, -1)
+    for item, users in enumerate(count + 1.0):
+        of_events = [pairs.get((row, item), 0) / np.sqrt(count[row] + 1) for row in history]
+        lift = max(pairs.get((row, item), 0) / (count[row] + 1) for row in history)
+        together = 4 * np.sqrt(weights @ of_events / np.sqrt(users))
+        expected.append(together + 0.15 * np.log1p(5 * lift / users))
+    (found,) = Shortlist(tables, "item", ()).estimates([np.int32(history)])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.argmax() == 3  # without the second term it would be 4
 
 
 @pytest.mark.long
