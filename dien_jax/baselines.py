@@ -7,8 +7,6 @@ from pathlib import Path
 
 import tyro
 
-from dien_jax.experiments.baselines import baseline_table, folder_of, run_baselines
-from dien_jax.experiments.logistic_regression import LOGISTIC_REGRESSION
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 
@@ -26,6 +24,10 @@ class Arguments:
 
 def baselines(arguments: Arguments) -> None:
     """Print the table of all models."""
+    # Imported here: --help needs no JAX.
+    from dien_jax.experiments.baselines import baseline_table, folder_of, run_baselines
+    from dien_jax.experiments.logistic_regression import LOGISTIC_REGRESSION
+
     print_result(baseline_table(run_baselines(**vars(arguments))))
     if arguments.out is not None:
         regression = shlex.quote(str(arguments.out / folder_of(LOGISTIC_REGRESSION)))

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dien_jax.experiments.comparison import compare_runs
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result
 
@@ -31,6 +30,8 @@ class Arguments:
 
 def compare(arguments: Arguments) -> None:
     """Print the sections of the comparison, each as soon as it is computed."""
+    from dien_jax.experiments import compare_runs  # imported here: --help needs no JAX
+
     sections = compare_runs(arguments.runs, arguments.split, arguments.data)
     for number, section in enumerate(sections):
         print_result(f"\n{section}" if number else section)

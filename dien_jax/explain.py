@@ -9,9 +9,6 @@ from typing import Annotated, Literal
 import tyro
 
 from dien_jax.errors import UserError
-from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
-from dien_jax.inspection.examples import Inspector, missing_measures, request
-from dien_jax.runs.trained import load_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.plots import check_picture, save_picture
@@ -56,6 +53,11 @@ def explain(arguments: Arguments) -> None:
         raise UserError(f"expected --example, or --user and --item; found {found}")
     if arguments.context and arguments.example is not None:
         raise UserError("--context needs --user and --item; found --example")
+    # Imported here: --help needs no JAX.
+    from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
+    from dien_jax.inspection.examples import Inspector, missing_measures, request
+    from dien_jax.runs.trained import load_run
+
     if arguments.out is not None:
         inputs = (arguments.run_dir, arguments.data)
         check_picture(arguments.out, overwrite=arguments.overwrite, inputs=inputs)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import tyro
 
-from dien_jax.inspection.report import write_report
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result
 
@@ -30,6 +29,8 @@ class Arguments:
 
 def report(arguments: Arguments) -> None:
     """Write the report and print its path."""
+    from dien_jax.inspection import write_report  # imported here: --help needs no JAX
+
     print_result(str(write_report(**vars(arguments))), arguments.out)
 
 

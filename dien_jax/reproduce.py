@@ -11,7 +11,6 @@ from typing import Literal
 
 import tyro
 
-from dien_jax.experiments.reproduction import reproduce_table
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result
 
@@ -34,6 +33,8 @@ class Arguments:
 
 def reproduce(arguments: Arguments) -> None:
     """Train the missing runs, and print the tables."""
+    from dien_jax.experiments import reproduce_table  # imported here: --help needs no JAX
+
     print_result(reproduce_table(**vars(arguments)))
 
 

@@ -134,11 +134,11 @@ def add_version(folder: Path, onnx: Path) -> Path:
             )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if not config.exists():  # first: a version without it would be refused
+            write_text(config, text)
         numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         version = folder / str(max(numbers, default=0) + 1)
         with partial_folder(version) as new:
             shutil.copyfile(onnx, new / MODEL)
             new.rename(version)
-        if not config.exists():
-            write_text(config, text)
     return version

@@ -130,7 +130,7 @@ def test_folder_of_all_baselines_is_refused_with_one_of_them(stored, capfd):
 
 
 def test_the_last_line_says_where_scores_are_and_how_to_compare(data, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(baselines, "run_baselines", lambda **_: [])
+    monkeypatch.setattr("dien_jax.experiments.baselines.run_baselines", lambda **_: [])
     assert baselines.main([str(data), "--out", str(tmp_path / "all of them")]) == 0
     last = capfd.readouterr().err.splitlines()[-1]
     command = f"python -m dien_jax.compare RUN '{tmp_path}/all of them/logistic-regression'"
