@@ -77,7 +77,7 @@ def cached_by_modules(make: Callable[..., Any]) -> Callable[..., Any]:
         return make(*arguments)
 
     @functools.wraps(make)
-    def of(config: Config, schema: Schema, *more: Any) -> Any:
+    def wrapper(config: Config, schema: Schema, *more: Any) -> Any:
         try:
             network = make_network(config.model)
         except NotImplementedError:  # `make` raises it where its callers expect it
@@ -86,8 +86,8 @@ def cached_by_modules(make: Callable[..., Any]) -> Callable[..., Any]:
         ours = all(part is None or type(part).__module__.startswith("dien_jax.") for part in parts)
         return cached(network, config, schema, *more) if ours else make(config, schema, *more)
 
-    of.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
-    return of
+    wrapper.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    return wrapper
 
 
 def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:

@@ -38,7 +38,7 @@ def make_predict_step(
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    if place is None or place.devices == 1:
+    if place is None or place.axis is None:
         return _of_one_device(config, schema, part)
     return _predict_step(config, schema, place, part)
 
