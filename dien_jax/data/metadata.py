@@ -15,7 +15,7 @@ from dien_jax.utils import json_values
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import LargeCount, NotNegative, Source, as_type
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "valid", "test")
 LINES = 1 << 14  # values that are written at a time
 

@@ -87,7 +87,7 @@ def write_counts(folder: Path, features: Iterable[CountedFeature]) -> dict[str, 
         numbers = {"sequences": counts.sequences, "least": counts.least}
         (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         np.save(target / "offsets.npy", counts.offsets.astype(np.int64))
-        for array in ("count", "other", "together"):
+        for array in ("count", "other", "together", "before"):
             np.save(target / f"{array}.npy", getattr(counts, array))
         np.save(target / "own.npy", own)
         del counts, own  # keep one feature in memory at a time
@@ -111,6 +111,7 @@ def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
     count = read_array(folder / "count.npy", np.int32, size, counted)
     other = read_ids(folder / "other.npy", np.int32, None, size)
     together = read_array(folder / "together.npy", np.int32, len(other), counted)
+    before = read_array(folder / "before.npy", np.int32, len(other), counted)
     most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
         expected = f"{most:,}, the largest count, to {sequences:,}, those of the dataset"
@@ -119,4 +120,4 @@ def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     longest = int(np.diff(offsets).max())
-    return ValueStatistics(count, offsets, other, together, found, numbers["least"], longest)
+    return ValueStatistics(count, offsets, other, together, before, found, numbers["least"], longest)

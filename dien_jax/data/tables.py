@@ -37,6 +37,7 @@ class ValueStatistics:
     offsets: Any  # int32 [V + 1], start of each row of pairs
     other: Any  # int32 [P], the other value; ascending in a row
     together: Any  # int32 [P], users who chose both
+    before: Any  # int32 [P], those of them who chose the other value first
     sequences: int = field(metadata={"static": True})  # number of users
     least: int = field(metadata={"static": True})  # least ``together``; rarer pairs are dropped
     longest: int = field(metadata={"static": True})  # pairs of the longest row
@@ -195,7 +196,7 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
 def blank_counts(schema: Schema) -> tuple[dict[str, ValueStatistics], dict[str, ValueFactors]]:
     """Return counts of unknown values and factors without a vector, for initialising a model."""
     row, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
-    counts = ValueStatistics(row, offsets, row, row, sequences=1, least=1, longest=1)
+    counts = ValueStatistics(row, offsets, row, row, row, sequences=1, least=1, longest=1)
     factors = {}
     for feature in factor_features(schema):
         transitions = feature is schema.item[0]

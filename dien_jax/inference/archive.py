@@ -36,7 +36,7 @@ from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.utils.json_values import check_format, parse_json
 
 FORMAT = "dien_jax.export"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})

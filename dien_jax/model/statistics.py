@@ -1,6 +1,6 @@
 """Inputs of the tower: counts of training events, similarities and matching attributes.
 
-Counts say how many users chose a value, and how many chose two values together.
+Counts say how many users chose a value, how many chose two values, and how many in which order.
 
 Dimensions: B rows, T steps, F inputs, S features with statistics.
 """
@@ -33,6 +33,10 @@ OF_VALUE = (
     "most_lift",
     "recent_lift",
     "last_lift",
+    "order_lift",
+    "most_order_lift",
+    "recent_order_lift",
+    "last_order_lift",
     "history_popularity",
 )
 """Inputs of each feature with statistics; see :func:`_of_value`."""
@@ -119,14 +123,17 @@ def _of_value(
 ) -> list[Float[Array, " B"]]:
     """Return the inputs ``OF_VALUE`` of one feature.
 
-    n(v) users chose the value v, n(v, w) both values, of S users. For the candidate c and the
-    values h of the history: log(1 + n(c)); the share of h = c; the lift log(1 + S n(h, c) /
-    ((1 + n(h)) (1 + n(c)))): its mean, maximum, mean by recency, and that of the last event; the
-    mean of log(1 + n(h)). Recency is 1 for the last event, 1/2 for the one before and so on.
+    n(v) users chose the value v, n(v, w) both values, and m(v, w) v first, of S users. For the
+    candidate c and the values h of the history: log(1 + n(c)); the share of h = c; the lift
+    log(1 + S n(h, c) / ((1 + n(h)) (1 + n(c)))): its mean, maximum, mean by recency, and that of
+    the last event; the same of m(h, c) in place of n(h, c); the mean of log(1 + n(h)). Recency is 1
+    for the last event, 1/2 for the one before and so on.
+
+    Source of m: sequential rules, Ludewig and Jannach, UMUAI 2018 (arXiv:1803.09587).
     """
     if not statistics.other.shape[0]:  # a gather needs an entry
         none = np.zeros(1, np.int32)
-        statistics = replace(statistics, other=none, together=none)
+        statistics = replace(statistics, other=none, together=none, before=none)
     statistics = jax.tree.map(jnp.asarray, statistics)
 
     def bit(mask: int) -> Float[Array, " B"]:
@@ -141,19 +148,27 @@ def _of_value(
     same = (live & (history == candidate[:, None]) & (candidate > 0)[:, None]).astype(jnp.float32)
 
     place, stored = _find_pairs(statistics, candidate, history)
-    together = statistics.together[place].astype(jnp.float32) - bit(OWN_PAIR)[:, None]
+    together, before = (
+        counts[place].astype(jnp.float32) - bit(OWN_PAIR)[:, None]
+        for counts in (statistics.together, statistics.before)
+    )
     stored &= live & (together >= statistics.least)
-    together = jnp.where(stored, together, 0)
     expected = (users_of + 1) * (users + 1)[:, None]
-    lift = jnp.log1p(together * statistics.sequences / expected)
+
+    def lifts(counts: jax.Array) -> list[jax.Array]:
+        lift = jnp.log1p(jnp.where(stored, counts, 0) * statistics.sequences / expected)
+        return [
+            lift.sum(1) / length,
+            lift.max(1, initial=0),
+            (lift * recency).sum(1) / jnp.maximum(recency.sum(1), 1),
+            jnp.where(age == 0, lift, 0).sum(1),
+        ]
 
     return [
         jnp.log1p(users),
         same.sum(1) / length,
-        lift.sum(1) / length,
-        lift.max(1, initial=0),
-        (lift * recency).sum(1) / jnp.maximum(recency.sum(1), 1),
-        jnp.where(age == 0, lift, 0).sum(1),
+        *lifts(together),
+        *lifts(before),
         jnp.log1p(users_of).sum(1) / length,
     ]
 

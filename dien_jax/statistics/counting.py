@@ -1,16 +1,16 @@
 """Counts of training events: how many users chose a value, or two values.
 
 A sequence (a user) counts once for each of its distinct values, and once for each pair of them, at
-their first occurrences. An event counts if it is the target of a training example or in its
+their first occurrences, whose order is also counted. An event counts if it is the target of a training example or in its
 history; if training examples begin at a set time, all events before validation count, of all users.
 An example and later events of its user are therefore in the counts of its candidate at most once:
 if the candidate's value first occurs at the example or later. The bits ``OWN_*`` mark this, and a
 model subtracts it.
 
-Threads count slices of whole sequences. With X ``[S, V]``, 1 where a user chose a value, X^T X has
-the users of each pair of values. It is computed in blocks of rows, and a block drops pairs that are
-too rare to be kept. Memory is 16 bytes for each 1 in X, some 40 for each pair of a block, and 16
-for each kept pair; :class:`Limits` bound all of these.
+Threads count slices of whole sequences, and then blocks of pairs: those of some values with all
+values that their users chose. A block drops pairs that are too rare to be kept. Memory is 20 bytes
+for each distinct value of a user, some 60 for each pair of a block, and 24 for each kept pair;
+:class:`Limits` bound all of these.
 
 Dimensions: E events, S sequences and n training examples of a slice, V values of a feature, N
 distinct values, added up over users.
@@ -37,13 +37,15 @@ from dien_jax.statistics.training_events import (
 )
 from dien_jax.utils.machine import map_in_order, thread_count
 
+FIRST_BITS = 32  # of a counted pair: above them, the users who chose the other value first
+ALL_USERS = (1 << FIRST_BITS) - 1
 NOT_OWN = 255  # rank of a value that does not first occur at the example or later
 
 
 class Limits(NamedTuple):
     """Bounds of the counts of a long log, and of the memory that counting needs."""
 
-    distinct: int = 100  # values of a sequence that form pairs, the first ones; at most 254
+    distinct: int = 254  # values of a sequence that form pairs, the first ones; at most 254
     pairs: int = 1 << 26  # counted pairs; in longer logs, fewer values of each sequence form pairs
     kept: int = 1 << 23  # kept pairs; in longer logs, pairs of few sequences are dropped
     chunk: int = 1 << 21  # pairs of users and values in a block, or those of one value
@@ -100,11 +102,13 @@ def count_values(
     del early, ranks
     numbers = np.minimum(np.concatenate(lengths), used)
     pairs, least = count_pairs(value, numbers, size, limits, threads)
+    before = (pairs.data >> FIRST_BITS).astype(np.int32)
     statistics = ValueStatistics(
         count=count.astype(np.int32),
         offsets=pairs.indptr.astype(np.int32, copy=False),
         other=pairs.indices.astype(np.int32, copy=False),
-        together=pairs.data,
+        together=(pairs.data & ALL_USERS).astype(np.int32),
+        before=before,
         sequences=int(distinct[1:].sum()),
         least=least,
         longest=int(np.diff(pairs.indptr).max()),
@@ -193,23 +197,43 @@ def count_pairs(
 ) -> tuple[sparse.csr_array, int]:
     """Count the users of each pair of the V = ``size`` values.
 
-    ``value`` is int32 ``[N]``, the distinct values of each user, by user, and ``lengths`` int
-    ``[S]``, their number for each user. Return a symmetric matrix of counts ``[V, V]`` with sorted
-    rows, and the least count of a kept pair.
+    ``value`` is int32 ``[N]``, the distinct values of each user, by user and in order, and
+    ``lengths`` int ``[S]``, their number for each user. Return a matrix ``[V, V]`` with sorted
+    rows, and the least number of users of a kept pair. The matrix has at v, w the number of users
+    who chose both, plus ``1 << FIRST_BITS`` for each who chose w first.
     """
-    ones, offsets = np.ones(len(value), np.int32), np.append(0, np.cumsum(lengths))
-    of_users = sparse.csr_array((ones, value, offsets), shape=(len(lengths), size))
-    of_values = of_users.T.tocsr()
-    work = np.cumsum(of_values @ lengths.astype(np.int64))
+    # The row of a value has the places in ``value`` where it is; those are of its users.
+    user = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    start = (np.cumsum(lengths) - lengths).astype(np.int32)
+    order = np.argsort(value, kind="stable").astype(np.int32)
+    offsets = np.append(0, np.cumsum(np.bincount(value, minlength=size)))
+    work = np.append(0, np.cumsum(lengths[user[order]], dtype=np.int64))[offsets[1:]]
     ends = np.searchsorted(work, np.arange(limits.chunk, work[-1], limits.chunk), side="right")
     borders = np.unique([0, *ends.tolist(), size]).tolist()
     least = 1
 
     def of_block(block: tuple[int, int]) -> sparse.csr_array:
-        rows = of_values[slice(*block)] @ of_users
-        own = np.repeat(np.arange(*block, dtype=np.int32), np.diff(rows.indptr))
-        rows.data[rows.indices == own] = 0  # a value does not form a pair with itself
-        return _of_users(rows, least)
+        first, last = block
+        places = order[offsets[first] : offsets[last]]
+        number = lengths[user[places]]
+        ends = np.cumsum(number)
+        other = np.arange(number.sum(), dtype=np.int32)
+        other += np.repeat(start[user[places]] - (ends - number), number).astype(np.int32)
+        # A value does not form a pair with itself.
+        own = np.repeat(places, number)
+        data = np.where(other == own, 0, 1 + (np.int64(other > own) << FIRST_BITS))
+        others = sparse.csr_array(
+            (data, value[other], np.append(0, ends)), shape=(len(places), size)
+        )
+        rows = sparse.csr_array(
+            (
+                np.ones(len(places), np.int64),
+                np.arange(len(places)),
+                offsets[first : last + 1] - offsets[first],
+            ),
+            shape=(last - first, len(places)),
+        )
+        return _of_users(rows @ others, least)
 
     kept, total = list[sparse.csr_array](), 0
     for rows in map_in_order(of_block, pairwise(borders), threads):
@@ -219,20 +243,20 @@ def count_pairs(
             least = _cut(kept, least, limits.kept)
             total = sum(part.nnz for part in kept)
     least = _cut(kept, least, limits.kept)
-    # The matrix is symmetric, and converting its transpose sorts each row.
+    # The transpose has sorted rows, and the order of each pair the other way round.
     return sparse.vstack(kept, "csr").T.tocsr(), least
 
 
 def _of_users(rows: sparse.csr_array, least: int) -> sparse.csr_array:
     """Drop pairs of fewer than ``least`` users, in place; return the rows."""
-    rows.data[rows.data < least] = 0
+    rows.data[rows.data & ALL_USERS < least] = 0
     rows.eliminate_zeros()
     return rows
 
 
 def _cut(kept: list[sparse.csr_array], least: int, most: int) -> int:
     """Drop the rarest pairs until at most ``most`` are left; return the least count of a pair."""
-    together = np.concatenate([rows.data for rows in kept])
+    together = np.concatenate([rows.data & ALL_USERS for rows in kept])
     if len(together) > most:
         at_least = np.cumsum(np.bincount(together)[::-1])[::-1]
         least = max(least, int(np.count_nonzero(at_least > most)))

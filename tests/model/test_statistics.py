@@ -49,6 +49,7 @@ def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float
 
 
 def test_inputs_are_what_their_names_say() -> None:
+    """All users chose 3 last, so order changes its counts with nothing; 1 never follows 2."""
     found = inputs([1, 2], 3)
     # Of 1 and 3, and of 2 and 3: users of both times all users, over counts plus 1.
     lifts = [np.log1p(1 * 3 / (3 * 3)), np.log1p(2 * 3 / (4 * 3))]
@@ -60,16 +61,24 @@ def test_inputs_are_what_their_names_say() -> None:
         "item most_lift": max(lifts),
         "item recent_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
         "item last_lift": lifts[1],
+        "item order_lift": sum(lifts) / 2,
+        "item most_order_lift": max(lifts),
+        "item recent_order_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
+        "item last_order_lift": lifts[1],
         "item history_popularity": (np.log1p(2) + np.log1p(3)) / 2,
     }
     assert found == pytest.approx(expected, rel=1e-6)
+    found = inputs([2], 1)
+    assert found["item last_lift"] == pytest.approx(np.log1p(2 * 3 / (4 * 3)))
+    assert found["item last_order_lift"] == 0
 
 
 def test_own_event_is_left_out() -> None:
     """The training example of the first user sees the log without that user's last event."""
     found = inputs([1, 2], 3, OWN_VALUE | OWN_PAIR)
     assert found["item popularity"] == pytest.approx(np.log1p(1))
-    assert found["item last_lift"] == pytest.approx(np.log1p(1 * 3 / (4 * 2)))  # of the third user
+    for name in ("item last_lift", "item last_order_lift"):
+        assert found[name] == pytest.approx(np.log1p(1 * 3 / (4 * 2)))  # of the third user
 
 
 def test_repeats_and_unknown_values() -> None:

@@ -35,21 +35,24 @@ def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tu
 
 
 def brute_counts(histories: dict[int, list[tuple[int, int]]]) -> tuple[dict, dict]:
-    """Users of each value, and of each pair."""
-    count, together = defaultdict(int), defaultdict(int)
+    """Users of each value, and of each pair: of both, and of those who chose the second first."""
+    count, pairs = defaultdict(int), defaultdict(lambda: (0, 0))
     for events in histories.values():
-        values = {value for _, value in events if value}
+        values = list(dict.fromkeys(value for _, value in events if value))
         for value in values:
             count[value] += 1
-        for pair in itertools.permutations(values, 2):
-            together[pair] += 1
-    return count, together
+        for value, other in itertools.permutations(values, 2):
+            together, before = pairs[value, other]
+            is_before = values.index(other) < values.index(value)
+            pairs[value, other] = together + 1, before + is_before
+    return count, pairs
 
 
-def looked_up(statistics, value: int, other: int) -> int:
+def looked_up(statistics, value: int, other: int) -> tuple[int, int]:
     row = slice(statistics.offsets[value], statistics.offsets[value + 1])
     (place,) = np.nonzero(statistics.other[row] == other)
-    return int(statistics.together[row][place[0]]) if len(place) else 0
+    counts = statistics.together[row], statistics.before[row]
+    return tuple(int(array[place[0]]) if len(place) else 0 for array in counts)
 
 
 @pytest.mark.parametrize("by_category", [False, True])
@@ -59,11 +62,11 @@ def test_counts_are_those_of_plain_python(by_category: bool) -> None:
         events = random_log(seed, USERS, ITEMS)
         size = int(value_of.max()) + 1
         statistics, _ = count_values(events, value_of, size)
-        count, together = brute_counts(sequences(events, value_of))
+        count, pairs = brute_counts(sequences(events, value_of))
         assert statistics.count.tolist() == [count[value] for value in range(size)]
         for value in range(size):
             for other in range(size):
-                assert looked_up(statistics, value, other) == together[value, other]
+                assert looked_up(statistics, value, other) == pairs[value, other]
 
 
 @pytest.mark.parametrize("by_category", [False, True])
@@ -77,12 +80,13 @@ def test_own_bits_remove_the_own_event_and_all_later_ones(by_category: bool) -> 
         whole = sequences(events, value_of)
         for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):
             past = [(position, value) for position, value in whole[user] if position < end]
-            count, together = brute_counts(whole | {user: past})
+            count, pairs = brute_counts(whole | {user: past})
             candidate, history = value_of[item], [value for _, value in past]
             assert statistics.count[candidate] - bool(bits & OWN_VALUE) == count[candidate]
             for value in {*history} - {0, candidate}:
-                total = looked_up(statistics, candidate, value)
-                assert total - bool(bits & OWN_PAIR) == together[candidate, value]
+                own_pair = bool(bits & OWN_PAIR)
+                left = tuple(n - own_pair for n in looked_up(statistics, candidate, value))
+                assert left == pairs[candidate, value]
             removed += bool(bits)
     assert removed > 50
 
@@ -94,8 +98,8 @@ def test_only_the_first_values_of_a_user_make_pairs() -> None:
     events = TrainingEvents(items, np.array([0, 5]), zeros, end, items[1:], zeros + 1)
     statistics, own = count_values(events, np.arange(6), 6, limits=Limits(distinct=3))
     assert statistics.count.tolist() == [0, 1, 1, 1, 1, 1]
-    assert looked_up(statistics, 3, 1) == 1
-    assert looked_up(statistics, 4, 1) == 0
+    assert looked_up(statistics, 3, 1) == (1, 1)
+    assert looked_up(statistics, 4, 1) == (0, 0)
     every = OWN_VALUE | OWN_PAIR
     assert own.tolist() == [every, every, OWN_VALUE, OWN_VALUE]
 
@@ -111,7 +115,7 @@ def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
 
 
 def test_pairs_that_were_counted_before_a_cut_do_not_lower_the_next_one() -> None:
-    users = np.array([1] * 8 + [5] * 3, np.int32)
+    users = np.array([1] * 8 + [5] * 3, np.int64)
     kept = [sparse.csr_array((users, np.arange(11), [0, 11]), shape=(1, 11))]
     assert counting._cut(kept, 4, most=5) == 4
     assert kept[0].data.tolist() == [5, 5, 5]
