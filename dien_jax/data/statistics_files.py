@@ -120,4 +120,5 @@ def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
         )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     longest = int(np.diff(offsets).max())
-    return ValueStatistics(count, offsets, other, together, before, found, numbers["least"], longest)
+    arrays = count, offsets, other, together, before
+    return ValueStatistics(*arrays, found, numbers["least"], longest)

@@ -1,11 +1,11 @@
 """Counts of training events: how many users chose a value, or two values.
 
-A sequence (a user) counts once for each of its distinct values, and once for each pair of them, at
-their first occurrences, whose order is also counted. An event counts if it is the target of a training example or in its
-history; if training examples begin at a set time, all events before validation count, of all users.
-An example and later events of its user are therefore in the counts of its candidate at most once:
-if the candidate's value first occurs at the example or later. The bits ``OWN_*`` mark this, and a
-model subtracts it.
+A sequence (a user) counts once for each of its distinct values, and once for each pair of them and
+for their order, at their first occurrences. An event counts if it is the target of a training
+example or in its history; if training examples begin at a set time, all events before validation
+count, of all users. An example and later events of its user are therefore in the counts of its
+candidate at most once: if the candidate's value first occurs at the example or later. The bits
+``OWN_*`` mark this, and a model subtracts it.
 
 Threads count slices of whole sequences, and then blocks of pairs: those of some values with all
 values that their users chose. A block drops pairs that are too rare to be kept. Memory is 20 bytes
@@ -16,6 +16,8 @@ Dimensions: E events, S sequences and n training examples of a slice, V values o
 distinct values, added up over users.
 """
 
+import functools
+import operator
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -48,7 +50,7 @@ class Limits(NamedTuple):
     distinct: int = 254  # values of a sequence that form pairs, the first ones; at most 254
     pairs: int = 1 << 26  # counted pairs; in longer logs, fewer values of each sequence form pairs
     kept: int = 1 << 23  # kept pairs; in longer logs, pairs of few sequences are dropped
-    chunk: int = 1 << 21  # pairs of users and values in a block, or those of one value
+    chunk: int = 1 << 20  # pairs of users and values in a block, or those of one value
     slice: int = SLICE_EVENTS  # events that a thread counts at a time, or one longer sequence
 
 
@@ -202,38 +204,33 @@ def count_pairs(
     rows, and the least number of users of a kept pair. The matrix has at v, w the number of users
     who chose both, plus ``1 << FIRST_BITS`` for each who chose w first.
     """
-    # The row of a value has the places in ``value`` where it is; those are of its users.
     user = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     start = (np.cumsum(lengths) - lengths).astype(np.int32)
-    order = np.argsort(value, kind="stable").astype(np.int32)
+    work = np.cumsum(np.bincount(value, lengths[user], size)).astype(np.int64)
+    places = np.argsort(value, kind="stable").astype(np.int32)
     offsets = np.append(0, np.cumsum(np.bincount(value, minlength=size)))
-    work = np.append(0, np.cumsum(lengths[user[order]], dtype=np.int64))[offsets[1:]]
     ends = np.searchsorted(work, np.arange(limits.chunk, work[-1], limits.chunk), side="right")
     borders = np.unique([0, *ends.tolist(), size]).tolist()
     least = 1
 
-    def of_block(block: tuple[int, int]) -> sparse.csr_array:
-        first, last = block
-        places = order[offsets[first] : offsets[last]]
+    def of_places(places: np.ndarray, block: tuple[int, int]) -> sparse.csr_array:
+        """Return the rows of a block, of the pairs of some places in ``value`` with their users."""
         number = lengths[user[places]]
         ends = np.cumsum(number)
         other = np.arange(number.sum(), dtype=np.int32)
         other += np.repeat(start[user[places]] - (ends - number), number).astype(np.int32)
-        # A value does not form a pair with itself.
         own = np.repeat(places, number)
         data = np.where(other == own, 0, 1 + (np.int64(other > own) << FIRST_BITS))
-        others = sparse.csr_array(
-            (data, value[other], np.append(0, ends)), shape=(len(places), size)
-        )
-        rows = sparse.csr_array(
-            (
-                np.ones(len(places), np.int64),
-                np.arange(len(places)),
-                offsets[first : last + 1] - offsets[first],
-            ),
-            shape=(last - first, len(places)),
-        )
-        return _of_users(rows @ others, least)
+        pairs = sparse.csr_array((data, value[other], np.append(0, ends)), (len(places), size))
+        rows = value[places] - block[0], np.arange(len(places))
+        ones, shape = np.ones(len(places), np.int64), (block[1] - block[0], len(places))
+        return sparse.csr_array((ones, rows), shape) @ pairs
+
+    def of_block(block: tuple[int, int]) -> sparse.csr_array:
+        own = places[offsets[block[0]] : offsets[block[1]]]
+        parts = np.array_split(own, 1 + lengths[user[own]].sum() // limits.chunk)
+        rows = functools.reduce(operator.add, (of_places(part, block) for part in parts))
+        return _of_users(rows, least)
 
     kept, total = list[sparse.csr_array](), 0
     for rows in map_in_order(of_block, pairwise(borders), threads):

@@ -239,8 +239,8 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["format_version"], 1, "expected format_version 2, found 1; prepare the data again"),
-        (["format_version"], True, "expected format_version 2, found true"),
+        (["format_version"], 1, "expected format_version 3, found 1; prepare the data again"),
+        (["format_version"], True, "expected format_version 3, found true"),
         (["counts", "events"], 6, "expected offsets from 0 to 6, found 0 to 5"),
         (["counts", "train"], 3, "expected 3 entries, found 4"),
         (["counts", "groups"], 2.5, r"got 'float' - at '\$.counts.groups'"),

@@ -72,7 +72,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "another format": (partial(changed, format="x"), "with format 'dien_jax.export' in its mani"),
     "the first version": (
         partial(changed, format_version=1),
-        "manifest.json: expected format_version 2, found 1; export the run again",
+        "manifest.json: expected format_version 3, found 1; export the run again",
     ),
     "70 MB of spaces": (
         lambda e: e.update({ITEMS: e[ITEMS] + b" " * 70_000_000}),
