@@ -31,7 +31,6 @@ from dien_jax.inference.list_metrics import (
 )
 from dien_jax.runs.trained import TrainedModel
 
-RULES = {"cooccurrence": "co-occurrence with the last event"}
 TOP = 10
 EVENTS = (8, 20, 100)
 CALLS = 10
@@ -51,7 +50,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     targets = list_targets(model.dataset, "test", most)
     for name, score in simple_rules(model.dataset).items():
         lists = (sorted_items(target, score(target), popularity) for target in targets)
-        rows[RULES.get(name, name)] = report_lists(targets, lists, popularity)[0]
+        rows[name.replace("_", " ")] = report_lists(targets, lists, popularity)[0]
     about = {"benchmark": "recommend", **surroundings()}
     return [about | {"case": name} | row for name, row in rows.items()]
 

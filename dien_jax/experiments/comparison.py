@@ -88,10 +88,10 @@ def compare_runs(
 
 
 def _list_table(listed: Sequence[tuple[RunSummary, ListMetrics]]) -> str:
-    rates = ["HR@10", "95% (users)", "of popularity", "of co-occurrence", "NDCG@10", "MRR"]
+    rates = ["HR@10", "95% (users)", "of popularity", "of sequential rules", "NDCG@10", "MRR"]
     rows = [["run", "data", *rates, "coverage", "mean popularity", "clicks"]]
     for run, lists in listed:
-        simple = lists["hr_10_popularity"], lists.get("hr_10_cooccurrence")
+        simple = lists["hr_10_popularity"], lists.get("hr_10_sequential_rules")
         values = lists["hr_10"], *simple, lists["ndcg_10"], lists["mrr"], lists["coverage"]
         cells = [_ABSENT if value is None else f"{value:.4f}" for value in values]
         ends, popularity = lists.get("hr_10_interval"), lists["mean_popularity"]

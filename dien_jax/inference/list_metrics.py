@@ -25,6 +25,7 @@ from dien_jax.utils.console import Stage, stage
 MOST_TARGETS = 2000
 """Maximum number of targets of a split; more are sampled at random."""
 TARGETS_AT_ONCE = 64
+RULE_EVENTS = 10
 TARGETS_OF_RUN, LEAST_TARGETS = 1000, 100
 """Maximum and minimum number of targets at the end of a run; fewer give uncertain rates."""
 MOST_SCORES, MOST_ITEMS = 2_000_000, 100_000
@@ -87,8 +88,11 @@ def sorted_items(
 def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
     """Return simple rules by name: functions that score all items ``[I]`` for a target.
 
-    ``popularity`` counts training events. ``cooccurrence``, if the dataset has counts, is the
-    cosine similarity of the training users of an item and of the last event; ties by popularity.
+    ``popularity`` counts training events. ``sequential_rules``, if the dataset has counts, is the
+    sum over the last 10 events of the training users who chose an item after the event, over the
+    root of the users of the event and its age, 1 for the last one; ties by popularity.
+
+    Source: Ludewig and Jannach, UMUAI 2018 (arXiv:1803.09587).
     """
     popularity = np.asarray(dataset.popularity, np.float64)
     share = popularity / max(popularity.sum(), 1)  # below 1, for ties
@@ -96,16 +100,16 @@ def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
     counts = dataset.statistics.values.get(dataset.schema.item[0].name)
     if counts is not None:
 
-        def cooccurrence(target: Target) -> np.ndarray:
+        def sequential_rules(target: Target) -> np.ndarray:
             scores = share * 1e-9
-            for last in target.history[-1:]:
-                pairs = slice(counts.offsets[last], counts.offsets[last + 1])
-                other = counts.other[pairs]  # distinct items
-                expected = (counts.count[last] + 1.0) * (counts.count[other] + 1.0)
-                scores[other] += counts.together[pairs] / np.sqrt(expected)
+            for age, event in enumerate(target.history[: -RULE_EVENTS - 1 : -1], 1):
+                pairs = slice(counts.offsets[event], counts.offsets[event + 1])
+                after = counts.together[pairs] - counts.before[pairs]
+                # The other items of an event are distinct.
+                scores[counts.other[pairs]] += after / (np.sqrt(counts.count[event] + 1.0) * age)
             return scores
 
-        rules["cooccurrence"] = cooccurrence
+        rules["sequential_rules"] = sequential_rules
     return rules
 
 
@@ -115,8 +119,8 @@ def measure_lists(
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
     For comparison, ``hr_10_popularity`` is HR@10 of the most popular items for every user.
-    ``hr_10_cooccurrence``, if the dataset has counts, is HR@10 of the items whose users are most
-    similar to those of the last event.
+    ``hr_10_sequential_rules``, if the dataset has counts, is HR@10 of the items that most users
+    chose after the last events.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists

@@ -307,7 +307,7 @@ class ListMetrics(TypedDict):
     hr_10: NotNegative | None
     hr_10_interval: NotRequired[Interval | None]
     hr_10_popularity: NotNegative | None
-    hr_10_cooccurrence: NotRequired[NotNegative | None]
+    hr_10_sequential_rules: NotRequired[NotNegative | None]
     ndcg_10: NotNegative | None
     ndcg_10_interval: NotRequired[Interval | None]
     mrr: NotNegative | None

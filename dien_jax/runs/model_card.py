@@ -132,8 +132,8 @@ def lists_line(lists: ListMetrics) -> str:
     interval = lists.get("hr_10_interval")
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     simple = f"of the most popular items HR@10 {rate(lists['hr_10_popularity'])}"
-    if (together := lists.get("hr_10_cooccurrence")) is not None:
-        simple += f", of those most often chosen with the last event {together:.3f}"
+    if (rules := lists.get("hr_10_sequential_rules")) is not None:
+        simple += f", of those most often chosen after the last events {rules:.3f}"
     return (
         f"Lists of all items: HR@10 {rate(lists['hr_10'])}{between}, "
         f"NDCG@10 {rate(lists['ndcg_10'])}; {simple}; {lists['targets']:,} clicks of test."

@@ -75,8 +75,8 @@ class RunResult:
         """Return folder and preset, and test AUC and HR@10 of the model and of simple models."""
         values = {"test AUC": self.test.get("auc"), **self.baselines}
         if self.lists is not None:
-            simple = self.lists["hr_10_popularity"], self.lists.get("hr_10_cooccurrence")
-            names = "test HR@10", "of popular items", "of co-occurrence"
+            simple = self.lists["hr_10_popularity"], self.lists.get("hr_10_sequential_rules")
+            names = "test HR@10", "of popular items", "of sequential rules"
             values |= dict(zip(names, (self.lists["hr_10"], *simple), strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"

@@ -290,7 +290,7 @@ def test_lists_that_evaluate_measured_are_shown(runs, tmp_path, capsys):
     assert header.split()[:3] == ["run", "data", "HR@10"]
     interval = [f"{end:.4f}" for end in stored["hr_10_interval"]]
     data = Path(read_json(run / "config.json", dict)["data"]).name
-    simple = (f"{stored[f'hr_10_{name}']:.4f}" for name in ("popularity", "cooccurrence"))
+    simple = (f"{stored[f'hr_10_{name}']:.4f}" for name in ("popularity", "sequential_rules"))
     values = [interval[0], "to", interval[1], *simple]
     assert [row.split()[:8] for row in rows[:2]] == [
         ["measured", data, f"{stored['hr_10']:.4f}", *values],

@@ -107,10 +107,11 @@ def test_evaluate_and_the_end_of_a_run_measure_the_lists_of_recommend(tmp_path, 
     assert found["hr_10_popularity"] == np.mean(expected)
     counts, rows, hits = dataset.statistics.values["item"], np.arange(1, len(names)), []
     for target in targets:
-        last, together = target.history[-1], np.zeros(len(names))
-        pairs = slice(counts.offsets[last], counts.offsets[last + 1])
-        together[counts.other[pairs]] = counts.together[pairs]
-        cosine = together / np.sqrt((counts.count[last] + 1.0) * (counts.count + 1.0))
-        order = rows[np.lexsort((-dataset.popularity[rows], -cosine[rows]))]
+        score = np.zeros(len(names))
+        for age, event in enumerate(reversed(target.history[-10:].tolist()), 1):
+            pairs = slice(counts.offsets[event], counts.offsets[event + 1])
+            after = counts.together[pairs] - counts.before[pairs]
+            score[counts.other[pairs]] += after / np.sqrt(counts.count[event] + 1) / age
+        order = rows[np.lexsort((-dataset.popularity[rows], -score[rows].round(9)))]
         hits.append(target.item in order[~np.isin(order, target.history)][:10])
-    assert found["hr_10_cooccurrence"] == np.mean(hits)
+    assert found["hr_10_sequential_rules"] == np.mean(hits)
