@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "popularity": (" popularity", "history_popularity"),
     "repeats": ("repeat_share",),
     "lift": ("lift",),
-    "order of pairs": ("order_lift",),
+    "order of pairs": ("order_lift", "rules"),
     "match": ("match",),
     "similarities": ("similarity", "next"),
     "transitions": ("next",),

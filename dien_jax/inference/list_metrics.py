@@ -17,6 +17,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
 from dien_jax.inference.lists import ItemLists
 from dien_jax.metrics.lists import CUT, first_places, list_metrics
+from dien_jax.model.statistics import RULE_EVENTS
 from dien_jax.runs.calibration import negative_distribution
 from dien_jax.runs.summary import save_lists
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -25,7 +26,6 @@ from dien_jax.utils.console import Stage, stage
 MOST_TARGETS = 2000
 """Maximum number of targets of a split; more are sampled at random."""
 TARGETS_AT_ONCE = 64
-RULE_EVENTS = 10
 TARGETS_OF_RUN, LEAST_TARGETS = 1000, 100
 """Maximum and minimum number of targets at the end of a run; fewer give uncertain rates."""
 MOST_SCORES, MOST_ITEMS = 2_000_000, 100_000

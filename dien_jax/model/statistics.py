@@ -37,9 +37,13 @@ OF_VALUE = (
     "most_order_lift",
     "recent_order_lift",
     "last_order_lift",
+    "rules",
+    "rules_by_root",
+    "rules_by_users",
     "history_popularity",
 )
 """Inputs of each feature with statistics; see :func:`_of_value`."""
+RULE_EVENTS = 10
 MATCH = "match"
 """Input of a schema with categorical or multi-valued item features; see :func:`_match`."""
 
@@ -126,10 +130,12 @@ def _of_value(
     n(v) users chose the value v, n(v, w) both values, and m(v, w) v first, of S users. For the
     candidate c and the values h of the history: log(1 + n(c)); the share of h = c; the lift
     log(1 + S n(h, c) / ((1 + n(h)) (1 + n(c)))): its mean, maximum, mean by recency, and that of
-    the last event; the same of m(h, c) in place of n(h, c); the mean of log(1 + n(h)). Recency is 1
-    for the last event, 1/2 for the one before and so on.
+    the last event; the same of m(h, c) in place of n(h, c); log(1 + r), log(1 + r (S / (1 +
+    n(c)))^(1/2)) and log(1 + r S / (1 + n(c))), where r is the sum over the last ``RULE_EVENTS``
+    events of m(h, c) / (1 + n(h))^(1/2), weighted by recency; the mean of log(1 + n(h)). Recency is
+    1 for the last event, 1/2 for the one before and so on.
 
-    Source of m: sequential rules, Ludewig and Jannach, UMUAI 2018 (arXiv:1803.09587).
+    Source of r: sequential rules, Ludewig and Jannach, UMUAI 2018 (arXiv:1803.09587).
     """
     if not statistics.other.shape[0]:  # a gather needs an entry
         none = np.zeros(1, np.int32)
@@ -153,10 +159,14 @@ def _of_value(
         for counts in (statistics.together, statistics.before)
     )
     stored &= live & (together >= statistics.least)
+    together, before = (jnp.where(stored, counts, 0) for counts in (together, before))
     expected = (users_of + 1) * (users + 1)[:, None]
+    recent = jnp.where(age < RULE_EVENTS, recency, 0)
+    rules = (before * recent / jnp.sqrt(users_of + 1)).sum(1)
+    share = statistics.sequences / (users + 1)
 
     def lifts(counts: jax.Array) -> list[jax.Array]:
-        lift = jnp.log1p(jnp.where(stored, counts, 0) * statistics.sequences / expected)
+        lift = jnp.log1p(counts * statistics.sequences / expected)
         return [
             lift.sum(1) / length,
             lift.max(1, initial=0),
@@ -169,6 +179,7 @@ def _of_value(
         same.sum(1) / length,
         *lifts(together),
         *lifts(before),
+        *(jnp.log1p(rules * scale) for scale in (1.0, jnp.sqrt(share), share)),
         jnp.log1p(users_of).sum(1) / length,
     ]
 

@@ -24,8 +24,11 @@ WEIGHTS = "weights"
 LAYERS = (64, 32)
 """Sizes of the hidden layers."""
 DROPOUT = 0.2
-LIMIT = 3.0
-"""Bound of standardised inputs: counts of 0, such as those of new items, may be outliers."""
+LIMIT = 10.0
+"""Bound of standardised inputs: counts of 0, such as those of new items, may be outliers.
+
+A lower bound would make the best items of a list equal: their inputs are the largest of all.
+"""
 
 
 class Tower(nn.Module):

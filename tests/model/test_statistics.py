@@ -53,6 +53,7 @@ def test_inputs_are_what_their_names_say() -> None:
     found = inputs([1, 2], 3)
     # Of 1 and 3, and of 2 and 3: users of both times all users, over counts plus 1.
     lifts = [np.log1p(1 * 3 / (3 * 3)), np.log1p(2 * 3 / (4 * 3))]
+    rules = 1 / 2 / np.sqrt(3) + 2 / np.sqrt(4)
     expected = {
         "length": np.log1p(2),
         "item popularity": np.log1p(2),
@@ -65,12 +66,18 @@ def test_inputs_are_what_their_names_say() -> None:
         "item most_order_lift": max(lifts),
         "item recent_order_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
         "item last_order_lift": lifts[1],
+        "item rules": np.log1p(rules),
+        "item rules_by_root": np.log1p(rules * np.sqrt(3 / 3)),
+        "item rules_by_users": np.log1p(rules * 3 / 3),
         "item history_popularity": (np.log1p(2) + np.log1p(3)) / 2,
     }
     assert found == pytest.approx(expected, rel=1e-6)
     found = inputs([2], 1)
     assert found["item last_lift"] == pytest.approx(np.log1p(2 * 3 / (4 * 3)))
-    assert found["item last_order_lift"] == 0
+    assert found["item last_order_lift"] == found["item rules"] == 0
+    found, rule = inputs([1], 4), 1 / np.sqrt(3)
+    assert found["item rules_by_root"] == pytest.approx(np.log1p(rule * np.sqrt(3 / 2)))
+    assert found["item rules_by_users"] == pytest.approx(np.log1p(rule * 3 / 2))
 
 
 def test_own_event_is_left_out() -> None:
