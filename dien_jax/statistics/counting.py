@@ -50,7 +50,7 @@ class Limits(NamedTuple):
     distinct: int = 254  # values of a sequence that form pairs, the first ones; at most 254
     pairs: int = 1 << 26  # counted pairs; in longer logs, fewer values of each sequence form pairs
     kept: int = 1 << 23  # kept pairs; in longer logs, pairs of few sequences are dropped
-    chunk: int = 1 << 20  # pairs of users and values in a block, or those of one value
+    chunk: int = 1 << 20  # pairs of users and values that a thread counts at a time
     slice: int = SLICE_EVENTS  # events that a thread counts at a time, or one longer sequence
 
 
