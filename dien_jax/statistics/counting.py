@@ -104,13 +104,12 @@ def count_values(
     del early, ranks
     numbers = np.minimum(np.concatenate(lengths), used)
     pairs, least = count_pairs(value, numbers, size, limits, threads)
-    before = (pairs.data >> FIRST_BITS).astype(np.int32)
     statistics = ValueStatistics(
         count=count.astype(np.int32),
         offsets=pairs.indptr.astype(np.int32, copy=False),
         other=pairs.indices.astype(np.int32, copy=False),
         together=(pairs.data & ALL_USERS).astype(np.int32),
-        before=before,
+        before=(pairs.data >> FIRST_BITS).astype(np.int32),
         sequences=int(distinct[1:].sum()),
         least=least,
         longest=int(np.diff(pairs.indptr).max()),

@@ -67,8 +67,8 @@ def test_inputs_are_what_their_names_say() -> None:
         "item recent_order_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
         "item last_order_lift": lifts[1],
         "item rules": np.log1p(rules),
-        "item rules_by_root": np.log1p(rules * np.sqrt(3 / 3)),
-        "item rules_by_users": np.log1p(rules * 3 / 3),
+        "item rules_by_root": np.log1p(rules),  # 3 has as many users plus 1 as there are users
+        "item rules_by_users": np.log1p(rules),
         "item history_popularity": (np.log1p(2) + np.log1p(3)) / 2,
     }
     assert found == pytest.approx(expected, rel=1e-6)
