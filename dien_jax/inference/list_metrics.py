@@ -89,8 +89,9 @@ def simple_rules(dataset: Dataset) -> dict[str, Callable[[Target], np.ndarray]]:
     """Return simple rules by name: functions that score all items ``[I]`` for a target.
 
     ``popularity`` counts training events. ``sequential_rules``, if the dataset has counts, is the
-    sum over the last ``RULE_EVENTS`` events of the training users who chose an item after the event, over the
-    root of the users of the event and its age, 1 for the last one; ties by popularity.
+    sum over the last ``RULE_EVENTS`` events of the training users who chose an item after the
+    event, over the root of the users of the event and its age, 1 for the last one; ties by
+    popularity.
 
     Source: Ludewig and Jannach, UMUAI 2018 (arXiv:1803.09587).
     """
