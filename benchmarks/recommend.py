@@ -67,7 +67,8 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     rankings = Ranker(model).recommend_many(histories, TOP, users=users)
     lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
     popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
-    popularity[np.unique(np.concatenate(lists))] += 1  # items may have no event there
+    listed = np.unique(np.concatenate(lists))
+    popularity[listed] = np.maximum(popularity[listed], 1)  # some have no training event there
     about = {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
     row = report_lists(targets, lists, popularity)[0] | about
     return {"benchmark": "recommend", **surroundings(), **row}
