@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 from support import faults
-from support.faults import Case
+from support.faults import PREPARE, Case
 
 from dien_jax import Config, prepare
 
@@ -106,6 +106,10 @@ def test_every_command_has_cases_and_every_setting_of_a_number_has():
     assert {line.split()[-1] for line in LINES if " " in line} == set(prepare.SOURCES)
 
 
+EXTEND = ("--extend=data", *PREPARE[5:])
+FEW = ("category:categorical", "price:numeric")
+LATE = ("--split=by-time", "--valid-from=103")
+THAT_OF = "error: --extend data: {} must be (?:that|those) of that folder, {}"
 TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
     "train": {
         ("din", "--preset-file=preset.json"): "not both; got 'din'",
@@ -142,10 +146,28 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--item-features", "a b"): "must be letters.*rename the column",
         ("--user-features=item",): "that name is taken by the item id",
         ("--negatives=1000000000",): "--memory 4GB is too little: .*; raise it, or prepare less",
+        (*LATE, "--test-from=102"): "--test-from must not be before --valid-from, got 102 < 103",
+        (*LATE, "--test-from=104", "--train-from=103"): (
+            "--train-from must be before validation, which starts at 103, got"
+        ),
+        (*LATE, "--test-from=104", "--train-from=soon"): (
+            "--train-from must be a whole number or an ISO date"
+        ),
+        ("--extend=nowhere",): "--extend: dataset folder nowhere does not exist",
+        ("--item-features", *FEW, "--extend=data"): THAT_OF.format(
+            "--item-features", f"{' '.join(FEW)} tags:multivalued, got {' '.join(FEW)}"
+        ),
+        ("--timestamp=price", *EXTEND): THAT_OF.format("--timestamp", "'timestamp', got 'price'"),
+        ("--split=by-user", *EXTEND): THAT_OF.format("--split", "'last-event', got 'by-user'"),
+        ("--negatives=2", *EXTEND): THAT_OF.format("--negatives", "1, got 2"),
+        ("--max-values=2", *EXTEND): THAT_OF.format("--max-values", "20, got 2"),
+        ("--max-examples=2", *EXTEND): THAT_OF.format("--max-examples", "none, got 2"),
     },
     "prepare impressions": {
         ("--label=clicked", "--context-features", "clicked"): "that column is the label",
         ("--label=item",): "--label must name another column than",
+        ("--label=click",): r"no column 'click' \(--label\)",
+        ("--label=price", "--context-features", "hour"): r"no column 'hour' \(--context-features\)",
         ("--context-features=label",): "that name is taken by a column of every example",
         ("--context-features=sequence",): "that name is taken by a column of every example",
     },

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 from support import tiny_logs
-from support.small_dataset import leftovers
 from support.small_dataset import write as write_other
 from support.tiny_logs import write
 
@@ -54,41 +53,12 @@ def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(
     assert len(extends["meta"]) == 64
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (
-            {"item_features": ("category", "price:numeric")},
-            "--item-features must be those of that folder, category:categorical "
-            "tags:multivalued price:numeric, got category:categorical price:numeric",
-        ),
-        ({"timestamp": "price"}, "--timestamp must be that of that folder, 'timestamp', got"),
-        ({"split": "by-user"}, "--split must be that of that folder, 'last-event', got 'by-user'"),
-        ({"negatives": 2}, "--negatives must be"),
-        ({"max_values": 2}, "--max-values must be"),
-        ({"max_examples": 2}, "--max-examples must be that of that folder, none, got 2"),
-    ],
-)
-def test_what_differs_is_refused_by_its_flag(folders, tmp_path, changes, expected):
-    old, _, _ = folders
-    log = write(tmp_path, lines(NEW, 100))
-    with pytest.raises(UserError) as refused:
-        interactions.prepare(options(log, out=tmp_path / "new", extend=old.path, **changes))
-    assert str(refused.value).startswith(f"--extend {old.path}: ")
-    assert expected in str(refused.value)
-    assert leftovers(tmp_path) == ["log.csv"]
-
-
-def test_folders_that_cannot_be_extended_are_refused(tmp_path):
-    log = write(tmp_path, lines(NEW, 100))
-
-    other = write_other(tmp_path / "other")
-    for folder, problem in (
-        (tmp_path / "missing", f"--extend: dataset folder {tmp_path / 'missing'} does not exist"),
-        (other, "expected a folder made by prepare interactions, found one made by 'test'"),
-    ):
-        with pytest.raises(UserError, match=problem):
-            interactions.prepare(options(log, out=tmp_path / "new", extend=folder))
+def test_a_folder_of_another_source_is_not_extended(tmp_path):
+    """Options that must be those of the folder are in ``tests/faults/test_flags.py``."""
+    log, other = write(tmp_path, lines(NEW, 100)), write_other(tmp_path / "other")
+    expected = "expected a folder made by prepare interactions, found one made by 'test'"
+    with pytest.raises(UserError, match=expected):
+        interactions.prepare(options(log, out=tmp_path / "new", extend=other))
 
 
 # Training examples from a time on

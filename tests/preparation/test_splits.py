@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import plain_splits
 from support.plain_splits import EARLIER, NONE, TRAIN
-from support.tiny_logs import LOG, refused, write
 
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.value_text import Clock
@@ -100,16 +99,3 @@ def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another()
         for seed in (1, 1, 2)
     )
     assert first == again != other
-
-
-@pytest.mark.parametrize(
-    ("times", "message"),
-    [
-        ({"test_from": "102"}, "--test-from must not be before --valid-from, got 102 < 103"),
-        ({"train_from": "103"}, "--train-from must be before validation, which starts at 103, got"),
-        ({"train_from": "soon"}, "--train-from must be a whole number or an ISO date"),
-    ],
-)
-def test_times_in_the_wrong_order_are_refused(tmp_path, times, message):
-    borders = {"valid_from": "103", "test_from": "104"} | times
-    refused(write(tmp_path, LOG), message, split="by-time", **borders)
