@@ -27,10 +27,8 @@ from dien_jax.experiments.logistic_regression import (
     Inputs,
     RegressionInputs,
     fit_logistic,
-    minimise,
-    probability,
+    fit_single,
     selection,
-    standard,
 )
 from dien_jax.metrics.scores import METRICS
 from dien_jax.model.statistics import MATCH
@@ -56,20 +54,6 @@ SINGLE = {
 """The column of each baseline that reads a single one."""
 BOOSTED_TREES = "boosted trees"
 BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)  # in the order of tables
-
-
-def fit_single(column: int, train: Inputs) -> Baseline:
-    """Fit a logistic regression on one column, which decides scale and direction of the ranking."""
-    center, scale = standard(train.dense[:, [column]])
-    nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
-    rows = (train.dense[:, [column]] - center) / scale
-    start, weight = minimise(rows, nothing, train.labels, 1.0, np.zeros(2)).tolist()
-    slope = weight / float(scale[0])
-
-    def predict(inputs: Inputs) -> np.ndarray:
-        return probability(start + slope * (inputs.dense[:, column].astype(float) - center[0]))
-
-    return Baseline(predict, {"slope": slope})
 
 
 def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:

@@ -177,6 +177,20 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
     return chosen
 
 
+def fit_single(column: int, train: Inputs) -> Baseline:
+    """Fit a logistic regression on one column, which decides scale and direction of the ranking."""
+    center, scale = standard(train.dense[:, [column]])
+    nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
+    rows = (train.dense[:, [column]] - center) / scale
+    start, weight = minimise(rows, nothing, train.labels, 1.0, np.zeros(2)).tolist()
+    slope = weight / float(scale[0])
+
+    def predict(inputs: Inputs) -> np.ndarray:
+        return probability(start + slope * (inputs.dense[:, column].astype(float) - center[0]))
+
+    return Baseline(predict, {"slope": slope})
+
+
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the validation score by which settings are chosen, the same as for checkpoints."""
     score = selection_score(evaluate_scores(labels, scores, np.zeros(len(labels), np.int64)))

@@ -11,8 +11,7 @@ from support.tiny_run import light_flags, refused_by
 
 from dien_jax import baselines, compare, train
 from dien_jax.data.dataset import open_dataset
-from dien_jax.experiments.baselines import fit_single
-from dien_jax.experiments.logistic_regression import Inputs
+from dien_jax.experiments.logistic_regression import Inputs, fit_single
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
