@@ -80,10 +80,9 @@ def named_weights(
 
 
 def row_scores(
-    trained: TrainedModel, recurrence: Implementation
-) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
-    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
-    weights, rebuild = named_weights(trained)
+    trained: TrainedModel, recurrence: Implementation, rebuild: Callable[[Weights], Any]
+) -> Callable[[Weights, dict[str, Any]], jax.Array]:
+    """Return ``score_rows(weights, inputs) -> [B]``; ``rebuild`` is from :func:`named_weights`."""
     config = with_settings(trained.run.config, {"model.implementation": recurrence})
     model = ClickModel(config.model, trained.dataset.schema)
 
@@ -94,7 +93,7 @@ def row_scores(
         output = cast(ModelOutput, model.apply(variables, batch, tables))
         return click_probability(output.logits, variables.get(CALIBRATION))
 
-    return weights, score_rows
+    return score_rows
 
 
 def row_arrays(batch: Batch) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
     named = zip(_INPUTS, programs, strict=False)  # the others are only for speed
     functions = {name: exportable(name, program) for name, program in named}
     functions["score_many_candidates"] = functions["score_candidates"]
-    functions["score_rows"] = row_scores(trained, RECURRENCE)[1]
+    functions["score_rows"] = row_scores(trained, RECURRENCE, rebuild)
     whole = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
     def inputs(name: str, steps: Any, count: Any = 1) -> dict[str, Any]:
@@ -156,14 +155,14 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         return found
 
     model, longest = trained.run.config.model, trained.run.config.train.max_history
-    parts = {"attention": Attention, "evolution": Evolution, "auxiliary": Auxiliary}
-    chosen = {part: getattr(model, part) for part in parts}
-    own_modules = {part: name for part, name in chosen.items() if name not in get_args(parts[part])}
-    subject = f"a model with {', '.join(f'{part} {name!r}' for part, name in own_modules.items())}"
+    ours = {"attention": Attention, "evolution": Evolution, "auxiliary": Auxiliary}
+    chosen = {part: getattr(model, part) for part in ours}
+    own = [f"{part} {name!r}" for part, name in chosen.items() if name not in get_args(ours[part])]
+    subject = f"a model with {', '.join(own)}"
     try:
         return arrays, exports("t")
     except Exception as error:  # a module that users add may raise anything
-        if not own_modules:
+        if not own:
             raise
         say(f"{subject} is exported for histories padded to {longest}: {reason(error)}")
     with failing(f"{subject} cannot be exported"):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.errors import UserError, failing, reading, require, writing
-from dien_jax.inference.exported_programs import row_inputs, row_scores
+from dien_jax.inference.exported_programs import named_weights, row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.files import check_out, partial_folder, write_text
@@ -44,7 +44,8 @@ def onnx_model(trained: TrainedModel) -> bytes:
     """Return a serialized ONNX model that takes rows and returns ``score``, float32 ``[B]``."""
     import jax2onnx
 
-    weights, score_rows = row_scores(trained, "reference")
+    weights, rebuild = named_weights(trained)
+    score_rows = row_scores(trained, "reference", rebuild)
     size = sum(array.nbytes for array in weights.values())
     if size >= 2**31:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")
