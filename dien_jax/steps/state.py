@@ -175,12 +175,11 @@ def require_state_memory(
     of several devices holds. Dense updates also need memory for gradients, at least for the largest
     one; tables that are updated by row do not.
     """
-
-    def of_device(leaf: Any, sharding: Any = None) -> int:
-        return math.prod(leaf.shape if sharding is None else sharding.shard_shape(leaf.shape))
-
-    trees = (shapes,) if shardings is None else (shapes, shardings)
-    counts = jax.tree.map(of_device, *trees)
+    counts = jax.tree.map(lambda leaf: leaf.size, shapes)
+    if shardings is not None:
+        counts = jax.tree.map(
+            lambda leaf, split: math.prod(split.shard_shape(leaf.shape)), shapes, shardings
+        )
     sizes = jax.tree.map(lambda count, leaf: count * leaf.dtype.itemsize, counts, shapes)
     by_row = place.tables_by_row(config.optim.embedding_update)
     named = jax.tree_util.tree_leaves_with_path(sizes[0])
