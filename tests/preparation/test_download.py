@@ -3,7 +3,6 @@
 import hashlib
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -88,10 +87,8 @@ def test_a_file_that_does_not_come_is_one_line(answer, requests, message, web, f
     assert names(folder) == []
 
 
-def test_no_server_is_one_line(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    web = SimpleNamespace(url=f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_no_server_is_one_line(web):
+    web.url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"{web.url}/data.gz: .*refused"):
         fetch(web)
 
