@@ -21,8 +21,6 @@ from dien_jax.preparation.sources import (
 from support.tiny_logs import LOG, opened
 
 FIRST = taobao.FIRST_SECOND
-Bad = dict[str, list[tuple[str, str]]]
-"""Malformed lines with their reasons, by file."""
 
 
 class Sample(NamedTuple):
@@ -32,14 +30,14 @@ class Sample(NamedTuple):
       options: make the options from the folder of the files and the fields to change.
       prepare: the source.
       files: contents by name.
-      bad: malformed lines.
+      bad: malformed lines with their reasons, by file.
       archive: name of the zip archive that holds the files in a folder of its name, if one does.
     """
 
     options: Callable[..., Any]
     prepare: Callable[[Any], list[str]]
     files: dict[str, str | bytes]
-    bad: Bad
+    bad: dict[str, list[tuple[str, str]]]
     archive: str = ""
 
     def write(self, folder: Path, **added: list[str]) -> None:
