@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from support import tiny_logs
 from support.programs import free_port
 from support.small_dataset import assert_equal
 from support.spark import needs_spark, without_spark
-from support.tiny_logs import write
+from support.tiny_logs import LOG, write
 from support.value_texts import TEXTS, read_by
 
 from dien_jax import errors
@@ -100,18 +101,12 @@ def test_files_of_a_sorted_table_are_read_in_its_order(tmp_path):
 
 
 def options(folder: Path, **changes: Any) -> interactions.InteractionsOptions:
-    file = write(
-        folder, "user,item,timestamp\n" + "".join(f"u{k % 5},i{k},{k}\n" for k in range(40))
-    )
-    return interactions.InteractionsOptions(
-        **{"file": file, "out": folder / "data", "engine": "spark", **changes}
-    )
+    plain = {"engine": "spark", "item_features": ()}
+    return tiny_logs.options(write(folder, LOG), **plain, **changes)
 
 
 def refused(expected: str, folder: Path, **changes: Any) -> None:
-    with pytest.raises(UserError, match=expected):
-        interactions.prepare(options(folder, **changes))
-    assert [entry.name for entry in folder.iterdir()] == ["log.csv"]
+    tiny_logs.refused(write(folder, LOG), expected, engine="spark", **changes)
 
 
 def test_addresses_that_lead_nowhere_are_refused(tmp_path):
