@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.plain_splits import EARLIER, TRAIN, covered, sides_of
 from support.small_dataset import contents
-from support.tiny_logs import SPLITS, log_of, opened, write
+from support.tiny_logs import PREPARE, SPLITS, log_of, of_every_column, old_and_new, opened
 
 from dien_jax.data import arrays
 from dien_jax.data.arrays import Column
@@ -20,16 +20,9 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS as NAMES
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
-from dien_jax.preparation.sources import impressions, interactions
+from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.long
-
-FEATURES = {
-    "item": {"kind": "categorical", "tags": "multivalued", "price": "numeric"},
-    "user": {"mood": "categorical"},
-}
-PREPARE = {"interactions": interactions.prepare, "impressions": impressions.prepare}
-CONTEXT = {"slot": "multivalued", "price": "numeric", "mood": "categorical"}
 
 
 class Row(NamedTuple):
@@ -208,11 +201,12 @@ def check_negatives(expected: Reference, found: Dataset, name: str, positives: l
 
 
 def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> None:
-    for group, features in FEATURES.items():
+    for group in ("item", "user"):
         values = list(expected.items if group == "item" else expected.users)
-        for name, kind in features.items():
-            if name not in [feature.name for feature in getattr(found.schema, group)]:
-                continue
+        features = [(each.name, each.kind) for each in getattr(found.schema, group)[1:]]
+        asked = getattr(expected.options, f"{group}_features")
+        assert tuple(map(":".join, features)) == asked
+        for name, kind in features:
             encoded = expected.column(name, kind, *expected.described(group, name), found)
             by_value = dict(zip(values, encoded, strict=True))
             column = cells_of(getattr(found, f"{group}s")[name])
@@ -234,22 +228,11 @@ def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> 
             assert column == (pytest.approx(wanted, abs=1e-6) if is_number else wanted)
 
 
-def named(features: dict[str, str]) -> tuple[str, ...]:
-    return tuple(f"{name}:{kind}" for name, kind in features.items())
-
-
 def prepared_and_checked(
     kind: str, file: Path, out: Path, old: Dataset | None = None, **settings: Any
 ) -> tuple[Dataset, Any, list[str]]:
     """Prepare a folder and check it; return it with its options and its summary."""
-    if kind == "impressions":
-        settings.pop("max_examples", None)
-        own = ("kind", "tags:multivalued")
-        settings |= {"item_features": own, "context_features": named(CONTEXT)}
-        options: Any = impressions.ImpressionsOptions(file=file, out=out, **settings)
-    else:
-        settings |= {f"{group}_features": named(own) for group, own in FEATURES.items()}
-        options = interactions.InteractionsOptions(file=file, out=out, negatives=2, **settings)
+    options = of_every_column(kind, file, out, **settings)
     found, summary = opened(PREPARE[kind], options)
     check(found, file, options, old)
     return found, options, summary
@@ -272,12 +255,8 @@ def test_folders_are_those_of_plain_python_also_in_parts(kind, split, tmp_path, 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", PREPARE)
 def test_folders_that_extend_others_are_those_of_plain_python(kind, split, tmp_path):
-    lines = log_of(tmp_path).read_text().splitlines()
-    logs = {
-        name: write(tmp_path, "\n".join([lines[0], *rows]) + "\n", f"{name}.csv")
-        for name, rows in {"old": lines[1:90], "new": lines[60:]}.items()
-    }
+    first, second = old_and_new(tmp_path)
     settings = SPLITS[split] | {"min_count": 2, "max_values": 3}
-    old, *_ = prepared_and_checked(kind, logs["old"], tmp_path / "old", **settings)
+    old, *_ = prepared_and_checked(kind, first, tmp_path / "old", **settings)
     settings |= {"old": old, "extend": old.path}
-    prepared_and_checked(kind, logs["new"], tmp_path / "new", **settings)
+    prepared_and_checked(kind, second, tmp_path / "new", **settings)

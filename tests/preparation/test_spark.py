@@ -16,21 +16,20 @@ import pytest
 from support.small_dataset import assert_equal
 from support.source_samples import SAMPLES, review
 from support.spark import needs_spark
-from support.tiny_logs import SPLITS, log_of, write
+from support.tiny_logs import PREPARE, SPLITS, log_of, of_every_column, old_and_new
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = needs_spark
-FEATURES = ("kind", "tags:multivalued", "price:numeric")
 
 
 @pytest.fixture
-def both(tmp_path) -> Callable[..., list[str]]:
-    """Return a function that prepares with both engines, compares, and returns DuckDB's report."""
+def both(tmp_path) -> Callable[..., None]:
+    """Return a function that prepares with both engines and compares."""
 
-    def prepared(options: LogOptions, prepare: Callable[[Any], list[str]]) -> list[str]:
+    def prepared(options: LogOptions, prepare: Callable[[Any], list[str]]) -> None:
         said = prepare(options)
         other = dataclasses.replace(options, out=tmp_path / "s", engine="spark")
         assert prepare(other) == said
@@ -41,51 +40,31 @@ def both(tmp_path) -> Callable[..., list[str]]:
         del meta[1]["source"]
         assert meta[0] == meta[1]
         assert not list(tmp_path.glob(".*")), "nothing is left behind"
-        return said
 
     return prepared
 
 
-@pytest.mark.parametrize("split", ["by-user", "train-from"])
-def test_interactions(split, both, tmp_path):
-    options = interactions.InteractionsOptions(
-        file=log_of(tmp_path),
-        out=tmp_path / "data",
-        item_features=FEATURES,
-        user_features=("mood",),
-        negatives=2,
-        **SPLITS[split],
-    )
-    both(options, interactions.prepare)
-
-
-@pytest.mark.parametrize("split", ["last-event", "by-time"])
-def test_impressions(split, both, tmp_path):
-    options = impressions.ImpressionsOptions(
-        file=log_of(tmp_path),
-        out=tmp_path / "data",
-        item_features=("kind",),
-        context_features=("slot:multivalued", "price:numeric", "mood", "tags:multivalued"),
-        max_values=3,
-        min_count=2,
-        **SPLITS[split],
-    )
-    both(options, impressions.prepare)
+@pytest.mark.parametrize(
+    ("kind", "split"),
+    [
+        ("interactions", "by-user"),
+        ("interactions", "train-from"),
+        ("impressions", "last-event"),
+        ("impressions", "by-time"),
+    ],
+)
+def test_logs_of_every_column(kind, split, both, tmp_path):
+    settings = SPLITS[split] | {"max_values": 2, "min_count": 2}
+    both(of_every_column(kind, log_of(tmp_path), tmp_path / "data", **settings), PREPARE[kind])
 
 
 @pytest.mark.long
 def test_extension(both, tmp_path):
-    day = 86_400
-    rows = [f"u{k % 9},i{k * k % 13},k{k % 4},{k * day // 20}" for k in range(400)]
-    old = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[:200]]), "old.csv")
-    options = interactions.InteractionsOptions(
-        file=old, out=tmp_path / "old", item_features=("kind",), split="by-time"
-    )
+    first, second = old_and_new(tmp_path)
+    options = of_every_column("interactions", first, tmp_path / "old", split="by-time")
     interactions.prepare(options)
-    rows += [f"u{k % 5 + 20},new{k % 3},k9,{(380 + k) * day // 20}" for k in range(40)]
-    new = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[150:]]), "new.csv")
-    options = dataclasses.replace(options, file=new, out=tmp_path / "new", extend=tmp_path / "old")
-    both(options, interactions.prepare)
+    extension = {"file": second, "out": tmp_path / "new", "extend": tmp_path / "old"}
+    both(dataclasses.replace(options, **extension), interactions.prepare)
 
 
 def test_files_that_tasks_share(both, tmp_path):

@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
+from dien_jax.preparation.sources import impressions
 from dien_jax.preparation.sources.interactions import InteractionsOptions, prepare
 
 HEADER = "user,item,category,timestamp\n"
@@ -92,3 +94,25 @@ def log_of(path: Path) -> Path:
             fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
             lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)))))
     return write(path, "\n".join([header, *random.permutation(lines), ""]))
+
+
+PREPARE = {"interactions": prepare, "impressions": impressions.prepare}
+
+
+def of_every_column(kind: str, file: Path, out: Path, **settings: Any) -> Any:
+    """The options that prepare a log such as that of :func:`log_of` with all its columns."""
+    item: tuple[str, ...] = ("kind:categorical", "tags:multivalued")
+    if kind == "impressions":
+        settings.pop("max_examples", None)
+        context = ("slot:multivalued", "price:numeric", "mood:categorical")
+        settings |= {"item_features": item, "context_features": context}
+        return impressions.ImpressionsOptions(file=file, out=out, **settings)
+    settings |= {"item_features": (*item, "price:numeric"), "user_features": ("mood:categorical",)}
+    return InteractionsOptions(file=file, out=out, negatives=2, **settings)
+
+
+def old_and_new(path: Path) -> list[Path]:
+    """Two logs that share some rows of that of :func:`log_of`."""
+    lines = log_of(path).read_text().splitlines()
+    parts = {"old.csv": lines[1:90], "new.csv": lines[60:]}
+    return [write(path, "\n".join([lines[0], *rows, ""]), name) for name, rows in parts.items()]
