@@ -54,14 +54,6 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     assert terminal.getvalue() == "step 1\n"
 
 
-def test_elsewhere_lines_come_every_few_seconds(capfd, clock):
-    with closing(ProgressLine(every=5.0)) as line:
-        for step in range(11):
-            line.update(f"step {step}", step / 10)
-            clock[0] += 1.0
-    assert capfd.readouterr() == ("", "step 0\nstep 5\nstep 10\n")
-
-
 def test_stage_says_what_it_does_and_did(capfd, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.05)
     with stage("reading") as current:
