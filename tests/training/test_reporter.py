@@ -88,7 +88,7 @@ def test_what_is_not_known_is_not_reported(tmp_path, capfd):
     }
 
 
-def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
+def test_evaluation_is_on_disk_when_it_returns_unless_it_is_not_finite(tmp_path, capfd):
     with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -97,6 +97,8 @@ def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
         expected = {"valid/auc": 0.7, "valid/logloss": 0.5, "valid/accuracy": 0.75}
         assert found == {name: pytest.approx(value) for name, value in expected.items()}
         reporter.evaluation(record(200, auc=None))
+        with pytest.raises(ValueError, match="JSON"):  # never reaches the file
+            reporter.evaluation(record(300, auc=float("nan")))
     assert read_evaluations(tmp_path) == [record(100), record(200, auc=None)]
     assert capfd.readouterr().err.splitlines() == [
         "step 100, epoch 1.00: training click loss 0.4000, training auxiliary loss 0.2000, "
@@ -104,14 +106,6 @@ def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
         "step 200, epoch 2.00: training click loss 0.4000, training auxiliary loss 0.2000, "
         "validation log loss 0.5000",
     ]
-
-
-def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
-    with reports(tmp_path) as reporter:
-        reporter.evaluation(record(100))
-        with pytest.raises(ValueError, match="JSON"):
-            reporter.evaluation(record(200, auc=float("nan")))
-    assert read_evaluations(tmp_path) == [record(100)]
 
 
 def test_resumed_run_takes_back_reports_of_later_steps(tmp_path):
