@@ -87,24 +87,6 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_same(folder, light_run)
 
 
-def test_a_signal_while_lists_are_measured_stops_and_the_run_can_be_finished(
-    data, light_run, tmp_path, monkeypatch, capfd
-):
-    folder = tmp_path / "run"
-
-    def signalled(*given, watch):
-        signal.raise_signal(signal.SIGTERM)
-        watch()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(list_metrics, "measure_finished", signalled)
-        assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
-    assert f"Resume with: python -m dien_jax.train --resume {folder}" in capfd.readouterr().err
-    assert train.main(["--resume", str(folder)]) == 0
-    assert "the run began with" not in capfd.readouterr().err  # other versions or devices
-    assert_same(folder, light_run)
-
-
 def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(forks, tmp_path):
     """Two epochs of each; steps 2, 4, 6 and so on are saved, those of evaluations again.
 
@@ -127,8 +109,15 @@ def test_run_of_two_parts_killed_in_either_ends_as_one_never_stopped(forks, tmp_
     assert_same(folder, whole)
 
 
-def test_signal_before_the_first_step_loses_nothing(data, light_run, tmp_path, monkeypatch, capfd):
+def test_signals_before_the_first_step_and_while_lists_are_measured_lose_nothing(
+    data, light_run, tmp_path, monkeypatch, capfd
+):
     folder = tmp_path / "run"
+
+    def signalled(*given, watch):
+        signal.raise_signal(signal.SIGTERM)
+        watch()
+
     with monkeypatch.context() as patch:
         patch.setattr(loop, "create_state", signalling(loop.create_state, 1, signal.SIGTERM))
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
@@ -137,7 +126,12 @@ def test_signal_before_the_first_step_loses_nothing(data, light_run, tmp_path, m
     assert "Traceback" not in output.err
     assert steps_saved(folder) == []
     (folder / OFFSETS_FILE).unlink()  # as after a kill between the first two files
+    with monkeypatch.context() as patch:
+        patch.setattr(list_metrics, "measure_finished", signalled)
+        assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
+    assert f"Resume with: python -m dien_jax.train --resume {folder}" in capfd.readouterr().err
     assert train.main(["--resume", str(folder)]) == 0
+    assert "the run began with" not in capfd.readouterr().err  # other versions or devices
     assert_same(folder, light_run)
     assert (folder / OFFSETS_FILE).exists()
 
