@@ -94,18 +94,7 @@ def test_each_value_has_a_column_and_ids_come_last(tmp_path):
                     3: [7]}  # fmt: skip
 
 
-def test_large_split_is_sampled_and_said_to_be(tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 20, "test": 20})
-    inputs = RegressionInputs(open_dataset(data), STEPS, batch_size=64)
-    sample = inputs.read("train", 200)
-    assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
-    assert "reading 192 of 600 train examples, drawn at random" in capfd.readouterr().err
-    everything = inputs.read("train", 600 + 64)
-    assert sorted(everything.labels) == sorted(open_dataset(data).splits["train"].label)
-    assert "drawn" not in capfd.readouterr().err
-
-
-def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
+def test_large_splits_are_sampled_independently_and_said_to_be(tmp_path, monkeypatch, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 600, "test": 20})
     drawn: dict[str, set[int]] = {"train": set(), "valid": set()}
 
@@ -119,10 +108,15 @@ def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
     monkeypatch.setattr(RegressionInputs, "stream", watched)
     inputs = RegressionInputs(open_dataset(data), STEPS, batch_size=64)
     for split in drawn:
-        inputs.read(split, 200)
+        sample = inputs.read(split, 200)
+        assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
+        assert f"reading 192 of 600 {split} examples, drawn at random" in capfd.readouterr().err
     train, valid = drawn.values()
     assert len(train) == len(valid) == 192
     assert len(train & valid) < 2 * 192 * 192 / 600
+    everything = inputs.read("train", 600 + 64)
+    assert sorted(everything.labels) == sorted(open_dataset(data).splits["train"].label)
+    assert "drawn" not in capfd.readouterr().err
 
 
 def correlated(random: np.random.Generator, rows: int, columns: int, noise: float) -> np.ndarray:
