@@ -144,11 +144,6 @@ def test_weights_are_there_once(run, exported) -> None:
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
 
-def test_a_path_to_neither_a_run_nor_a_file_is_told(tmp_path) -> None:
-    with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
-        dien_jax.Ranker(tmp_path / "nothing")
-
-
 def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:
     out = tmp_path / "model.dien"
     assert "must have another name than the model" in refused(

@@ -120,6 +120,8 @@ def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
     assert found.scores.tolist() == expected.scores.tolist()
 
 
-def test_what_is_no_model_is_refused_with_what_is_expected():
+def test_what_is_no_model_is_refused_with_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
+        Ranker(tmp_path / "nothing")
     with pytest.raises(TypeError, match=r"path must be a run folder such as .*, got dict"):
         Ranker({})
