@@ -139,15 +139,11 @@ sys.exit(module == "fail")
 """
 
 
-def test_rows_that_cannot_be_written_are_one_line(tmp_path) -> None:
+def test_rows_and_folders_that_cannot_be_written_are_one_line(tmp_path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "rows.json"):
         with pytest.raises(SystemExit, match=f"^error: {tmp_path}.*: "):
             write_rows(path, [])
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
-    (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=f"^error: {tmp_path}/file: "):
         device.main(["--out", str(tmp_path / "file")])
 
