@@ -235,8 +235,6 @@ def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
             check_ranking(answer, expected[step])
         seen.update(steps)
     assert len(seen) > CHECKPOINTS / 2
-    reloads = (tmp_path / "log").read_text().count("reloaded: checkpoint")
-    print(f"{sum(map(len, found)):,} requests, {reloads} reloads, checkpoints {sorted(seen)}")
 
 
 @pytest.mark.long
