@@ -325,14 +325,13 @@ def _answer(
     """Compute and write the columns and scores of all pieces of a table; return the counts."""
     table, counts = reader.table, reader.counts
     of_all = f" of {table.rows:,}" if table.rows else ""
-    progress = stage(work, table.share)
-    with writing(out, "--out"), progress as current, tables.writing_scores(out, *form) as write:
+    with writing(out, "--out"), stage(work) as current, tables.writing_scores(out, *form) as write:
         for piece in table.pieces(size):
             answers = answer(piece)
             if reader.dataset is not None:
                 reader.dataset.check_files()
             write(*answers)
-            current.note = f"{counts['rows']:,}{of_all} rows"
+            current.note, current.share = f"{counts['rows']:,}{of_all} rows", table.share()
         if not counts["rows"]:
             raise UserError(f"{table.file} has no rows")
     for name, subject in SUBJECTS.items():

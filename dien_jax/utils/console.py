@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +155,13 @@ def take_closed_streams() -> None:
 class ProgressLine:
     """One line that shows progress, until it is closed.
 
-    ``every`` is the minimum time in seconds between printed lines. ``live`` is true if the line is
-    redrawn, on a terminal.
+    ``live`` is true if the line is redrawn, on a terminal. Elsewhere, lines are printed at least
+    ``SECONDS_BETWEEN_LINES`` apart.
     """
 
-    def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.live = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._every = every
         ascii_only = self._console.options.ascii_only
         self._spinner = Spinner("line" if ascii_only else "dots")
         self._full, self._empty = "#-" if ascii_only else "━╌"
@@ -190,7 +189,7 @@ class ProgressLine:
             self._console.show_cursor(True)  # a process that is killed cannot restore it
             return
         now = time.monotonic()
-        if now - self._updated_at >= self._every:
+        if now - self._updated_at >= SECONDS_BETWEEN_LINES:
             self._updated_at = now
             say(text)
 
@@ -246,18 +245,14 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterator[Stage]:
-    """Show the progress of a block and, when it ends, its duration.
-
-    ``share`` is called from another thread for the completed share, None while it is unknown.
-    """
+def stage(name: str) -> Iterator[Stage]:
+    """Show the progress of a block and, when it ends, its duration."""
     current = Stage(name)
     done = threading.Event()
-    line = ProgressLine(every=0.0)
+    line = ProgressLine()
 
     def watch() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
-            current.share = share() if share else current.share
             passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)
 

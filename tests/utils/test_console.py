@@ -77,7 +77,7 @@ SHOWN = r"\u001b]0;title\u0007 \u202egpj.exe \u009b31m \u000d\u0009\udcff é"
 def test_text_from_files_is_escaped_wherever_it_is_printed(capsys, monkeypatch):
     say(ODD)
     print_result(f"first\n{ODD}")
-    ProgressLine(every=0.0).update(ODD)
+    ProgressLine().update(ODD)
     assert capsys.readouterr() == (f"first\n{SHOWN}\n", f"{SHOWN}\n{SHOWN}\n")
     terminal = as_terminal(monkeypatch)
     with closing(ProgressLine()) as line:

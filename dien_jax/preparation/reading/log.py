@@ -11,7 +11,6 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +147,7 @@ def read_records(
     def records() -> Iterator[tuple[int, list[str]]]:
         for number, line in read_lines(file, bad, member=member, encoding=encoding):
             if number % LINES_BETWEEN_NOTES == 0:
-                current.note = f"{number:,} lines"
+                current.note, current.share = f"{number:,} lines", bad.share_of(file)
             if header and number == 1:
                 if line.strip() != header:
                     raise UserError(f"{shown}:1: expected {header!r}, found {line[:80]!r}")
@@ -163,7 +162,7 @@ def read_records(
             else:
                 yield number, record
 
-    with stage(f"reading {shown}", partial(bad.share_of, file)) as current:
+    with stage(f"reading {shown}") as current:
         return Log(shown, load_records(workspace, "_".join(columns), columns, records()), bad)
 
 
