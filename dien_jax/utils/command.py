@@ -217,14 +217,11 @@ def _clean_sigterm(message: str) -> Iterator[None]:
         os._exit(128 + number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    with contextlib.ExitStack() as stack:
+        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, end)
+            stack.callback(signal.signal, signal.SIGTERM, signal.SIG_DFL)
         yield
-        return
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
