@@ -209,10 +209,15 @@ def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
     inner = values.flatten()
     holding = inner.filter(pc.fill_null(pc.match_substring(inner, separator), False))
     if len(holding):
-        value = f"{holding[0].as_py()!r:.60}, which holds the separator {separator!r}"
-        raise UserError(f"{where}: a list has the value {value}; choose another --separator")
+        raise holds_separator(where, holding[0].as_py(), separator)
     filled = type(values).from_arrays(values.offsets, pc.fill_null(inner, ""))
     return pc.binary_join(filled, pa.scalar(separator, pa.large_string()))
+
+
+def holds_separator(where: str, value: str, separator: str) -> UserError:
+    """Return the error about a list with a value that contains the separator."""
+    shown = f"{value!r:.60}, which holds the separator {separator!r}"
+    return UserError(f"{where}: a list has the value {shown}; choose another --separator")
 
 
 class Clock(NamedTuple):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.types as of
 from ibis.expr.types import Table
 
-from dien_jax.data.value_text import INTEGERS_OF_FLOATS, Use
+from dien_jax.data.value_text import INTEGERS_OF_FLOATS, Use, holds_separator
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogForm
 from dien_jax.preparation.reading import log
@@ -70,7 +70,10 @@ def _read_parquet(workspace: SparkWorkspace, file: Path, frame: Any, form: LogFo
     rows, starts = _numbered(workspace, frame, columns, list(form.wanted))
     for alias, column in form.wanted.items():
         if of.is_list(kinds[column]):
-            _check_separator(workspace, column.where(file), rows, alias, form.separator)
+            holding = rows.filter(rows[alias].contains(form.separator)).order_by("line").limit(1)
+            for text in workspace.strings(holding, alias):
+                value = next(value for value in text.split(INSIDE) if form.separator in value)
+                raise holds_separator(column.where(file), value, form.separator)
             clean = rows[alias].replace(INSIDE, form.separator)
             rows = rows.mutate(clean.name(alias))
     return Log(file, rows, BadLines(), starts=starts)
@@ -135,14 +138,3 @@ def _numbered(
     lines = joined.select(*names, line=joined[PLACE] + joined["shift"])
     places = ((line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items())
     return lines, tuple(FileStart(*place) for place in places)
-
-
-def _check_separator(
-    workspace: SparkWorkspace, where: str, rows: Table, alias: str, separator: str
-) -> None:
-    """Refuse a list with a value that contains the separator."""
-    holding = rows.filter(rows[alias].contains(separator)).order_by("line").limit(1)
-    for text in workspace.strings(holding, alias):
-        value = next(value for value in text.split(INSIDE) if separator in value)
-        shown = f"{value!r:.60}, which holds the separator {separator!r}"
-        raise UserError(f"{where}: a list has the value {shown}; choose another --separator")
