@@ -59,17 +59,16 @@ class Feature:
             allowed = "letters, digits, '_' and '-'"
             raise ValueError(f"feature name must be {allowed}, got {self.name!r}")
         expected = {
-            "categorical": (True, False, False),
-            "multivalued": (True, True, False),
-            "numeric": (False, False, True),
+            "categorical": {"size"},
+            "multivalued": {"size", "max_values"},
+            "numeric": {"mean", "deviation"},
         }
         if self.kind not in expected:
             raise ValueError(f"{where}: kind must be one of {sorted(expected)}, got {self.kind!r}")
-        given = (self.size is not None, self.max_values is not None, self.mean is not None)
-        if given != expected[self.kind] or (self.mean is None) != (self.deviation is None):
-            sizes = f"size={self.size}, max_values={self.max_values}"
-            numbers = f"mean={self.mean}, deviation={self.deviation}"
-            raise ValueError(f"{where}: a {self.kind} feature does not have {sizes}, {numbers}")
+        given = {name: value for name, value in vars(self).items() if name not in ("name", "kind")}
+        if {name for name in given if given[name] is not None} != expected[self.kind]:
+            shown = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"{where}: a {self.kind} feature does not have {shown}")
         for name, value in (("size", self.size), ("max_values", self.max_values)):
             if value is not None and not 1 <= value < 2**31:  # ids are int32
                 raise ValueError(f"{where}: {name} must be at least 1, below 2^31, got {value}")
