@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -93,12 +94,8 @@ def read_values(path: Path) -> list[str]:
 
 def repeated(values: Sequence[str]) -> str | None:
     """Return a value that occurs twice in a vocabulary, or None; row 0 is not a value."""
-    seen: set[str] = set()
-    for value in values[1:]:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    times = Counter(values[1:])
+    return next((value for value in times if times[value] > 1), None)
 
 
 def check_vocabulary(file: Path, size: int) -> None:
