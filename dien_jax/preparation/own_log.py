@@ -81,25 +81,16 @@ def make_dataset(
     named |= {} if label is None else {"label": label}
     with contextlib.ExitStack() as stack:
         if out is None:
-            temporary = tempfile.TemporaryDirectory(prefix="dien-jax-temporary-")
-            stack.callback(temporary.cleanup)
-            out = Path(temporary.name) / "data"
-        named["out"] = out
-        with _keywords_for_flags(names):
-            made = chosen(**as_declared(chosen, named))
+            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="dien-jax-temporary-"))
+            out = Path(out) / "data"
+        try:
+            made = chosen(**as_declared(chosen, named | {"out": out}))
             for line in kind.prepare(made, table=None if is_file else data):
                 say(line)
+        except UserError as error:  # it names flags, such as --min-count for min_count
+            flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
+            text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
+            raise UserError(text) from error.__cause__
         dataset = open_dataset(out)
         weakref.finalize(dataset, stack.pop_all().close)
     return dataset
-
-
-@contextlib.contextmanager
-def _keywords_for_flags(names: set[str]) -> Any:
-    """Replace flags in errors by Python parameters: ``min_count`` for ``--min-count``."""
-    try:
-        yield
-    except UserError as error:
-        flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
-        text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
-        raise UserError(text) from error.__cause__  # and not from the one that names flags
