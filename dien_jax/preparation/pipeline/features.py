@@ -60,11 +60,13 @@ class Vocabulary(NamedTuple):
         yield from workspace.strings(joined.order_by("row"), "raw")
 
 
-class StoredColumn(NamedTuple):
-    """A :class:`Column` in files; that of a context feature is over all rows of a log."""
+class EncodedFeature(NamedTuple):
+    """A feature and its :class:`Column` in files; that of context is over all rows of a log."""
 
+    feature: Feature
     values: ArrayFile
-    offsets: ArrayFile | None
+    offsets: ArrayFile | None = None
+    vocabulary: Vocabulary | None = None  # None for numbers
 
     def read(self, start: int = 0, stop: int | None = None) -> Column:
         """Return the rows from ``start`` to ``stop``, all of them by default."""
@@ -72,14 +74,6 @@ class StoredColumn(NamedTuple):
             return Column(self.values.read(start, stop), None)
         offsets = self.offsets.read(start, None if stop is None else stop + 1)
         return Column(self.values.read(int(offsets[0]), int(offsets[-1])), offsets - offsets[0])
-
-
-class EncodedFeature(NamedTuple):
-    """A feature over n rows."""
-
-    feature: Feature
-    column: StoredColumn
-    vocabulary: Vocabulary | None = None  # None for numbers
 
 
 class Encoder:
@@ -172,7 +166,7 @@ class Encoder:
                 problem = f"{block[beyond[0]]:g} {too_far(mean, deviation)}"
                 raise UserError(f"{column.flag} {column.name}: {problem}")
             encoded.append(np.nan_to_num(standard, nan=0.0))
-        return EncodedFeature(feature, StoredColumn(encoded, None))
+        return EncodedFeature(feature, encoded)
 
     def _values(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         """Encode a multi-valued column, or a categorical one, whose cells are single pieces."""
@@ -201,7 +195,7 @@ class Encoder:
             for block in files["code"].blocks():
                 kept.append(vocabulary.row_of[block])
             feature = Feature(name, "categorical", size=vocabulary.size)
-            return EncodedFeature(feature, StoredColumn(kept, None), vocabulary)
+            return EncodedFeature(feature, kept, vocabulary=vocabulary)
         before = self._before.get(name)
         most, long = (before.max_values if before else None) or 1, 0
         offsets = self.workspace.array_file(np.int64)
@@ -219,7 +213,7 @@ class Encoder:
             more = f"hold more than {settings.max_values:,} values and keep the first ones"
             self.notes.append(f"{name}: {cells_of} {more} (--max-values)")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
-        return EncodedFeature(feature, StoredColumn(kept, offsets), vocabulary)
+        return EncodedFeature(feature, kept, offsets, vocabulary)
 
 
 def _standard(column: LogColumn, numbers: ArrayFile, counts: np.ndarray) -> Feature:

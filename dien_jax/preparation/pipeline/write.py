@@ -41,18 +41,17 @@ MEANING = {  # descriptions of --negative-distribution in the summary
 
 def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[str]:
     """Write the dataset folder of a log, sample negatives if it has none; return report lines."""
-    drawn = options if isinstance(options, ImplicitOptions) else None
     with stage("splitting rows"):
         split = Split(options, events)
         encoder = Encoder(events, options, split, source.extended)
     about, negatives = split.about, None
     row_of, seen = encoder.items.row_of, encoder.counts.seen
-    if drawn is not None:
+    if isinstance(options, ImplicitOptions):
         about |= {name: getattr(options, name) for name in EXAMPLE_SETTINGS}
         with stage("sorting events by time"):
             # Items of the extended folder are known too.
             known = (seen["item"] > 0) | (row_of[:-1] > 0)
-            negatives = TargetNegatives(drawn, events, split, known)
+            negatives = TargetNegatives(options, events, split, known)
     encoded = encoder.features()
     origin = source.about | {TIME_UNIT: events.clock.unit}
     if options.engine != "duckdb":
@@ -78,7 +77,7 @@ def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[st
             lengths = ends - history.offsets[part.sequence]
             draw = None if negatives is None else negatives.of_part(part)
             stop = part.first_event + len(part.item)
-            columns = {f.name: c.read(part.first_event, stop) for f, c, _ in encoded["context"]}
+            columns = {e.feature.name: e.read(part.first_event, stop) for e in encoded["context"]}
             for side, name in enumerate(SPLITS):
                 row = np.flatnonzero(sides == side)
                 item = part.item[row]
@@ -143,11 +142,11 @@ def _write_values(
         if vocabulary is not None:
             writer.vocabulary(name, vocabulary.raw_values(encoder.events.workspace))
     for group, write in (("item", writer.items), ("user", writer.users)):
-        for feature, column, _ in encoded[group]:
-            old = encoder.extended
-            known = [getattr(old, f"{group}s")[feature.name]] if old else []
-            whole = joined_columns([column.read(), *known])
-            write(feature.name, *whole.take(ids[group].positions()))
+        for entry in encoded[group]:
+            name, old = entry.feature.name, encoder.extended
+            known = [getattr(old, f"{group}s")[name]] if old else []
+            whole = joined_columns([entry.read(), *known])
+            write(name, *whole.take(ids[group].positions()))
 
 
 def _describe(encoder: Encoder, about: dict[str, Any]) -> list[str]:
