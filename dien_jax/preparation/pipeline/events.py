@@ -14,7 +14,7 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data import value_text
 from dien_jax.data.arrays import ArrayFile
-from dien_jax.data.value_text import LIKELY_MILLISECONDS, Clock
+from dien_jax.data.value_text import LIKELY_MILLISECONDS, SHOWN, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog
@@ -26,7 +26,6 @@ from dien_jax.statistics.training_events import borders
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines
 
-SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # prefix of the names of columns of parsed numbers
 LIKE_MISSING = ("-1", "nan", "NaN", "NaT", "None", "<NA>", "NULL", "null")
 """Ids that programs write for missing ones, such as pandas' ``cat.codes`` and ``astype(str)``."""
@@ -203,10 +202,9 @@ def _moment(workspace: Workspace, text: StringColumn) -> Value:
 def _checked(workspace: Workspace, source: SourceLog, clock: Clock) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     rows, columns = source.log.rows, source.features.columns
-    numeric = {column.alias: column for column in columns if column.kind == "numeric"}
-    if "label" in rows.columns:
-        numeric["label"] = LogColumn("label", "")
-    parsed = {name: workspace.number(rows[name]) for name in numeric}
+    numeric = {column.alias: column.name for column in columns if column.kind == "numeric"}
+    label = ["label"] if "label" in rows.columns else []
+    parsed = {name: workspace.number(rows[name]) for name in [*numeric, *label]}
     stamp = rows.timestamp
     parsed["time"] = _moment(workspace, stamp) if clock.iso else workspace.number(stamp)
     # Parse each text once, in a subquery, because the outer query uses it several times.
@@ -236,20 +234,19 @@ def _checked(workspace: Workspace, source: SourceLog, clock: Clock) -> Table:
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
     reasons += source.refuse(rows, time)
     typed = {"time": time.try_cast("int64")}
-    for name, feature in numeric.items():
-        text, number = rows[name], rows[PARSED + name]
-        if name == "label":
-            typed[name] = number.try_cast("int8")
-            shown = ibis.literal("label '") + text.fill_null("").substr(0, SHOWN) + "' "
-            wrong = ~number.isin([0.0, 1.0]).fill_null(False)
-            reasons.append((wrong, shown + "is not 0 or 1"))
-            continue
+    for alias, name in numeric.items():
+        text, number = rows[alias], rows[PARSED + alias]
         number = number.isnan().ifelse(ibis.null("float64"), number)
         missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
-        shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
+        shown = ibis.literal(f"{name} '") + text.substr(0, SHOWN) + "' "
         reasons.append((~missing & number.isnull(), shown + "is not a number"))
         reasons.append((number.abs() > LARGEST_NUMBER, shown + value_text.BEYOND_FLOAT32))
-        typed[name] = number
+        typed[alias] = number
+    if label:
+        text, number = rows.label.fill_null(""), rows[PARSED + "label"]
+        shown = ibis.literal("label '") + text.substr(0, SHOWN) + "' "
+        reasons.append((~number.isin([0.0, 1.0]).fill_null(False), shown + "is not 0 or 1"))
+        typed["label"] = number.try_cast("int8")
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
     return workspace.store("checked", checked.drop(*(PARSED + name for name in parsed)))
 
