@@ -75,11 +75,6 @@ class LogOptions:
             raise UserError("--spark-url and --spark-folder need --engine spark")
         reading_limit(self.memory)
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """The held-out shares, by field."""
-        return {"valid_share": self.valid_share, "test_share": self.test_share}
-
 
 class LogColumn(NamedTuple):
     """A column to read from a log."""

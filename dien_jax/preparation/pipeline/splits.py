@@ -70,8 +70,9 @@ class Split:
             is_able = np.diff(events.offsets) > (events.label is None)
             self._users = np.full(events.num_users, NO_SIDE, np.int8)
             able = int(np.count_nonzero(is_able))
-            self._users[is_able] = user_sides(able, seed=options.seed, **options.shares)
-            self.about |= options.shares
+            shares = {"valid_share": options.valid_share, "test_share": options.test_share}
+            self._users[is_able] = user_sides(able, seed=options.seed, **shares)
+            self.about |= shares
         elif options.split == "by-time":
             self._times = _read_times(options, events)
             self.about |= self._times
