@@ -31,7 +31,7 @@ from pyarrow.dataset import ParquetFileFragment, dataset
 from dien_jax.data.value_text import NUMBER
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.options import LogForm
-from dien_jax.preparation.reading.log import Log
+from dien_jax.preparation.reading.log import BATCH_ROWS, Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
 PORT = 15002  # default port of Spark Connect
@@ -40,7 +40,6 @@ OLDEST = 4  # first major version with all functions used here
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
 PLACE_BITS = 33  # low bits of a place, the row in its range; the higher bits are the range
 PLACE = "_place"  # int64 column that increases in the order of the rows
-BATCH_ROWS = 1 << 16
 OPEN_AT_A_TIME = 16  # footers that are read concurrently: object stores answer slowly
 SPACE = r"[ \t\n\x0b\f\r]*"
 # A time with a zone but without seconds, which Spark does not parse

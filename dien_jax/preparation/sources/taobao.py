@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog, prepare_log
-from dien_jax.preparation.options import (
-    Features,
-    ImplicitOptions,
-    LogColumn,
-    LogForm,
-    SplitPolicy,
-)
+from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, LogForm, SplitPolicy
 from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 
