@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import gzip
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,8 @@ from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import (
     BadLines,
     delimiter_of,
+    first_bytes,
     is_gzip,
-    open_bytes,
     read_lines,
     take_long_cells,
 )
@@ -232,11 +231,8 @@ def is_written(names: Sequence[str], file: Path) -> bool:
 
 def open_requests(file: Path) -> RequestTable:
     """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip."""
-    try:
-        with open_bytes(file) as stream:
-            is_parquet = stream.read(4) == b"PAR1"
-    except (OSError, EOFError, zlib.error):
-        is_parquet = False  # reading it as text raises the error
+    # If the file cannot be read, reading it as text raises the right error.
+    is_parquet = first_bytes(file, 4) == b"PAR1"
     table = ParquetTable(file) if is_parquet else TextTable(file)
     for name in table.names:
         if table.names.count(name) > 1:

@@ -107,7 +107,7 @@ def read_lines(
             kind = "archive" if member else "gzip stream"
             damage = f"the {kind} is cut off or damaged after line {number}: {error}"
             raise UserError(f"{shown}: {damage}") from error
-        check_size(file, size, file.stat().st_size)
+        check_size(file, size)
     if number == 0:
         raise UserError(f"{shown}: the file is empty")
 
@@ -117,6 +117,13 @@ def is_gzip(file: Path) -> bool:
     refuse_pipe(file)
     with file.open("rb") as stream:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def first_bytes(file: Path, count: int) -> bytes:
+    """Return the first bytes of a file, decompressed if it is gzip; none if it cannot be read."""
+    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
+        return stream.read(count)
+    return b""
 
 
 def delimiter_of(file: Path) -> str:
@@ -132,9 +139,9 @@ def refuse_pipe(file: Path) -> None:
         raise UserError(f"{file} {problem}; write it to a file first")
 
 
-def check_size(file: Path, before: int, after: int) -> None:
+def check_size(file: Path, before: int) -> None:
     """Refuse a file whose size changed while it was read."""
-    if before != after:
+    if (after := file.stat().st_size) != before:
         problem = f"its size changed from {before:,} to {after:,} bytes while it was read"
         raise UserError(f"{file}: {problem}; wait until it is written, or read a copy")
 

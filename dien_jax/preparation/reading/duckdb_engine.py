@@ -10,7 +10,6 @@ import contextlib
 import csv
 import itertools
 import re
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -175,45 +174,38 @@ def _read(
     Also return a function that maps such a line to its line number in the file.
     """
     check_utf8(file)
-    magic = b""  # if the file cannot be read: reading it as text raises the right error
-    with contextlib.suppress(OSError, EOFError, zlib.error), text_files.open_bytes(file) as stream:
-        magic = stream.read(len(PARQUET_MAGIC))
+    # If the file cannot be read, reading it as text raises the right error.
+    magic = text_files.first_bytes(file, len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
         advice = "unpack it, or save a spreadsheet as CSV, and name that file"
         raise UserError(f"{file} is a zip archive; {advice}")
     if magic == PARQUET_MAGIC:
         return _read_parquet(workspace, file, form), int
-    delimiter = delimiter_of(file)
-    header = form.columns or csv_header(file, delimiter)
+    header = form.columns or csv_header(file)
     places = log.column_places(file, form, header, form.hint)
-    read = partial(_records, file, delimiter, len(header), not form.columns)
-    rows = _read_csv(workspace, file, delimiter, len(header), places, not form.columns)
+    read = partial(_records, file, len(header), not form.columns)
+    rows = _read_csv(workspace, file, len(header), places, not form.columns)
     if rows is not None:
         return rows, lambda row: next(itertools.islice(read(BadLines()), row - 1, None), END)[0]
     chosen = ((number, [fields[p] for p in places.values()]) for number, fields in read(bad))
     return log.load_records(workspace, "rows", list(places), chosen), int
 
 
-def csv_header(file: Path, delimiter: str) -> list[str]:
+def csv_header(file: Path) -> list[str]:
     """Return the names in the first line of a CSV file."""
     bad = BadLines()
     number, line = next(read_lines(file, bad), END)
     if number != 1:
         raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
     try:
-        names = next(csv.reader([line], delimiter=delimiter, strict=True))
+        names = next(csv.reader([line], delimiter=delimiter_of(file), strict=True))
     except (csv.Error, StopIteration) as error:
         raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
     return [name.strip() for name in names]
 
 
 def _read_csv(
-    workspace: DuckDBWorkspace,
-    file: Path,
-    delimiter: str,
-    width: int,
-    places: Mapping[str, int],
-    has_header: bool,
+    workspace: DuckDBWorkspace, file: Path, width: int, places: Mapping[str, int], has_header: bool
 ) -> Table | None:
     """Read the file with the database's own reader; None if that meets anything unexpected."""
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
@@ -227,11 +219,11 @@ def _read_csv(
     try:
         # DuckDB expands *?[ in a path; brackets around each prevent that.
         path = re.sub(r"[*?\[]", r"[\g<0>]", str(file.absolute()))
-        workspace._connection.execute(query, {"file": path, "delimiter": delimiter})
+        workspace._connection.execute(query, {"file": path, "delimiter": delimiter_of(file)})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     finally:
-        text_files.check_size(file, size, file.stat().st_size)
+        text_files.check_size(file, size)
     rows = ibis.table(dict.fromkeys(places, "string"), name="rows")
     return rows.mutate(line=rows.rowid() + 1)
 
@@ -251,11 +243,11 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Tabl
 
 
 def _records(
-    file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
+    file: Path, width: int, has_header: bool, bad: BadLines
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of CSV records; count those without ``width`` fields as bad."""
     text_files.take_long_cells()
-    lines = read_lines(file, bad)
+    lines, delimiter = read_lines(file, bad), delimiter_of(file)
     if has_header:
         next(lines)
     waiting: deque[tuple[int, str]] = deque()
