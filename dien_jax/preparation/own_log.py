@@ -90,7 +90,7 @@ def make_dataset(
         except UserError as error:  # it names flags, such as --min-count for min_count
             flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
             text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
-            raise UserError(text) from error.__cause__
+            raise UserError(text) from error.__cause__  # not from the one that names flags
         dataset = open_dataset(out)
         weakref.finalize(dataset, stack.pop_all().close)
     return dataset
