@@ -10,6 +10,7 @@ from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import as_list, as_text
@@ -180,13 +181,15 @@ class ItemLists:
                 yield self.best(request.candidates, scores, options)
 
         starts = range(0, len(requests), USERS_AT_ONCE)
-        threads = min(thread_count(), MOST_THREADS) if together else 1
-        blocks = map_in_order(lambda start: list(block(start)), starts, threads)
-        lists: Any = chain.from_iterable(blocks)
-        if together:
-            of_place = dict(zip(order, lists, strict=True))
-            lists = map(of_place.__getitem__, range(len(requests)))
-        yield from lists
+        if not together:
+            yield from chain.from_iterable(map(block, starts))
+            return
+        # A thread more than processors, as they wait for each other; BLAS's own threads would spin.
+        threads = min(thread_count() + 1, MOST_THREADS)
+        with threadpool_limits(1, "blas"):
+            blocks = map_in_order(lambda start: list(block(start)), starts, threads)
+            of_place = dict(zip(order, chain.from_iterable(blocks), strict=True))
+        yield from map(of_place.__getitem__, range(len(requests)))
 
     def _require_finite(self, rows: np.ndarray, scores: np.ndarray) -> None:
         if not np.isfinite(scores).all():
