@@ -75,7 +75,7 @@ def settings(name: str, folder: Path, epochs: int, split: str) -> Config:
         "use_gpu": False,
         "state": "ERROR",
     }
-    if name in ("GRU4Rec", "SASRec"):  # softmax over all items, their default
+    if name in SEQUENTIAL:  # softmax over all items, their default
         chosen["train_neg_sample_args"] = None
     return Config(model=name, dataset="log", config_dict=chosen)
 
