@@ -82,6 +82,8 @@ def as_text(value: Any) -> str:
 
 def as_list(name: str, ids: Any) -> list[Any]:
     """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
+    if to_python := getattr(ids, "as_py", None) or getattr(ids, "to_pylist", None):  # of Arrow
+        ids = to_python()
     is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
     if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
         kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"

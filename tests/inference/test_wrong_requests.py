@@ -8,6 +8,7 @@ from typing import Any
 
 import jaxtyping
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 from support.small_dataset import CONTEXT, PEAR, SLASH
@@ -27,6 +28,8 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
     "array": np.array,
     "series": lambda ids: pd.Series(ids, index=[7, 3]),
     "series with labels in another order": lambda ids: pd.Series(ids, index=[1, 0]),
+    "Arrow array": pa.array,
+    "Arrow list": pa.scalar,
 }
 TABLES = (pd.DataFrame({"item": [PEAR]}), np.array([[PEAR]]), csr_matrix([[1, 0]]))
 NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]), *TABLES)
