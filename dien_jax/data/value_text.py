@@ -75,6 +75,8 @@ def as_text(value: Any) -> str:
         return digits_of(int(value))
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value.isoformat()
+    if hasattr(value, "as_py"):  # a scalar of Arrow
+        return as_text(value.as_py())
     kind = type(value).__name__
     shown = f"{value!r:.40} of type {kind}"
     raise UserError(f"ids and categories must be {_EXPECTED['categorical']}, got {shown}")
@@ -82,9 +84,8 @@ def as_text(value: Any) -> str:
 
 def as_list(name: str, ids: Any) -> list[Any]:
     """Return ids of a list, a tuple, an array or a series; ``UserError`` for a set or a table."""
-    if to_python := getattr(ids, "as_py", None) or getattr(ids, "to_pylist", None):  # of Arrow
-        ids = to_python()
     is_row = isinstance(ids, Sized) and hasattr(ids, "__getitem__") and getattr(ids, "ndim", 1) == 1
+    is_row = is_row and bool(getattr(ids, "is_valid", True))  # False of a missing list of Arrow
     if not is_row or isinstance(ids, str | bytes | bytearray | Mapping | Set):
         kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{type(ids).__name__} {ids!r}"
         hint = "; give the user's items, from the oldest on" if name == "history" else ""

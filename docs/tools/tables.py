@@ -141,7 +141,7 @@ TABLES: dict[str, list[Sequence[str]]] = {
             "HR@10 of lists, trained on all earlier events: Amazon's Grocery, Beauty, Toys, Sports",
             f"**{hits('recommend.json', ON_ALL)}**",
             f"RecBole's EASE {hits('recbole.json', 'RecBole EASE')}; with one more event of "
-            "each user held out, the same and long histories: "
+            "each user held out, on these and long histories: "
             f"SASRec {hits('recbole.json', 'RecBole SASRec', HELD_OUT)}, "
             f"`wide_dien` {hits('recommend.json', 'wide_dien', HELD_OUT)}",
         ),

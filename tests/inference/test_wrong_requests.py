@@ -32,7 +32,8 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
     "Arrow list": pa.scalar,
 }
 TABLES = (pd.DataFrame({"item": [PEAR]}), np.array([[PEAR]]), csr_matrix([[1, 0]]))
-NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]), *TABLES)
+MISSING = pa.scalar(None, pa.list_(pa.string()))
+NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]), MISSING, *TABLES)
 NO_IDS = (None, float("nan"))
 NO_USERS = (["Ann"], True, 1.5)
 MANY_DIGITS = "a whole number has too many"
