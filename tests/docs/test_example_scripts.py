@@ -85,7 +85,7 @@ def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
     for trials in (1, 2):
         output = run(*search)
         assert len(read_json(tmp_path / "best.json", dict)["model"]) > 1
-        with sqlite3.connect(tmp_path / "study.db") as study:
+        with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as study:
             assert study.execute("SELECT count(*) FROM trials").fetchall() == [(trials,)]
     best = re.search(r"validation AUC ([\d.]+)", output)
     assert best is not None
