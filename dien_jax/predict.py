@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from dien_jax.inference.request_tables import DEFAULT_COLUMNS, RequestColumns
-from dien_jax.utils.command import make_main
+from dien_jax.utils.command import RESUMES, make_main
 from dien_jax.utils.console import print_result, say
 
 
@@ -51,7 +51,7 @@ def _predict(arguments: Arguments) -> None:
     print_result(json.dumps(counts), arguments.out)
 
 
-main = make_main("predict", tyro.cli, Arguments, _predict)
+main = make_main("predict", tyro.cli, Arguments, _predict, RESUMES)
 
 
 if __name__ == "__main__":

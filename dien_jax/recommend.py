@@ -15,7 +15,7 @@ import tyro
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import USER_COLUMNS, UserColumns
-from dien_jax.utils.command import make_main
+from dien_jax.utils.command import RESUMES, make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.json_values import Positive, converted
 from dien_jax.utils.text_files import BadLines, read_lines
@@ -72,7 +72,7 @@ def _recommend(arguments: Arguments) -> None:
     print_result(json.dumps(counts), arguments.out)
 
 
-main = make_main("recommend", tyro.cli, Arguments, _recommend)
+main = make_main("recommend", tyro.cli, Arguments, _recommend, RESUMES)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A row is a user and, for scores, an item. Its history is the first of these that
    log of the folder, or an ISO date;
 3. all of the user's events in the data folder.
 Each context feature is a column of its name. Tables are read and written in pieces, so memory does
-not limit their size.
+not limit their size. The same call after one that was stopped uses the :class:`Answers` of that.
 """
 
 import dataclasses
@@ -28,8 +28,10 @@ from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import NotFiniteError, UserError, encodable, require, writing
 from dien_jax.inference import request_tables as tables
+from dien_jax.inference.answers import kept_answers, state_of
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
@@ -98,7 +100,7 @@ def score_requests(
     reader = _Reader(requests, columns, vocabularies, dataset)
     predict = scorer(trained, in_use=True)
 
-    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
+    def answer(piece: tables.Piece) -> list[float]:
         examples, events, offsets = reader.examples(piece)
         of_piece = dataclasses.replace(
             dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
@@ -110,13 +112,17 @@ def score_requests(
             )
         except NotFiniteError as error:  # parameters are finite, so a number of the table is not
             raise UserError(str(error)) from error
-        return piece.columns, scores
+        return scores.tolist()
+
+    def rows_of(piece: tables.Piece, scores: list[float]) -> tuple[Sequence[Any], np.ndarray]:
+        return piece.columns, np.array(scores, np.float32)
 
     kind = "text" if requests.schema is None else "Parquet"
     why = f"{table} is {kind} and is written as {kind}; "
     size = BATCHES_PER_PIECE * config.train.batch_size
     written = (out, requests.names, requests.schema, why)
-    return _answer(reader, f"scoring {table}", size, answer, *written)
+    about = state_of(table, *_files_of(Path(run_dir), dataset)), columns
+    return _answer(reader, f"scoring {table}", size, answer, rows_of, about, *written)
 
 
 def list_for_users(
@@ -182,7 +188,7 @@ def list_for_users(
     if not is_run and reader.events is not None and dataset is not None:
         rows_of_events = loaded.vocabularies.item_rows(dataset.vocabulary("item"))
 
-    def answer(piece: tables.Piece) -> tuple[Sequence[Any], np.ndarray]:
+    def answer(piece: tables.Piece) -> list[tuple[list[str], list[float]]]:
         examples, events, offsets = reader.examples(piece)
         pairs = zip(offsets[examples.sequence], examples.history_end, strict=True)
         histories = [np.asarray(events[start:end]) for start, end in pairs]
@@ -190,19 +196,24 @@ def list_for_users(
             histories = [rows_of_events[history] for history in histories]
         requests = encoded_requests(loaded, examples, histories)
         lists = list(item_lists.of_requests(requests, histories, options))
+        reader.counts["items"] += sum(len(listed.ids) for listed in lists)
+        if reader.events is not None:
+            reader.counts["unknown_history"] += sum(listed.unknown_history for listed in lists)
+        return [(listed.ids, listed.scores.tolist()) for listed in lists]
+
+    def rows_of(
+        piece: tables.Piece, lists: list[tuple[list[str], list[float]]]
+    ) -> tuple[Sequence[Any], np.ndarray]:
         users = reader.users(piece)
         if keeps_type:
             users = piece.columns[asked.names.index(columns.user)].to_pylist()
         rows = [
             (user, place, encodable(item))
-            for user, listed in zip(users, lists, strict=True)
-            for place, item in enumerate(listed.ids, start=1)
+            for user, (items, _) in zip(users, lists, strict=True)
+            for place, item in enumerate(items, start=1)
         ]
-        reader.counts["items"] += len(rows)
-        if reader.events is not None:
-            reader.counts["unknown_history"] += sum(listed.unknown_history for listed in lists)
-        scores = [np.zeros(0, np.float32), *(listed.scores for listed in lists)]
-        return list(zip(*rows, strict=True)) or [()] * 3, np.concatenate(scores)
+        scores = chain.from_iterable(scores for _, scores in lists)
+        return list(zip(*rows, strict=True)) or [()] * 3, np.fromiter(scores, np.float32)
 
     schema = None
     keeps_type = out.suffix == ".parquet" and asked.schema is not None
@@ -214,7 +225,16 @@ def list_for_users(
         types = (user, pa.int32(), pa.string())
         schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
     written = (out, LIST_COLUMNS, schema, "without .parquet at its end it is written as text; ")
-    return _answer(reader, f"listing items for {table}", USERS_PER_PIECE, answer, *written)
+    about = state_of(table, *_files_of(model, dataset)), columns, options
+    work = f"listing items for {table}"
+    return _answer(reader, work, USERS_PER_PIECE, answer, rows_of, about, *written)
+
+
+def _files_of(model: Path, dataset: Dataset | None) -> list[Path | None]:
+    """Return the files of a model and a dataset that change whenever its answers do."""
+    names = "config.json", "calibration.json", "list_offsets.npy", CHECKPOINTS_FOLDER
+    of_model = [model / name for name in names] if model.is_dir() else [model]
+    return [*of_model, None if dataset is None else dataset.path / "meta.json"]
 
 
 class _Reader:
@@ -318,19 +338,30 @@ def _answer(
     reader: _Reader,
     work: str,
     size: int,
-    answer: Callable[[tables.Piece], tuple[Sequence[Any], np.ndarray]],
+    answer: Callable[[tables.Piece], Any],
+    rows_of: Callable[[tables.Piece, Any], tuple[Sequence[Any], np.ndarray]],
+    about: Any,
     out: Path,
     *form: Any,
 ) -> dict[str, int]:
     """Compute and write the columns and scores of all pieces of a table; return the counts."""
     table, counts = reader.table, reader.counts
     of_all = f" of {table.rows:,}" if table.rows else ""
-    with writing(out, "--out"), stage(work) as current, tables.writing_scores(out, *form) as write:
+    with (
+        writing(out, "--out"),
+        stage(work) as current,
+        kept_answers(out, about) as answers,
+        tables.writing_scores(out, *form) as write,
+    ):
         for piece in table.pieces(size):
-            answers = answer(piece)
-            if reader.dataset is not None:
-                reader.dataset.check_files()
-            write(*answers)
+            if (known := answers.next()) is None:
+                known = answer(piece), dict(counts)
+                if reader.dataset is not None:
+                    reader.dataset.check_files()
+                answers.keep(known)
+            found, so_far = known
+            dict.update(counts, so_far)
+            write(*rows_of(piece, found))
             current.note, current.share = f"{counts['rows']:,}{of_all} rows", table.share()
         if not counts["rows"]:
             raise UserError(f"{table.file} has no rows")

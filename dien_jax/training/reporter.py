@@ -46,8 +46,8 @@ class Reporter:
         self._reports.append((step, time.monotonic()))
         if len(self._reports) >= LEAST_REPORTS:
             steps, times = np.array(self._reports).T
-            # The median ignores compilations and evaluations.
-            pace = float(np.median(np.diff(times) / np.maximum(np.diff(steps), 1)))
+            # Compilations and evaluations are in the slower intervals.
+            pace = float(np.quantile(np.diff(times) / np.maximum(np.diff(steps), 1), 0.25))
             left = round(pace * (report.total_steps - step))
             parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
         self._line.update(", ".join(parts), step / report.total_steps)

@@ -137,7 +137,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
     for axes, (title, lines) in zip(panels, _CURVES.items(), strict=True):
         for label, (group, name) in lines.items():
             points = [(record["step"], record.get(group, {}).get(name)) for record in records]
-            points = [point for point in points if point[1] is not None]
+            points = [point for point in points if point[1]]  # the tower has no auxiliary loss: 0
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)

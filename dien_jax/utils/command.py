@@ -29,6 +29,7 @@ from dien_jax.utils.machine import enable_compile_cache, keep_freed_memory, requ
 from dien_jax.utils.processes import count
 
 Options = TypeVar("Options")
+RESUMES = "stopped; the same command resumes"  # what some commands print when interrupted
 SAME_STOP = 0.2  # seconds within which a second signal counts as the first one
 
 

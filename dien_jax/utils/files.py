@@ -78,7 +78,7 @@ def atomic_path(file: Path) -> Iterator[Path]:
     link stays, and the file it points to is replaced. A device or a pipe cannot be replaced: the
     path is then ``file`` itself. If another process is writing ``file``, a ``UserError`` names it.
     """
-    if _is_written_into(file):
+    if is_written_into(file):
         yield file
         return
     target = Path(os.path.realpath(file))  # a loop of links stays one
@@ -119,7 +119,7 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
             _unfinished.remove(parent)
 
 
-def _is_written_into(file: Path) -> bool:
+def is_written_into(file: Path) -> bool:
     """Return whether a path is a device, a pipe or an open file of this process."""
     is_open_file = str(file.absolute()).startswith(OPEN_FILES)
     return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
@@ -275,13 +275,13 @@ def check_out(
         size = None
         with contextlib.suppress(FileNotFoundError):
             size = file.stat().st_size
-        if not (_is_written_into(file) or os.access(target.parent, os.W_OK | os.X_OK)):
+        if not (is_written_into(file) or os.access(target.parent, os.W_OK | os.X_OK)):
             is_read_only = os.statvfs(target.parent).f_flag & os.ST_RDONLY
             why = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise OSError(f"{why}; name a file in another folder")
     if file.is_dir():
         raise UserError(f"{file} cannot be written: it is a folder")
-    if size is None or _is_written_into(file):
+    if size is None or is_written_into(file):
         return
     read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
     if any(path.exists() and path.samefile(target) for path in read):

@@ -15,7 +15,7 @@ from dien_jax.runs.folder import cut_back, read_evaluations
 from dien_jax.training.loggers import opened_loggers
 from dien_jax.training.progress import StepReport
 from dien_jax.training.reporter import Reporter
-from dien_jax.training.result import draw_curves
+from dien_jax.training.result import curves_figure, draw_curves
 
 pytestmark = pytest.mark.fast
 
@@ -169,3 +169,9 @@ def test_curves_are_drawn_from_evaluations_where_matplotlib_is(tmp_path, monkeyp
     draw_curves(tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
+    tower = {**record(100), "train": {"click_loss": 0.5, "auxiliary_loss": 0.0}}
+    figure = curves_figure([tower, record(200)])
+    assert figure is not None
+    steps = {line.get_label(): line.get_xdata().tolist() for line in figure.axes[0].lines}
+    assert steps["training click loss"] == [100, 200]
+    assert steps["training auxiliary loss"] == [200]
