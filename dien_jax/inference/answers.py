@@ -30,9 +30,11 @@ class Answers:
         self._file, self._about = file, hashlib.sha256(whole).hexdigest()
         self._stream: TextIO | None = None
         self._found = self._read()
+        self.is_ours = False  # else another process may be writing the file
 
     def next(self) -> Any:
         """Return the answer to the next piece, or None if that is not known."""
+        self.is_ours = True
         return next(self._found, None)
 
     def keep(self, answer: Any) -> None:
@@ -97,7 +99,7 @@ def kept_answers(out: Path, about: Any) -> Iterator[Answers]:
         is_stopped = True
         raise
     finally:
-        if file is not None and not is_stopped:
+        if file is not None and answers.is_ours and not is_stopped:
             file.unlink(missing_ok=True)
         answers.close()
 
