@@ -1,6 +1,7 @@
 """Negatives: what may be drawn, how often, and that drawing always ends."""
 
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,11 @@ PART = EventPart(0, 0, EVENTS, np.array([0, 1, 9, 0, 2, 9], np.int64), None, OFF
 
 
 def pool_of(items, times, distribution="popularity") -> Pool:
-    """Return a pool of events in files that are removed."""
+    """Return a pool of events in files that are removed with it."""
     columns = np.array(items, np.int32), np.array(times, np.int64)
-    pool = Pool(Path(tempfile.mkdtemp()) / "pool", 300, distribution)
+    folder = tempfile.TemporaryDirectory()
+    pool = Pool(Path(folder.name) / "pool", 300, distribution)
+    weakref.finalize(pool, folder.cleanup)
     for start in range(0, len(items), 5):
         pool.add(*(column[start : start + 5] for column in columns))
     return pool
