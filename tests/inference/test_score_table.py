@@ -17,6 +17,7 @@ from support.untrained_run import TOLERANCE
 
 from dien_jax import load_run, predict, recommend, score_split
 from dien_jax.inference import export_run, score_requests, score_table
+from dien_jax.inference.answers import kept_answers
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.request_tables import writing_scores
 from dien_jax.inspection.examples import Inspector
@@ -388,3 +389,7 @@ def test_a_command_that_was_stopped_resumes(command, run, tmp_path, monkeypatch,
         assert outs[1].read_bytes() == outs[0].read_bytes()
         outs[1].unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "whole.csv"]
+    kept.write_text("of another process")
+    with kept_answers(outs[1], None):  # refused before its first piece
+        pass
+    assert kept.exists()
