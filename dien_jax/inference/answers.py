@@ -104,9 +104,13 @@ def kept_answers(out: Path, about: Any) -> Iterator[Answers]:
         answers.close()
 
 
-def state_of(*paths: Path | None) -> list[tuple[str, int, int]]:
+def state_of(*paths: Path) -> list[tuple[str, int, int]]:
     """Return name, size and time of change of files, and of all files in folders."""
-    files = [path for path in paths if path is not None and path.exists()]
-    files += [path for folder in files if folder.is_dir() for path in sorted(folder.rglob("*"))]
-    stats = [(str(file), file.stat()) for file in files if file.is_file()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    inside = [file for path in paths if path.is_dir() for file in sorted(path.rglob("*"))]
+    found = []
+    for file in (*paths, *inside):
+        with contextlib.suppress(FileNotFoundError):  # a run replaces its checkpoints
+            stat = file.stat()
+            if not file.is_dir():
+                found.append((str(file), stat.st_size, stat.st_ctime_ns))
+    return found

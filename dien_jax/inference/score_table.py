@@ -94,6 +94,7 @@ def score_requests(
     is_ours = partial(tables.is_written, requests.names)
     check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(requests, columns)
+    of_model = _state_of_model(Path(run_dir))
     trained = load_run(run_dir, data)
     dataset, config = trained.dataset, trained.run.config
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
@@ -121,7 +122,7 @@ def score_requests(
     why = f"{table} is {kind} and is written as {kind}; "
     size = BATCHES_PER_PIECE * config.train.batch_size
     written = (out, requests.names, requests.schema, why)
-    about = state_of(table, *_files_of(Path(run_dir), dataset)), columns
+    about = of_model, state_of(table, dataset.path / "meta.json"), columns
     return _answer(reader, f"scoring {table}", size, answer, rows_of, about, *written)
 
 
@@ -172,7 +173,7 @@ def list_for_users(
     is_ours = partial(tables.is_written, LIST_COLUMNS)
     check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(asked, columns)
-    is_run = model.is_dir()
+    is_run, of_model = model.is_dir(), _state_of_model(model)
     trained = load_run(model, data) if is_run else None
     loaded = load_model(trained or model, None, columns.separator)
     dataset = trained.dataset if trained else None if data is None else open_dataset(data)
@@ -225,16 +226,20 @@ def list_for_users(
         types = (user, pa.int32(), pa.string())
         schema = pa.schema(list(zip(LIST_COLUMNS, types, strict=True)))
     written = (out, LIST_COLUMNS, schema, "without .parquet at its end it is written as text; ")
-    about = state_of(table, *_files_of(model, dataset)), columns, options
+    of_data = [] if dataset is None else [dataset.path / "meta.json"]
+    about = of_model, state_of(table, *of_data), columns, options
     work = f"listing items for {table}"
     return _answer(reader, work, USERS_PER_PIECE, answer, rows_of, about, *written)
 
 
-def _files_of(model: Path, dataset: Dataset | None) -> list[Path | None]:
-    """Return the files of a model and a dataset that change whenever its answers do."""
+def _state_of_model(model: Path) -> list[tuple[str, int, int]]:
+    """Return the state of the files on which a model's answers depend.
+
+    Call it before the model is loaded: a checkpoint may be replaced meanwhile, and answers of an
+    earlier one must never count as those of a later one.
+    """
     names = "config.json", "calibration.json", "list_offsets.npy", CHECKPOINTS_FOLDER
-    of_model = [model / name for name in names] if model.is_dir() else [model]
-    return [*of_model, None if dataset is None else dataset.path / "meta.json"]
+    return state_of(*([model / name for name in names] if model.is_dir() else [model]))
 
 
 class _Reader:

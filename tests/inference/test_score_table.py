@@ -348,12 +348,12 @@ def test_a_command_that_was_stopped_resumes(command, run, tmp_path, monkeypatch,
     monkeypatch.setattr(score_table, "BATCHES_PER_PIECE", 1)
     monkeypatch.setattr(score_table, "USERS_PER_PIECE", 3)
     if command is predict:
-        rows, flag, owner, name = table(tmp_path / "in.csv", ROWS * 3), "--input", score_table, ""
+        rows = table(tmp_path / "in.csv", ROWS * 3)
+        flag, owner, name = "--input", score_table, "score_batches"
     else:
         rows = table(tmp_path / "in.csv", USER_ROWS * 5, USER_HEADER)
         flag, owner, name = "--users", score_table.ItemLists, "of_requests"
-    name = name or "score_batches"
-    real, calls = getattr(owner, name), []
+    real, calls, stop = getattr(owner, name), [], 0
 
     def counted(*args, **options):
         calls.append(len(calls))
@@ -363,33 +363,29 @@ def test_a_command_that_was_stopped_resumes(command, run, tmp_path, monkeypatch,
 
     monkeypatch.setattr(owner, name, counted)
     words = [str(run), flag, str(rows)]
-    outs, kept, stop = (
-        [tmp_path / "whole.csv", tmp_path / "out.csv"],
-        tmp_path / ".out.csv.answers",
-        0,
-    )
-    assert command.main([*words, "--out", str(outs[0])]) == 0
+    complete, out, kept = (tmp_path / name for name in ("whole.csv", "out.csv", ".out.csv.answers"))
+    assert command.main([*words, "--out", str(complete)]) == 0
     whole = capfd.readouterr()
     assert "resuming" not in whole.err
     for cut, change, left in ((0, False, 3), (5, False, 4), (0, True, 5)):
         calls, stop = [], 3
-        assert command.main([*words, "--out", str(outs[1])]) == 130
+        assert command.main([*words, "--out", str(out)]) == 130
         assert "the same command resumes" in capfd.readouterr().err
-        assert not outs[1].exists()
+        assert not out.exists()
         assert len(kept.read_text().splitlines()) == 3
         kept.write_bytes(kept.read_bytes()[: -cut or None])
         if change:
             rows.write_bytes(rows.read_bytes() + b"\n")
         calls, stop = [], 0
-        assert command.main([*words, "--out", str(outs[1])]) == 0
+        assert command.main([*words, "--out", str(out)]) == 0
         resumed = capfd.readouterr()
         assert len(calls) == left
         assert ("resuming: " in resumed.err) == (not change)
         assert json.loads(resumed.out) == json.loads(whole.out)
-        assert outs[1].read_bytes() == outs[0].read_bytes()
-        outs[1].unlink()
+        assert out.read_bytes() == complete.read_bytes()
+        out.unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "whole.csv"]
     kept.write_text("of another process")
-    with kept_answers(outs[1], None):  # refused before its first piece
+    with kept_answers(out, None):  # refused before its first piece
         pass
     assert kept.exists()
