@@ -44,7 +44,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     assert model.list_offsets is not None
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
     whole, zeros = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
-    raw = model._replace(list_offsets=zeros.astype(np.float32))
+    raw = model._replace(list_offsets=zeros.astype(np.float32), list_weights=None)
     rows = {whole: measure_lists(model, "test", most, exact=False)}
     rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most, exact=False)
     targets = list_targets(model.dataset, "test", most)

@@ -4,6 +4,7 @@
                                   and the sha256 of every other entry
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
+    list_weights.json             weights of the parts of a score in such a list
     list_offsets.npy              added to the log odds of each item in a list over all items
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
     model_card.md                 the model card of the run
@@ -18,7 +19,7 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, failing, require, require_unforked
 from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.calibration import OFFSETS_FILE
+from dien_jax.runs.list_weights import WEIGHTS_FILE, ListWeights
 from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.utils.json_values import check_format, parse_json
 
@@ -54,6 +56,7 @@ class ExportedModel:
     weights: dict[str, np.ndarray]
     programs: dict[str, export.Exported]
     list_offsets: np.ndarray | None
+    list_weights: ListWeights | None
 
 
 def input_features(schema: Schema) -> list[str]:
@@ -81,6 +84,8 @@ def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
             add(_PROGRAM.format(name), bytes(program.serialize()))
         for name, values in model.vocabularies.items():
             add(_VOCABULARY.format(name), json.dumps(values, indent=0).encode())
+        if model.list_weights is not None:
+            add(WEIGHTS_FILE, json.dumps(asdict(model.list_weights)).encode())
         if card:
             add(CARD_FILE, card.encode())
         about = {"format": FORMAT, "format_version": FORMAT_VERSION, **model.manifest}
@@ -125,6 +130,9 @@ def read_archive(file: Path) -> ExportedModel:
         def array(name: str) -> np.ndarray:
             return np.load(io.BytesIO(read(name)), allow_pickle=False)
 
+        def weights(name: str) -> ListWeights:
+            return parse_json(read(name), ListWeights, f"{file}, {name}")
+
         schema = schema_from_json(manifest["schema"], f"{file}, {_MANIFEST}, schema")
         return ExportedModel(
             manifest,
@@ -133,6 +141,7 @@ def read_archive(file: Path) -> ExportedModel:
             {name: array(_WEIGHT.format(name)) for name in manifest["weights"]},
             {name: _program(name, read(_PROGRAM.format(name))) for name in PROGRAMS},
             array(OFFSETS_FILE) if OFFSETS_FILE in manifest["sha256"] else None,
+            weights(WEIGHTS_FILE) if WEIGHTS_FILE in manifest["sha256"] else None,
         )
 
 

@@ -26,6 +26,7 @@ from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
 from dien_jax.model.tower import of_part
 from dien_jax.runs.checkpoints import named_leaves
+from dien_jax.runs.list_weights import ListWeights
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.placement import placed_like
 from dien_jax.steps.rank import Interests, Programs, make_programs
@@ -48,8 +49,10 @@ Slices = Mapping[int, int]
 class LoadedModel(NamedTuple):
     """A model to rank with; ``arguments`` are the first ones of every program, on the device.
 
+    ``list_arguments`` are those for lists over all items, whose variables are weighted.
     ``may_pad`` is False where scores depend on the length that a history is padded to.
-    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
+    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, weighted, if there
+    are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
     ``tables/item/category`` and ``params/tower/item_weights/item``.
     """
@@ -62,6 +65,7 @@ class LoadedModel(NamedTuple):
     may_pad: bool
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
+    list_arguments: tuple[Any, ...]
     programs: Programs
     list_offsets: np.ndarray | None
     tables: Mapping[str, np.ndarray]
@@ -69,7 +73,8 @@ class LoadedModel(NamedTuple):
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
         config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
-        variables = trained.variables()
+        variables = jax.device_put(trained.variables())
+        for_lists, offsets = weighted(variables, trained.list_offsets, trained.list_weights)
         read = {"tables": tables, "params": of_part(variables["params"], "tower")}
         return cls(
             dataset.schema,
@@ -79,9 +84,10 @@ class LoadedModel(NamedTuple):
             candidate_slices(follow_authors=config.model.follow_authors),
             not config.model.follow_authors,
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            (jax.device_put(variables), tables),
+            (variables, tables),
+            (for_lists, tables),
             make_programs(config, dataset.schema),
-            trained.list_offsets,
+            offsets,
             # Not those of the folder, whose files may change. On a CPU they are not copied.
             {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
         )
@@ -90,6 +96,8 @@ class LoadedModel(NamedTuple):
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
         manifest = exported.manifest
         follow_authors = manifest["settings"]["model"]["follow_authors"]
+        variables, fitted = jax.device_put(exported.weights), exported.list_weights
+        for_lists, offsets = weighted(variables, exported.list_offsets, fitted)
         return cls(
             exported.schema,
             manifest["step"],
@@ -98,11 +106,21 @@ class LoadedModel(NamedTuple):
             candidate_slices(follow_authors=follow_authors),
             not follow_authors,
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
-            (jax.device_put(exported.weights),),
+            (variables,),
+            (for_lists,),
             ranking_programs(exported.programs),
-            exported.list_offsets,
+            offsets,
             exported.weights,
         )
+
+
+def weighted(
+    variables: Any, offsets: np.ndarray | None, weights: ListWeights | None
+) -> tuple[Any, np.ndarray | None]:
+    """Return variables on the device, and offsets, for lists; as they are without weights."""
+    if weights is None or offsets is None:
+        return variables, offsets
+    return jax.device_put(weights.apply(variables)), offsets * np.float32(weights.offset)
 
 
 def load_model(
@@ -273,31 +291,38 @@ class BucketedPrograms:
         event = interests._replace(states=states), np.int32(row), np.int32(length)
         return self.programs.extend(*self._arguments, *event)
 
-    def score(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
+    def score(
+        self, requests: Requests, *, together: bool = False, arguments: Any = None
+    ) -> list[np.ndarray]:
         """Return click probabilities, float32 ``[N]`` of each request, whose history is encoded.
 
         ``together`` calls the program of several users, which encodes all and keeps nothing of it.
+        ``arguments`` replaces the first ones of the program.
         """
         if not together:
             self.encode(request.history for request in requests)
         program = self.programs.score_of_users if together else self.programs.score
         slices = {SCORED_ROWS: SCORED_ROWS} if together else self._slices
-        return self._in_slices(requests, slices, program, together=together)
+        return self._in_slices(requests, slices, program, arguments, together=together)
 
-    def tower(self, requests: Requests, *, together: bool = False) -> list[np.ndarray]:
+    def tower(
+        self, requests: Requests, *, together: bool = False, arguments: Any = None
+    ) -> list[np.ndarray]:
         """Return logits of the tower, float32 ``[N]`` of each request; see :meth:`score`."""
         program = self.programs.tower_of_users if together else self.programs.tower
-        return self._in_slices(requests, {TOWER_ROWS: TOWER_ROWS}, program, together=together)
+        slices = {TOWER_ROWS: TOWER_ROWS}
+        return self._in_slices(requests, slices, program, arguments, together=together)
 
     def _in_slices(
-        self, requests: Requests, slices: Slices, program: Any, *, together: bool
+        self, requests: Requests, slices: Slices, program: Any, arguments: Any, *, together: bool
     ) -> list[np.ndarray]:
         """Return what a program gives for the candidates, in padded slices."""
+        program = partial(program, *(self._arguments if arguments is None else arguments))
         rows: list[tuple[int, tuple, dict[str, np.ndarray]]] = []
         for place, request in enumerate(requests):
             interests, *history = self._read(request.history)
             inputs: tuple = (*history, request.user, request.context)
-            if program is self._programs.score:
+            if program.func is self._programs.score:
                 inputs = (interests, *inputs)
             start, count = 0, len(request.candidates)
             while start < count:
@@ -311,7 +336,7 @@ class BucketedPrograms:
         if together:
             found: Any = self._together(program, [row[1:] for row in rows])
         else:
-            found = [program(*self._arguments, *inputs, **known) for _, inputs, known in rows]
+            found = [program(*inputs, **known) for _, inputs, known in rows]
         parts = [[np.zeros(0, np.float32)] for _ in requests]
         for (place, *_), result in zip(rows, jax.device_get(found), strict=True):
             parts[place].append(result)
@@ -329,7 +354,7 @@ class BucketedPrograms:
                 some = places[start : start + ROWS_TOGETHER]
                 filled = some + some[:1] * (ROWS_TOGETHER - len(some))
                 inputs, known = jax.tree.map(lambda *v: np.stack(v), *(rows[p] for p in filled))
-                found = np.asarray(program(*self._arguments, np.int32(len(some)), *inputs, **known))
+                found = np.asarray(program(np.int32(len(some)), *inputs, **known))
                 for row, place in enumerate(some):
                     results[place] = found[row]
         return results

@@ -149,8 +149,9 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
     vocabularies = {
         name: dataset.vocabulary(name) for name in archive.input_features(dataset.schema)
     }
-    parts = (manifest, dataset.schema, vocabularies, weights, programs, trained.list_offsets)
-    archive.write_archive(file, archive.ExportedModel(*parts), card)
+    parts = (manifest, dataset.schema, vocabularies, weights, programs)
+    of_lists = trained.list_offsets, trained.list_weights
+    archive.write_archive(file, archive.ExportedModel(*parts, *of_lists), card)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:

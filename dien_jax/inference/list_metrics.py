@@ -6,30 +6,45 @@ the user had not chosen before and that have a training event.
 Dimensions: I items.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.inference.bucketed_programs import BucketedPrograms, LoadedModel, encoded_requests
-from dien_jax.inference.lists import ItemLists
+from dien_jax.inference.bucketed_programs import (
+    BucketedPrograms,
+    EncodedRequest,
+    LoadedModel,
+    encoded_requests,
+)
+from dien_jax.inference.lists import ItemLists, log_odds
+from dien_jax.inference.shortlist import stage_sizes
 from dien_jax.metrics.lists import CUT, first_places, list_metrics
 from dien_jax.model.statistics import RULE_EVENTS
 from dien_jax.runs.calibration import negative_distribution
+from dien_jax.runs.list_weights import PARTS, ListWeights, fit_list_weights
 from dien_jax.runs.summary import save_lists
 from dien_jax.runs.trained import TrainedModel, load_run
-from dien_jax.utils.console import Stage, stage
+from dien_jax.utils.console import Stage, say, stage
 
 MOST_TARGETS = 2000
 """Maximum number of targets of a split; more are sampled at random."""
 TARGETS_AT_ONCE = 64
+MOST_FITTED = 4000
+"""Maximum number of clicks that weights of parts of a score are fitted on."""
 TARGETS_OF_RUN, LEAST_TARGETS = 1000, 100
 """Maximum and minimum number of targets at the end of a run; fewer give uncertain rates."""
 MOST_SCORES, MOST_ITEMS = 2_000_000, 100_000
 """Limits at the end of a run: scores of a model without a tower, for some ten seconds; items."""
+
+
+Scored = tuple[int, dict[str, np.ndarray]]
+"""The place of the clicked item among its candidates, and the parts of their scores."""
 
 
 class Target(NamedTuple):
@@ -177,17 +192,74 @@ def lists_and_ranks(
     return metrics, ranks
 
 
+def fitted_weights(
+    model: TrainedModel, most: int = MOST_FITTED, watch: Callable[[], None] = lambda: None
+) -> ListWeights | None:
+    """Return weights of the parts of a score in lists, fitted on clicks of the validation split.
+
+    The candidates of each of ``most`` clicks are those that the stages leave, without weights; see
+    :func:`dien_jax.runs.list_weights.fit_list_weights`. Clicks on other items do not count. Return
+    None if fewer than ``LEAST_TARGETS`` remain.
+    """
+    loaded, dataset = LoadedModel.from_run(model._replace(list_weights=None)), model.dataset
+    programs = BucketedPrograms(loaded)
+    lists, targets = ItemLists(loaded, programs), list_targets(dataset, "valid", most)
+    (variables, tables), offsets = loaded.arguments, loaded.list_offsets
+    assert offsets is not None
+    names = ["click_network", *["tower", "rules"] * ("tower" in model.params)]
+    names += ["auxiliary_score"] * ("score_weight" in model.params)
+    none: Any = dict.fromkeys(PARTS, 0.0)
+    alone = {name: ListWeights(model.step, **none | {name: 1.0}).apply(variables) for name in names}
+    alone = jax.device_put(alone)
+    clicked: dict[int, int] = {}
+
+    def parts(some: Sequence[EncodedRequest], together: bool) -> Iterator[Scored | None]:
+        places = [np.flatnonzero(one.candidates == clicked[id(one)]) for one in some]
+        used = list(compress(some, map(len, places)))
+        columns: dict[str, Any] = {"offset": [offsets[one.candidates] for one in used]}
+        for name, weighted in alone.items():
+            of_tower = lists.has_tower and name in ("tower", "rules")
+            for one in used:
+                adds = lists.has_tower and not of_tower  # a tower's logit, in place of its own
+                one.tower = np.zeros(len(one.candidates), np.float32) if adds else None
+            how: Any = {"together": together, "arguments": (weighted, tables)}
+            found = programs.tower(used, **how) if of_tower else programs.score(used, **how)
+            columns[name] = found if of_tower else map(log_odds, found)
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        for place in places:
+            yield (int(place[0]), next(rows)) if len(place) else None
+
+    found: list[Scored] = []
+    with stage(f"weighting parts of the scores in lists, by {len(targets):,} clicks of validation"):
+        for start in range(0, len(targets), TARGETS_AT_ONCE):
+            watch()
+            some = targets[start : start + TARGETS_AT_ONCE]
+            examples = dataset.splits["valid"].take(np.array([target.example for target in some]))
+            histories = [target.history for target in some]
+            requests = encoded_requests(loaded, examples, histories)
+            clicked = {id(one): target.item for one, target in zip(requests, some, strict=True)}
+            of_some = lists.of_shortened(requests, histories, lists.options(CUT), parts)
+            found += [one for one in of_some if one is not None]
+    if len(found) < LEAST_TARGETS:
+        return None
+    by_name = {name: [values[name] for _, values in found] for name in found[0][1]}
+    weights: Any = fit_list_weights(by_name, [place for place, _ in found])
+    fitted_on = {"split": "valid", "clicks": len(targets), "shortlisted": len(found)}
+    return ListWeights(model.step, **weights, fitted_on=fitted_on)
+
+
 def measure_finished(
     run_dir: Path,
     dataset: Dataset,
     least: int = LEAST_TARGETS,
     watch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
-    """Measure a run's lists as ``recommend`` makes them, for some clicks of test.
+    """Fit a run's list weights, and measure lists as ``recommend`` makes them on clicks of test.
 
-    Write ``lists.json``, and return the metrics. Return None if negatives were shown instead of
-    sampled, if there are fewer than ``least`` clicks, or if many items would make it slow. Lists
-    end after the first items, so ``mrr`` is None. ``watch`` is called repeatedly, and may raise.
+    Write ``list_weights.json`` and ``lists.json``, and return the metrics. Return None if negatives
+    were shown instead of sampled, if there are fewer than ``least`` clicks, or if many items would
+    make it slow. Lists end after the first items, so ``mrr`` is None. ``watch`` is called
+    repeatedly, and may raise.
     """
     items = int(np.count_nonzero(dataset.popularity))
     if negative_distribution(dataset) == "shown" or items > MOST_ITEMS:
@@ -195,11 +267,16 @@ def measure_finished(
     if len(list_targets(dataset, "test", least)) < least:
         return None
     model = load_run(run_dir, dataset)
-    most = TARGETS_OF_RUN
+    most, size = TARGETS_OF_RUN, min(stage_sizes(CUT, items)[1], items)
     if not model.run.config.model.statistics:  # without a tower all items are scored
-        most = min(most, MOST_SCORES // max(items, 1))
+        most, size = min(most, MOST_SCORES // max(items, 1)), items
     if most < least:
         return None
+    fitted = fitted_weights(model, min(max(MOST_SCORES // (2 * size), most), MOST_FITTED), watch)
+    if fitted is not None:
+        fitted.save(run_dir)
+        say(str(fitted))
+        model = model._replace(list_weights=fitted)
     metrics, ranks = lists_and_ranks(model, "test", most, exact=False, watch=watch)
     save_lists(run_dir, model.step, metrics, ranks)
     return metrics

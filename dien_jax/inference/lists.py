@@ -4,10 +4,10 @@ Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, compress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -30,6 +30,7 @@ from dien_jax.utils.machine import map_in_order, thread_count
 if TYPE_CHECKING:
     import pandas as pd
 
+Result = TypeVar("Result")
 USERS_AT_ONCE, MOST_THREADS = 16, 4
 """Users whose lists are made together, and threads that make lists; more take no more memory."""
 EXACT_ITEMS = CANDIDATE_BUCKETS[-1]
@@ -101,6 +102,7 @@ class ItemLists:
         self._tables, item = model.tables, model.schema.item[0]
         self._offsets = np.zeros(0) if model.list_offsets is None else model.list_offsets
         self._programs, self._vocabularies = programs, model.vocabularies
+        self._arguments = model.list_arguments
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
         self.listed = listed = np.isfinite(self._offsets)
         self._has_counts = len(np.unique(self._offsets[listed])) > 1  # log shares of events
@@ -153,32 +155,42 @@ class ItemLists:
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rows of each list, the best first, and their scores, float32."""
-        together = self.has_tower and self._programs.may_pad and len(requests) >= USERS_AT_ONCE
-        # Those of one padded length are a call of a program.
-        order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
-        _, most = stage_sizes(options.n, len(self.listed))
 
-        def block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            places = order[start : start + USERS_AT_ONCE]
-            some = [requests[place] for place in places]
-            kept = [request.history.rows for request in some]
-            found = self.candidates(options, kept, [chosen[place] for place in places])
-            for request, rows in zip(some, found, strict=True):
-                request.candidates, request.tower = rows, None
+        def best(
+            some: Sequence[EncodedRequest], together: bool
+        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             read = [request for request in some if self._is_read(request.history.rows)]
-            if self.has_tower:
-                many = [one for one in read if len(one.candidates) > most]
-                found = self._programs.tower(many, together=together)
-                for request, logits in zip(many, found, strict=True):
-                    self._require_finite(request.candidates, logits)
-                    left = self.kept(request.candidates, logits, most, options)
-                    request.candidates, request.tower = request.candidates[left], logits[left]
-            scored = iter(self._programs.score(read, together=together))
+            how: Any = {"together": together, "arguments": self._arguments}
+            scored = iter(self._programs.score(read, **how))
             for request in some:
                 even = np.full(len(request.candidates), 0.5, np.float32)  # log odds of 0
                 scores = next(scored) if self._is_read(request.history.rows) else even
                 self._require_finite(request.candidates, scores)
                 yield self.best(request.candidates, scores, options)
+
+        yield from self.of_shortened(requests, chosen, options, best)
+
+    def of_shortened(
+        self,
+        requests: Sequence[EncodedRequest],
+        chosen: Sequence[np.ndarray],
+        options: ListOptions,
+        work: Callable[[Sequence[EncodedRequest], bool], Iterator[Result]],
+    ) -> Iterator[Result]:
+        """Yield ``work(requests, together)`` of requests whose candidates the stages have chosen.
+
+        It is called for a few requests in one of several threads, and yields a result for each.
+        ``together`` is whether they are read by programs of several users.
+        """
+        together = self.has_tower and self._programs.may_pad and len(requests) >= USERS_AT_ONCE
+        # Those of one padded length are a call of a program.
+        order = np.argsort([len(one.history.rows) * together for one in requests], kind="stable")
+
+        def block(start: int) -> Iterator[Result]:
+            places = order[start : start + USERS_AT_ONCE]
+            some = [requests[place] for place in places]
+            self._shorten(some, [chosen[place] for place in places], options, together)
+            yield from work(some, together)
 
         starts = range(0, len(requests), USERS_AT_ONCE)
         if not together:
@@ -190,6 +202,28 @@ class ItemLists:
             blocks = map_in_order(lambda start: list(block(start)), starts, threads)
             of_place = dict(zip(order, chain.from_iterable(blocks), strict=True))
         yield from map(of_place.__getitem__, range(len(requests)))
+
+    def _shorten(
+        self,
+        requests: Sequence[EncodedRequest],
+        chosen: Sequence[np.ndarray],
+        options: ListOptions,
+        together: bool,
+    ) -> None:
+        """Set the candidates of requests that the stages leave, and their logits of the tower."""
+        found = self.candidates(options, [one.history.rows for one in requests], chosen)
+        for request, rows in zip(requests, found, strict=True):
+            request.candidates, request.tower = rows, None
+        if not self.has_tower:
+            return
+        _, most = stage_sizes(options.n, len(self.listed))
+        read = [request for request in requests if self._is_read(request.history.rows)]
+        many = [request for request in read if len(request.candidates) > most]
+        how: Any = {"together": together, "arguments": self._arguments}
+        for request, logits in zip(many, self._programs.tower(many, **how), strict=True):
+            self._require_finite(request.candidates, logits)
+            left = self.kept(request.candidates, logits, most, options)
+            request.candidates, request.tower = request.candidates[left], logits[left]
 
     def _require_finite(self, rows: np.ndarray, scores: np.ndarray) -> None:
         if not np.isfinite(scores).all():

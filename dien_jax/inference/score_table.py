@@ -32,6 +32,7 @@ from dien_jax.inference.answers import kept_answers, state_of
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
+from dien_jax.runs.list_weights import WEIGHTS_FILE
 from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
@@ -238,7 +239,7 @@ def _state_of_model(model: Path) -> list[tuple[str, int, int]]:
     Call it before the model is loaded: a checkpoint may be replaced meanwhile, and answers of an
     earlier one must never count as those of a later one.
     """
-    names = "config.json", "calibration.json", "list_offsets.npy", CHECKPOINTS_FOLDER
+    names = "config.json", "calibration.json", "list_offsets.npy", WEIGHTS_FILE, CHECKPOINTS_FOLDER
     return state_of(*([model / name for name in names] if model.is_dir() else [model]))
 
 

@@ -15,7 +15,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ SLOPES = (1e-3, 20.0)
 """Bounds of the slope, which must be positive, so that the order of scores does not change."""
 OFFSETS = (-1000.0, 1000.0)
 """Bounds of offset and shift; logits of positive float64 probabilities are within them."""
+Fitted = TypeVar("Fitted")
 LogOdds = Annotated[float, msgspec.Meta(ge=OFFSETS[0], le=OFFSETS[1])]
 
 
@@ -77,16 +78,20 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path, step: int) -> "Calibration | None":
         """Read the calibration of the checkpoint of a step; None for a run without one."""
-        file = folder / CALIBRATION_FILE
-        if not os.path.lexists(file):  # a broken link is an error
-            return None
-        fitted = as_complete(read_json(file, dict[str, Any]), cls, file)
-        if fitted.step != step:
-            raise UserError(
-                f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "
-                f"that of step {step}; remove the file to use scores as they are"
-            )
-        return fitted
+        return load_fitted(folder / CALIBRATION_FILE, cls, step)
+
+
+def load_fitted(file: Path, kind: type[Fitted], step: int) -> Fitted | None:
+    """Read what was fitted on the checkpoint of a step; None without the file."""
+    if not os.path.lexists(file):  # a broken link is an error
+        return None
+    fitted: Any = as_complete(read_json(file, dict[str, Any]), kind, file)
+    if fitted.step != step:
+        raise UserError(
+            f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "
+            f"that of step {step}; remove the file to use scores as they are"
+        )
+    return fitted
 
 
 def list_offsets(dataset: Dataset) -> np.ndarray:

@@ -7,6 +7,7 @@ RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
 RUN/loggers.json    loggers and the run's ids in them, if TensorBoard is not the only logger
 RUN/calibration.json  calibration of the best checkpoint's scores, written before the result
+RUN/list_weights.json  weights of the parts of its scores in lists over all items
 RUN/model_card.md   description of model, data, metrics and use, written before the result
 RUN/result.json     written last: a run that has it is finished
 RUN/.lock           locked by the training process; contains its process id

@@ -21,6 +21,7 @@ from dien_jax.model.layers import CALIBRATION
 from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, NAME_DATA, Run
+from dien_jax.runs.list_weights import ListWeights
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
@@ -45,6 +46,7 @@ class TrainedModel(NamedTuple):
       calibration: calibration of the checkpoint's scores; None for a run without one.
       list_offsets: float32 ``[items]``, see :func:`dien_jax.runs.calibration.list_offsets`; None
         for a run without them.
+      list_weights: weights of the parts of a score in lists; None for a run without them.
     """
 
     run: Run
@@ -54,6 +56,7 @@ class TrainedModel(NamedTuple):
     step: int
     calibration: Calibration | None = None
     list_offsets: np.ndarray | None = None
+    list_weights: ListWeights | None = None
 
     def __repr__(self) -> str:
         """Show preset, checkpoint and data; the arrays would fill the screen."""
@@ -101,7 +104,8 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     calibration = Calibration.load(folder, step)
     offsets = load_list_offsets(folder, data.schema.num_items)
     params, batch_stats = jax.device_put((state.params, state.batch_stats))
-    return TrainedModel(run, data, params, batch_stats, step, calibration, offsets)
+    weights = ListWeights.load(folder, step)
+    return TrainedModel(run, data, params, batch_stats, step, calibration, offsets, weights)
 
 
 def restore_state(

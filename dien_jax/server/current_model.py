@@ -30,6 +30,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
+from dien_jax.runs.list_weights import WEIGHTS_FILE
 from dien_jax.server.messages import Ranked, Remembered, request_decoders, utc_text
 from dien_jax.server.run import MODEL_THREAD, ServerOptions
 from dien_jax.utils.console import stage
@@ -207,8 +208,8 @@ def model_version(path: Path) -> ModelVersion:
     def of_run() -> ModelVersion:
         if (best := checkpoints.best_path()) is None:
             raise UserError(f"{path} has no evaluated checkpoint yet")
-        calibration = path / CALIBRATION_FILE
-        return of_files(best, path / CONFIG_FILE, *[calibration] * calibration.exists())
+        fitted = (path / name for name in (CALIBRATION_FILE, WEIGHTS_FILE))
+        return of_files(best, path / CONFIG_FILE, *(file for file in fitted if file.exists()))
 
     if path.is_file():
         return of_files(path)

@@ -25,6 +25,7 @@ from dien_jax.errors import UserError
 from dien_jax.inference import export as inference_export
 from dien_jax.inference import exported_programs
 from dien_jax.inference.archive import read_archive
+from dien_jax.runs.list_weights import ListWeights
 from dien_jax.runs.trained import load_run
 
 pytestmark = pytest.mark.long
@@ -76,12 +77,16 @@ def test_a_model_whose_scores_depend_on_its_batch_exports(data, tmp_path) -> Non
 def test_a_file_with_factors_ranks_as_its_run_and_has_one_table(tmp_path) -> None:
     data = small_dataset.write_wide(tmp_path / "data")
     run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
+    weights = ListWeights(1, tower=0.5, rules=0.2, click_network=2.0, offset=0.7)
+    weights.save(run)
     inference_export.export_run(run, tmp_path / "model.dien")
-    ours, theirs = (
-        dien_jax.Ranker(model).rank(["i3", "i5", "i8"], ["i1", "i40", "not an item", "i6"])
-        for model in (run, tmp_path / "model.dien")
-    )
-    same(theirs, ours)
+    ours, theirs = map(dien_jax.Ranker, (run, tmp_path / "model.dien"))
+    given = ["i3", "i5", "i8"]
+    asked = given, ["i1", "i40", "not an item", "i6"]
+    same(theirs.rank(*asked), ours.rank(*asked))
+    same(theirs.recommend(given, 60), listed := ours.recommend(given, 60))
+    plain = dien_jax.Ranker(load_run(run)._replace(list_weights=None)).recommend(given, 60)
+    assert listed.ids != plain.ids
     vectors = read_archive(tmp_path / "model.dien").weights["tables/factors/item/vectors"]
     assert (len(vectors), vectors.dtype) == (1, np.float16)
 
