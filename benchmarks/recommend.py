@@ -3,9 +3,10 @@
     python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
 
 Targets are clicks of the test split on items that are new to their user, ranked among all items new
-to that user. ``in the order of rank`` omits the correction for how negatives were drawn. With
-``--of``, targets are from another dataset folder of the same log, whose earlier events trained the
-run; there is one row. For RecBole's models run ``benchmarks/peers/recbole_lists.py``.
+to that user. ``without weights`` gives the parts of a score equal weight, ``in the order of rank``
+also omits the correction for how negatives were drawn. With ``--of``, targets are from another
+dataset folder of the same log, whose earlier events trained the run; there is one row. For
+RecBole's models run ``benchmarks/peers/recbole_lists.py``.
 
 ``share_found`` is the mean share of the exact top ten that the stages find. Times are of lists of
 ten, for one user with the stated number of events, and for many users with their own histories.
@@ -44,9 +45,11 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     assert model.list_offsets is not None
     popularity = np.isfinite(model.list_offsets) * np.asarray(model.dataset.popularity)
     whole, zeros = model.run.preset, np.where(np.isfinite(model.list_offsets), 0, -np.inf)
-    raw = model._replace(list_offsets=zeros.astype(np.float32), list_weights=None)
+    plain = model._replace(list_weights=None)
+    raw = plain._replace(list_offsets=zeros.astype(np.float32))
     rows = {whole: measure_lists(model, "test", most, exact=False)}
-    rows[f"{whole}, in the order of rank"] = measure_lists(raw, "test", most, exact=False)
+    for name, other in (("without weights", plain), ("in the order of rank", raw)):
+        rows[f"{whole}, {name}"] = measure_lists(other, "test", most, exact=False)
     targets = list_targets(model.dataset, "test", most)
     for name, score in simple_rules(model.dataset).items():
         lists = (sorted_items(target, score(target), popularity) for target in targets)
