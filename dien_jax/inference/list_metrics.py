@@ -230,9 +230,11 @@ def fitted_weights(
             yield (int(place[0]), next(rows)) if len(place) else None
 
     found: list[Scored] = []
-    with stage(f"weighting parts of the scores in lists, by {len(targets):,} clicks of validation"):
+    work = f"weighting parts of the scores in lists, by {len(targets):,} clicks of validation"
+    with stage(work) as current:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             watch()
+            current.share = start / len(targets)
             some = targets[start : start + TARGETS_AT_ONCE]
             examples = dataset.splits["valid"].take(np.array([target.example for target in some]))
             histories = [target.history for target in some]
@@ -240,6 +242,7 @@ def fitted_weights(
             clicked = {id(one): target.item for one, target in zip(requests, some, strict=True)}
             of_some = lists.of_shortened(requests, histories, lists.options(CUT), parts)
             found += [one for one in of_some if one is not None]
+    dataset.check_files()
     if len(found) < LEAST_TARGETS:
         return None
     by_name = {name: [values[name] for _, values in found] for name in found[0][1]}
