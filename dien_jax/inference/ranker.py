@@ -142,11 +142,12 @@ class Ranker:
 
         A score is the log odds of a click plus the log probability that training sampled the item
         as a negative (:func:`dien_jax.runs.calibration.list_offsets`), with weights of its parts
-        (:class:`dien_jax.runs.list_weights.ListWeights`). Compare scores only within a list. Ties are in the order of the item vocabulary. Items without a training event are left
-        out. If negatives were sampled by popularity, an empty history gives the most popular items,
-        because every training example has a history. With more than ``exact_items`` items, a model
-        with a tower ranks in stages: a rough estimate selects 384 items, the tower 128 of these for
-        the whole model. Stages are larger for long lists and with more than 20,000 items. Exported
+        (:class:`dien_jax.runs.list_weights.ListWeights`). Compare scores only within a list. Ties
+        are in the order of the item vocabulary. Items without a training event are left out. If
+        negatives were sampled by popularity, an empty history gives the most popular items, because
+        every training example has a history. With more than ``exact_items`` items, a model with a
+        tower ranks in stages: a rough estimate selects 384 items, the tower 128 of these for the
+        whole model. Stages are larger for long lists and with more than 20,000 items. Exported
         models skip that of the tower.
 
         Args:
