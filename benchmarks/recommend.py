@@ -5,8 +5,8 @@
 Targets are clicks of the test split on items that are new to their user, ranked among all items new
 to that user. ``without weights`` gives the parts of a score equal weight, ``in the order of rank``
 also omits the correction for how negatives were drawn. With ``--of``, targets are from another
-dataset folder of the same log, whose earlier events trained the run; there is one row. For
-RecBole's models run ``benchmarks/peers/recbole_lists.py``.
+dataset folder of the same log, whose earlier events trained the run. For RecBole's models run
+``benchmarks/peers/recbole_lists.py``.
 
 ``share_found`` is the mean share of the exact top ten that the stages find. Times are of lists of
 ten, for one user with the stated number of events, and for many users with their own histories.
@@ -58,8 +58,8 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     return [about | {"case": name} | row for name, row in rows.items()]
 
 
-def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, Any]:
-    """Return the row of a run for the targets of another folder."""
+def trained_on_all(model: TrainedModel, folder: Path, most: int) -> list[dict[str, Any]]:
+    """Return rows of a run for the targets of another folder, with and without weights."""
     dataset = open_dataset(folder)
     names, groups = dataset.vocabulary("item"), dataset.groups()
     both = dict.fromkeys((*names, *model.dataset.vocabulary("item")))
@@ -67,14 +67,17 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> dict[str, An
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
-    rankings = Ranker(model).recommend_many(histories, TOP, users=users)
-    lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
-    popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
-    listed = np.unique(np.concatenate(lists))
-    popularity[listed] = np.maximum(popularity[listed], 1)  # some have no training event there
-    about = {"case": f"{model.run.preset}, trained on all earlier events", "mrr": None}
-    row = report_lists(targets, lists, popularity)[0] | about
-    return {"benchmark": "recommend", **surroundings(), **row}
+    rows = []
+    for other, how in ((model, ""), (model._replace(list_weights=None), ", without weights")):
+        rankings = Ranker(other).recommend_many(histories, TOP, users=users)
+        lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
+        popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
+        listed = np.unique(np.concatenate(lists))
+        popularity[listed] = np.maximum(popularity[listed], 1)  # some have no training event there
+        case = f"{model.run.preset}, trained on all earlier events{how}"
+        row = report_lists(targets, lists, popularity)[0] | {"case": case, "mrr": None}
+        rows.append({"benchmark": "recommend", **surroundings(), **row})
+    return rows
 
 
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
@@ -120,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.of is None:
         rows = [*accuracy(model, options.targets), *times(model)]
     else:
-        rows = [trained_on_all(model, options.of, options.targets)]
+        rows = trained_on_all(model, options.of, options.targets)
     report(options, [about | row for row in rows], COLUMNS)
 
 
