@@ -32,7 +32,7 @@ from dien_jax.inference.list_metrics import (
 )
 from dien_jax.runs.trained import TrainedModel
 
-TOP = 10
+TOP, PLAIN = 10, "without weights"
 EVENTS = (8, 20, 100)
 CALLS = 10
 USERS = 200
@@ -48,7 +48,7 @@ def accuracy(model: TrainedModel, most: int) -> list[dict[str, Any]]:
     plain = model._replace(list_weights=None)
     raw = plain._replace(list_offsets=zeros.astype(np.float32))
     rows = {whole: measure_lists(model, "test", most, exact=False)}
-    for name, other in (("without weights", plain), ("in the order of rank", raw)):
+    for name, other in ((PLAIN, plain), ("in the order of rank", raw)):
         rows[f"{whole}, {name}"] = measure_lists(other, "test", most, exact=False)
     targets = list_targets(model.dataset, "test", most)
     for name, score in simple_rules(model.dataset).items():
@@ -67,14 +67,13 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> list[dict[st
     targets = list_targets(dataset, "test", most)
     histories = [[names[row] for row in target.history] for target in targets]
     users = [groups[target.group] for target in targets]
-    rows = []
-    for other, how in ((model, ""), (model._replace(list_weights=None), ", without weights")):
+    rows, whole = [], f"{model.run.preset}, trained on all earlier events"
+    for other, case in ((model, whole), (model._replace(list_weights=None), f"{whole}, {PLAIN}")):
         rankings = Ranker(other).recommend_many(histories, TOP, users=users)
         lists = [np.array([place[name] for name in ranking.ids]) for ranking in rankings]
         popularity = np.append(dataset.popularity, np.zeros(len(both) - len(names)))
         listed = np.unique(np.concatenate(lists))
         popularity[listed] = np.maximum(popularity[listed], 1)  # some have no training event there
-        case = f"{model.run.preset}, trained on all earlier events{how}"
         row = report_lists(targets, lists, popularity)[0] | {"case": case, "mrr": None}
         rows.append({"benchmark": "recommend", **surroundings(), **row})
     return rows
