@@ -32,6 +32,7 @@ READERS = {
     "run/config.json": EVALUATE,
     "run/result.json": RESUME,
     "run/calibration.json": EVALUATE,
+    "run/list_weights.json": EVALUATE,
     "run/metrics.jsonl": ("compare", "run"),
     HOST: RESUME,
     LOGGERS: RESUME,
@@ -50,6 +51,7 @@ FREE = {
     "run/config.json": ("versions.",),
     "run/result.json": ("versions.", "valid.", "test.", "baselines."),
     "run/calibration.json": ("fitted_on.",),
+    "run/list_weights.json": ("fitted_on.",),
     "run/metrics.jsonl": ("train.", "valid."),
     HOST: (),
 }
@@ -134,7 +136,7 @@ meta.json
 """One of each kind; ``tests/data/test_dataset.py`` removes, damages and changes all of them."""
 CUT: dict[tuple[str, ...], tuple[str, ...]] = {
     EVALUATE: (
-        *("run/config.json", "run/calibration.json"),
+        *("run/config.json", "run/calibration.json", "run/list_weights.json"),
         *(f"data/{name}" for name in OF_DATA.split()),
     ),
     ("compare", "run"): ("run/result.json",),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from dien_jax.runs.list_weights import ListWeights
 from dien_jax.utils.files import LOCK_FILE
 from support.forks import Forks, Job
 from support.json_files import edit_json
@@ -93,6 +94,7 @@ def make_workspace(folder: Path) -> Path:
             assert ending.status == 0, ending.output
     # What a run with other loggers than the default has; those would need packages.
     (folder / "run" / "loggers.json").write_text('{"loggers": ["tensorboard"], "runs": {}}\n')
+    ListWeights(13).save(folder / "run")  # its clicks of validation are too few
     return folder
 
 
