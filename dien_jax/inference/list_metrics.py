@@ -230,8 +230,7 @@ def fitted_weights(
             yield (int(place[0]), next(rows)) if len(place) else None
 
     found: list[Scored] = []
-    work = f"weighting parts of the scores in lists, by {len(targets):,} clicks of validation"
-    with stage(work) as current:
+    with stage(f"fitting the weights of lists to {len(targets):,} validation clicks") as current:
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             watch()
             current.share = start / len(targets)
