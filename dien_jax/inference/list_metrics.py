@@ -22,7 +22,7 @@ from dien_jax.inference.bucketed_programs import (
     LoadedModel,
     encoded_requests,
 )
-from dien_jax.inference.lists import ItemLists, log_odds
+from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, log_odds
 from dien_jax.inference.shortlist import stage_sizes
 from dien_jax.metrics.lists import CUT, first_places, list_metrics
 from dien_jax.model.statistics import RULE_EVENTS
@@ -269,7 +269,7 @@ def measure_finished(
     if len(list_targets(dataset, "test", least)) < least:
         return None
     model = load_run(run_dir, dataset)
-    most, size = TARGETS_OF_RUN, min(stage_sizes(CUT, items)[1], items)
+    most, size = TARGETS_OF_RUN, items if items <= EXACT_ITEMS else stage_sizes(CUT, items)[1]
     if not model.run.config.model.statistics:  # without a tower all items are scored
         most, size = min(most, MOST_SCORES // max(items, 1)), items
     if most < least:
