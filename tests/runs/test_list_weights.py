@@ -77,6 +77,7 @@ def test_fitted_weights_give_clicks_of_validation_the_largest_likelihood(
 ) -> None:
     monkeypatch.setattr(list_metrics, "LEAST_TARGETS", 10)
     fitted = fitted_weights(trained)
+    monkeypatch.setattr("dien_jax.inference.lists.USERS_AT_ONCE", 4)  # in threads
     monkeypatch.setattr(list_metrics, "ItemLists", partial(ItemLists, exact_items=1))
     in_stages = fitted_weights(trained)
     for name in WEIGHTS:
