@@ -33,9 +33,7 @@ from dien_jax.inference.list_metrics import (
 from dien_jax.runs.trained import TrainedModel
 
 TOP, PLAIN = 10, "without weights"
-EVENTS = (8, 20, 100)
-CALLS = 10
-USERS = 200
+EVENTS, CALLS, USERS = (8, 20, 100), 10, 200
 COLUMNS = ("case", "hr_10", "ndcg_10", "mrr", "coverage", "mean_popularity", "targets",
            "share_found", "median_ms", "users_per_second")  # fmt: skip
 
@@ -119,10 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser, argv, targets=1)
     model = load_run(options.run)
     about = dict.fromkeys(COLUMNS, "") | {"data": (options.of or model.dataset.path).name}
-    if options.of is None:
-        rows = [*accuracy(model, options.targets), *times(model)]
-    else:
-        rows = trained_on_all(model, options.of, options.targets)
+    most, of = options.targets, options.of
+    rows = trained_on_all(model, of, most) if of else [*accuracy(model, most), *times(model)]
     report(options, [about | row for row in rows], COLUMNS)
 
 
