@@ -4,8 +4,8 @@
                                   and the sha256 of every other entry
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
-    list_weights.json             weights of the parts of a score in such a list
     list_offsets.npy              added to the log odds of each item in a list over all items
+    list_weights.json             weights of the parts of a score in such a list
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
     model_card.md                 the model card of the run
 
@@ -130,9 +130,6 @@ def read_archive(file: Path) -> ExportedModel:
         def array(name: str) -> np.ndarray:
             return np.load(io.BytesIO(read(name)), allow_pickle=False)
 
-        def weights(name: str) -> ListWeights:
-            return parse_json(read(name), ListWeights, f"{file}, {name}")
-
         schema = schema_from_json(manifest["schema"], f"{file}, {_MANIFEST}, schema")
         return ExportedModel(
             manifest,
@@ -141,7 +138,9 @@ def read_archive(file: Path) -> ExportedModel:
             {name: array(_WEIGHT.format(name)) for name in manifest["weights"]},
             {name: _program(name, read(_PROGRAM.format(name))) for name in PROGRAMS},
             array(OFFSETS_FILE) if OFFSETS_FILE in manifest["sha256"] else None,
-            weights(WEIGHTS_FILE) if WEIGHTS_FILE in manifest["sha256"] else None,
+            parse_json(read(WEIGHTS_FILE), ListWeights, f"{file}, {WEIGHTS_FILE}")
+            if WEIGHTS_FILE in manifest["sha256"]
+            else None,
         )
 
 

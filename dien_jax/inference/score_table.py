@@ -31,7 +31,8 @@ from dien_jax.inference import request_tables as tables
 from dien_jax.inference.answers import kept_answers, state_of
 from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
 from dien_jax.inference.lists import ItemLists
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER
+from dien_jax.runs.calibration import CALIBRATION_FILE, OFFSETS_FILE
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from dien_jax.runs.list_weights import WEIGHTS_FILE
 from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
@@ -239,7 +240,7 @@ def _state_of_model(model: Path) -> list[tuple[str, int, int]]:
     Call it before the model is loaded: a checkpoint may be replaced meanwhile, and answers of an
     earlier one must never count as those of a later one.
     """
-    names = "config.json", "calibration.json", "list_offsets.npy", WEIGHTS_FILE, CHECKPOINTS_FOLDER
+    names = CONFIG_FILE, CALIBRATION_FILE, OFFSETS_FILE, WEIGHTS_FILE, CHECKPOINTS_FOLDER
     return state_of(*([model / name for name in names] if model.is_dir() else [model]))
 
 
