@@ -125,7 +125,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 def run(arguments: Arguments) -> "RunResult":
     """Train, or resume, until the end or a signal."""
     config = Config(arguments.model, arguments.optim, arguments.train)
-    if arguments.resume is None and config.model.may_be_native:
+    if arguments.resume is None and config.model.implementation in ("auto", "native"):
         from dien_kernels import load_native_in_background  # imported here: --help needs no JAX
 
         load_native_in_background()

@@ -78,8 +78,8 @@ class ModelConfig:
     gates: Form = "paper"
     """Definition of the gates, by the paper or by its authors' program; see kernels/README.md."""
     implementation: Implementation = "auto"
-    """Implementation of the recurrences; see kernels/README.md. Attention and the auxiliary loss
-    use the same if it is auto, reference, xla or native, and xla otherwise."""
+    """Implementation of the recurrences; see kernels/README.md. Attention, the auxiliary loss and
+    Adam use the same if it is auto, reference, xla or native, and xla otherwise."""
     recurrence_precision: Precision = "highest"
     """Precision of the recurrences' matmuls: highest is float32; high and default are faster on GPU
     and TPU."""
@@ -123,12 +123,12 @@ class ModelConfig:
 
     @property
     def network_implementation(self) -> NetworkImplementation:
-        """Implementation of attention and of the auxiliary loss."""
+        """Implementation of attention, of the auxiliary loss and of Adam."""
         return network_implementation(self.implementation)
 
     @property
     def may_be_native(self) -> bool:
-        """True if native kernels may compute a part of the model."""
+        """True if native kernels may compute scores of the model."""
         has_recurrence = self.extractor != "none" or self.evolution not in ("none", "attention")
         has_attention = self.evolution != "none" and self.attention == "mlp"
         return (has_recurrence or has_attention) and self.implementation in ("auto", "native")
@@ -136,7 +136,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer, Adam through optax."""
+    """The optimizer, Adam."""
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     """Learning rate of the network, before the schedule. That of the tower is fixed: it falls from

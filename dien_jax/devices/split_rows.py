@@ -17,6 +17,7 @@ import optax
 
 from dien_jax.devices.exchange import Exchange, Round
 from dien_jax.devices.mesh import AXIS
+from dien_jax.steps.optimizer import Optimizer
 from dien_jax.steps.placement import Layout, Update
 from dien_jax.steps.rows import Table, put_rows, table_of, take_rows
 
@@ -54,7 +55,7 @@ class SplitGather:
         return {"further_rounds": sum(rounds, jnp.zeros((), jnp.int32)).astype(jnp.float32)}
 
 
-def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> Update:
+def split_update(optimizer: Optimizer, *, is_dense: bool) -> Update:
     """Return the function that updates a part's parameters by the gradients of each device.
 
     These are gradients of the device's share of the loss, with respect to parameters with fetched
@@ -113,8 +114,7 @@ def split_update(optimizer: optax.GradientTransformation, *, is_dense: bool) -> 
         """Return updated parameters and slots, given gradients by path."""
         params, slots = state
         by_path = _at_paths(lambda path, _: gradients[path], params)
-        updates, slots = optimizer.update(by_path, slots, params)
-        return optax.apply_updates(params, updates), slots
+        return optimizer.update(params, slots, by_path)[:2]
 
     return update
 

@@ -101,7 +101,10 @@ def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -
     scaled = theirs.scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
     sums = jnp.einsum("htlw,htd->hlwd", scaled, theirs.vectors, precision="highest")
     sums = sums * is_used[None, :, None, :]
-    sums = sums * _inverse_root((sums**2).sum(-1))[..., None]
+    sums = (
+        sums
+        * _inverse_root(jnp.einsum("hlwd,hlwd->hlw", sums, sums, precision="highest"))[..., None]
+    )
     cosine, pooled = _products(ours, theirs, sums, is_used)  # [B, L, T], [B, L, 2]
 
     most = jnp.where(live[:, None], cosine, -1.0).max(2, initial=-1.0)
@@ -138,7 +141,7 @@ def _products(
         return cosine, products("bd,lwd->blw", ours.vectors, sums[0]) * ours.scale[:, :, None]
     units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
     cosine = jnp.einsum("btd,bld->btl", theirs.vectors, units, precision="highest") * theirs.scale
-    return cosine.swapaxes(1, 2), (sums * units[:, :, None, :]).sum(-1)
+    return cosine.swapaxes(1, 2), jnp.einsum("blwd,bld->blw", sums, units, precision="highest")
 
 
 def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:

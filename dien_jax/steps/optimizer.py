@@ -1,5 +1,9 @@
-"""Adam and its learning-rate schedules, through optax; the tower has its own schedule."""
+"""Adam and its learning-rate schedules, those of optax; the tower has its own schedule."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import dien_kernels
 import jax
 import optax
 
@@ -46,11 +50,38 @@ def steps_of(config: Config, steps_per_epoch: int, part: Part) -> int:
     return steps_per_epoch * epochs_of(config, part)
 
 
-def make_optimizer(
-    config: Config, steps_per_epoch: int, part: Part = "network"
-) -> optax.GradientTransformation:
-    """Return Adam with the schedule of a part of the model."""
-    adam = optax.adam(learning_rate(config, steps_per_epoch, part))
-    # Optax computes powers of floats with an int32 exponent, which strict promotion refuses.
-    lenient = jax.numpy_dtype_promotion("standard")(adam.update)
-    return optax.GradientTransformation(adam.init, lenient)
+class Optimizer(NamedTuple):
+    """Adam with the schedule of a part of the model.
+
+    ``update(params, slots, gradients)`` returns new parameters and slots, and the norm of the
+    gradients. Slots are those of ``optax.adam``.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any, jax.Array]]
+
+
+def make_optimizer(config: Config, steps_per_epoch: int, part: Part = "network") -> Optimizer:
+    """Return Adam, by the kernel of :func:`dien_kernels.adam_update` where the model has those."""
+    schedule = learning_rate(config, steps_per_epoch, part)
+    # Schedules of optax mix floats with an int32, which strict promotion refuses.
+    rate_at = jax.numpy_dtype_promotion("standard")(schedule)
+    implementation = config.model.network_implementation
+
+    def update(params: Any, slots: Any, gradients: Any) -> tuple[Any, Any, jax.Array]:
+        adam, at = slots
+        count = optax.safe_increment(adam.count)
+        found = dien_kernels.adam_update(
+            params,
+            adam.mu,
+            adam.nu,
+            gradients,
+            rate=rate_at(at.count),
+            count=count,
+            implementation=implementation,
+        )
+        adam = adam._replace(count=count, mu=found.means, nu=found.variances)
+        at = at._replace(count=optax.safe_increment(at.count))  # a warm start has begun it again
+        return found.params, (adam, at), found.norm
+
+    return Optimizer(optax.adam(schedule).init, update)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
@@ -161,9 +160,8 @@ class OneDevice:
 
         def update(whole: Any, compact: Any, gather: RowGather, gradients: Any) -> Any:
             params, slots = compact
-            updates, slots = optimizer.update(gradients, slots, params)
-            changed = optax.apply_updates(params, updates), slots
-            return *put_rows(whole, changed, gather.rows), optax.tree.norm(gradients)
+            params, slots, norm = optimizer.update(params, slots, gradients)
+            return *put_rows(whole, (params, slots), gather.rows), norm
 
         return update
 

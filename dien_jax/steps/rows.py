@@ -1,6 +1,6 @@
 """Embedding rows that a batch looks up: gathering them, and updating them alone.
 
-    look_up -> compact tables -> forward, gradients, any optimizer of optax -> rows put back
+    look_up -> compact tables -> forward, gradients, an update by Adam -> rows put back
 
 The cost of an update by row depends on the rows that the batch looks up, not on the table size.
 

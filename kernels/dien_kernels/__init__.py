@@ -2,17 +2,18 @@
 
 ``gru``, ``agru`` and ``augru`` run over histories; ``last_states`` runs over one history with many
 attentions. ``attention_weights``, ``candidate_attention`` (many candidates of one history) and
-``auxiliary_loss`` are the other networks of DIEN. ``explain`` and ``explain_network`` return the
-implementation that they take. ``instruction_set`` returns the instruction set of the native CPU
-kernels, which ``load_native_in_background`` compiles in advance. Implementations are in
-``backends/``. The package depends only on jax, and imports each name at its first use:
-``dien_kernels.options`` works without JAX.
+``auxiliary_loss`` are the other networks of DIEN; ``adam_update`` is the optimizer. ``explain`` and
+``explain_network`` return the implementation that they take. ``instruction_set`` returns the
+instruction set of the native CPU kernels, which ``load_native_in_background`` compiles in advance.
+Implementations are in ``backends/``. The package depends only on jax, and imports each name at its
+first use: ``dien_kernels.options`` works without JAX.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dien_kernels.adam import AdamUpdate
     from dien_kernels.agreement import Network
     from dien_kernels.api import agru, augru, explain, gru
     from dien_kernels.choice import Choice, load_native_in_background
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dien_kernels.native.library import instruction_set
     from dien_kernels.networks import (
         SharedCell,
+        adam_update,
         attention_weights,
         auxiliary_loss,
         candidate_attention,
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from dien_kernels.reference import Dense, Weights, masked_softmax
 
 _MODULES = (
-    "options", "reference", "contract", "devices", "choice", "api", "networks", "native.library"
+    "options", "reference", "contract", "devices", "choice", "api", "adam", "networks",
+    "native.library",
 )  # fmt: skip
 
 __all__ = [
+    "AdamUpdate",
     "Blocks",
     "Choice",
     "Dense",
@@ -46,6 +50,7 @@ __all__ = [
     "Precision",
     "SharedCell",
     "Weights",
+    "adam_update",
     "agru",
     "assume",
     "attention_weights",

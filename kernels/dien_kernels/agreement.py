@@ -22,15 +22,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.backend import get_backend
 
-from dien_kernels import candidates, fused, reference
+from dien_kernels import adam, candidates, fused, reference
 from dien_kernels.contract import Backend, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.native import library, networks
 from dien_kernels.native.build import cache_folder
 from dien_kernels.reference import Dense, Inputs, Weights
 
-Network = Literal["attention", "auxiliary", "candidates"]
-"""Networks with a kernel: attention, the auxiliary loss, many candidates of one history."""
+Network = Literal["attention", "auxiliary", "candidates", "adam"]
+"""What has a native kernel: attention, auxiliary loss, candidates of one history, the optimizer."""
 
 EXACT = jax.lax.Precision.HIGHEST
 # Largest allowed deviation of an array, relative to its largest entry. True float32 deviates by
@@ -255,10 +255,24 @@ def candidate_results() -> tuple[Any, Any]:
     return _both(inputs, results, kernels, (candidates.reference_candidates, highest))
 
 
+def adam_results() -> tuple[Any, Any]:
+    """Return an update by Adam, of the kernel and of XLA."""
+
+    def inputs() -> tuple:
+        arrays = tuple(_arrays(*[(130, 150), (7,)] * 3))
+        return adam.scales_of(0.1, 3), arrays[:2], arrays[2:4], arrays[4:]
+
+    def results(run: Callable, scales: Any, params: Any, means: Any, gradients: Any) -> Any:
+        return run(scales, params, means, tuple(map(jnp.square, means)), gradients)
+
+    return _both(inputs, results, adam.native_adam, adam.xla_adam)
+
+
 NETWORK_RESULTS: dict[Network, Callable[[], tuple[Any, Any]]] = {
     "attention": attention_results,
     "auxiliary": auxiliary_results,
     "candidates": candidate_results,
+    "adam": adam_results,
 }
 
 

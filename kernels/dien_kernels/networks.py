@@ -1,4 +1,4 @@
-"""Attention, the auxiliary loss, candidates of a history: checks and choice of implementation.
+"""Attention, auxiliary loss, candidates of a history, Adam: checks and choice of implementation.
 
 To rank N candidates for one user, a recurrence runs over the same inputs N times, and only the
 attention differs. The inputs are projected once, a step is one matmul for all candidates, and steps
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import agreement, candidates, devices, reference, xla_networks
+from dien_kernels import adam, agreement, candidates, devices, reference, xla_networks
 from dien_kernels.agreement import Network
 from dien_kernels.checks import (
     Shapes,
@@ -248,6 +248,59 @@ def last_states(  # noqa: D417
     return last.astype(states.dtype)
 
 
+def adam_update(
+    params: Any,
+    means: Any,
+    variances: Any,
+    gradients: Any,
+    *,
+    rate: Any,
+    count: Any,
+    implementation: NetworkImplementation = "auto",
+) -> adam.AdamUpdate:
+    """Return Adam's update of all arrays of a model, by ``"native"`` in one pass over them.
+
+        m' = .9 m + .1 g,  v' = .999 v + .001 g g
+        p' = p - rate (m' / (1 - .9^n)) / (sqrt(v' / (1 - .999^n)) + 1e-8)
+
+    >>> import jax.numpy as jnp
+    >>> from dien_kernels import adam_update
+    >>> zeros, gradients = {"w": jnp.zeros(2)}, {"w": jnp.array([3.0, -4.0])}
+    >>> updated = adam_update(zeros, zeros, zeros, gradients, rate=0.1, count=1)
+    >>> [round(float(value), 3) for value in (updated.norm, *updated.params["w"])]
+    [5.0, -0.1, 0.1]
+
+    Args:
+      params: a tree of arrays p, float32.
+      means: m, a tree like ``params``; zeros before the first update.
+      variances: v, likewise.
+      gradients: g, a tree like ``params``.
+      rate: learning rate, a scalar.
+      count: n, the number of updates with this one, an integer scalar.
+      implementation: as in :func:`attention_weights`; the oracle is ``"xla"``, and ``"native"``
+        has no derivatives.
+
+    Returns:
+      The norm of all gradients, a scalar; new params, means and variances.
+
+    Raises:
+      ValueError, NotImplementedError: as :func:`attention_weights` does.
+
+    Source: Kingma and Ba, 2015 (arXiv:1412.6980).
+    """
+    trees = {"params": params, "means": means, "variances": variances, "gradients": gradients}
+    expected = jax.tree.map(jnp.shape, params)
+    for argument, tree in trees.items():
+        if (found := jax.tree.map(jnp.shape, tree)) != expected:
+            refuse(argument, f"arrays like params, of shapes {expected}", found)
+        for leaf in jax.tree.leaves(tree):
+            if jnp.result_type(leaf) != jnp.float32:
+                refuse(argument, "float32", jnp.result_type(leaf))
+    name = chosen("adam", implementation, 1)
+    run = adam.native_adam if name == "native" else adam.xla_adam
+    return run(adam.scales_of(rate, count), *trees.values())
+
+
 def _by_copies(
     cell: SharedCell, form: Form, states: Any, attention: Any, length: Any, weights: Any, exact: Any
 ) -> jax.Array:
@@ -297,8 +350,8 @@ def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> No
 def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """Return what ``implementation="auto"`` runs on the default device, and why.
 
-    The network is ``"attention"``, ``"auxiliary"`` (:func:`auxiliary_loss`) or ``"candidates"``
-    (:func:`candidate_attention` and ``last_states``). As in
+    The network is ``"attention"``, ``"auxiliary"`` (:func:`auxiliary_loss`), ``"candidates"``
+    (:func:`candidate_attention` and ``last_states``) or ``"adam"`` (:func:`adam_update`). As in
     :func:`dien_kernels.explain`, a kernel is taken only after it has agreed with the oracle.
 
     >>> choice = explain_network("attention", hidden_layers=2)
@@ -324,7 +377,7 @@ def _prepare_native(hidden_layers: int) -> None:
 
 
 def chosen(network: Network, name: NetworkImplementation, hidden_layers: int) -> Implementation:
-    """Return the implementation that runs, never auto; ``last_states`` has no hidden layers."""
+    """Return the implementation that runs, never auto."""
     check_name("implementation", name, NetworkImplementation)
     if name == "auto":
         return explain_network(network, hidden_layers=hidden_layers).implementation

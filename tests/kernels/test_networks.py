@@ -291,19 +291,19 @@ def test_limits_of_the_kernels_are_those_of_their_sources():
 
 def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
     shape = {"batch": 128, "steps": 100, "hidden": 36}
-    names = "attention", "auxiliary", "candidates"
+    names = "attention", "auxiliary", "candidates", "adam"
 
     def found():
         networks = [explain_network(name, hidden_layers=2).implementation for name in names]
         return [explain("gru", **shape).implementation, *networks]
 
-    assert found() == ["native"] * 4
+    assert found() == ["native"] * 5
     assert explain("gru", **shape).reason == "it agrees with the oracle on this cpu"
     for name in ("gru-paper-highest", *names):
         (file,) = fresh.glob(f"native-{name}-*.json")
         assert 0 < json.loads(file.read_text())["deviation"] < 1e-5
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
-    assert found() == ["xla"] * 4
+    assert found() == ["xla"] * 5
 
 
 def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):

@@ -16,7 +16,7 @@ from dien_kernels.native.build import BuildError
 TARGETS = (
     "dien_kernels_forward", "dien_kernels_backward", "dien_kernels_auxiliary",
     "dien_kernels_attention", "dien_kernels_attention_backward",
-    "dien_kernels_candidate_attention", "dien_kernels_last_states",
+    "dien_kernels_candidate_attention", "dien_kernels_last_states", "dien_kernels_adam",
 )  # fmt: skip
 
 
@@ -87,15 +87,20 @@ def _load() -> _Library:
 
 
 def primitive(
-    name: str, shapes: Callable, by_xla: Callable, attributes: Sequence[str] = ()
+    name: str,
+    shapes: Callable,
+    by_xla: Callable,
+    attributes: Sequence[str] = (),
+    aliases: Callable[[int], dict[int, int]] | None = None,
 ) -> Callable:
     """Return a function that calls the library's function of this name on the CPU.
 
     Its arguments and results are trees, whose arrays the library takes one by one. ``by_xla``
     computes the same in programs without the library: those that are exported, and those for other
     platforms. ``shapes`` returns the types of the results for those of the arguments. Both take
-    all parameters; the library's function takes those in ``attributes``. There is no rule for
-    derivatives: a caller has another kernel for them, or none.
+    all parameters; the library's function takes those in ``attributes``. ``aliases`` returns, for a
+    number of arrays, which of them may become which result. There is no rule for derivatives: a
+    caller has another kernel for them, or none.
     """
     made = Primitive(name)
     made.multiple_results = True
@@ -122,12 +127,13 @@ def primitive(
     made.def_abstract_eval(of_leaves(shapes))
     made.def_impl(run)
     ad.primitive_jvps[made] = no_derivative
-    library = jax.ffi.ffi_lowering(name)
     other = mlir.lower_fun(of_leaves(by_xla), multiple_results=True)
 
     def lower(context: Any, *operands: Any, **given: Any) -> Any:
         if context.module_context.lowering_parameters.for_export:
             return other(context, *operands, **given)
+        in_place = None if aliases is None else aliases(len(operands))
+        library = jax.ffi.ffi_lowering(name, operand_output_aliases=in_place)
         return library(context, *operands, **{key: given[key] for key in attributes})
 
     mlir.register_lowering(made, other)

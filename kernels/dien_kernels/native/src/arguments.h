@@ -166,6 +166,32 @@ struct LastStates {
   float* last;                       // [N, H]
 };
 
+// One array of Adam's update. The new arrays may be the old ones.
+constexpr Index kAdamPart = 16384;  // elements of a task
+
+struct AdamArray {
+  Index count;
+  const float* parameter;
+  const float* mean;
+  const float* variance;
+  const float* gradient;
+  float* new_parameter;
+  float* new_mean;
+  float* new_variance;
+
+  Index parts() const { return (count + kAdamPart - 1) / kAdamPart; }
+};
+
+// With decays .9 and .999: m' = .9 m + .1 g, v' = .999 v + .001 g g, and
+// p' = p - scales[0] scales[1] m' / (sqrt(scales[2] v') + 1e-8).
+struct Adam {
+  const AdamArray* arrays;
+  Index parts;          // of all arrays
+  const float* scales;  // [3]
+  double* sums;         // [parts], of squares of gradients
+  float* norm;          // [1], of all gradients
+};
+
 // The kernels as compiled for one instruction set.
 struct Kernels {
   void (*forward)(const Forward&, Threads&);
@@ -175,6 +201,7 @@ struct Kernels {
   void (*attention_backward)(const AttentionBackward&, Threads&);
   void (*candidate_attention)(const CandidateAttention&, Threads&);
   void (*last_states)(const LastStates&, Threads&);
+  void (*adam)(const Adam&, Threads&);
 };
 
 }  // namespace dien

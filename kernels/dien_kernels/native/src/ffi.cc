@@ -5,6 +5,7 @@
 #ifdef __x86_64__
 #include "processor.h"
 #endif
+#include "adam_handlers.h"
 #include "candidate_handlers.h"
 #include "recurrence_handlers.h"
 

@@ -9,6 +9,10 @@
 
 #include <utility>
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
 #include "arguments.h"
 
 #define DIEN_INLINE inline __attribute__((always_inline))
@@ -46,6 +50,19 @@ DIEN_INLINE Vector load(const float* from) {
 DIEN_INLINE void store(float* to, Vector value) { memcpy(to, &value, sizeof value); }
 
 DIEN_INLINE Vector broadcast(float value) { return value - Vector{}; }
+
+DIEN_INLINE float square_root(float value) { return __builtin_sqrtf(value); }
+
+DIEN_INLINE Vector square_root(Vector value) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX__)
+  return (Vector)_mm256_sqrt_ps((__m256)value);
+#else
+  DIEN_UNROLL for (int lane = 0; lane < kLanes; lane++) value[lane] = square_root(value[lane]);
+  return value;
+#endif
+}
 
 // The value where the mask is set, otherwise 0.
 DIEN_INLINE Vector keep(Mask mask, Vector value) { return (Vector)((Mask)value & mask); }
