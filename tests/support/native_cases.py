@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from dien_kernels import candidate_attention, last_states
+from dien_kernels import adam_update, candidate_attention, last_states
 
 from support import networks
 from support.recurrences import CASES, evaluate, operands
@@ -40,3 +40,7 @@ def results(implementation: str) -> Iterator[tuple[Any, float]]:
     for cell, form in itertools.product(("aigru", "agru", "augru"), ("paper", "authors")):
         x, weighted, weights, *_ = operands("agru" if cell == "agru" else "augru", batch=70)
         yield last(cell, form, x[0], weighted, weights, jnp.int32(5), "highest", shared), 1e-5
+    update = functools.partial(adam_update, rate=0.1, count=3, implementation=implementation)
+    arrays = [jnp.sin(jnp.arange(20_003.0)), jnp.ones(7)]
+    squares = jax.tree.map(jnp.square, arrays)
+    yield jax.jit(update)(arrays, arrays, squares, arrays[:1] + squares[1:]), 1e-5
