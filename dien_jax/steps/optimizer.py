@@ -69,19 +69,20 @@ def make_optimizer(config: Config, steps_per_epoch: int, part: Part = "network")
     implementation = config.model.network_implementation
 
     def update(params: Any, slots: Any, gradients: Any) -> tuple[Any, Any, jax.Array]:
-        adam, at = slots
+        adam, scheduled = slots
         count = optax.safe_increment(adam.count)
         found = dien_kernels.adam_update(
             params,
             adam.mu,
             adam.nu,
             gradients,
-            rate=rate_at(at.count),
+            rate=rate_at(scheduled.count),
             count=count,
             implementation=implementation,
         )
         adam = adam._replace(count=count, mu=found.means, nu=found.variances)
-        at = at._replace(count=optax.safe_increment(at.count))  # a warm start has begun it again
-        return found.params, (adam, at), found.norm
+        # A count of its own: a warm start begins the schedule again, but not Adam.
+        scheduled = scheduled._replace(count=optax.safe_increment(scheduled.count))
+        return found.params, (adam, scheduled), found.norm
 
     return Optimizer(optax.adam(schedule).init, update)

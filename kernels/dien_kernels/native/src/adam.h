@@ -2,7 +2,6 @@
 #pragma once
 
 #include "workspace.h"
-#include "simd.h"
 
 namespace dien {
 namespace {
