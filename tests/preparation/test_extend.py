@@ -1,9 +1,7 @@
 """Folders that extend another: ids keep their rows, and what must be alike is demanded."""
 
-import dataclasses
 from functools import partial
 
-import numpy as np
 import pytest
 from support import tiny_logs
 from support.small_dataset import write as write_other
@@ -59,33 +57,3 @@ def test_a_folder_of_another_source_is_not_extended(tmp_path):
     expected = "expected a folder made by prepare interactions, found one made by 'test'"
     with pytest.raises(UserError, match=expected):
         interactions.prepare(options(log, out=tmp_path / "new", extend=other))
-
-
-# Training examples from a time on
-
-
-def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
-    """And the bits of an example, which leave out its own event, are the same."""
-    log = write(tmp_path, lines(OLD, 0) + lines([("kim", "i1 i8")], 0)[len(HEADER) :])
-    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
-    borders["item_features"] = ("category",)
-    interactions.prepare(options(log, out=tmp_path / "all", **borders))
-    late = {"train_from": "2", "extend": tmp_path / "all"}
-    said = interactions.prepare(options(log, out=tmp_path / "late", **borders, **late))
-    assert "begins after" not in " ".join(said)
-    whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
-    for name, counts in whole.statistics.values.items():
-        found = dataclasses.asdict(late.statistics.values[name])
-        for array, values in dataclasses.asdict(counts).items():
-            np.testing.assert_array_equal(found[array], values, err_msg=f"{name} {array}")
-
-    def bits(dataset: Dataset) -> dict[tuple[int, int, int], list[int]]:
-        part = dataset.splits["train"]
-        keys = np.stack([part.sequence, part.history_end, part.item], axis=1).tolist()
-        own = np.stack(dataset.statistics.own, -1).tolist()
-        clicked = np.flatnonzero(part.label == 1)
-        return {tuple(keys[row]): own[row] for row in clicked}
-
-    of_whole, of_late = bits(whole), bits(late)
-    assert 0 < len(of_late) < len(of_whole)
-    assert of_late == {key: of_whole[key] for key in of_late}
