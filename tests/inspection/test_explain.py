@@ -111,7 +111,6 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
     [
         ((), "expected --example, or --user and --item; found none"),
         (("--user", "u1"), "expected --example, or --user and --item; found --user"),
-        (("--item", "i2"), "expected --example, or --user and --item; found --item"),
         (("--example", 24), "example 24 does not exist: the valid split"),
         (("--example", -1), "has examples 0 to 23"),
         (("--user", "u", "--item", "i2"), "--user 'u' does not exist"),
