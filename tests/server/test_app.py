@@ -14,17 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_dataset import PEAR, SLASH
-
-from dien_jax.data.schema import Feature, Schema
-from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
-
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
-from support.compilations import COMPILED  # noqa: E402
-from support.http_server import (  # noqa: E402
+from support.compilations import COMPILED
+from support.http_server import (
     LIMITS,
     MAX_BATCH,
     TOKEN,
@@ -35,10 +26,14 @@ from support.http_server import (  # noqa: E402
     rank_body,
     save_step,
 )
+from support.small_dataset import PEAR, SLASH
 
-from dien_jax.server import app as serve_app  # noqa: E402
-from dien_jax.server.messages import request_decoders  # noqa: E402
-from dien_jax.server.run import ServerOptions  # noqa: E402
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from dien_jax.server import app as serve_app
+from dien_jax.server.messages import request_decoders
+from dien_jax.server.run import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,6 @@ from dien_jax.statistics import factors
 from dien_jax.statistics.counting import Limits, count_values, first_occurrences
 from dien_jax.statistics.factors import MAX_INTERACTIONS, factorise
 from dien_jax.statistics.training_events import (
-    TrainingEvents,
     map_slices,
     of_sequences,
     slices,
@@ -61,17 +60,12 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     if not is_ordered:
         place = np.random.default_rng(0).permutation(USERS)
         order = np.argsort(place[log.sequence], kind="stable")
-        log = _with_examples(log, order)
+        names = ("sequence", "history_end", "item", "label")  # of examples
+        log = log._replace(**{name: getattr(log, name)[order] for name in names})
         assert len(list(slices(log, limits.slice))) == 1
     counts, own = count_values(log, value_of, size, limits=limits, threads=threads)
     np.testing.assert_array_equal(own[np.argsort(order)], own_of_whole)
     jax.tree.map(np.testing.assert_array_equal, counts, expected)
-
-
-def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
-    """Return events whose examples have another order."""
-    names = ("sequence", "history_end", "item", "label")
-    return events._replace(**{name: getattr(events, name)[rows] for name in names})
 
 
 def test_a_long_sequence_is_a_slice_of_its_own() -> None:
