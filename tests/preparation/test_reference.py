@@ -90,7 +90,7 @@ class Reference:
             trained = [row for row in self.seen if getattr(row, group) == value]
             rows = trained or [row for row in self.log if getattr(row, group) == value]
             rows.sort(key=lambda row: (row.time, row.line))
-            present = (row.cells[name] for row in rows if row.cells[name])
+            present = (row.cells[name] for row in rows if row.cells[name] not in ("", "NaN"))
             cells.append(next(present, ""))
             counts.append(len(trained))
         return cells, counts
@@ -103,7 +103,7 @@ class Reference:
         if kind == "numeric":
             numbers = [float(cell or "nan") for cell in cells]
             trained = [n for n, c in zip(numbers, counts, strict=True) if c and not math.isnan(n)]
-            mean, deviation = np.mean(trained), np.std(trained)
+            mean, deviation = np.mean(trained), np.std(trained) or 1.0
             if old:
                 mean, deviation = old.mean, old.deviation
             assert (feature.mean, feature.deviation) == pytest.approx((mean, deviation), abs=1e-12)
