@@ -7,7 +7,7 @@ from support import tiny_logs
 from support.small_dataset import write as write_other
 from support.tiny_logs import write
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import interactions
 
@@ -30,24 +30,17 @@ def lines(events: list[tuple[str, str]], start: int) -> str:
     return HEADER + "".join(rows)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
-    """A folder, the one that extends it, and what preparing that said."""
-    folder = tmp_path_factory.mktemp("extend")
-    interactions.prepare(options(write(folder, lines(OLD, 0), "old.csv"), out=folder / "old"))
-    log = write(folder, lines(NEW, 100), "new.csv")
-    said = interactions.prepare(options(log, out=folder / "new", extend=folder / "old"))
-    return open_dataset(folder / "old"), open_dataset(folder / "new"), said
-
-
-def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(folders):
-    old, new, said = folders
-    assert "3 items and 3 users keep their rows of" in " ".join(said)
-    assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
-    assert "1 items and 1 users are new in training" in " ".join(said)
-    assert f"warning: the log begins after the last event of {old.path}" in " ".join(said)
-    extends = new.meta["source"]["extends"]
-    assert extends["folder"] == str(old.path)
+def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(tmp_path):
+    old = tmp_path / "old"
+    interactions.prepare(options(write(tmp_path, lines(OLD, 0), "old.csv"), out=old))
+    log = write(tmp_path, lines(NEW, 100), "new.csv")
+    said = " ".join(interactions.prepare(options(log, out=tmp_path / "new", extend=old)))
+    assert "3 items and 3 users keep their rows of" in said
+    assert "1 and 1 of them without an event here" in said  # i1, dan
+    assert "1 items and 1 users are new in training" in said
+    assert f"warning: the log begins after the last event of {old}" in said
+    extends = open_dataset(tmp_path / "new").meta["source"]["extends"]
+    assert extends["folder"] == str(old)
     assert len(extends["meta"]) == 64
 
 

@@ -20,7 +20,6 @@ from support.http_server import (
     MAX_BATCH,
     TOKEN,
     Server,
-    bodies,
     check_ranking,
     expected_ranking,
     rank_body,
@@ -39,7 +38,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
-    before, requests = len(COMPILED), bodies()
+    requests = [  # of every padded size that the limits allow
+        rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
+        for length in range(0, 7, 3)
+        for count in range(1, 5)
+    ]
+    before = len(COMPILED)
     answers = server.post_all("/v1/rank", requests)
     assert len(COMPILED) == before
     for body, answer in zip(requests, answers, strict=True):
