@@ -53,11 +53,6 @@ def test_help_needs_no_jax():
     printed(HELP, *set(COMMANDS.split()) - {"prepare"})
 
 
-def test_command_gets_the_rest_of_the_line(tmp_path, capsys):
-    assert __main__.main(["evaluate", str(tmp_path)]) == 2
-    assert f"{tmp_path} is not a run folder" in capsys.readouterr().err
-
-
 def test_misspelt_command_is_refused_with_the_nearest(capsys):
     assert __main__.main(["trian", "--seed", "1"]) == 2
     output = capsys.readouterr()

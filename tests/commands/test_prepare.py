@@ -1,7 +1,6 @@
 """The command line of preparing: help, mistakes, exit status, and what is left behind."""
 
 import sys
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -21,13 +20,9 @@ LOG = "user,item,timestamp\n" + "".join(
 )
 
 
-def arguments(tmp_path: Path, *more: str) -> list[str]:
-    file = write(tmp_path, LOG)
-    return ["interactions", str(file), "--out", str(tmp_path / "data"), *more]
-
-
 def test_the_summary_goes_to_standard_output_and_progress_to_standard_error(tmp_path, capsys):
-    assert main(arguments(tmp_path, "--split", "by-user")) == 0
+    flags = ["--out", str(tmp_path / "data"), "--split", "by-user"]
+    assert main(["interactions", str(write(tmp_path, LOG)), *flags]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == (

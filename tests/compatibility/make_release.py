@@ -99,12 +99,6 @@ def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def run_arrays(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Return all arrays of the best checkpoint of a run."""
-    _, state = restore_state(folder, Run.load(folder), dataset)
-    return state._replace(key=jax.random.key_data(state.key))._asdict()
-
-
 def described(tree: Any) -> dict[str, dict[str, Any]]:
     """Return dtype, shape and sha256 of every array of a tree."""
     return {
@@ -119,9 +113,10 @@ def described(tree: Any) -> dict[str, dict[str, Any]]:
 
 def opened(folder: Path) -> dict[str, Any]:
     """Return what ``arrays.json`` holds of a folder."""
-    dataset = open_dataset(folder / "dataset")
-    arrays = {"dataset": dataset_arrays(dataset), "run": run_arrays(folder / "run", dataset)}
-    return described(arrays)
+    dataset, run = open_dataset(folder / "dataset"), folder / "run"
+    _, state = restore_state(run, Run.load(run), dataset)
+    state = state._replace(key=jax.random.key_data(state.key))
+    return described({"dataset": dataset_arrays(dataset), "run": state._asdict()})
 
 
 def scores(folder: Path) -> dict[str, list[float]]:

@@ -240,16 +240,12 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
     ("keys", "value", "message"),
     [
         (["format_version"], 1, "expected format_version 3, found 1; prepare the data again"),
-        (["format_version"], True, "expected format_version 3, found true"),
         (["counts", "events"], 6, "expected offsets from 0 to 6, found 0 to 5"),
         (["counts", "train"], 3, "expected 3 entries, found 4"),
-        (["counts", "groups"], 2.5, r"got 'float' - at '\$.counts.groups'"),
         (["schema", "item", 0, "size"], 3, "expected 3 lines, found 4"),
-        (["schema", "item", 0, "size"], 4.0, r"got 'float' - at '\$.item\[0\].size'"),
         (["schema", "item", 1, "kind"], "colour", "expected kind to be one of categorical, mul"),
         (["schema", "item", 1, "colour"], 3, r"item\[1\]: unknown key 'colour'"),
         (["schema", "item", 3, "deviation"], 0, "'price': deviation must be above 0, got 0"),
-        (["schema", "item", 3, "mean"], float("nan"), "JSON is malformed"),
         (["schema", "context", 0, "name"], "price", "two features are named 'price'"),
         (["schema", "context", 0, "name"], "label", "context feature cannot be named 'label'"),
     ],
@@ -260,20 +256,16 @@ def test_meta_that_makes_no_sense_is_refused(folder, keys, value, message) -> No
         open_dataset(folder)
 
 
-def test_what_is_not_a_dataset_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent does not exist"):
-        open_dataset(tmp_path / "absent")
-    with pytest.raises(UserError, match=r"not a dataset folder: it has no meta\.json"):
-        open_dataset(tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file is not a folder"):
-        open_dataset(tmp_path / "file")
-
-
 def test_what_is_not_a_dataset_folder_is_refused_unsearched(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "rglob", Mock(side_effect=AssertionError))
-    with pytest.raises(UserError, match=r"it has no meta\.json"):
-        open_dataset(tmp_path)
+    (tmp_path / "file").touch()
+    for name, message in (
+        ("absent", "absent does not exist"),
+        (".", r"not a dataset folder: it has no meta\.json"),
+        ("file", "file is not a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_dataset(tmp_path / name)
 
 
 NO_TEXT = r"item\.txt: cannot be read as lines of text"

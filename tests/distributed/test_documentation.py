@@ -21,16 +21,12 @@ REFUSED = [*tiny_run.SETTINGS, "--train.batch-size=15"]
 MESSAGE = "train.batch_size must be a multiple of the 2 processes"
 
 
-def shell_blocks() -> list[str]:
-    section = PAGE.read_text().split("\n## Several hosts\n")[1].split("\n## ")[0]
-    return re.findall("```sh\n(.*?)```", section, re.DOTALL)
-
-
 @NEEDS_NEWER_JAX
 def test_two_shells_find_each_other(data: Path, tmp_path: Path) -> None:
     folder, port, given = tmp_path / "both", free_port(), []
     names = {"data": str(data), "runs/both": str(folder), "localhost:5000": f"localhost:{port}"}
-    for block in shell_blocks()[:2]:
+    section = PAGE.read_text().split("\n## Several hosts\n")[1]
+    for block in re.findall("```sh\n(.*?)```", section, re.DOTALL)[:2]:
         words = shlex.split(block.replace("\\\n", ""))
         assert words[:3] == START
         given.append([*(names.get(word, word) for word in words[3:]), *REFUSED])

@@ -47,10 +47,6 @@ PACKAGES = (
 )
 
 
-def is_record(item: Any) -> bool:
-    return dataclasses.is_dataclass(item) or hasattr(item, "_fields")
-
-
 def public(package: str) -> Iterator[tuple[str, Any]]:
     """Names and objects of the functions and classes in ``__all__``."""
     module = importlib.import_module(package)
@@ -83,7 +79,8 @@ def test_public_names_have_an_example_that_runs(
     run_elsewhere = OF_LAYERS if package == "dien_jax" else set()
     for name, item in public(package):
         examples = [test for test in finder.find(item, name) if test.examples]
-        if not examples and not is_record(item):
+        is_record = dataclasses.is_dataclass(item) or hasattr(item, "_fields")
+        if not examples and not is_record:
             lacking.append(name)
         for test in [] if item in run_elsewhere else examples:
             report: list[str] = []

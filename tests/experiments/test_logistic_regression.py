@@ -1,43 +1,27 @@
 """The logistic regression that models are compared with: its inputs and its fit."""
 
-import itertools
-from pathlib import Path
+import functools
 
+import jax
 import numpy as np
 import pytest
 from scipy import sparse
 from support import small_dataset, tiny_run
 from threadpoolctl import threadpool_info
 
-from dien_jax import auc
-from dien_jax.data.arrays import Examples
+from dien_jax.config.settings import ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader
 from dien_jax.experiments import logistic_regression
 from dien_jax.experiments.logistic_regression import RegressionInputs, minimise
+from dien_jax.model.click_model import with_statistics
+from dien_jax.model.statistics import statistics_names
+from dien_jax.steps.state import feature_tables
 
 pytestmark = pytest.mark.long
 
 STEPS = 8
 """Events kept of a history."""
-
-
-def write_events(path: Path) -> Path:
-    """Users who choose items, each event from the second on an example with a random negative."""
-    random = np.random.default_rng(3)
-    lengths = random.integers(2, 8, 25)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    events = random.integers(1, tiny_run.ITEMS, offsets[-1])
-    sequence = np.repeat(np.arange(25), 2 * (lengths - 1))
-    ends = [np.repeat(np.arange(start + 1, end), 2) for start, end in itertools.pairwise(offsets)]
-    history_end = np.concatenate(ends)
-    label = np.arange(len(history_end)) % 2
-    drawn = random.integers(1, tiny_run.ITEMS, len(history_end))
-    examples = Examples(
-        sequence=sequence, history_end=history_end, user=sequence + 1, group=sequence,
-        item=np.where(label == 1, events[history_end], drawn), label=label,
-    )  # fmt: skip
-    splits = {"train": examples, "valid": examples}
-    return tiny_run.write_events(path, events, offsets, splits)
 
 
 def columns(dataset, split: str, *names: str) -> np.ndarray:
@@ -49,28 +33,19 @@ def columns(dataset, split: str, *names: str) -> np.ndarray:
     return values
 
 
-def test_training_rows_leave_out_their_own_event_and_later_ones(tmp_path):
-    """The same examples, held out, would find their own clicks in the counts."""
-    dataset = open_dataset(write_events(tmp_path / "events"))
-    names = "item popularity", "item recent_lift"
-    found, seen = (columns(dataset, split, *names) for split in ("train", "valid"))
-    labels = dataset.splits["train"].label
-    for own, complete in zip(found.T, seen.T, strict=True):
-        assert auc(labels, complete) > auc(labels, own) + 0.05
-
-
-def test_columns_without_counts_are_the_same_for_training_and_held_out_rows(tmp_path):
-    dataset = open_dataset(write_events(tmp_path / "events"))
-    inputs = RegressionInputs(dataset, STEPS)
-    found, seen = (columns(dataset, split, *inputs.names) for split in ("train", "valid"))
-    differ = set(np.flatnonzero((found != seen).any(0)).tolist())
-    assert not differ & set(inputs.uncounted)
-    assert [name for place, name in enumerate(inputs.names) if place in inputs.uncounted] == [
-        "length",
-        "item repeat_share",
-        "category repeat_share",
-        "match",
-    ]
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_counts_are_the_inputs_of_a_model(split, tmp_path):
+    """Those of training leave out the example's own event and later ones."""
+    dataset = open_dataset(small_dataset.write_wide(tmp_path / "data"))
+    model = ModelConfig(statistics=True)
+    train = TrainConfig(batch_size=128, buckets=(), max_history=STEPS)
+    loader = Loader(dataset, split, train, statistics=True)
+    batch, rows = loader.batch(0, 0), loader.example_indices(0, 0)
+    assert (batch.own is not None and batch.own.any()) == (split == "train")
+    read = jax.jit(functools.partial(with_statistics, model, dataset.schema))
+    expected = read(feature_tables(dataset, model, folds=True), batch).statistics[: len(rows)]
+    found = columns(dataset, split, *statistics_names(dataset.schema))[rows]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32
 
 
 def test_match_is_the_share_of_recent_events_with_the_attributes(tmp_path):
@@ -87,6 +62,8 @@ def test_match_is_the_share_of_recent_events_with_the_attributes(tmp_path):
 def test_each_value_has_a_column_and_ids_come_last(tmp_path):
     inputs = RegressionInputs(open_dataset(small_dataset.write(tmp_path / "small")), STEPS)
     assert inputs.num_attributes == 12
+    uncounted = [inputs.names[place] for place in inputs.uncounted]
+    assert uncounted == ["length", "item repeat_share", "category repeat_share", "match", "price"]
     [(rows, found)] = inputs.stream("train")
     used = {row: found.one_hot[[place]].indices.tolist() for place, row in enumerate(rows.tolist())}
     # category 0-1, tags 2-5, words 6, device 7-8, query 9-11, item 12-14, user 15-16

@@ -7,14 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from support import small_dataset, untrained_run
+from support.http_server import TOKEN, Server, rank_body
 from support.small_dataset import CONTEXT, PEAR, SLASH
 
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
-from support.http_server import TOKEN, Server, rank_body  # noqa: E402
-
-from dien_jax.server.app import Application  # noqa: E402
+from dien_jax.server.app import Application
 
 pytestmark = pytest.mark.long
 WHOLE: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny_run, untrained_run
+from support.http_server import Server, check_ranking
 from support.tiny_run import MODEL
 from support.untrained_run import TOLERANCE
 
@@ -67,10 +68,6 @@ def test_own_modules_train_rank_export_and_serve(tmp_path, monkeypatch, capfd) -
     exported = Ranker(file).rank(history, candidates, "u1")
     np.testing.assert_allclose(exported.scores, expected.scores, **TOLERANCE)
     few = RankRequest(history[-8:], candidates[:8], "u1")
-    pytest.importorskip("httpx")
-    pytest.importorskip("starlette")
-    from support.http_server import Server, check_ranking
-
     server = Server(file).warm()
     body = {name: value for name, value in few._asdict().items() if value is not None}
     check_ranking(server.post("/v1/rank", body), Ranker(file).rank(*few))

@@ -159,24 +159,6 @@ def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
     same(ranker.rank(["", PEAR, "x"], [PEAR, "?", 17], None, blank), ranking)
 
 
-def test_user_and_context_count(ranker) -> None:
-    scores = {
-        ranker.rank([PEAR], [ODD], user, CONTEXT | changes).scores[0]
-        for user, changes in [
-            ("Ann", {}),
-            ("Bob", {}),
-            ("Ann", {"device": "phone"}),
-            ("Ann", {"query": "r"}),
-            ("Ann", {"query": None}),
-        ]
-    }
-    assert len(scores) == 5
-    same(  # as many values as training kept, each once
-        ranker.rank([PEAR], [ODD], "Ann", CONTEXT | {"query": " q|q | s|r"}),
-        ranker.rank([PEAR], [ODD], "Ann", CONTEXT),
-    )
-
-
 def test_long_histories_keep_the_latest_events(ranker) -> None:
     long = [SLASH, "?", ODD, PEAR, PEAR, ODD, SLASH, PEAR]
     kept = ranker.rank(long, [PEAR, ODD], context=CONTEXT)

@@ -97,17 +97,6 @@ def test_bootstrap_of_users_with_one_example_each_agrees_with_delong():
     assert found["gauc"] is None  # one example has no order
 
 
-def test_bootstrap_knows_that_copies_of_an_example_are_not_news():
-    labels, scores, baseline, groups = drawn(users=150)
-    copied = [np.repeat(array, 4) for array in (labels, scores, baseline, groups)]
-    once = bootstrap(labels, scores, baseline, groups, resamples=300)
-    four = bootstrap(*copied, resamples=300)
-    assert four["auc"].standard_error == pytest.approx(once["auc"].standard_error)
-    assert four["logloss"].standard_error == pytest.approx(once["logloss"].standard_error)
-    halved = delong(*copied[:3]).standard_error / delong(labels, scores, baseline).standard_error
-    assert halved == pytest.approx(0.5, abs=0.01)
-
-
 def test_a_resample_is_the_metric_of_its_users_examples(monkeypatch):
     labels, scores, baseline, groups = drawn(users=12, each=4)
     scores, baseline = scores.round(1), baseline.round(1)  # ties
@@ -126,13 +115,6 @@ def test_a_resample_is_the_metric_of_its_users_examples(monkeypatch):
             for metric in METRICS.values()
         ]
         assert found == pytest.approx([first - second for first, second in pairs], abs=1e-12)
-
-
-def test_bootstrap_is_the_same_each_time_and_another_by_another_seed():
-    arguments = drawn(users=50, each=3)
-    first = bootstrap(*arguments, resamples=50)
-    assert bootstrap(*arguments, resamples=50) == first
-    assert bootstrap(*arguments, resamples=50, seed=1)["auc"].low != first["auc"].low
 
 
 def test_bootstrap_tells_only_what_is_defined():

@@ -1,15 +1,13 @@
 """Folders that extend another: ids keep their rows, and what must be alike is demanded."""
 
-import dataclasses
 from functools import partial
 
-import numpy as np
 import pytest
 from support import tiny_logs
 from support.small_dataset import write as write_other
 from support.tiny_logs import write
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import interactions
 
@@ -32,24 +30,17 @@ def lines(events: list[tuple[str, str]], start: int) -> str:
     return HEADER + "".join(rows)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
-    """A folder, the one that extends it, and what preparing that said."""
-    folder = tmp_path_factory.mktemp("extend")
-    interactions.prepare(options(write(folder, lines(OLD, 0), "old.csv"), out=folder / "old"))
-    log = write(folder, lines(NEW, 100), "new.csv")
-    said = interactions.prepare(options(log, out=folder / "new", extend=folder / "old"))
-    return open_dataset(folder / "old"), open_dataset(folder / "new"), said
-
-
-def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(folders):
-    old, new, said = folders
-    assert "3 items and 3 users keep their rows of" in " ".join(said)
-    assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
-    assert "1 items and 1 users are new in training" in " ".join(said)
-    assert f"warning: the log begins after the last event of {old.path}" in " ".join(said)
-    extends = new.meta["source"]["extends"]
-    assert extends["folder"] == str(old.path)
+def test_the_summary_counts_old_and_new_ids_and_the_folder_says_what_it_extends(tmp_path):
+    old = tmp_path / "old"
+    interactions.prepare(options(write(tmp_path, lines(OLD, 0), "old.csv"), out=old))
+    log = write(tmp_path, lines(NEW, 100), "new.csv")
+    said = " ".join(interactions.prepare(options(log, out=tmp_path / "new", extend=old)))
+    assert "3 items and 3 users keep their rows of" in said
+    assert "1 and 1 of them without an event here" in said  # i1, dan
+    assert "1 items and 1 users are new in training" in said
+    assert f"warning: the log begins after the last event of {old}" in said
+    extends = open_dataset(tmp_path / "new").meta["source"]["extends"]
+    assert extends["folder"] == str(old)
     assert len(extends["meta"]) == 64
 
 
@@ -59,33 +50,3 @@ def test_a_folder_of_another_source_is_not_extended(tmp_path):
     expected = "expected a folder made by prepare interactions, found one made by 'test'"
     with pytest.raises(UserError, match=expected):
         interactions.prepare(options(log, out=tmp_path / "new", extend=other))
-
-
-# Training examples from a time on
-
-
-def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
-    """And the bits of an example, which leave out its own event, are the same."""
-    log = write(tmp_path, lines(OLD, 0) + lines([("kim", "i1 i8")], 0)[len(HEADER) :])
-    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
-    borders["item_features"] = ("category",)
-    interactions.prepare(options(log, out=tmp_path / "all", **borders))
-    late = {"train_from": "2", "extend": tmp_path / "all"}
-    said = interactions.prepare(options(log, out=tmp_path / "late", **borders, **late))
-    assert "begins after" not in " ".join(said)
-    whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
-    for name, counts in whole.statistics.values.items():
-        found = dataclasses.asdict(late.statistics.values[name])
-        for array, values in dataclasses.asdict(counts).items():
-            np.testing.assert_array_equal(found[array], values, err_msg=f"{name} {array}")
-
-    def bits(dataset: Dataset) -> dict[tuple[int, int, int], list[int]]:
-        part = dataset.splits["train"]
-        keys = np.stack([part.sequence, part.history_end, part.item], axis=1).tolist()
-        own = np.stack(dataset.statistics.own, -1).tolist()
-        clicked = np.flatnonzero(part.label == 1)
-        return {tuple(keys[row]): own[row] for row in clicked}
-
-    of_whole, of_late = bits(whole), bits(late)
-    assert 0 < len(of_late) < len(of_whole)
-    assert of_late == {key: of_whole[key] for key in of_late}

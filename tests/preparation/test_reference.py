@@ -3,16 +3,17 @@
 import csv
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import accumulate, chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from scipy import stats
 from support.plain_splits import EARLIER, TRAIN, covered, sides_of
 from support.small_dataset import contents
-from support.tiny_logs import PREPARE, SPLITS, log_of, of_every_column, old_and_new, opened
+from support.tiny_logs import PREPARE, SPLITS, log_of, of_every_column, old_and_new, opened, write
 
 from dien_jax.data import arrays
 from dien_jax.data.arrays import Column
@@ -20,7 +21,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS as NAMES
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
-from dien_jax.preparation.sources import impressions
+from dien_jax.preparation.sources import impressions, interactions
 
 pytestmark = pytest.mark.long
 
@@ -89,7 +90,7 @@ class Reference:
             trained = [row for row in self.seen if getattr(row, group) == value]
             rows = trained or [row for row in self.log if getattr(row, group) == value]
             rows.sort(key=lambda row: (row.time, row.line))
-            present = (row.cells[name] for row in rows if row.cells[name])
+            present = (row.cells[name] for row in rows if row.cells[name] not in ("", "NaN"))
             cells.append(next(present, ""))
             counts.append(len(trained))
         return cells, counts
@@ -102,7 +103,7 @@ class Reference:
         if kind == "numeric":
             numbers = [float(cell or "nan") for cell in cells]
             trained = [n for n, c in zip(numbers, counts, strict=True) if c and not math.isnan(n)]
-            mean, deviation = np.mean(trained), np.std(trained)
+            mean, deviation = np.mean(trained), np.std(trained) or 1.0
             if old:
                 mean, deviation = old.mean, old.deviation
             assert (feature.mean, feature.deviation) == pytest.approx((mean, deviation), abs=1e-12)
@@ -152,7 +153,8 @@ def check(found: Dataset, file: Path, options: Any, old: Dataset | None = None) 
     assert found.event_timestamp.tolist() == [row.time for row in history]
     sizes = Counter(row.user for row in history)
     assert found.event_offsets.tolist() == [0, *accumulate(sizes[user] for user in expected.users)]
-    popularity = Counter(items[r.item] for r in expected.past if r.label or not expected.clicks)
+    past = [row for row in expected.past if row.label or not expected.clicks]
+    popularity = Counter(items[row.item] for row in past)
     assert found.popularity.tolist() == [popularity[k] for k in range(found.schema.num_items)]
 
     groups = list(expected.users)
@@ -175,6 +177,24 @@ def check(found: Dataset, file: Path, options: Any, old: Dataset | None = None) 
         assert part.label.tolist() == [row.label if expected.clicks else 1 for row in rows]
 
     check_features(found, expected, old)
+    check_counts(found, [(row.user, items[row.item]) for row in past])
+
+
+def check_counts(found: Dataset, past: list[tuple[str, int]]) -> None:
+    """Counts are of users in training; that of an example less its own event and later ones."""
+    part, groups, starts = found.splits[TRAIN], found.groups(), found.event_offsets
+    of_features = zip(found.statistics.values.items(), found.statistics.own, strict=True)
+    for (name, counts), own in of_features:
+        value_of = found.items[name].values if name != "item" else np.arange(found.schema.num_items)
+        users: dict[int, set[str]] = defaultdict(set)
+        for user, item in past:
+            users[value_of[item]].add(user)
+        assert counts.count[1:].tolist() == [len(users[k]) for k in range(1, len(counts.count))]
+        columns = part.group, part.sequence, part.history_end, value_of[part.item], own & 1
+        for group, sequence, end, value, is_own in zip(*columns, strict=True):
+            earlier = value_of[found.event_item[starts[sequence] : end]]
+            left = len(users[value] - {groups[group]}) + (value in earlier)
+            assert not value or counts.count[value] - is_own == left
 
 
 def check_negatives(expected: Reference, found: Dataset, name: str, positives: list[Row]) -> None:
@@ -260,3 +280,35 @@ def test_folders_that_extend_others_are_those_of_plain_python(kind, split, tmp_p
     old, *_ = prepared_and_checked(kind, first, tmp_path / "old", **settings)
     settings |= {"old": old, "extend": old.path}
     prepared_and_checked(kind, second, tmp_path / "new", **settings)
+
+
+@pytest.mark.parametrize("distribution", ["popularity", "uniform"])
+def test_negatives_have_the_frequencies_of_their_time(tmp_path, distribution):
+    """Of users who choose seven different items each, at random times."""
+    random = np.random.default_rng(8)
+    lines = [
+        f"{user},{item},{time},1"
+        for user in range(60)
+        for item, time in zip(
+            random.permutation(25)[:7], random.choice(800_000, 7, replace=False), strict=True
+        )
+    ]
+    file = write(tmp_path, "\n".join(["user,item,timestamp,label", *lines, ""]))
+    options = interactions.InteractionsOptions(
+        file=file, out=tmp_path / "data", negatives=20, negative_distribution=distribution
+    )
+    found, _ = opened(interactions.prepare, options)
+    log, part, names = Reference(file, found, options, None), found.splits[TRAIN], found.vocabulary
+    drawn = Counter(names("item")[row] for row in part.item[part.label == 0])
+    positives = [row for row in log.rows if log.side[row.line] == TRAIN]
+    expected = dict.fromkeys(drawn, 0.0)
+    for place in (np.cumsum(part.label) - 1)[part.label == 0]:
+        positive, own = positives[place], log.users[positives[place].user]
+        chosen = {row.item for row in own[: own.index(positive) + 1]}
+        known = [r.item for r in log.past if r.time <= positive.time and r.item not in chosen]
+        known = sorted(set(known)) if distribution == "uniform" else known
+        for item in known:
+            expected[item] += 1 / len(known)
+    # Chances differ from positive to positive, so that counts vary less than the test assumes.
+    assert drawn.total() > 4000
+    assert stats.chisquare([*drawn.values()], [*expected.values()]).pvalue > 1e-3

@@ -43,14 +43,6 @@ def test_scores_that_are_not_finite_are_refused(data):
 
 
 @pytest.mark.long
-def test_output_is_one_object_with_the_metrics_of_the_result(light_run, capfd):
-    assert evaluate.main([str(light_run), "--split", "valid"]) == 0
-    output = capfd.readouterr().out
-    assert output.count("\n") == 1
-    assert json.loads(output) == read_json(light_run / "result.json", dict)["valid"]
-
-
-@pytest.mark.long
 def test_a_trained_model_is_shown_by_its_preset_checkpoint_and_data(light_run):
     model = load_run(light_run)
     assert repr(model) == f"TrainedModel('wide_dien', checkpoint {model.step}, {model.dataset!r})"
@@ -60,17 +52,19 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(
     light_run, data, tmp_path, capfd
 ):
     file = tmp_path / "predictions.csv"
-    assert evaluate.main([str(light_run), "--predictions", str(file)]) == 0
-    found = json.loads(capfd.readouterr().out)
-    assert found == read_json(light_run / "result.json", dict)["test"]
+    assert evaluate.main([str(light_run), "--split", "valid", "--predictions", str(file)]) == 0
+    output = capfd.readouterr().out
+    assert output.count("\n") == 1
+    found = json.loads(output)
+    assert found == read_json(light_run / "result.json", dict)["valid"]
     with file.open(newline="") as stream:
         header, *rows = csv.reader(stream)
     assert header == ["user", "item", "label", "score"]
     dataset = open_dataset(data)
-    test = dataset.splits["test"]
+    valid = dataset.splits["valid"]
     users, items = dataset.groups(), dataset.vocabulary("item")
-    assert [row[0] for row in rows] == [users[group] for group in test.group]
-    assert [row[1] for row in rows] == [items[item] for item in test.item]
+    assert [row[0] for row in rows] == [users[group] for group in valid.group]
+    assert [row[1] for row in rows] == [items[item] for item in valid.item]
     assert 'a "quoted", item' in {row[1] for row in rows}
     labels = np.array([int(row[2]) for row in rows])
     scores = np.array([float(row[3]) for row in rows]).astype(np.float32)

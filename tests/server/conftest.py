@@ -8,8 +8,9 @@ from support import small_dataset, untrained_run
 
 from dien_jax.inference.ranker import Ranker
 
-pytest.importorskip("httpx")
+pytest.importorskip("httpx")  # the files of this folder need them too
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
 
 from support.http_server import Server
 

@@ -14,37 +14,36 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_dataset import PEAR, SLASH
-
-from dien_jax.data.schema import Feature, Schema
-from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
-
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
-from support.compilations import COMPILED  # noqa: E402
-from support.http_server import (  # noqa: E402
+from support.compilations import COMPILED
+from support.http_server import (
     LIMITS,
     MAX_BATCH,
     TOKEN,
     Server,
-    bodies,
     check_ranking,
     expected_ranking,
     rank_body,
     save_step,
 )
+from support.small_dataset import PEAR, SLASH
 
-from dien_jax.server import app as serve_app  # noqa: E402
-from dien_jax.server.messages import request_decoders  # noqa: E402
-from dien_jax.server.run import ServerOptions  # noqa: E402
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from dien_jax.server import app as serve_app
+from dien_jax.server.messages import request_decoders
+from dien_jax.server.run import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
-    before, requests = len(COMPILED), bodies()
+    requests = [  # of every padded size that the limits allow
+        rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
+        for length in range(0, 7, 3)
+        for count in range(1, 5)
+    ]
+    before = len(COMPILED)
     answers = server.post_all("/v1/rank", requests)
     assert len(COMPILED) == before
     for body, answer in zip(requests, answers, strict=True):

@@ -10,13 +10,9 @@ from pathlib import Path
 import pytest
 from support import small_dataset, untrained_run
 
+from dien_jax import serve as command
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
-
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
-
-from dien_jax import serve as command
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
 from dien_jax.server.messages import request_decoders
@@ -86,23 +82,22 @@ def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:
 
 
 def test_connections_have_no_delay() -> None:
-    async def accepted() -> int:
-        options: list[int] = []
+    delays: list[int] = []
 
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            own = writer.get_extra_info("socket")
-            options.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-            writer.close()
+    def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = writer.get_extra_info("socket")
+        delays.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
 
+    async def connect() -> None:
         listener = bind("127.0.0.1", 0)
         async with await asyncio.start_server(answer, sock=listener):
-            reader, writer = await asyncio.open_connection(*listener.getsockname())
-            await reader.read()
-            writer.close()
-            await writer.wait_closed()
-        return options[0]
+            with socket.create_connection(listener.getsockname()):
+                while not delays:
+                    await asyncio.sleep(0.001)
 
-    assert asyncio.run(accepted()) == 1
+    asyncio.run(connect())
+    assert delays == [1]
 
 
 @pytest.mark.repository

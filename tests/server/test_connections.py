@@ -9,14 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvicorn
 
 from dien_jax.errors import UserError
-
-uvicorn = pytest.importorskip("uvicorn")
-
-from dien_jax.server import connections as module  # noqa: E402
-from dien_jax.server.connections import Connection, Connections, Server, connection_limit  # noqa: E402
-from dien_jax.server.run import bind  # noqa: E402
+from dien_jax.server import connections as module
+from dien_jax.server.connections import Connection, Connections, Server, connection_limit
+from dien_jax.server.run import bind
 
 GET, SLOW, LARGE = (
     f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in ("", "slow", "large")

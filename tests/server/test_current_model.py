@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.http_server import save_step
 
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs import checkpoints
 from dien_jax.runs.calibration import Calibration
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
-from support.http_server import save_step
-
 from dien_jax.server import current_model
 from dien_jax.server.current_model import model_version
 from dien_jax.server.run import ServerOptions

@@ -18,15 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
+from support.http_server import check_ranking, expected_ranking, rank_body, save_step
 from support.small_dataset import PEAR
 
 from dien_jax.inference.ranker import Ranker
-
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("uvicorn")
-
-from support.http_server import check_ranking, expected_ranking, rank_body, save_step  # noqa: E402
 
 CLIENTS = 4
 CHECKPOINTS = 3

@@ -22,6 +22,8 @@ ITEMS, USERS = 12, 15
 def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tuple[int, int]]]:
     """The training events of each user, as pairs of position and value."""
     last = defaultdict(int)
+    if events.counted_end is not None:  # of events that count without examples
+        last |= dict(enumerate(events.counted_end))
     for user, end in zip(events.sequence, events.history_end, strict=True):
         last[user] = max(last[user], end)
     result = {
@@ -55,11 +57,12 @@ def looked_up(statistics, value: int, other: int) -> tuple[int, int]:
     return tuple(int(array[place[0]]) if len(place) else 0 for array in counts)
 
 
+@pytest.mark.parametrize("all_before", [False, True])
 @pytest.mark.parametrize("by_category", [False, True])
-def test_counts_are_those_of_plain_python(by_category: bool) -> None:
+def test_counts_are_those_of_plain_python(by_category: bool, all_before: bool) -> None:
     value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
     for seed in range(20):
-        events = random_log(seed, USERS, ITEMS)
+        events = random_log(seed, USERS, ITEMS, all_before=all_before)
         size = int(value_of.max()) + 1
         statistics, _ = count_values(events, value_of, size)
         count, pairs = brute_counts(sequences(events, value_of))
@@ -69,13 +72,14 @@ def test_counts_are_those_of_plain_python(by_category: bool) -> None:
                 assert looked_up(statistics, value, other) == pairs[value, other]
 
 
+@pytest.mark.parametrize("all_before", [False, True])
 @pytest.mark.parametrize("by_category", [False, True])
-def test_own_bits_remove_the_own_event_and_all_later_ones(by_category: bool) -> None:
+def test_own_bits_remove_the_own_event_and_all_later_ones(by_category, all_before) -> None:
     """What is left equals a count of a log in which the user stopped before the example."""
     value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
     removed = 0
     for seed in range(20):
-        events = random_log(seed, USERS, ITEMS)
+        events = random_log(seed, USERS, ITEMS, all_before=all_before)
         statistics, own = count_values(events, value_of, int(value_of.max()) + 1)
         whole = sequences(events, value_of)
         for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):

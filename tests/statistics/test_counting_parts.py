@@ -1,8 +1,6 @@
 """Counts and factors of training events do not depend on how the events are sliced."""
 
-import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,17 +8,13 @@ import numpy as np
 import pytest
 from support.random_log import random_log
 
-from dien_jax.data.arrays import CHUNK_ROWS
-from dien_jax.data.dataset import open_dataset
 from dien_jax.statistics import factors
 from dien_jax.statistics.counting import Limits, count_values, first_occurrences
 from dien_jax.statistics.factors import MAX_INTERACTIONS, factorise
 from dien_jax.statistics.training_events import (
-    TrainingEvents,
     map_slices,
     of_sequences,
     slices,
-    training_events,
 )
 
 pytestmark = pytest.mark.fast
@@ -66,17 +60,12 @@ def test_counts_are_those_of_the_whole_log_whatever_the_slices_and_threads(
     if not is_ordered:
         place = np.random.default_rng(0).permutation(USERS)
         order = np.argsort(place[log.sequence], kind="stable")
-        log = _with_examples(log, order)
+        names = ("sequence", "history_end", "item", "label")  # of examples
+        log = log._replace(**{name: getattr(log, name)[order] for name in names})
         assert len(list(slices(log, limits.slice))) == 1
     counts, own = count_values(log, value_of, size, limits=limits, threads=threads)
     np.testing.assert_array_equal(own[np.argsort(order)], own_of_whole)
     jax.tree.map(np.testing.assert_array_equal, counts, expected)
-
-
-def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
-    """Return events whose examples have another order."""
-    names = ("sequence", "history_end", "item", "label")
-    return events._replace(**{name: getattr(events, name)[rows] for name in names})
 
 
 def test_a_long_sequence_is_a_slice_of_its_own() -> None:
@@ -96,25 +85,3 @@ def test_the_interactions_of_some_users_are_those_that_they_have_among_all(all_b
     assert 0 < len(of_some.value) < len(of_all.value)
     for ours, theirs in zip(of_some, of_all, strict=True):
         np.testing.assert_array_equal(ours, theirs[chosen[of_all.sequence]])
-
-
-@pytest.mark.parametrize(("form", "fewest"), [({"negatives": 1}, 2), ({}, 1)])
-def test_events_before_validation_count_where_training_begins_at_a_time(
-    data: Path, form: dict[str, int], fewest: int
-) -> None:
-    """More events than are read at a time. A single click has an example, a single choice none."""
-    dataset, random = open_dataset(data), np.random.default_rng(0)
-    assert training_events(dataset).counted_end is None
-    lengths = random.integers(1, 9, 300_000)
-    offsets = np.append(0, np.cumsum(lengths))
-    assert offsets[-1] > CHUNK_ROWS
-    first = random.integers(0, 100, len(lengths))
-    times = np.repeat(first - 20 * offsets[:-1], lengths) + 20 * np.arange(offsets[-1])
-    before = np.add.reduceat(times < 60, offsets[:-1], dtype=int)
-    assert {0, 1} <= set(before)
-    meta = dataset.meta | {"split": form | {"train_from": 1, "valid_from": 60}}
-    columns = {"event_offsets": offsets, "event_timestamp": times}
-    found = training_events(dataclasses.replace(dataset, meta=meta, **columns))
-    assert found.counted_end is not None
-    expected = np.where(before >= fewest, before, 0)
-    np.testing.assert_array_equal(found.counted_end - offsets[:-1], expected)

@@ -105,15 +105,6 @@ def check_ranking(answer, expected) -> None:
     assert tuple(ranking[name] for name in names) == expected[2:]
 
 
-def bodies() -> list[dict[str, Any]]:
-    """Return requests of every padded size that the limits allow."""
-    return [
-        rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
-        for length in range(0, 7, 3)
-        for count in range(1, 5)
-    ]
-
-
 def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
     candidates = [17 if item == 17 else item for item in body["candidates"]]
     return ranker.rank(body["history"], candidates, body["user"], body["context"])

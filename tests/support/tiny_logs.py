@@ -80,19 +80,20 @@ def refused(file: Path, match: str, **changes) -> None:
 def log_of(path: Path) -> Path:
     """Write a log with ties, users of one event, one long history, lists and missing numbers.
 
-    Its rows are in no order.
+    Its rows are in no order, and all have one weight.
     """
     random = np.random.default_rng(0)
-    header, lines = "user,item,kind,tags,price,slot,mood,timestamp,label", list[str]()
+    header, lines = "user,item,kind,tags,price,slot,mood,timestamp,label,weight", list[str]()
     for user in range(30):
         count = 60 if user == 7 else int(random.integers(1, 9))
         for time in random.integers(0, 100, count):
             item = int(random.zipf(1.5)) % 40
             tags = "|".join(f"t{tag}" for tag in random.integers(0, 9, random.integers(0, 6)))
-            price = "" if random.random() < 0.2 else f"{random.normal():.3f}"
+            price = "" if (share := random.random()) < 0.1 else "NaN"
+            price = price if share < 0.2 else f"{random.normal():.3f}"
             slot = "|".join(f"s{slot}" for slot in random.integers(0, 5, random.integers(0, 4)))
             fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
-            lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)))))
+            lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)), "2.5")))
     return write(path, "\n".join([header, *random.permutation(lines), ""]))
 
 
@@ -104,10 +105,11 @@ def of_every_column(kind: str, file: Path, out: Path, **settings: Any) -> Any:
     item: tuple[str, ...] = ("kind:categorical", "tags:multivalued")
     if kind == "impressions":
         settings.pop("max_examples", None)
-        context = ("slot:multivalued", "price:numeric", "mood:categorical")
+        context = ("slot:multivalued", "price:numeric", "mood:categorical", "weight:numeric")
         settings |= {"item_features": item, "context_features": context}
         return impressions.ImpressionsOptions(file=file, out=out, **settings)
-    settings |= {"item_features": (*item, "price:numeric"), "user_features": ("mood:categorical",)}
+    user = ("mood:categorical", "weight:numeric")
+    settings |= {"item_features": (*item, "price:numeric"), "user_features": user}
     return InteractionsOptions(file=file, out=out, negatives=2, **settings)
 
 
