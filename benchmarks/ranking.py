@@ -32,6 +32,7 @@ from dien_jax.data.tables import example_batch
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.preparation.writer import DatasetWriter
+from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import load_run
@@ -71,6 +72,7 @@ def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
     state = create_state(config, schema, 1, seed=0)
     saved = OneDevice(schema).to_save(state)
     Checkpoints(run / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
+    np.save(run / OFFSETS_FILE, np.zeros(items, np.float32))
     return run
 
 

@@ -1,17 +1,20 @@
 """Accuracy of lists over all items, compared with simple rules, and their time.
 
     python -m benchmarks.recommend RUN [--targets N] [--of DATA] [--json FILE]
+    python -m benchmarks.recommend --items N [--json FILE]
 
 Targets are clicks of the test split on items that are new to their user, ranked among all items new
 to that user. ``without weights`` gives the parts of a score equal weight, ``in the order of rank``
 also omits the correction for how negatives were drawn. With ``--of``, targets are from another
 dataset folder of the same log, whose earlier events trained the run. For RecBole's models run
-``benchmarks/peers/recbole_lists.py``.
+``benchmarks/peers/recbole_lists.py``. With ``--items``, only times in stages are measured,
+of random parameters and so many items.
 
 ``share_found`` is the mean share of the exact top ten that the stages find. Times are of lists of
 ten, for one user with the stated number of events, and for many users with their own histories.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ import numpy as np
 
 from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import surroundings, timed_row
+from benchmarks.ranking import random_run
 from dien_jax import Ranker, load_run, open_dataset
 from dien_jax.inference.list_metrics import (
     MOST_TARGETS,
@@ -77,24 +81,30 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> list[dict[st
     return rows
 
 
+def times_of_one(model: TrainedModel, ranker: Ranker, stages: str) -> Iterator[dict[str, Any]]:
+    """Yield rows of times of a list for one user, whose events are drawn at random."""
+    random, names = np.random.default_rng(0), np.array(model.dataset.vocabulary("item"))
+    context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
+    for events in EVENTS:
+        spent = []
+        for call in range(CALLS + 1):
+            history = names[random.integers(1, len(names), events)].tolist()
+            start = time.perf_counter()
+            ranker.recommend(history, TOP, context=context)
+            spent += [1e3 * (time.perf_counter() - start)] if call else []
+        yield timed_row("recommend", spent, case=f"{stages}, one user, {events} events")
+
+
 def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
     """Yield rows of times; that of many users in stages has ``share_found``."""
     names, targets = model.dataset.vocabulary("item"), list_targets(model.dataset, "test", USERS)
     histories = [[names[row] for row in target.history] for target in targets]
-    random, exact = np.random.default_rng(0), Ranker(model, exact_items=len(names))
-    staged = Ranker(model)
+    exact, staged = Ranker(model, exact_items=len(names)), Ranker(model)
     context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
     contexts = [context] * len(histories)
     lists = []
     for stages, ranker in (("exact", exact), ("in stages", staged)):
-        for events in EVENTS:
-            spent = []
-            for call in range(CALLS + 1):
-                history = random.choice(names[1:], events).tolist()
-                start = time.perf_counter()
-                ranker.recommend(history, TOP, context=context)
-                spent += [1e3 * (time.perf_counter() - start)] if call else []
-            yield timed_row("recommend", spent, case=f"{stages}, one user, {events} events")
+        yield from times_of_one(model, ranker, stages)
         ranker.recommend_many(histories, TOP, contexts=contexts)
         start = time.perf_counter()
         lists.append(ranker.recommend_many(histories, TOP, contexts=contexts))
@@ -111,14 +121,23 @@ def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure lists; print and write the rows."""
     parser = make_parser(__doc__)
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder")
     parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="number of targets")
     parser.add_argument("--of", type=Path, help="dataset folder with other targets")
+    parser.add_argument("--items", type=int, help="number of items of a run with random parameters")
     options = parse(parser, argv, targets=1)
-    model = load_run(options.run)
-    about = dict.fromkeys(COLUMNS, "") | {"data": (options.of or model.dataset.path).name}
-    most, of = options.targets, options.of
-    rows = trained_on_all(model, of, most) if of else [*accuracy(model, most), *times(model)]
+    if (options.run is None) == (options.items is None):
+        parser.error("name a run folder or --items")
+    about, most, of = dict.fromkeys(COLUMNS, ""), options.targets, options.of
+    if options.items:
+        with tempfile.TemporaryDirectory() as folder:
+            model = load_run(random_run(Path(folder), "wide_dien", options.items))
+            rows = list(times_of_one(model, Ranker(model), "in stages"))
+        about["data"] = f"{options.items:,} items"
+    else:
+        model = load_run(options.run)
+        about["data"] = (of or model.dataset.path).name
+        rows = trained_on_all(model, of, most) if of else [*accuracy(model, most), *times(model)]
     report(options, [about | row for row in rows], COLUMNS)
 
 
