@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import re
 import tempfile
 import weakref
@@ -58,7 +59,8 @@ def make_dataset(
       user_features: columns that describe the user, in the same form.
       options: ``split``, ``min_count`` and the other fields of ``InteractionsOptions`` of
         :mod:`dien_jax.preparation.sources.interactions` or, with a label, of
-        ``ImpressionsOptions`` of :mod:`dien_jax.preparation.sources.impressions`.
+        ``ImpressionsOptions`` of :mod:`dien_jax.preparation.sources.impressions`. Times, such as
+        ``valid_from``, are ISO dates, seconds, or a ``date``, ``datetime`` or ``Timestamp``.
 
     Raises:
       UserError: for a column that is missing or cannot be read, too many malformed rows, options
@@ -74,6 +76,8 @@ def make_dataset(
         if name not in names:
             about = f"an option of a log {'without' if label is None else 'with'} a label"
             raise UserError(f"{name!r} is not {about}{suggestion(name, names)}")
+        if isinstance(options[name], datetime.date):  # datetime and Timestamp are subclasses
+            options[name] = options[name].isoformat()
     is_file = isinstance(data, str | Path)
     named = options | {"file": data if is_file else IN_MEMORY}
     named |= {"user": user, "item": item, "timestamp": timestamp}

@@ -127,6 +127,7 @@ OPTIONS = {
         {"negativ": 3},
     "'negatives' is not an option of a log with a label": {"label": "clicked", "negatives": 3},
     "min_count must be at least 1, got 0": {"min_count": 0},
+    "min_count 999 leaves no item: the most frequent one occurs ": {"min_count": 999},
     "columns is for CSV without a header; data has names of columns":
         {"columns": ["user", "item", "timestamp"]},
 }  # fmt: skip
@@ -145,6 +146,17 @@ def test_mistakes_name_the_column_and_the_row(message, change, options, frame, t
         make_dataset(change(frame), **options)
     assert str(refused.value).startswith(message)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
+def test_times_of_a_split_are_text_dates_or_timestamps(frame, zone):
+    borders = pd.Timestamp("2024-01-08", tz="UTC"), pd.Timestamp("2024-01-12", tz="UTC")
+    given = {None: [time.tz_localize(None).to_pydatetime() for time in borders]}
+    given["Asia/Tokyo"] = [time.tz_convert("Asia/Tokyo") for time in borders]
+    options = dict(zip(("valid_from", "test_from"), given[zone], strict=True))
+    found = make_dataset(frame, split="by-time", **options).meta["split"]
+    text = make_dataset(frame, split="by-time", valid_from="2024-01-08", test_from="2024-01-12")
+    assert found == text.meta["split"]
 
 
 def test_options_take_paths_as_text_and_lists(monkeypatch):

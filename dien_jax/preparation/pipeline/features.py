@@ -80,8 +80,9 @@ class Encoder:
     """Encoder of the raw ids and feature values of a log as rows of vocabularies.
 
     Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
-    Context features count once for each row that training sees. A split without training rows is a
-    ``UserError``. ``counts`` is of :func:`count_events`; ``notes`` are lines for the user.
+    Context features count once for each row that training sees. A split without training rows, or
+    ``min_count`` without items, is a ``UserError``. ``counts`` is of :func:`count_events`;
+    ``notes`` are lines for the user.
     """
 
     def __init__(
@@ -97,6 +98,9 @@ class Encoder:
         self.notes, self._warnings = list[str](), list[str]()
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, seen["item"])
+        if self.items.size == 1:
+            most = f"the most frequent one occurs {seen['item'].max():,} times in training"
+            raise UserError(f"--min-count {self.min_count:,} leaves no item: {most}")
         self.users = self.vocabulary("user", events.users, seen["user"])
 
     def features(self) -> dict[str, list[EncodedFeature]]:
