@@ -3,8 +3,8 @@
     python examples/daily_job.py [--out FOLDER] [--days 2]
 
 The server keeps running: it notices that the exported file was replaced, and loads the new model
-without losing a request. A model whose validation AUC is below ``--worst`` is not exported. Logs
-are synthetic and grow by one day each time.
+without losing a request. A model whose validation AUC is not above ``--worst`` is not exported.
+Logs are synthetic and grow by one day each time.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
         "--train.epochs", str(epochs), "--train.max-history", LONGEST, "--train.buckets", LONGEST,
     )  # fmt: skip
     found = json.loads((model / "result.json").read_text())["valid"]["auc"]
-    if found < worst:
-        print(f"validation AUC {found:.4f} is below {worst}: yesterday's model stays", flush=True)
+    if found <= worst:
+        print(f"validation AUC {found:.4f}, not above {worst}: yesterday's stays", flush=True)
         return False
     # --overwrite replaces the file atomically: a reader sees either the old or the new file.
     run("dien_jax.export", str(model), "--out", str(out / "current.dien"), "--overwrite")
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--days", type=int, default=2)
     parser.add_argument("--preset", default="wide_dien", help="preset of the first day's model")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--worst", type=float, default=0.5, help="lowest validation AUC to export")
+    parser.add_argument("--worst", type=float, default=0.5, help="export above this AUC")
     options = parser.parse_args(arguments)
     out = options.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,8 @@ def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:
         for name, array in arrays.items():  # stored: float32 hardly compresses
             stream = io.BytesIO()
             np.save(stream, np.asarray(array, order="C"), allow_pickle=False)
-            add(name, stream.getbuffer(), zipfile.ZIP_STORED)
+            with stream.getbuffer() as view:  # released also where the disk is full
+                add(name, view, zipfile.ZIP_STORED)
         for name, program in model.programs.items():
             add(_PROGRAM.format(name), bytes(program.serialize()))
         for name, values in model.vocabularies.items():

@@ -284,7 +284,7 @@ def mean_event(history: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Flo
     """Return the mean over live steps, zeros without any."""
     live = is_live(lengths, history.shape[1])[..., None]
     summed = jnp.where(live, history, 0).sum(1)
-    return summed / jnp.maximum(lengths, 1).astype(summed.dtype)[:, None]
+    return summed / jnp.maximum(live.sum(1), 1).astype(summed.dtype)
 
 
 def with_statistics(

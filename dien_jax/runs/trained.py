@@ -100,6 +100,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     else:
         data = data if isinstance(data, Dataset) else open_dataset(Path(data))
         run.check_fits(data)
+    jax.devices()  # a missing device is reported here, before JAX's tracing hides where it fails
     step, state = restore_state(folder, run, data, optimizer=False)
     calibration = Calibration.load(folder, step)
     offsets = load_list_offsets(folder, data.schema.num_items)

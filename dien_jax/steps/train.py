@@ -44,13 +44,17 @@ def click_loss(
     """Return the cross-entropy of click logits in nats, a weighted mean over rows.
 
     It is finite for any finite logit. Filler rows have weight 0; a batch of filler alone gives 0.
-    With ``axis``, the mesh axis of the rows, it is this device's share.
+    With ``axis``, the mesh axis of the rows, it is this device's share. Different shapes are a
+    ``ValueError``.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.steps import click_loss
     >>> round(float(click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)  # log 2
     0.6931
     """
+    if not logits.shape == labels.shape == weights.shape:  # broadcast, they would give a number
+        found = f"{logits.shape}, {labels.shape} and {weights.shape}"
+        raise ValueError(f"logits, labels and weights: expected equal shapes [B], got {found}")
     per_row = jax.nn.softplus(logits) - labels * logits
     return (per_row * weights).sum() / jnp.maximum(total(weights.sum(), axis), 1)
 

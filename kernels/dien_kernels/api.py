@@ -181,6 +181,8 @@ def explain(
     The shape is ``batch`` rows on one device, ``steps`` T and ``hidden`` H; ``form`` and
     ``precision`` are as in :func:`gru`.
     """
+    check_name("cell", cell, Cell)
+    check_name("form", form, Form)
     return choose(Plan(cell, form, precision_of(precision)), Shape(batch, steps, hidden))
 
 

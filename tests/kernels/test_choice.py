@@ -74,6 +74,8 @@ def test_auto_says_what_it_took():
     assert "mosaic_tpu: it has not been run" in found.reason
     with pytest.raises(ValueError, match="precision: expected one of"):
         explain("augru", **SHAPE, precision="double")
+    with pytest.raises(ValueError, match="cell: expected one of"):
+        explain("lstm", **SHAPE)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.data.tables import Batch, FeatureTables
-from dien_jax.model.click_model import ClickModel
+from dien_jax.model.click_model import ClickModel, mean_event
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import BilinearAttention, MLPAttention
 from dien_jax.steps.state import create_state
@@ -168,6 +168,12 @@ def test_histories_of_length_zero_and_one_train() -> None:
     )
     assert np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_the_mean_event_of_lengths_outside_the_history_is_that_of_clipped_ones() -> None:
+    history = jnp.arange(12.0).reshape(3, 4, 1)
+    outside, clipped = (mean_event(history, jnp.array(x)) for x in ([9, -1, 2], [4, 0, 2]))
+    np.testing.assert_array_equal(outside, clipped)
 
 
 @pytest.mark.parametrize("attention", [MLPAttention((4, 3)), BilinearAttention()])
