@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=MOST_TARGETS, help="number of targets")
     parser.add_argument("--of", type=Path, help="dataset folder with other targets")
     parser.add_argument("--items", type=int, help="number of items of a run with random parameters")
-    options = parse(parser, argv, targets=1)
+    options = parse(parser, argv, targets=1, items=2)
     if (options.run is None) == (options.items is None):
         parser.error("name a run folder or --items")
     about, most, of = dict.fromkeys(COLUMNS, ""), options.targets, options.of

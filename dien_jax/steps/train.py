@@ -44,17 +44,15 @@ def click_loss(
     """Return the cross-entropy of click logits in nats, a weighted mean over rows.
 
     It is finite for any finite logit. Filler rows have weight 0; a batch of filler alone gives 0.
-    With ``axis``, the mesh axis of the rows, it is this device's share. Different shapes are a
-    ``ValueError``.
+    With ``axis``, the mesh axis of the rows, it is this device's share. Other shapes than ``[B]``
+    are a ``ValueError``.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.steps import click_loss
     >>> round(float(click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)  # log 2
     0.6931
     """
-    if not logits.shape == labels.shape == weights.shape:  # broadcast, they would give a number
-        found = f"{logits.shape}, {labels.shape} and {weights.shape}"
-        raise ValueError(f"logits, labels and weights: expected equal shapes [B], got {found}")
+    _check_rows(logits, labels, weights)
     per_row = jax.nn.softplus(logits) - labels * logits
     return (per_row * weights).sum() / jnp.maximum(total(weights.sum(), axis), 1)
 
@@ -75,10 +73,18 @@ def halved_click_loss(
     >>> round(float(halved_click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)
     0.3466
     """
+    _check_rows(logits, labels, weights)
     clicked = jax.nn.sigmoid(logits) + 1e-8
     passed = jax.nn.sigmoid(-logits) + 1e-8
     per_row = -(labels * jnp.log(clicked) + (1 - labels) * jnp.log(passed))
     return 0.5 * (per_row * weights).sum() / jnp.maximum(total(weights.sum(), axis), 1)
+
+
+def _check_rows(*columns: jax.Array) -> None:
+    """Check that logits, labels and weights are ``[B]``; broadcast, they would give a number."""
+    shapes = [column.shape for column in columns]
+    if len({(columns[0].size,), *shapes}) > 1:
+        raise ValueError(f"logits, labels and weights: expected equal shapes [B], got {shapes}")
 
 
 def randomised(

@@ -234,6 +234,8 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
         wrong = ["--out", str(tmp_path / name)]
         expected = "is text and is written as text; expected the name of a .csv"
         assert expected in refusal(run, file, capfd, *wrong)
+    assert predict.main([str(file), "--input", str(file), "--out", "x.csv"]) == 2
+    assert f"{file} is a file; expected a run folder (recommend, serve" in capfd.readouterr().err
 
 
 def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None:

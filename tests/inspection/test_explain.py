@@ -10,7 +10,6 @@ import pytest
 from rich.cells import cell_len
 from support import small_dataset, tiny_run, untrained_run
 from support.long_example import long_example
-from support.small_dataset import PEAR
 from support.tiny_run import refused_by
 
 from dien_jax import explain
@@ -21,6 +20,8 @@ from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import new_figure, padded, save_picture, shortened
 
 pytestmark = pytest.mark.long
+
+PEAR = small_dataset.ITEMS[1]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,7 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
     [
         ((), "expected --example, or --user and --item; found none"),
         (("--user", "u1"), "expected --example, or --user and --item; found --user"),
+        (("--item", "i2"), "expected --example, or --user and --item; found --item"),
         (("--example", 24), "example 24 does not exist: the valid split"),
         (("--example", -1), "has examples 0 to 23"),
         (("--user", "u", "--item", "i2"), "--user 'u' does not exist"),

@@ -38,6 +38,21 @@ def test_a_log_of_single_events_leaves_nothing_to_train_on(tmp_path):
     refused(file, "no training examples: --split last-event leaves none of the 2 users' 2 rows")
 
 
+@pytest.mark.parametrize("missing", ["", " NaN "])
+def test_missing_numbers_are_the_mean_and_a_constant_is_not_divided_by_0(tmp_path, missing):
+    header = "user,item,price,age,timestamp\n"
+    lines = ["a,x,10,30,1", "a,y,30,30,2", "a,x,99,,3", f"a,z,{missing},,4", "a,w,5,,5", "a,w,5,,6"]
+    dataset, _ = make(
+        write(tmp_path, header + "\n".join(lines)),
+        item_features=("price:numeric",),
+        user_features=("age:numeric",),
+    )
+    price = dataset.schema.item[1]
+    assert (price.mean, price.deviation) == (20.0, 10.0)
+    np.testing.assert_array_equal(dataset.items["price"].values, np.float32([0, -1, 1, 0]))
+    assert dataset.schema.user[1].deviation == 1.0
+
+
 def test_ids_that_look_like_missing_ones_are_named(tmp_path):
     log = LOG + "nan,i1,c1,500\nnan,-1,c1,501\n"
     _, summary = make(write(tmp_path, log))

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dien_jax.data.dataset import open_dataset
@@ -43,13 +44,6 @@ LOGS: dict[str, tuple[Any, Any, int, int, str]] = {
         0,
         "1 of 96169 lines are malformed",
     ),
-    "authors": (
-        authors,
-        partial(authors.AuthorsOptions, DATA / "authors_format" / "beauty"),
-        175_515,
-        22_363,
-        "36,228 examples of 18,114 users for train, 4,026 examples of 2,013 users for valid",
-    ),
 }
 """By name: the source, its options, events and users (0: not counted), a part of the summary."""
 
@@ -63,3 +57,20 @@ def test_a_log_is_prepared_whole(name: str, tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "out")
     assert len(dataset.event_item) == events
     assert users in (0, len(dataset.groups()))
+
+
+def test_the_files_of_the_authors_program_are_prepared_whole(tmp_path: Path) -> None:
+    train, test, events = 40_254, 4_472, 198_502
+    folder = DATA / "authors_format" / "beauty"
+    report = authors.prepare(authors.AuthorsOptions(folder, tmp_path / "out"))
+    assert not any(line.startswith("warning") for line in report), "no line is odd"
+    data = open_dataset(tmp_path / "out")
+    sizes = {split: len(rows.label) for split, rows in data.splits.items()}
+    assert (sizes["train"] + sizes["valid"], sizes["test"]) == (train, test)
+    assert sizes["valid"] == 2 * round(0.1 * train / 2)
+    for examples in data.splits.values():
+        assert examples.label.mean() == 0.5
+    assert not (set(data.splits["train"].group) & set(data.splits["valid"].group))
+    # Histories were cut at 100 events and hold all but each user's last event.
+    assert len(data.event_item) <= events - (train + test) // 2
+    assert np.diff(data.event_offsets).max() == 100

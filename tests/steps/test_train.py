@@ -14,7 +14,7 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import create_state
-from dien_jax.steps.train import click_loss, make_train_step, replaced_items
+from dien_jax.steps.train import click_loss, halved_click_loss, make_train_step, replaced_items
 
 
 def test_one_compilation_a_history_length() -> None:
@@ -47,10 +47,11 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
 
 
-def test_the_click_loss_refuses_to_broadcast(monkeypatch) -> None:
+@pytest.mark.parametrize("loss", [click_loss, halved_click_loss])
+def test_a_click_loss_does_not_broadcast(loss, monkeypatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # only tests check types
-    with pytest.raises(ValueError, match=r"expected equal shapes \[B\], got \(3, 1\), \(3,\) and"):
-        click_loss(np.zeros((3, 1)), np.ones(3), np.ones(3))
+    with pytest.raises(ValueError, match=r"equal shapes \[B\], got \[\(3, 1\), \(3,\), \(3,\)\]"):
+        loss(np.zeros((3, 1)), np.ones(3), np.ones(3))
 
 
 @pytest.mark.long

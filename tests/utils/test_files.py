@@ -58,6 +58,8 @@ def test_standard_output_is_written_into_and_keeps_what_else_is_written(tmp_path
     )
     with (tmp_path / "out").open("ab") as out:
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert piped.stdout == b"new, and more\n"
     assert (tmp_path / "out").read_text() == "new, and more\n"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -68,14 +68,23 @@ def test_few_bad_lines_are_reported_and_many_refused() -> None:
         bad.check(100, 0.09)
 
 
-def zipped(file: Path, content: bytes) -> bytearray:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(file: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytearray:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("log.csv", content)
     return bytearray(file.read_bytes())
 
 
 def member(file: Path) -> list[tuple[int, str]]:
     return list(read_lines(file, BadLines(), member="log.csv"))
+
+
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_members_of_archives_are_read(compression: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    zipped(file, b"one\ntwo\n", compression)
+    assert member(file) == [(1, "one"), (2, "two")]
 
 
 def test_a_member_that_claims_too_little_is_refused(tmp_path: Path) -> None:
