@@ -1,20 +1,18 @@
 """Score a split with a trained model: the command ``python -m dien_jax.evaluate RUN``."""
 
 import contextlib
-import functools
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.request_tables import is_written, writing_scores
+from dien_jax.inference.request_tables import check_table, writing_scores
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import check_out
 
 COLUMNS = ("user", "item", "label")
 """Columns of predictions, before the column of scores."""
@@ -51,8 +49,8 @@ def evaluate(arguments: Arguments) -> None:
 
     file, split, run_dir = arguments.predictions, arguments.split, arguments.run_dir
     if file is not None:
-        options: Any = {"overwrite": arguments.overwrite, "inputs": (run_dir, arguments.data)}
-        check_out(file, is_ours=functools.partial(is_written, COLUMNS), **options)
+        inputs = (run_dir, arguments.data)
+        check_table(file, COLUMNS, overwrite=arguments.overwrite, inputs=inputs)
     with contextlib.ExitStack() as output:
         if file is not None:
             output.enter_context(writing(file, "--predictions"))

@@ -193,15 +193,6 @@ def _remarks(result: "RunResult") -> Iterator[str]:
         yield "The last evaluation was the best one: more epochs (--train.epochs) may be better."
 
 
-def _ranking(result: "RunResult") -> list[str]:
-    """Return lines with the items that rank first and last for a user of the built-in data."""
-    from dien_jax.inspection.example_view import ranking_lines
-    from dien_jax.inspection.examples import Inspector
-    from dien_jax.runs.trained import load_run
-
-    return ranking_lines(Inspector(load_run(result.run_dir)))
-
-
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that scores simple models to compare with."""
     several: Any = contextlib.nullcontext()
@@ -214,7 +205,12 @@ def show(arguments: Arguments) -> None:
         print_result(_table(result))
         is_first = (arguments.data, arguments.resume) == (None, None)
         if is_first and not arguments.distributed.is_asked:
-            print_result("\n".join(_ranking(result)))
+            # Imported here: runs on other data need none of these.
+            from dien_jax.inspection.example_view import ranking_lines
+            from dien_jax.inspection.examples import Inspector
+            from dien_jax.runs.trained import load_run
+
+            print_result("\n".join(ranking_lines(Inspector(load_run(result.run_dir)))))
         command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
         say(f"compare with simple models: {command} --out baselines")
 

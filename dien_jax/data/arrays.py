@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, failing, reading, suggestion
 from dien_jax.utils.files import MAPPED
 
 CHUNK_ROWS = 1 << 20  # rows checked or written at a time
 LARGE_BYTES = 1 << 20  # pages of larger mapped files are released
 Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # marks valid entries; describes them
+COUNTS: Check = (lambda counts: counts >= 0, "a count of 0 or more")
 
 
 class FolderFiles:
@@ -74,10 +75,11 @@ def _described(mark: _Mark | None) -> str:
     return f"{mark[1]:,} bytes of time {mark[2] / 1e9:.3f}" if mark else "missing"
 
 
-def chunks(rows: int) -> Iterator[slice]:
-    """Yield slices of ``CHUNK_ROWS`` rows that cover ``rows`` rows."""
-    for start in range(0, rows, CHUNK_ROWS):
-        yield slice(start, min(start + CHUNK_ROWS, rows))
+def chunks(rows: int, size: int | None = None) -> Iterator[slice]:
+    """Yield slices of ``size`` rows, by default ``CHUNK_ROWS``, that cover ``rows`` rows."""
+    size = size or CHUNK_ROWS
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
 
 def open_array(file: Path) -> np.memmap:
@@ -95,14 +97,10 @@ def read_array(
     file: Path, dtype: type[np.generic], rows: int | None, check: Check | None = None
 ) -> np.ndarray:
     """Map an array of one dimension, and check its entries."""
-    try:
+    with failing(f"{file}: damaged, or not a .npy file"), reading(file):
+        if not file.exists():
+            raise UserError(f"{file} is missing")
         array = np.asarray(open_array(file))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # NumPy raises every kind of exception for a damaged header
-        raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:
         shape = f"shape {array.shape} of {array.dtype}"
         raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
@@ -139,11 +137,6 @@ def first_bad(rows: int, valid: Callable[[slice], np.ndarray], *mapped: np.ndarr
 def read_ids(file: Path, dtype: type[np.generic], rows: int | None, end: int) -> np.ndarray:
     check = (lambda ids: (ids >= 0) & (ids < end), f"at least 0 and below {end}")
     return read_array(file, dtype, rows, check)
-
-
-def read_probabilities(file: Path, rows: int) -> np.ndarray:
-    is_probability: Check = (lambda p: (p >= 0) & (p <= 1), "a probability")
-    return np.array(read_array(file, np.float32, rows, is_probability))
 
 
 def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:

@@ -161,8 +161,8 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
     counts, events = meta["counts"], path / "events"
     check_lines(path / "groups.txt", counts["groups"])
     offsets = arrays.read_offsets(events / "offsets.npy", counts["sequences"], counts["events"])
-    is_count = (lambda part: part >= 0, "a count of 0 or more")
-    popularity = arrays.read_array(path / "popularity.npy", np.int64, schema.num_items, is_count)
+    file = path / "popularity.npy"
+    popularity = arrays.read_array(file, np.int64, schema.num_items, arrays.COUNTS)
     with ThreadPoolExecutor(READERS) as pool:
         timestamp = pool.submit(_timestamp, events, counts["events"], offsets)
         file, rows = events / "item/values.npy", counts["events"]

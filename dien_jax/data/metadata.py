@@ -11,7 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from dien_jax.data.schema import KINDS, Feature, Schema
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError, failing, reading
 from dien_jax.utils import json_values
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import LargeCount, NotNegative, Source, as_type
@@ -85,11 +85,9 @@ def _unescape_match(match: re.Match[str]) -> str:
 
 def read_values(path: Path) -> list[str]:
     """Read the unescaped lines of a text file of a dataset folder."""
-    try:
+    with failing(f"{path}: cannot be read as lines of text"):
         lines = path.read_bytes().decode("utf-8").split("\n")
         return [unescape(line) for line in lines[:-1]]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as lines of text: {error}") from error
 
 
 def repeated(values: Sequence[str]) -> str | None:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from dien_jax.data import tables
-from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
+from dien_jax.data.arrays import COUNTS, Check, read_array, read_ids, read_offsets, release
 from dien_jax.data.metadata import Counts
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FOLDS, ValueFactors, ValueStatistics
@@ -107,11 +107,10 @@ def read_statistics(folder: Path, schema: Schema, counts: Counts) -> Statistics:
 
 def _read_counts(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
-    counted: Check = (lambda part: part >= 0, "a count of 0 or more")
-    count = read_array(folder / "count.npy", np.int32, size, counted)
+    count = read_array(folder / "count.npy", np.int32, size, COUNTS)
     other = read_ids(folder / "other.npy", np.int32, None, size)
-    together = read_array(folder / "together.npy", np.int32, len(other), counted)
-    before = read_array(folder / "before.npy", np.int32, len(other), counted)
+    together = read_array(folder / "together.npy", np.int32, len(other), COUNTS)
+    before = read_array(folder / "before.npy", np.int32, len(other), COUNTS)
     most, found = int(count.max()), numbers["sequences"]
     if not most <= found <= sequences:
         expected = f"{most:,}, the largest count, to {sequences:,}, those of the dataset"

@@ -24,7 +24,7 @@ import re
 from collections.abc import Mapping, Set, Sized
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, failing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -147,27 +147,19 @@ def column_text(where: str, values: "pa.Array", use: Use) -> "pa.Array":
     times beyond the range of milliseconds are a ``UserError`` that begins with ``where``.
     """
     import pyarrow as pa
-
-    check_type(where, values.type, use)
-    try:
-        values.validate(full=True)
-        values = _decoded(values)
-        if _is_list(values.type):
-            return _list_text(values)
-        return _plain_text(values, use)
-    except pa.ArrowException as error:
-        raise UserError(f"{where} cannot be read: {error}") from error
-
-
-def _list_text(values: "pa.Array") -> "pa.Array":
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    lengths = pc.fill_null(pc.list_value_length(values), 0)
-    ends = pc.cumulative_sum(lengths.cast(pa.int64()))
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
-    texts = _plain_text(_decoded(values.flatten()), "categorical").cast(pa.large_string())
-    return pa.LargeListArray.from_arrays(offsets, texts)
+    check_type(where, values.type, use)
+    with failing(f"{where} cannot be read"):
+        values.validate(full=True)
+        values = _decoded(values)
+        if not _is_list(values.type):
+            return _plain_text(values, use)
+        lengths = pc.fill_null(pc.list_value_length(values), 0)
+        ends = pc.cumulative_sum(lengths.cast(pa.int64()))
+        offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
+        texts = _plain_text(_decoded(values.flatten()), "categorical").cast(pa.large_string())
+        return pa.LargeListArray.from_arrays(offsets, texts)
 
 
 def _decoded(values: "pa.Array") -> "pa.Array":

@@ -4,26 +4,22 @@ import jax
 
 from dien_jax.config.settings import MeshConfig
 from dien_jax.errors import UserError
+from dien_jax.utils.console import say
 from dien_jax.utils.processes import count
 
 AXIS = "data"
 """Name of the axis of the mesh."""
 
 
-def devices_there() -> list[list[jax.Device]]:
-    """Return the devices of each process of the run, as many of each as of the one with fewest."""
-    devices = [jax.local_devices(process) for process in range(count())]
-    return [of_process[: min(map(len, devices))] for of_process in devices]
-
-
 def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:
-    """Return the devices for a batch size, process by process.
+    """Return the devices for a batch size, process by process; say so if it leaves some unused.
 
-    Every process has the same number of them. More devices than there are, or a number that does
-    not fit, is a ``UserError``.
+    Every process has the same number of them, at most that of the process with fewest. More devices
+    than there are, or a number that does not fit, is a ``UserError``.
     """
-    devices = devices_there()
-    processes, there = len(devices), sum(map(len, devices))
+    devices = [jax.local_devices(process) for process in range(count())]
+    processes = len(devices)
+    there = processes * min(map(len, devices))
     usable = [n for n in range(processes, there + 1, processes) if batch_size % n == 0]
     if not usable:
         raise UserError(
@@ -38,4 +34,7 @@ def devices_in_use(mesh: MeshConfig, batch_size: int) -> list[jax.Device]:
             f"train.batch_size {batch_size}, {whole}and at most the number of devices, {there}; "
             f"got {number}"
         )
+    if mesh.data is None and number < there:
+        reason = f"train.batch_size {batch_size} is a multiple of no larger number"
+        say(f"{number} of {there} devices in use: {reason}")
     return [device for of_process in devices for device in of_process[: number // processes]]

@@ -249,13 +249,6 @@ class Placement(OneDevice):
         del like
         return tree
 
-    def bytes_of_device(self) -> int | None:
-        """Return the memory of one device; CPU devices of a process share the machine's memory."""
-        memory = super().bytes_of_device()
-        if memory is None or jax.local_devices()[0].platform != "cpu":
-            return memory
-        return memory // max(1, self.devices // self.processes)
-
 
 class _SplitRows(nn.Partitioned):
     """A sharded table among fresh parameters, which Flax shows to modules in one device's form.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dien_jax.config.presets import WARM_START, flat_settings
-from dien_jax.data.arrays import read_probabilities
+from dien_jax.data.arrays import Check, read_array
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
@@ -273,8 +273,9 @@ def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:
     if not isinstance(run.run, BaselineRun):
         return score_split(run.folder, split, data=dataset).scores
     file, count = run.folder / SCORES_FILE.format(split), len(dataset.splits[split].label)
+    is_probability: Check = (lambda scores: (scores >= 0) & (scores <= 1), "a probability")
     try:
-        return read_probabilities(file, count)
+        return np.array(read_array(file, np.float32, count, is_probability))
     except UserError as error:
         raise UserError(f"{error}; remove it") from error
 

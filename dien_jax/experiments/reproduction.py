@@ -10,6 +10,7 @@ several commands may share a folder.
 
 import csv
 import importlib.util
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from dien_jax.training.result import COUNTS_ALONE
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import say
-from dien_jax.utils.files import atomic_file, content, locked
+from dien_jax.utils.files import content, locked, write_text
 
 PARTS: dict[str, dict[str, Any]] = {
     "wide_augru": {"model.auxiliary_weight": 0.0},
@@ -180,7 +181,8 @@ def write_results(out: Path) -> None:
             "device": result.get("device"),
         }
         lines.append(line | {name: run.versions.get(name) for name in ("jax", "python")})
-    with writing(out), atomic_file(out / RESULTS_FILE) as stream:
-        writer = csv.DictWriter(stream, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(out / RESULTS_FILE, table.getvalue())

@@ -49,45 +49,39 @@ Slices = Mapping[int, int]
 class LoadedModel(NamedTuple):
     """A model to rank with; ``arguments`` are the first ones of every program, on the device.
 
-    ``list_arguments`` are those for lists over all items, whose variables are weighted.
-    ``may_pad`` is False where scores depend on the length that a history is padded to.
-    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, weighted, if there
-    are any.
+    The last of ``history_buckets`` is the longest history. If the model can ``follow_authors``,
+    scores depend on the other candidates of a slice, and on the length that a history is padded to.
+    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
     ``tables/item/category`` and ``params/tower/item_weights/item``.
     """
 
     schema: Schema
     step: int
-    max_history: int
     history_buckets: tuple[int, ...]
-    candidate_slices: Slices
-    may_pad: bool
+    follow_authors: bool
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
-    list_arguments: tuple[Any, ...]
     programs: Programs
     list_offsets: np.ndarray | None
+    list_weights: ListWeights | None
     tables: Mapping[str, np.ndarray]
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
         config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
         variables = jax.device_put(trained.variables())
-        for_lists, offsets = weighted(variables, trained.list_offsets, trained.list_weights)
         read = {"tables": tables, "params": of_part(variables["params"], "tower")}
         return cls(
             dataset.schema,
             trained.step,
-            config.train.max_history,
             history_buckets(config),
-            candidate_slices(follow_authors=config.model.follow_authors),
-            not config.model.follow_authors,
+            config.model.follow_authors,
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
             (variables, tables),
-            (for_lists, tables),
             make_programs(config, dataset.schema),
-            offsets,
+            trained.list_offsets,
+            trained.list_weights,
             # Not those of the folder, whose files may change. On a CPU they are not copied.
             {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
         )
@@ -95,32 +89,18 @@ class LoadedModel(NamedTuple):
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
         manifest = exported.manifest
-        follow_authors = manifest["settings"]["model"]["follow_authors"]
-        variables, fitted = jax.device_put(exported.weights), exported.list_weights
-        for_lists, offsets = weighted(variables, exported.list_offsets, fitted)
         return cls(
             exported.schema,
             manifest["step"],
-            manifest["max_history"],
             tuple(manifest["history_buckets"]),
-            candidate_slices(follow_authors=follow_authors),
-            not follow_authors,
+            manifest["settings"]["model"]["follow_authors"],
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
-            (variables,),
-            (for_lists,),
+            (jax.device_put(exported.weights),),
             ranking_programs(exported.programs),
-            offsets,
+            exported.list_offsets,
+            exported.list_weights,
             exported.weights,
         )
-
-
-def weighted(
-    variables: Any, offsets: np.ndarray | None, weights: ListWeights | None
-) -> tuple[Any, np.ndarray | None]:
-    """Return variables on the device, and offsets, for lists; as they are without weights."""
-    if weights is None or offsets is None:
-        return variables, offsets
-    return jax.device_put(weights.apply(variables)), offsets * np.float32(weights.offset)
 
 
 def load_model(
@@ -209,7 +189,7 @@ def encoded_requests(
     """Return a request without candidates for each example, whose behaviours are given as rows."""
     return [
         EncodedRequest(
-            History(np.asarray(history[-model.max_history :])),
+            History(np.asarray(history[-model.history_buckets[-1] :])),
             np.asarray(examples.user[row : row + 1], np.int32),
             padded_columns(model.schema.context, examples.context, np.array([row])),
         )
@@ -220,9 +200,10 @@ def encoded_requests(
 class BucketedPrograms:
     """The programs of a model, for any number of histories and requests."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, slices: Slices | None = None) -> None:
         self._programs, self._arguments = model.programs, model.arguments
-        self._slices, self.may_pad = model.candidate_slices, model.may_pad
+        self._slices = slices or candidate_slices(follow_authors=model.follow_authors)
+        self.may_pad = not model.follow_authors
         self.buckets = self._every = model.history_buckets
 
     @property

@@ -25,6 +25,7 @@ from dien_jax.inference.bucketed_programs import (
     EncodedRequest,
     History,
     LoadedModel,
+    Slices,
     history_buckets,
 )
 from dien_jax.inference.exported_programs import (
@@ -162,8 +163,8 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     context = jax.tree.map(lambda column: column[-1:], batch.context)
     candidates = np.arange(trained.dataset.schema.num_items, dtype=np.int32)[-CHECKED_CANDIDATES:]
 
-    def ranked(model: LoadedModel) -> np.ndarray:
-        programs, before = BucketedPrograms(model), History(history[:-1])
+    def ranked(model: LoadedModel, slices: Slices | None = None) -> np.ndarray:
+        programs, before = BucketedPrograms(model, slices), History(history[:-1])
         programs.encode([before])
         longer = programs.extend(before.interests, int(history[-1]), len(history) - 1)
         requests = [
@@ -177,7 +178,7 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
         return np.asarray(score_rows(*model.arguments, row_arrays(batch)))
 
     calls: list[Callable[[], np.ndarray]] = [
-        partial(ranked, model._replace(candidate_slices=CHECKED_SLICES)),
+        partial(ranked, model, CHECKED_SLICES),
         partial(ranked, LoadedModel.from_run(trained)),
         rows,
         partial(run_scores, trained, batch),

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -92,6 +93,7 @@ class ListOptions(NamedTuple):
 class ItemLists:
     """The lists of one model, of up to ``exact_items`` items without a shortlist.
 
+    Their scores have weighted parts, see :class:`dien_jax.runs.list_weights.ListWeights`.
     ``listed`` marks the items that may be on a list, bool ``[I]``; it is empty without offsets.
     """
 
@@ -102,7 +104,11 @@ class ItemLists:
         self._tables, item = model.tables, model.schema.item[0]
         self._offsets = np.zeros(0) if model.list_offsets is None else model.list_offsets
         self._programs, self._vocabularies = programs, model.vocabularies
-        self._arguments = model.list_arguments
+        self._arguments = model.arguments
+        if (weights := model.list_weights) is not None:
+            variables, *tables = model.arguments
+            self._arguments = (jax.device_put(weights.apply(variables)), *tables)
+            self._offsets = self._offsets * np.float32(weights.offset)
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
         self.listed = listed = np.isfinite(self._offsets)
         self._has_counts = len(np.unique(self._offsets[listed])) > 1  # log shares of events

@@ -74,7 +74,8 @@ class Ranker:
     ) -> None:
         self._users = RememberedUsers(max_users)
         model = load_model(path, data, separator)
-        self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
+        self.schema, self.step = model.schema, model.step
+        self._max_history = model.history_buckets[-1]
         self.vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
         self._lists = ItemLists(model, self._programs, exact_items)
 

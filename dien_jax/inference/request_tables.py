@@ -16,7 +16,7 @@ import numpy as np
 
 from dien_jax.data.value_text import SEPARATOR, Use, check_type, column_text
 from dien_jax.errors import UserError, failing, printable, require, suggestion
-from dien_jax.utils.files import atomic_path, check_utf8
+from dien_jax.utils.files import atomic_path, check_out, check_utf8
 from dien_jax.utils.text_files import (
     BadLines,
     delimiter_of,
@@ -223,10 +223,14 @@ def writing_scores(
         yield write_batch
 
 
-def is_written(names: Sequence[str], file: Path) -> bool:
-    """Return whether a file is a table of these columns and scores."""
-    table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
-    return table.names == [*names, SCORE]
+def check_table(out: Path, names: Sequence[str], **options: Any) -> None:
+    """Check that a table of the columns ``names`` and scores can be written, see ``check_out``."""
+
+    def is_ours(file: Path) -> bool:
+        table = ParquetTable(file) if file.suffix == ".parquet" else TextTable(file)
+        return table.names == [*names, SCORE]
+
+    check_out(out, is_ours=is_ours, **options)
 
 
 def open_requests(file: Path) -> RequestTable:

@@ -36,7 +36,6 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from dien_jax.runs.list_weights import WEIGHTS_FILE
 from dien_jax.runs.trained import load_run, score_batches, scorer
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.files import check_out
 
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
@@ -93,8 +92,7 @@ def score_requests(
     out, table = Path(out), Path(table)
     requests = tables.open_requests(table)
     inputs = (table, run_dir, data)
-    is_ours = partial(tables.is_written, requests.names)
-    check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
+    tables.check_table(out, requests.names, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(requests, columns)
     of_model = _state_of_model(Path(run_dir))
     trained = load_run(run_dir, data)
@@ -172,8 +170,7 @@ def list_for_users(
     out, table, model = Path(out), Path(table), Path(model)
     asked = tables.open_requests(table)
     inputs = (table, model, data)
-    is_ours = partial(tables.is_written, LIST_COLUMNS)
-    check_out(out, is_ours=is_ours, overwrite=overwrite, inputs=inputs)
+    tables.check_table(out, LIST_COLUMNS, overwrite=overwrite, inputs=inputs)
     columns = tables.found_columns(asked, columns)
     is_run, of_model = model.is_dir(), _state_of_model(model)
     trained = load_run(model, data) if is_run else None

@@ -16,7 +16,6 @@ import numpy as np
 
 from dien_jax.config.presets import PRESETS, flat_settings, nearest_preset, preset
 from dien_jax.data.dataset import Dataset, training_events
-from dien_jax.errors import writing
 from dien_jax.inspection.example_view import example_lines, measure_lines
 from dien_jax.inspection.examples import Example, Inspector, available_measures, missing_measures
 from dien_jax.metrics import diagnostics
@@ -28,7 +27,7 @@ from dien_jax.runs.summary import RunSummary, load_summaries, setting_text
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import atomic_file, check_out
+from dien_jax.utils.files import check_out, write_text
 from dien_jax.utils.plots import drawing
 
 if TYPE_CHECKING:
@@ -87,8 +86,7 @@ def write_report(
     ]
     subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
     dataset.check_files()
-    with writing(file), atomic_file(file) as stream:
-        stream.write(page(f"Report on {summary.name}", subtitle, sections))
+    write_text(file, page(f"Report on {summary.name}", subtitle, sections))
     return file
 
 

@@ -168,7 +168,8 @@ class ClickModel(nn.Module):
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """Return the features of items, embedded and concatenated."""
-        return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
+        embedded = self.item_embeddings(gather(ids, tables.item, "item"))
+        return embedded.astype(self.config.compute)
 
     def _embed(self, batch: Batch, ids: Any, tables: FeatureTables) -> tuple[jax.Array, jax.Array]:
         """Embed items ``[B, ...]`` of a batch; see :func:`without_own_user`."""
@@ -177,7 +178,7 @@ class ClickModel(nn.Module):
             fold = jnp.asarray(fold).reshape(-1, *(1,) * (ids.ndim - 1))
         embedded = self.item_embeddings(gather(ids, tables.item, "item"))
         embedded, learned = without_own_user(embedded, ids, tables, fold)
-        return self._cast(embedded), learned
+        return embedded.astype(self.config.compute), learned
 
     def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
         """Return the inputs of a batch's candidates, users and context, and the tower's terms.
@@ -185,15 +186,12 @@ class ClickModel(nn.Module):
         User and context may have a single row for all candidates.
         """
         candidate, learned = self._embed(batch, batch.item, tables)
-        user = gather(jnp.asarray(batch.user), tables.user, "user")
-        context = batch.context
-        return RowInputs(
-            candidate,
-            self._cast(self.user_embeddings(user)),
-            self._cast(self.context_embeddings(context)) if self.schema.context else None,
-            self.tower_terms(batch, tables) if self.config.statistics else None,
-            learned,
-        )
+        compute, context = self.config.compute, None
+        user = self.user_embeddings(gather(jnp.asarray(batch.user), tables.user, "user"))
+        if self.schema.context:
+            context = self.context_embeddings(batch.context).astype(compute)
+        terms = self.tower_terms(batch, tables) if self.config.statistics else None
+        return RowInputs(candidate, user.astype(compute), context, terms, learned)
 
     def tower_terms(
         self, batch: Batch, tables: FeatureTables, *, train: bool = False
@@ -205,9 +203,6 @@ class ClickModel(nn.Module):
         real = jnp.asarray(batch.weight) > 0
         statistics = jnp.asarray(batch.statistics)
         return self.tower(item, user, statistics, batch.context, real, train=train)
-
-    def _cast(self, embedded: jax.Array) -> jax.Array:
-        return embedded.astype(self.config.compute)
 
     def encode_history(
         self,

@@ -104,7 +104,10 @@ def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -
     scaled = theirs.scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
     sums = _products_of("htlw,htd->hlwd", scaled, theirs.vectors)
     sums = sums * is_used[None, :, None, :]
-    sums = sums * _inverse_root(_products_of("hlwd,hlwd->hlw", sums, sums))[..., None]
+    squares = _products_of("hlwd,hlwd->hlw", sums, sums)
+    is_zero = squares < 1e-10  # up to rounding
+    inverse = jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, squares)))
+    sums = sums * inverse[..., None]
     cosine, pooled = _products(ours, theirs, sums, is_used)  # [B, L, T], [B, L, 2]
 
     most = jnp.where(live[:, None], cosine, -1.0).max(2, initial=-1.0)
@@ -141,9 +144,3 @@ def _products(
     units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
     cosine = _products_of("btd,bld->btl", theirs.vectors, units) * theirs.scale
     return cosine.swapaxes(1, 2), _products_of("blwd,bld->blw", sums, units)
-
-
-def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return 1 / sqrt(squares), and 0 for squares that are 0 up to rounding."""
-    is_zero = squares < 1e-10
-    return jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, squares)))

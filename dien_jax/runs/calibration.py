@@ -15,7 +15,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,12 +36,37 @@ SLOPES = (1e-3, 20.0)
 """Bounds of the slope, which must be positive, so that the order of scores does not change."""
 OFFSETS = (-1000.0, 1000.0)
 """Bounds of offset and shift; logits of positive float64 probabilities are within them."""
-Fitted = TypeVar("Fitted")
+AnyFitted = TypeVar("AnyFitted", bound="Fitted")
 LogOdds = Annotated[float, msgspec.Meta(ge=OFFSETS[0], le=OFFSETS[1])]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Fitted:
+    """The content of ``FILE`` in a run folder: what was fitted on the scores of a checkpoint."""
+
+    FILE: ClassVar[str]
+
+    def save(self, folder: Path) -> None:
+        """Write the file of a run folder."""
+        write_json(folder / self.FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls: type[AnyFitted], folder: Path, step: int) -> AnyFitted | None:
+        """Read what was fitted on the checkpoint of a step; None for a run without the file."""
+        file = folder / cls.FILE
+        if not os.path.lexists(file):  # a broken link is an error
+            return None
+        fitted: Any = as_complete(read_json(file, dict[str, Any]), cls, file)
+        if fitted.step != step:
+            raise UserError(
+                f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "
+                f"that of step {step}; remove the file to use scores as they are"
+            )
+        return fitted
+
+
+@dataclass(frozen=True)
+class Calibration(Fitted):
     """The content of ``calibration.json``.
 
     The map was fitted on the scores of the checkpoint of ``step``. ``shift`` is added in use, but
@@ -49,6 +74,7 @@ class Calibration:
     and ``click_share``.
     """
 
+    FILE = CALIBRATION_FILE
     slope: Annotated[float, msgspec.Meta(ge=SLOPES[0], le=SLOPES[1])]
     offset: LogOdds
     step: Count
@@ -70,28 +96,6 @@ class Calibration:
         """Return calibrated probabilities without shift, float32 ``[n]``, as evaluation does."""
         logits = self.slope * _logits(scores) + self.offset
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
-
-    def save(self, folder: Path) -> None:
-        """Write ``calibration.json`` of a run folder."""
-        write_json(folder / CALIBRATION_FILE, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, folder: Path, step: int) -> "Calibration | None":
-        """Read the calibration of the checkpoint of a step; None for a run without one."""
-        return load_fitted(folder / CALIBRATION_FILE, cls, step)
-
-
-def load_fitted(file: Path, kind: type[Fitted], step: int) -> Fitted | None:
-    """Read what was fitted on the checkpoint of a step; None without the file."""
-    if not os.path.lexists(file):  # a broken link is an error
-        return None
-    fitted: Any = as_complete(read_json(file, dict[str, Any]), kind, file)
-    if fitted.step != step:
-        raise UserError(
-            f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "
-            f"that of step {step}; remove the file to use scores as they are"
-        )
-    return fitted
 
 
 def list_offsets(dataset: Dataset) -> np.ndarray:

@@ -9,12 +9,10 @@ list has to tell apart the few best items, for which other parts of the model co
 Dimensions: E clicks, N candidates of each, F parts of the score.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -23,8 +21,7 @@ import numpy as np
 
 from dien_jax.model.layers import CALIBRATION
 from dien_jax.model.statistics import OF_VALUE
-from dien_jax.runs.calibration import load_fitted
-from dien_jax.utils.files import write_json
+from dien_jax.runs.calibration import Fitted
 from dien_jax.utils.json_values import Count
 
 WEIGHTS_FILE = "list_weights.json"
@@ -42,13 +39,14 @@ Weight = Annotated[float, msgspec.Meta(ge=0, le=MOST_WEIGHT)]
 
 
 @dataclass(frozen=True)
-class ListWeights:
+class ListWeights(Fitted):
     """The content of ``list_weights.json``, fitted on the checkpoint of ``step``.
 
     ``offset`` is the weight of :func:`dien_jax.runs.calibration.list_offsets`, ``rules`` is added
     to the tower's weight of its input "item rules", the others are those of ``PARTS``.
     """
 
+    FILE = WEIGHTS_FILE
     step: Count
     tower: Weight = 1.0
     rules: Weight = 0.0
@@ -81,15 +79,6 @@ class ListWeights:
         """Return the weights for people."""
         shown = (f"{name.replace('_', ' ')} {getattr(self, name):.3f}" for name in WEIGHTS)
         return f"weights in lists: {', '.join(shown)}"
-
-    def save(self, folder: Path) -> None:
-        """Write ``list_weights.json`` of a run folder."""
-        write_json(folder / WEIGHTS_FILE, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, folder: Path, step: int) -> "ListWeights | None":
-        """Read the weights of the checkpoint of a step; None for a run without them."""
-        return load_fitted(folder / WEIGHTS_FILE, cls, step)
 
 
 def fit_list_weights(

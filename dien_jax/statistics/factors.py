@@ -20,8 +20,8 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -57,16 +57,6 @@ def factorise_features(
     return found
 
 
-class _Interactions(NamedTuple):
-    """Distinct values of users, by user and in the order of their first occurrences."""
-
-    sequence: np.ndarray  # int32, ascending
-    value: np.ndarray  # int32
-
-    def where(self, is_kept: np.ndarray) -> "_Interactions":
-        return _Interactions(self.sequence[is_kept], self.value[is_kept])
-
-
 def factorise(
     events: TrainingEvents,
     value_of: np.ndarray,
@@ -83,74 +73,83 @@ def factorise(
     ``most_values`` values with most users have a vector, and with ``transitions`` also the two of
     transitions; the vectors of others are zeros.
     """
-    read = _read_interactions(events, value_of, -(-interactions // MAX_INTERACTIONS) or 1)
-    users = np.bincount(read.value, minlength=size)
+    step = -(-interactions // MAX_INTERACTIONS) or 1
+    sequence, value = _read_interactions(events, value_of, step)
+    users = np.bincount(value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:most_values])
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)
-    read = read._replace(value=row[read.value] - 1).where(row[read.value] > 0)
+    is_kept = row[value] > 0
+    sequence, value = sequence[is_kept], row[value[is_kept]] - 1
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
-    fold = folds_of(read.sequence)
+    fold = folds_of(sequence)
     for table in range(1 + FOLDS):
-        others, frequent = _by_frequency(read.where(fold != table), len(kept))
+        is_other = fold != table
+        others, frequent = _by_frequency(value[is_other], len(kept))
+        chosen = sequence[is_other], others, len(frequent), components
         rows = 1 + frequent
-        (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
+        (vectors[table, rows, :components],) = _vectors(*chosen)
         if transitions:
-            earlier, later = _transition_vectors(others, len(frequent), components)
+            earlier, later = _transition_vectors(*chosen)
             vectors[table, rows, components : 2 * components] = earlier
             vectors[table, rows, 2 * components :] = later
             del earlier, later
     return row, vectors
 
 
-def _read_interactions(events: TrainingEvents, value_of: np.ndarray, step: int) -> _Interactions:
-    """Return the interactions of every user whose number is a multiple of ``step``."""
+def _read_interactions(
+    events: TrainingEvents, value_of: np.ndarray, step: int
+) -> Iterable[np.ndarray]:
+    """Return sequence and value of the interactions of every user whose number ``step`` divides.
 
-    def of_slice(own: TrainingEvents) -> _Interactions:
+    They are distinct values, int32, by user and in the order of their first occurrences.
+    """
+
+    def of_slice(own: TrainingEvents) -> tuple[np.ndarray, np.ndarray]:
         numbers = np.arange(len(own.offsets) - 1) + own.first_sequence
         firsts = first_occurrences(of_sequences(own, numbers % step == 0), value_of)
-        return _Interactions(firsts.sequence + np.int32(own.first_sequence), firsts.value)
+        return firsts.sequence + np.int32(own.first_sequence), firsts.value
 
     pieces = map_slices(of_slice, events, thread_count())
-    return _Interactions(*map(np.concatenate, zip(*pieces, strict=True)))
+    return map(np.concatenate, zip(*pieces, strict=True))
 
 
-def _by_frequency(interactions: _Interactions, size: int) -> tuple[_Interactions, np.ndarray]:
+def _by_frequency(value: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Renumber the chosen values by descending number of users; also return them in that order.
 
     Products with the matrices then read the vectors of frequent values from the cache.
     """
-    users = np.bincount(interactions.value, minlength=size)
+    users = np.bincount(value, minlength=size)
     order = np.argsort(-users, kind="stable")[: np.count_nonzero(users)]
     place = np.zeros(size, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    return interactions._replace(value=place[interactions.value]), order
+    return place[value], order
 
 
-def _vectors(interactions: _Interactions, values: int, components: int) -> list[np.ndarray]:
+def _vectors(
+    sequence: np.ndarray, value: np.ndarray, values: int, components: int
+) -> list[np.ndarray]:
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
-    is_next = np.diff(interactions.sequence, prepend=interactions.sequence[:1]) != 0
-    sequence = np.cumsum(is_next, dtype=np.int32)
-    degree = np.bincount(sequence).astype(np.float32)
-    users = np.bincount(interactions.value, minlength=values).astype(np.float32)
-    entries = 1 / np.sqrt(degree[sequence] * users[interactions.value])
-    shape = (len(degree), values)
-    matrix = sparse.csr_array((entries, (sequence, interactions.value)), shape=shape)
+    row = np.cumsum(np.diff(sequence, prepend=sequence[:1]) != 0, dtype=np.int32)
+    degree = np.bincount(row).astype(np.float32)
+    users = np.bincount(value, minlength=values).astype(np.float32)
+    entries = 1 / np.sqrt(degree[row] * users[value])
+    matrix = sparse.csr_array((entries, (row, value)), shape=(len(degree), values))
     return _unit_vectors(matrix, components, sides=("right",))
 
 
 def _transition_vectors(
-    interactions: _Interactions, values: int, components: int
+    sequence: np.ndarray, value: np.ndarray, values: int, components: int
 ) -> list[np.ndarray]:
     """Return unit vectors of values as earlier events and as next ones, ``[values, D]`` each."""
     entries, earlier, later = [], [], []
     for lag in range(1, LAGS + 1):
-        place = np.flatnonzero(interactions.sequence[lag:] == interactions.sequence[:-lag])
+        place = np.flatnonzero(sequence[lag:] == sequence[:-lag])
         entries.append(np.full(len(place), 1 / lag, np.float32))
-        earlier.append(interactions.value[place])
-        later.append(interactions.value[place + lag])
+        earlier.append(value[place])
+        later.append(value[place + lag])
     weight, before, after = map(np.concatenate, (entries, earlier, later))
     del entries, earlier, later  # millions each
     degrees = [np.bincount(end, weight, values).clip(1) for end in (before, after)]

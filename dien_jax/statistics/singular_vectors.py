@@ -1,10 +1,10 @@
 """The largest singular values of a sparse matrix and their vectors, by subspace iteration.
 
 The matrix M ``[m, n]`` has singular values of at most 1, most of which differ little from their
-neighbours. A basis with a few more columns than components is multiplied by M^T M twice. Then each
-round estimates from the basis a bound a on the unwanted squared singular values, and multiplies by
-the Chebyshev polynomial of M^T M that is at most 1 on [0, a] and grows fastest beyond. The rest are
-products of dense matrices with few columns.
+neighbours. A basis with a few more columns than components is multiplied by M^T M twice. It gives a
+bound a on the unwanted squared singular values, and is multiplied by the Chebyshev polynomial of
+M^T M that is at most 1 on [0, a] and grows fastest beyond. The rest are products of dense matrices
+with few columns.
 
 Sparse products work on ``WIDTH`` columns at a time, which stay in the cache of a processor, dense
 ones on ``BLOCK`` rows. Threads share these pieces, so results do not depend on their number.
@@ -15,7 +15,6 @@ SIAM Journal on Matrix Analysis 29(3), 2007 (Chebyshev filter).
 Dimensions: m rows, n columns of the matrix, D components, C columns of the basis.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,11 +22,11 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from dien_jax.data.arrays import chunks
 from dien_jax.utils.machine import thread_count
 
 EXTRA = 32  # columns of the basis beyond those that are kept
-POWERS, ROUNDS, DEGREE = 2, 1, 5
-"""Initial products with M^T M; rounds of the filter, and the degree of its polynomial."""
+POWERS, DEGREE = 2, 5  # initial products with M^T M; degree of the filter's polynomial
 SMALLEST_CUT = 0.03
 """Smallest bound a of the filter, relative to the largest square. The polynomial is then 2e10 at
 the largest square, so the rounding of that vector does not hide the others."""
@@ -89,10 +88,7 @@ def _basis(matrix: _Matrix, components: int) -> Pieces:
             vectors = matrix.power(vectors)
         return vectors
 
-    basis = list(matrix.threads.map(powers, _pieces(start)))
-    for _ in range(ROUNDS):
-        basis = _filtered(matrix, basis)
-    return basis
+    return _filtered(matrix, list(matrix.threads.map(powers, _pieces(start))))
 
 
 def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool) -> Vectors:
@@ -170,7 +166,7 @@ def _turned(basis: Pieces, turn: np.ndarray, threads: ThreadPoolExecutor) -> Pie
         for start, piece in zip(starts, turned, strict=True):
             piece[block] = product[:, start : start + WIDTH]
 
-    list(threads.map(of_block, _blocks(rows)))
+    list(threads.map(of_block, chunks(rows, BLOCK)))
     return turned
 
 
@@ -178,11 +174,6 @@ def _pieces(vectors: np.ndarray) -> Pieces:
     """Split into pieces of ``WIDTH`` columns."""
     starts = range(0, vectors.shape[1], WIDTH)
     return [np.ascontiguousarray(vectors[:, start : start + WIDTH]) for start in starts]
-
-
-def _blocks(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, BLOCK):
-        yield slice(start, start + BLOCK)
 
 
 def _rows(pieces: Pieces, block: slice, dtype: type[np.floating]) -> np.ndarray:
@@ -197,7 +188,7 @@ def _inner(left: Pieces, right: Pieces, threads: ThreadPoolExecutor) -> np.ndarr
         ours = _rows(left, block, np.float64)
         return np.asarray(ours.T @ (ours if right is left else _rows(right, block, np.float64)))
 
-    return np.asarray(sum(threads.map(of_block, _blocks(len(left[0])))))
+    return np.asarray(sum(threads.map(of_block, chunks(len(left[0]), BLOCK))))
 
 
 def _gram(matrix: _Matrix, basis: Pieces) -> np.ndarray:
@@ -208,4 +199,4 @@ def _gram(matrix: _Matrix, basis: Pieces) -> np.ndarray:
         image = _rows([rows @ piece for piece in basis], slice(None), np.float64)
         return np.asarray(image.T @ image)
 
-    return np.asarray(sum(matrix.threads.map(of_block, _blocks(matrix.rows.shape[0]))))
+    return np.asarray(sum(matrix.threads.map(of_block, chunks(matrix.rows.shape[0], BLOCK))))

@@ -48,8 +48,19 @@ def slices(events: TrainingEvents, most: int = SLICE_EVENTS) -> Iterator[Trainin
         return
     places = borders(events.offsets, most)
     rows = np.searchsorted(sequence, places).tolist()
-    for (first, end), own in zip(pairwise(places), pairwise(rows), strict=True):
-        yield _slice_of(events, first, end, slice(*own))
+    counted_end = events.counted_end
+    for (first, end), own in zip(pairwise(places), map(slice, rows, rows[1:]), strict=True):
+        begin, stop = events.offsets[first], events.offsets[end]
+        yield TrainingEvents(
+            event_item=events.event_item[begin:stop],
+            offsets=events.offsets[first : end + 1] - begin,
+            sequence=events.sequence[own] - np.int32(first),
+            history_end=events.history_end[own] - begin,
+            item=events.item[own],
+            label=events.label[own],
+            counted_end=None if counted_end is None else counted_end[first:end] - begin,
+            first_sequence=events.first_sequence + first,
+        )
         for array in events[:6]:
             release(array)
 
@@ -76,22 +87,6 @@ def borders(offsets: np.ndarray, most: int) -> list[int]:
         reached = int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1
         found.append(min(max(reached, first + 1), sequences))
     return found
-
-
-def _slice_of(events: TrainingEvents, first: int, end: int, rows: slice) -> TrainingEvents:
-    """Return the slice of sequences ``first`` to ``end``, whose examples are ``rows``."""
-    begin, stop = events.offsets[first], events.offsets[end]
-    counted_end = events.counted_end
-    return TrainingEvents(
-        event_item=events.event_item[begin:stop],
-        offsets=events.offsets[first : end + 1] - begin,
-        sequence=events.sequence[rows] - np.int32(first),
-        history_end=events.history_end[rows] - begin,
-        item=events.item[rows],
-        label=events.label[rows],
-        counted_end=None if counted_end is None else counted_end[first:end] - begin,
-        first_sequence=events.first_sequence + first,
-    )
 
 
 def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:

@@ -10,6 +10,7 @@ Dimensions: n devices, R rows of a table, Q slots of it on each device.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,7 +36,6 @@ from dien_jax.steps.rows import (
     put_rows,
     table_of,
 )
-from dien_jax.utils.machine import machine_bytes
 
 STRIPES = 256
 """Largest number of stripes of a table."""
@@ -257,11 +257,15 @@ class OneDevice:
         return jax.tree.unflatten(structure, leaves)
 
     def bytes_of_device(self) -> int | None:
-        """Return the memory of one of the devices; None where it is unknown."""
+        """Return the memory of one of the devices; None where it is unknown.
+
+        CPU devices of a process share the machine's memory.
+        """
         device = jax.local_devices()[0]
         if device.platform != "cpu":
             return (device.memory_stats() or {}).get("bytes_limit")
-        return machine_bytes()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return memory // max(1, self.devices // self.part[1])
 
 
 def is_key(leaf: Any) -> bool:

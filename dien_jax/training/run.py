@@ -14,7 +14,7 @@ import numpy as np
 from dien_jax.config.presets import flat_settings, member_name, nearest_preset
 from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.devices.mesh import devices_in_use, devices_there
+from dien_jax.devices.mesh import devices_in_use
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION, selection_score
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
@@ -104,7 +104,7 @@ def fit(
 
     def opened() -> tuple[Dataset, Sequence[jax.Device]]:
         require_usable_jax()
-        devices = _devices(mesh, config)
+        devices = devices_in_use(mesh, config.train.batch_size)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
         check_splits(dataset, config.train.click_rate)
         return dataset, devices
@@ -177,7 +177,7 @@ def resume(
 
     def opened() -> tuple[Dataset, Sequence[jax.Device], dict[str, str]]:
         dataset = run.open_data(folder, PUT_BACK)
-        devices = _devices(mesh, run.config)
+        devices = devices_in_use(mesh, run.config.train.batch_size)
         return dataset, devices, versions(run.config, len(devices))
 
     dataset, devices, now = on_each(opened)
@@ -243,16 +243,6 @@ def check_splits(dataset: Dataset, click_rate: float | None = None) -> None:
             )
         instead = "; log loss chooses the best model" if split == "valid" else ""
         say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
-
-
-def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
-    """Return the devices, and say so if the batch size leaves some unused."""
-    devices = devices_in_use(mesh, config.train.batch_size)
-    there = sum(map(len, devices_there()))
-    if mesh.data is None and len(devices) < there:
-        reason = f"train.batch_size {config.train.batch_size} is a multiple of no larger number"
-        say(f"{len(devices)} of {there} devices in use: {reason}")
-    return devices
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:

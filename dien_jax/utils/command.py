@@ -266,11 +266,7 @@ def _cut_files_are_named() -> Iterator[None]:
         os.write(2, f"\nerror: {file} changed while it was in use: {found}\n".encode())
         os._exit(2)
 
-    try:
-        set_handler = ctypes.CDLL(None).signal
-    except (AttributeError, OSError, TypeError):  # a system without dlopen
-        yield
-        return
+    set_handler = ctypes.CDLL(None).signal
     set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
     before = set_handler(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))

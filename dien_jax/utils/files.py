@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from dien_jax.errors import UserError, reading, writing
 from dien_jax.utils.json_values import parse_json
@@ -57,9 +57,9 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
-    with writing(file), atomic_file(file) as stream:
-        stream.write(text)
+    """Write a text file, completely or not at all; see :func:`atomic_path`."""
+    with writing(file), atomic_path(file) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def write_array(file: Path, array: Any) -> None:
@@ -87,13 +87,6 @@ def atomic_path(file: Path) -> Iterator[Path]:
         yield partial
         os.fsync(handle)
         partial.replace(target)
-
-
-@contextlib.contextmanager
-def atomic_file(file: Path) -> Iterator[TextIO]:
-    """Yield a text file that replaces ``file`` when the block ends, see :func:`atomic_path`."""
-    with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
 
 
 @contextlib.contextmanager

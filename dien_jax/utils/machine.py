@@ -49,7 +49,7 @@ def keep_freed_memory() -> bool:
     try:
         library = ctypes.CDLL(None)
         mallopt = library.gnu_get_libc_version and library.mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or a system without dlopen
+    except AttributeError:  # another C library
         return False
     # One arena: heaps of other threads cannot hold blocks over 64 MB, which would be mapped.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))  # -1: never
@@ -131,16 +131,8 @@ def require_usable_jax() -> None:
 
 def trim_memory() -> None:
     """Return freed memory to the system, if the C library is glibc."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
+    with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def machine_bytes() -> int | None:
-    """Return the memory of this machine in bytes, or None if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def require_memory(needed: int, available: int | None, subject: str, advice: str) -> None:

@@ -83,8 +83,7 @@ def attention_weights(
     lengths = integers("lengths", lengths)
     name = chosen("attention", implementation, len(layers) - 1)
     runs = xla_networks.xla_attention, native.attention, reference.reference_attention
-    with reverse_mode_only(name):
-        return _run(name, runs, query, states, tuple(layers), lengths)
+    return _run(name, runs, query, states, tuple(layers), lengths)
 
 
 def candidate_attention(
@@ -184,8 +183,7 @@ def auxiliary_loss(
     if steps == 1:
         return jnp.zeros((), jnp.float32)
     runs = xla_networks.xla_loss, native.auxiliary_loss, reference.reference_loss
-    with reverse_mode_only(name):
-        return _run(name, runs, states, history, sampled, shares, tuple(layers))
+    return _run(name, runs, states, history, sampled, shares, tuple(layers))
 
 
 def last_states(  # noqa: D417
@@ -329,9 +327,10 @@ def _single(arrays: tuple) -> tuple:
 def _run(name: str, runs: tuple[Callable, Callable, Callable], *arrays: Any) -> jax.Array:
     """Call one of the functions for xla, native and reference; all but the first take float32."""
     xla, native, reference = runs
-    if name == "xla":
-        return xla(*arrays)
-    return (native if name == "native" else reference)(*_single(arrays))
+    with reverse_mode_only(name):
+        if name == "xla":
+            return xla(*arrays)
+        return (native if name == "native" else reference)(*_single(arrays))
 
 
 def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> None:

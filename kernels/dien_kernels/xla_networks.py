@@ -23,6 +23,7 @@ from dien_kernels.reference import (
     masked_softmax,
     scores_of,
 )
+from dien_kernels.step import sigmoid
 
 CPU_BLOCK = 1280
 """Positions per block on a CPU: some hundred kilobytes per layer."""
@@ -33,7 +34,7 @@ BLOCK = 65_536
 @jax.custom_vjp
 def _sigmoid(value: jax.Array) -> jax.Array:
     """Return the logistic function; keep fusion from repeating it in each consumer."""
-    return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
+    return jax.lax.optimization_barrier(sigmoid(value))
 
 
 def _sigmoid_forward(value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -52,19 +53,21 @@ def xla_attention(
     query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
 ) -> jax.Array:
     """Return attention weights; compute the query's part of the first layer once per row."""
-    shared, of_states = split_first(query, layers[0])
-    return attention_of_shares(states, query, shared, lengths, (of_states, layers[1:]))
+    shared, weights = split_first(query, layers)
+    return attention_of_shares(states, query, shared, lengths, weights)
 
 
-def split_first(query: jax.Array, first: Dense) -> tuple[jax.Array, jax.Array]:
-    """Return the query's part of the first layer ``[B, M]`` and the kernel of [h, h o q].
+def split_first(query: jax.Array, layers: Layers) -> tuple[jax.Array, tuple]:
+    """Return the query's part of the first layer ``[B, M]``, and the other weights.
 
-    The first layer is ``q (W_q + W_d) + h (W_h - W_d) + (h o q) W_p``.
+    These are the kernel of [h, h o q] and the later layers. The first layer is
+    ``q (W_q + W_d) + h (W_h - W_d) + (h o q) W_p``.
     """
-    kernel, bias = (part.astype(query.dtype) for part in first)
+    kernel, bias = (part.astype(query.dtype) for part in layers[0])
     of_query, of_state, of_difference, of_product = jnp.split(kernel, 4)
     shared = query @ (of_query + of_difference) + bias[None, :]
-    return shared, jnp.concatenate([of_state - of_difference, of_product])
+    of_states = jnp.concatenate([of_state - of_difference, of_product])
+    return shared, (of_states, tuple(layers[1:]))
 
 
 def attention_of_shares(
@@ -72,7 +75,7 @@ def attention_of_shares(
 ) -> jax.Array:
     """Return attention weights from the results of :func:`split_first`.
 
-    ``weights`` are its kernel and the later layers. ``states`` may be ``[1, T, H]``, for all rows.
+    ``states`` may be ``[1, T, H]``, for all rows.
     """
     of_states, layers = weights
     of_state, of_product = jnp.split(of_states, 2)

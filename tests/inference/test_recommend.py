@@ -46,7 +46,7 @@ def options(n=10, **changes) -> ListOptions:
 def lists(offsets, exact_items=100, **features) -> ItemLists:
     tables = {f"tables/item/{name}": np.array(values) for name, values in features.items()}
     model = Mock(LoadedModel, schema=small_dataset.SCHEMA, tables=tables)
-    model.list_offsets = np.float32(offsets)
+    model.list_offsets, model.list_weights = np.float32(offsets), None
     return ItemLists(model, Mock(BucketedPrograms), exact_items)
 
 

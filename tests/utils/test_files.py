@@ -11,21 +11,21 @@ import pytest
 from support.holder import held
 
 from dien_jax.errors import UserError
-from dien_jax.utils.files import atomic_file, atomic_path, check_out, locked, partial_folder
+from dien_jax.utils.files import atomic_path, check_out, locked, partial_folder
 
 
 def write(file: Path, text: str = "new") -> None:
-    with atomic_file(file) as stream:
-        stream.write(text)
+    with atomic_path(file) as path:
+        path.write_text(text)
 
 
 def test_file_is_replaced_when_the_block_ends_unless_by_an_error(tmp_path):
     file = tmp_path / "out.csv"
     file.write_text("old")
-    with pytest.raises(TypeError), atomic_file(file) as stream:
+    with pytest.raises(TypeError), atomic_path(file) as path, path.open("w") as stream:
         stream.writelines(["half", None])
-    with atomic_file(file) as stream:
-        stream.write("new")
+    with atomic_path(file) as path:
+        path.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
@@ -52,8 +52,8 @@ def test_device_is_written_into(tmp_path):
 
 def test_standard_output_is_written_into_and_keeps_what_else_is_written(tmp_path):
     code = (
-        "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
-        "with atomic_file(Path('/dev/stdout')) as stream: stream.write('new')\n"
+        "from pathlib import Path; from dien_jax.utils.files import write_text\n"
+        "write_text(Path('/dev/stdout'), 'new')\n"
         "print(', and more', flush=True)"
     )
     with (tmp_path / "out").open("ab") as out:
@@ -76,10 +76,10 @@ def test_partial_files_of_killed_processes_are_removed_and_others_stay(tmp_path)
 def test_second_writer_in_the_same_process_is_refused(tmp_path):
     file = tmp_path / "out.csv"
     problem = f"is being written by process {os.getpid()}"
-    with atomic_file(file) as stream:
+    with atomic_path(file) as path:
         with pytest.raises(UserError, match=problem):
             write(file)
-        stream.write("first")
+        path.write_text("first")
     assert file.read_text() == "first"
 
 

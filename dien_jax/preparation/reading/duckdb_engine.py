@@ -47,21 +47,6 @@ def epoch_ms(moment: Value) -> IntegerValue:
 @contextlib.contextmanager
 def duckdb_workspace(out: Path, folder: Path, memory_limit: str) -> Iterator["DuckDBWorkspace"]:
     """Open a database in ``folder``, to prepare the dataset folder ``out``."""
-    try:
-        with _connect(folder, memory_limit) as connection:
-            yield DuckDBWorkspace(folder, connection)
-    except duckdb.OutOfMemoryException as error:
-        problem = "the database ran out of its share of --memory; raise it"
-        raise UserError(f"{problem}: {reason(error)}") from error
-    except (duckdb.InterruptException, RuntimeError) as error:
-        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
-        raise
-    except (duckdb.OperationalError, duckdb.FatalException) as error:
-        raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
-
-
-def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     config: dict[str, Any] = {
         "memory_limit": memory_limit,
         "temp_directory": str(folder / "spill"),
@@ -76,7 +61,18 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
         raise UserError(f"--memory gives the database {memory_limit}: {error}") from error
-    return connection
+    try:
+        with connection:
+            yield DuckDBWorkspace(folder, connection)
+    except duckdb.OutOfMemoryException as error:
+        problem = "the database ran out of its share of --memory; raise it"
+        raise UserError(f"{problem}: {reason(error)}") from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
+        raise
+    except (duckdb.OperationalError, duckdb.FatalException) as error:
+        raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
 
 
 class DuckDBWorkspace(Workspace):

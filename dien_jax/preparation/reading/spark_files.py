@@ -30,7 +30,7 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
     """Read columns of a file, or of all files of a folder, which may be an address.
 
     Spark reads files named ``.parquet`` or ``.pq``; files at an address must have such a name. If a
-    local file has another name, DuckDB reads all files.
+    local file has another name, DuckDB reads all files, and their rows are passed to Spark.
     """
     address = log.address_of(file)
     if address is None and not file.exists():
@@ -40,7 +40,10 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
     if address is None:
         paths = [str(part.absolute()) for part in log.files_of(file)]
         if not all(path.endswith(PARQUET) for path in paths):
-            return _read_here(workspace, file, form)
+            read, schema = workspace.local.read_columns(file, form), log.text_schema(form.wanted)
+            batches = workspace.local.batches(read.rows, schema.names)
+            rows = workspace.append("rows", (batch.cast(schema) for batch in batches), schema)
+            return read._replace(rows=rows)
     else:
         paths = [address]
         for name in reader.text(address).inputFiles():
@@ -50,14 +53,6 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
                 raise UserError(f"{address}: {problem}; {hint}")
     with stage(f"reading {address or file}"):
         return _read_parquet(workspace, Path(address or file), reader.parquet(*paths), form)
-
-
-def _read_here(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
-    """Read local files by DuckDB, and pass their rows to Spark."""
-    read, schema = workspace.local.read_columns(file, form), log.text_schema(form.wanted)
-    batches = workspace.local.batches(read.rows, schema.names)
-    rows = workspace.append("rows", (batch.cast(schema) for batch in batches), schema)
-    return read._replace(rows=rows)
 
 
 def _read_parquet(workspace: SparkWorkspace, file: Path, frame: Any, form: LogForm) -> Log:

@@ -29,7 +29,7 @@ from ibis.expr.types import IntegerValue, StringValue, Table, Value
 from pyarrow.dataset import ParquetFileFragment, dataset
 
 from dien_jax.data.value_text import NUMBER
-from dien_jax.errors import UserError, reason
+from dien_jax.errors import UserError, failing, reason
 from dien_jax.preparation.options import LogForm
 from dien_jax.preparation.reading.log import BATCH_ROWS, Log
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
@@ -217,15 +217,13 @@ class SharedFolder:
     def __init__(self, address: str) -> None:
         name = f"dien-jax-{uuid.uuid4().hex[:12]}"
         self.address = f"{address.rstrip('/')}/{name}"
-        try:
+        with failing(f"{address} cannot be written"):
             if ":/" in address:
                 uri = self.address.replace("s3a://", "s3://", 1)
                 self._files, self._path = pa_fs.FileSystem.from_uri(uri)
             else:
                 self._files, self._path = pa_fs.LocalFileSystem(), self.address
             self._files.create_dir(self._path)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{address} cannot be written: {reason(error)}") from error
 
     def address_of(self, table: str) -> str:
         """Return the address of a table, for the engine."""
@@ -331,10 +329,8 @@ def _check_address(url: str) -> None:
         raise UserError(f"{where}: expected sc://HOST:PORT, got {error}") from error
     if parts.scheme != "sc" or not host:
         raise UserError(f"{where}: expected sc://HOST:PORT")
-    try:
+    with failing(f"{where}: nothing answers at {host}:{port}"):
         socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise UserError(f"{where}: nothing answers at {host}:{port}: {reason(error)}") from error
 
 
 def _open_session(url: str | None) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dien_jax.data.arrays import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError, failing, reading
 from dien_jax.preparation.pipeline.splits import VALID, EventPart, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NONE, NegativeSampler
 from dien_jax.preparation.writer import DatasetWriter, check_target
@@ -136,14 +136,9 @@ def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
     Nothing in the file is ever imported or called. ``unknown``, if given, must be the unknown row.
     """
     expected = f"{file}: expected a pickled dict of strings to the numbers 0 to n-1"
-    with reading(file), open_bytes(file) as stream:
-        try:
-            content = io.BytesIO(stream.read())
-            index = _PlainUnpickler(content, encoding="utf-8", errors="surrogateescape").load()
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle raises every kind of exception
-            raise UserError(f"{expected}: {error}") from error
+    with failing(expected), reading(file), open_bytes(file) as stream:
+        content = io.BytesIO(stream.read())
+        index = _PlainUnpickler(content, encoding="utf-8", errors="surrogateescape").load()
     if type(index) is not dict:
         raise UserError(f"{expected}, found {type(index).__name__}")
     keys, values = ({type(entry).__name__ for entry in part} for part in (index, index.values()))
@@ -190,21 +185,17 @@ class _Log:
                 bad.add(file, number, f"history of {len(items)} items but {len(kinds)} categories")
             else:
                 group = self.groups.setdefault(user, len(self.groups))
-                columns["sequence"].append(self._sequence(group, joined[0], items))
+                sequence = self._sequences.setdefault((group, joined[0]), len(self._sequences))
+                if sequence == len(self.offsets) - 1:  # a new history
+                    self.events.extend(self._item_index.get(event, UNKNOWN) for event in items)
+                    self.offsets.append(len(self.events))
+                columns["sequence"].append(sequence)
                 columns["group"].append(group)
                 columns["item"].append(self._item_index.get(item, UNKNOWN))
                 columns["label"].append(label == "1")
         arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
         ends = np.array(self.offsets)[arrays["sequence"] + 1]
         return Examples(history_end=ends, user=arrays["group"], context={}, **arrays)
-
-    def _sequence(self, group: int, history: str, items: list[str]) -> int:
-        """Return the number of a user's history; add its events if it is new."""
-        sequence = self._sequences.setdefault((group, history), len(self._sequences))
-        if sequence == len(self.offsets) - 1:
-            self.events.extend(self._item_index.get(item, UNKNOWN) for item in items)
-            self.offsets.append(len(self.events))
-        return sequence
 
 
 def _by_index(index: dict[str, int]) -> list[str]:

@@ -68,9 +68,7 @@ def _forward(
     plan: Plan, keep: bool, up_to_longest: bool, histories: Histories
 ) -> tuple[jax.Array, jax.Array, Kept | None]:
     steps = histories.x.shape[1]
-    count, size = _cut(steps)
-    whole = _whole(histories, count * size)
-    needed = _needed(histories.lengths, count, size) if up_to_longest else count
+    count, size, needed, whole = _cut(histories, up_to_longest)
 
     def chunk(index: Any, carry: tuple) -> tuple:
         last, states, kept = carry
@@ -97,10 +95,8 @@ def _forward(
 def _backward(plan: Plan, up_to_longest: bool, *saved: Any) -> Histories:
     histories, states, kept, d_states, d_last = saved
     steps = histories.x.shape[1]
-    count, size = _cut(steps)
-    whole = _whole(histories, count * size)
+    count, size, needed, whole = _cut(histories, up_to_longest)
     states, d_states = (padded(array, {1: count * size}) for array in (states, d_states))
-    needed = _needed(histories.lengths, count, size) if up_to_longest else count
 
     def chunk(index: Any, carry: tuple) -> tuple:
         d_last, d_x, d_offset, d_slope, d_weights = carry
@@ -153,21 +149,18 @@ def _matmul_gradients(
     return by_time.swapaxes(0, 1), d_weights
 
 
-def _cut(steps: int) -> tuple[int, int]:
-    """Return the number of chunks and their steps; ``steps`` may be symbolic, as in an export."""
+def _cut(histories: Histories, up_to_longest: bool) -> tuple[int, int, Any, Histories]:
+    """Return the number of chunks, their steps, how many to run, and whole chunks of histories.
+
+    Dead steps fill the last chunk. T may be symbolic, as in an export.
+    """
+    steps = histories.x.shape[1]
     count = -(-steps // LONGEST_CHUNK)
-    return count, -(-steps // count) if isinstance(steps, int) else LONGEST_CHUNK
-
-
-def _needed(lengths: jax.Array, count: int, size: int) -> jax.Array:
-    return jnp.minimum(-(-lengths.max(initial=0) // size), count)
-
-
-def _whole(histories: Histories, steps: int) -> Histories:
-    """Append dead steps up to a whole number of chunks."""
-    x = padded(histories.x, {1: steps})
-    offset, slope = (padded(row, {0: steps}) for row in (histories.offset, histories.slope))
-    return histories._replace(x=x, offset=offset, slope=slope)
+    size = -(-steps // count) if isinstance(steps, int) else LONGEST_CHUNK
+    needed = -(-histories.lengths.max(initial=0) // size) if up_to_longest else count
+    x = padded(histories.x, {1: count * size})
+    offset, slope = (padded(row, {0: count * size}) for row in (histories.offset, histories.slope))
+    return count, size, needed, histories._replace(x=x, offset=offset, slope=slope)
 
 
 def _operands(

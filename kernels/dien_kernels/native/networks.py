@@ -25,8 +25,7 @@ MOST_LAYERS = 8
 
 def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array) -> jax.Array:
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
-    shared, of_states = xla_networks.split_first(query, layers[0])
-    weights = of_states, tuple(layers[1:])
+    shared, weights = xla_networks.split_first(query, layers)
     return _attention(states, query, shared, lengths.astype(jnp.int32), weights)
 
 
@@ -84,8 +83,7 @@ def candidate_attention(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
     """Return weights ``[N, T]`` as :func:`dien_kernels.candidate_attention` does."""
-    shared, of_states = xla_networks.split_first(query, layers[0])
-    weights = of_states, tuple(layers[1:])
+    shared, weights = xla_networks.split_first(query, layers)
     run = jax.custom_batching.sequential_vmap(_candidates_kernel)
     return run(query, shared, states, length.astype(jnp.int32), weights)
 
