@@ -49,6 +49,9 @@ def check_inputs(
         check_axes("log_q", log_q, {"1 + K": 1 + count, **position})
         if is_negative is not None and is_negative.dtype != bool:
             refuse("is_negative", "booleans", is_negative.dtype)
+    for name, array in {"history": history, "candidate": candidate}.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            refuse(name, "embeddings in floating point", array.dtype)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
 

@@ -20,6 +20,7 @@ import secrets
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -50,6 +51,7 @@ class _Host(TypedDict):
     """Content of ``host``."""
 
     best: bool
+    crc32: dict[str, int]  # of the arrays that one process wrote whole
     host: dict[str, Any]
 
 
@@ -113,10 +115,13 @@ class Checkpoints:
             return self._path((step, max(again, default=0))).name, is_best, replaced
 
         def write() -> None:
-            arrays = ocp.args.PyTreeSave(jax.tree.map(to_write, state))
-            values = ocp.args.JsonSave({"best": is_best, "host": host})
+            arrays = jax.tree.map(to_write, state)
+            values = _Host(best=is_best, crc32=checksums(named_leaves(arrays)), host=host)
+            args = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(arrays), host=ocp.args.JsonSave(values)
+            )
             with _orbax_errors(f"cannot save the checkpoint {path}"):
-                self._checkpointer.save(path, args=ocp.args.Composite(state=arrays, host=values))
+                self._checkpointer.save(path, args=args)
 
         def remove() -> None:
             with _orbax_errors(f"cannot save the checkpoint {path}"):
@@ -142,8 +147,8 @@ class Checkpoints:
 
         ``like`` is a state of the same configuration, of arrays or their shapes; only its names,
         shapes, types and devices matter. Arrays that it has sharded are read onto these devices,
-        others into host memory. An array that differs from it, or a checkpoint that does not exist,
-        is a UserError.
+        others into host memory. An array that differs from it, or from what was saved, or a
+        checkpoint that does not exist, is a UserError.
         """
 
         def attempt() -> str:
@@ -186,12 +191,16 @@ class Checkpoints:
             found = named_leaves(content["state"])
         arrays = {name: array for name, array in found.items() if array is not ocp.PLACEHOLDER}
         check_arrays(path, arrays, wanted)
+        host = _host(path)
+        for name, found_sum in checksums(arrays).items():
+            if found_sum != host["crc32"].get(name, found_sum):
+                raise UserError(f"the checkpoint {path} is damaged: {name} is not as it was saved")
         for name, leaf in wanted.items():
             if is_key(leaf):
                 impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None
                 arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
         state = jax.tree.unflatten(structure, [arrays.get(name) for name in expected])
-        return state, _host(path)["host"]
+        return state, host["host"]
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -336,6 +345,13 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """Return the leaves by names like ``params/embedding/item``, since Orbax loses tuples."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def checksums(arrays: dict[str, Any]) -> dict[str, int]:
+    """Return the CRC-32 of the arrays that are in host memory."""
+    whole = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    parts = {name: np.ascontiguousarray(array).reshape(-1) for name, array in whole.items()}
+    return {name: zlib.crc32(part.view(np.uint8)) for name, part in parts.items()}
 
 
 def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

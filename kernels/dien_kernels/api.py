@@ -201,13 +201,16 @@ def _run(
         refuse("x", "shape [B, T, D] with T >= 1", x.shape)
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         refuse("x", "float32 or bfloat16", x.dtype)
+    if not isinstance(weights, Weights):
+        refuse("weights", "dien_kernels.Weights", f"a {type(weights).__name__}")
     batch, steps, depth = x.shape
     hidden = weights.recurrent.shape[0]
     shapes: Shapes = {
         "lengths": (lengths, (batch,)),
-        "attention": (attention, (batch, steps)),
         "initial_state": (initial_state, (batch, hidden)),
     }
+    if cell != "gru":
+        shapes["attention"] = attention, (batch, steps)
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
     lengths = integers("lengths", lengths)
     check_name("implementation", implementation, Implementation)

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from dien_kernels.options import Form, Precision
 from dien_kernels.reference import Weights
 
-# An array or None, and its expected shape, by the argument's name.
+OPTIONAL = "initial_state", "weights.recurrent_bias"
+"""Arguments that may be None."""
+# An array and its expected shape, by the argument's name.
 Shapes = dict[str, tuple[Any, tuple[Any, ...]]]
 
 
@@ -33,9 +35,11 @@ def precision_of(name: Precision) -> jax.lax.Precision:
 
 def check_shapes(shapes: Shapes) -> None:
     for name, (array, shape) in shapes.items():
-        if array is not None and not hasattr(array, "shape"):
+        if array is None and name in OPTIONAL:
+            continue
+        if not hasattr(array, "shape"):
             refuse(name, f"an array of shape {shape}", f"a {type(array).__name__}")
-        if array is not None and array.shape != shape:
+        if array.shape != shape:
             refuse(name, f"shape {shape}", array.shape)
 
 

@@ -294,6 +294,8 @@ def adam_update(
         for leaf in jax.tree.leaves(tree):
             if jnp.result_type(leaf) != jnp.float32:
                 refuse(argument, "float32", jnp.result_type(leaf))
+    if isinstance(count, int) and count < 1:
+        refuse("count", "1 or more", count)
     name = chosen("adam", implementation, 1)
     run = adam.native_adam if name == "native" else adam.xla_adam
     return run(adam.scales_of(rate, count), *trees.values())

@@ -65,9 +65,10 @@ def test_parts_are_those_of_the_sources():
             "variances: expected float32",
         ),
         ({"implementation": "nativ"}, "did you mean 'native'"),
+        ({"count": 0}, "count: expected 1 or more, got 0"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(changed, message):
     right = {"params": PARAMS, "means": ZEROS, "variances": ZEROS, "gradients": GRADIENTS[0]}
     with pytest.raises(ValueError, match=message):
-        adam_update(**right | changed, rate=0.1, count=1)
+        adam_update(**{**right, "count": 1, **changed}, rate=0.1)

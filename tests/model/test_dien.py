@@ -201,6 +201,10 @@ def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
     [
         ({"history": jnp.ones((B, T))}, r"history: expected shape \[B, T, D\], got \(4, 6\)"),
         ({"history": [[1.0]]}, r"history: expected an array, got list \[\[1.0\]\]"),
+        (
+            {"history": jnp.ones((B, T, D), int)},
+            "history: expected embeddings in floating point, got",
+        ),
         ({"lengths": jnp.ones(3, int)}, r"lengths: expected shape \[B\] with B = 4, got \(3,\)"),
         ({"lengths": 6}, r"lengths: expected an array, got int 6"),
         ({"lengths": jnp.ones(B)}, r"lengths: expected integers, got float32"),

@@ -27,6 +27,14 @@ def test_users_who_chose_everything_get_no_negatives_and_the_summary_says_so(tmp
     assert any("8 negatives left out" in line for line in summary)
 
 
+@pytest.mark.parametrize("allow", [False, True])
+def test_repeats_that_no_negative_has_are_reported(tmp_path, allow):
+    lines = [f"u{user},i{(user + n) % 7},c,{n}" for user in range(9) for n in (1, 2, 3, 1)]
+    _, summary = make(write(tmp_path, HEADER + "\n".join(lines)), allow_own_negatives=allow)
+    problem = "warning: 9 of 36 events repeat an item of their user, but no negative does"
+    assert [line.startswith(problem) for line in summary].count(True) == (not allow)
+
+
 def test_users_with_one_event_are_kept_but_have_no_example(tmp_path):
     dataset, summary = make(write(tmp_path, LOG + "eve,i1,c1,500\n"))
     assert "eve" in dataset.groups()

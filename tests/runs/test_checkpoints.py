@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import math
 import shutil
 import sys
@@ -230,22 +231,40 @@ def test_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, state, messag
         checkpoints.restore(5, state)
 
 
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 def test_damaged_checkpoint_is_refused(tmp_path):
     original = tmp_path / "original"
     Checkpoints(original).save(5, make_state(), {}, best=True)
     files = [path.relative_to(original) for path in original.rglob("*") if path.is_file()]
     refused = 0
+    damages = {"empty": lambda _: b"", "rubbish": lambda _: b"\x00rubbish", "flipped": flipped}
     for number, file in enumerate(files):
-        for damage in (b"", b"\x00rubbish"):
-            copy = tmp_path / f"{number}-{len(damage)}"
+        for name, damage in damages.items():
+            copy = tmp_path / f"{number}-{name}"
             shutil.copytree(original, copy)
-            (copy / file).write_bytes(damage)
+            (copy / file).write_bytes(damage((original / file).read_bytes()))
             try:
                 restored, _ = Checkpoints(copy).restore(5, make_state())
                 assert_same_bits(restored, make_state())  # a file that only tells the time, say
             except UserError:
                 refused += 1
-    assert refused >= 6
+    assert refused >= 9
+
+
+def test_array_that_is_not_as_it_was_saved_is_refused(tmp_path):
+    """A flipped bit may leave numbers that Orbax can read."""
+    checkpoints, state = Checkpoints(tmp_path), make_state()
+    checkpoints.save(5, state, {}, best=True)
+    file = tmp_path / "5/host/metadata"
+    saved = json.loads(file.read_bytes())
+    saved["crc32"]["params/embedding/item"] ^= 1
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="/5 is damaged: params/embedding/item is not as it was"):
+        checkpoints.restore(5, state)
 
 
 def test_folder_that_cannot_be_made_is_told(tmp_path):

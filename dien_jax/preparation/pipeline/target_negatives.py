@@ -76,16 +76,19 @@ class NegativeSampler:
 
     A draw is repeated if it is the positive, or an item that the user chose before, unless
     ``allow_own``. If the pool is still empty, or the user chose nearly all of it, a positive gets
-    fewer negatives. ``part`` has the events of the users of the positives.
+    fewer negatives. ``part`` has the events of the users of the positives. ``repeats`` counts those
+    of an item that their user chose before, unless ``allow_own``.
     """
 
     def __init__(self, part: EventPart, num_items: int, allow_own: bool = False) -> None:
         self._part, self._allow_own = part, allow_own
         self._user_keys = part.sequence.astype(np.int64) * num_items  # of each event
+        self.repeats = 0
         if not allow_own:
             keys, events = sort_together(self._user_keys + part.item, np.arange(len(part.item)))
             self._keys = np.append(keys, np.iinfo(np.int64).max)
             self._events = np.append(events, 0)  # an item's first event first
+            self.repeats = int(np.count_nonzero(keys[1:] == keys[:-1]))
 
     def draw(
         self,
@@ -144,13 +147,14 @@ class TargetNegatives:
     Training negatives are sampled from the events that popularity counts, so each is an item that
     training knows. Validation and test negatives are sampled from all events up to their time, so
     items unknown in training occur among the negatives as they do among the positives. ``missing``
-    counts the negatives that were given up.
+    counts the negatives that were given up, ``repeats`` is the sum of those of the samplers.
     """
 
     def __init__(
         self, options: ImplicitOptions, events: "Events", split: Split, known: np.ndarray
     ) -> None:
-        self.options, self._num_items, self.missing = options, events.num_items, 0
+        self.options, self._num_items = options, events.num_items
+        self.missing = self.repeats = 0
         chosen = np.zeros(len(events.item), bool)
         for part in events.parts():
             stop = part.first_event + len(part.item)
@@ -169,6 +173,7 @@ class TargetNegatives:
         It returns event, item and label of each positive, followed by those of its negatives.
         """
         sampler = NegativeSampler(part, self._num_items, self.options.allow_own_negatives)
+        self.repeats += sampler.repeats
 
         def draw(target: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
             pool = self._train if side == TRAIN else self._held_out

@@ -33,6 +33,7 @@ from dien_jax.preparation.pipeline.target_negatives import TargetNegatives
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import stage
 
+MOST_REPEATS = 0.02  # largest share of events that repeat an item of their user without a warning
 MEANING = {  # descriptions of --negative-distribution in the summary
     "popularity": "by popularity, so AUC does not reward popular items; recommend does",
     "uniform": "uniformly, so AUC rewards popular items; so does recommend",
@@ -195,4 +196,11 @@ def _describe_drawn(encoder: Encoder, negatives: TargetNegatives) -> list[str]:
     if negatives.missing:
         reason = "by then nothing else had been chosen, or their users had chosen nearly all of it"
         lines.append(f"{negatives.missing:,} negatives left out: {reason}")
+    if negatives.repeats > MOST_REPEATS * len(encoder.events.item):
+        lines.append(
+            f"warning: {negatives.repeats:,} of {len(encoder.events.item):,} events repeat an item "
+            "of their user, but no negative does. A model learns that such items are always chosen:"
+            " AUC is too high, and so are scores of items of the history. --allow-own-negatives "
+            "samples them too"
+        )
     return lines
