@@ -3,8 +3,9 @@
     python examples/daily_job.py [--out FOLDER] [--days 2]
 
 The server keeps running: it notices that the exported file was replaced, and loads the new model
-without losing a request. A model whose validation AUC is not above ``--worst`` is not exported.
-Logs are synthetic and grow by one day each time.
+without losing a request. A model is exported if its validation AUC is above ``--worst`` and not
+below that of yesterday's model on the same examples. A job that was stopped goes on where it was if
+it is started again with the same ``--out``. Logs are synthetic and grow by one day each time.
 """
 
 import argparse
@@ -40,17 +41,22 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
     if day > 0:
         extend = ["--extend", str(out / f"data-{day - 1}"), "--train-from", str(end - 4 * DAY)]
         start = ["--warm-start", str(out / f"run-{day - 1}")]
-    run(
-        "dien_jax.prepare", "interactions", str(log), "--out", str(data), "--item-features",
-        "category", "--split", "by-time", *borders, *extend,
-    )  # fmt: skip
-    run(
-        "dien_jax.train", *start, "--data", str(data), "--run-dir", str(model),
-        "--train.epochs", str(epochs), "--train.max-history", LONGEST, "--train.buckets", LONGEST,
-    )  # fmt: skip
-    found = json.loads((model / "result.json").read_text())["valid"]["auc"]
-    if found <= worst:
-        print(f"validation AUC {found:.4f}, not above {worst}: yesterday's stays", flush=True)
+    if not data.exists():  # it appears when it is complete
+        run(
+            "dien_jax.prepare", "interactions", str(log), "--out", str(data), "--item-features",
+            "category", "--split", "by-time", *borders, *extend,
+        )  # fmt: skip
+    if model.exists():
+        run("dien_jax.train", "--resume", str(model))
+    else:
+        settings = "--train.epochs", str(epochs), "--train.max-history", LONGEST
+        settings += "--train.buckets", LONGEST
+        run("dien_jax.train", *start, "--data", str(data), "--run-dir", str(model), *settings)
+    result = json.loads((model / "result.json").read_text())
+    found, before = result["valid"]["auc"], (result["valid_before"] or {}).get("auc", 0)
+    if found <= worst or found < before:
+        limit = f"{worst}, and that of yesterday's model, {before:.4f}"
+        print(f"validation AUC {found:.4f}: expected above {limit}; it stays", flush=True)
         return False
     # --overwrite replaces the file atomically: a reader sees either the old or the new file.
     run("dien_jax.export", str(model), "--out", str(out / "current.dien"), "--overwrite")

@@ -40,6 +40,7 @@ from dien_jax.utils.json_values import as_type
 LOOKS = 10
 """Number of times in a second that a process looks for the folder that process 0 has made."""
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
+_CAUSE = re.compile(r": ([^:]+) \[os_error_code=")  # after long names of files
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
 
 Read = TypeVar("Read")
@@ -298,7 +299,8 @@ def _orbax_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged checkpoint raises exceptions of every kind
-        problem = reason(error)
+        cause = _CAUSE.search(str(error))
+        problem = cause[1] if cause else reason(error)
     finally:
         if problem is not None:
             time.sleep(0.1)  # Orbax's threads cannot be joined from here

@@ -211,7 +211,7 @@ def model_version(path: Path) -> ModelVersion:
         fitted = (path / name for name in (CALIBRATION_FILE, WEIGHTS_FILE))
         return of_files(best, path / CONFIG_FILE, *(file for file in fitted if file.exists()))
 
-    if path.is_file():
+    if not path.is_dir():
         return of_files(path)
     Run.load(path)
     checkpoints = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True)

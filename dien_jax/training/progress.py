@@ -22,6 +22,7 @@ class Progress:
       step: steps taken.
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
+      valid_before: validation metrics before the first step of a warm start; else None.
       network_from: step after which the network is trained; None while the tower is trained.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
@@ -33,6 +34,7 @@ class Progress:
     evaluated_step: Count = 0
     best_step: Count = 0
     best_score: Annotated[float, msgspec.Meta(le=1)] | None = None
+    valid_before: dict[str, float | None] | None = None
     network_from: Count | None = None
     worse_evaluations: Count = 0
     totals: dict[str, float] = field(default_factory=dict)

@@ -43,6 +43,7 @@ class RunResult:
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
       valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
+      valid_before: those before the first step of a warm start, not calibrated; None without one.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
       wall_seconds: duration, over all processes of the run.
@@ -64,6 +65,7 @@ class RunResult:
     best_step: Count
     valid: Metrics
     test: Metrics
+    valid_before: Metrics | None
     train_examples_per_second: NotNegative | None
     wall_seconds: NotNegative
     device: str

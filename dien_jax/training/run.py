@@ -311,8 +311,8 @@ def _train(
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
         on_first(lambda: cut_back(folder, progress.evaluated_step))
-        if starts:
-            before = trainer.validate()
+        if run.warm_start is not None and not progress.step:
+            before = progress.valid_before = trainer.validate()
             shown = (f"{METRICS[key].label} {METRICS[key].text(before)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
         with contextlib.closing(Reporter(folder, loggers)) as reporter:
@@ -335,6 +335,7 @@ def _train(
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
     intervals = outcome.pop("intervals")
+    about["valid_before"] = before = progress.valid_before
     result = RunResult(run_dir=folder, lists=lists, **about, **outcome)
     of_card = {**vars(result), "parameters": trainer.parameters}
     card = model_card(run, dataset.meta, of_card, intervals, calibration)
@@ -345,7 +346,7 @@ def _train(
     on_first(lambda: reporter.finish(result.best_step, metrics, files))
     on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
-    if starts and (selection_score(before) or 0) > (selection_score(result.valid) or 0):
+    if before and (selection_score(before) or 0) > (selection_score(result.valid) or 0):
         say("validation was better before the first step: keep the run that this one started from")
     return result
 

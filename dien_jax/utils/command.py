@@ -278,17 +278,21 @@ def _cut_files_are_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the first Ctrl-C or SIGTERM, if any; a second one kills.
+    """Yield a function that returns the first Ctrl-C, SIGTERM or SIGHUP; a second one kills.
 
     Signals within ``SAME_STOP`` count as one: GNU timeout, for example, signals a process and then
-    its group. In a run of several processes JAX handles SIGTERM.
+    its group. SIGHUP, of a terminal that was closed, stays ignored under ``nohup``. In a run of
+    several processes JAX handles SIGTERM.
     """
     numbers = [signal.SIGINT, signal.SIGTERM] if count() == 1 else [signal.SIGINT]
+    if count() == 1 and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         stopped_by.append(number)
-        os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
+        with contextlib.suppress(OSError):  # the terminal was closed
+            os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
         time.sleep(SAME_STOP)

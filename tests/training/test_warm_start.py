@@ -183,7 +183,9 @@ def test_the_start_is_scored_on_the_new_validation_split(tiny):
     assert "starting from" in before
     area = auc(np.asarray(tiny.new.splits["valid"].label), scores(tiny, "valid"))
     assert after.startswith(f"{area:.4f}, ")
-    is_worse = read_json(tiny.warm / "result.json", dict)["valid"]["auc"] < area
+    result = read_json(tiny.warm / "result.json", dict)
+    assert result["valid_before"]["auc"] == area
+    is_worse = result["valid"]["auc"] < area
     assert ("validation was better before the first step" in after) == is_worse
 
 
@@ -200,9 +202,7 @@ def latest(folder: Path):
     return tiny_run.saved_states(folder)["latest"][:2]
 
 
-def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
-    tiny, tmp_path, monkeypatch, capfd
-):
+def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp_path, monkeypatch):
     start, folder = tmp_path / "start", tmp_path / "run"
     shutil.copytree(tiny.run, start)
     take, taken = loop.Trainer._step, itertools.count(1)
@@ -221,9 +221,9 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
     for name in ("params", "batch_stats", "optimizer_state"):
         assert bits(getattr(state, name)) == bits(getattr(expected, name))
     shutil.rmtree(start)
-    capfd.readouterr()
     assert train.main(["--resume", str(folder)]) == 0
-    assert "before the first step" not in capfd.readouterr().err
+    before = [read_json(run / "result.json", dict)["valid_before"] for run in (folder, tiny.warm)]
+    assert before[0] == before[1] is not None
     step, state = latest(folder)
     assert step == tiny_run.STEPS_PER_EPOCH
     assert bits(state) == bits(latest(tiny.warm)[1])

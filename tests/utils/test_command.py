@@ -73,24 +73,28 @@ def test_other_errors_are_raised() -> None:
 
 
 TWICE = """
-import os, signal, time
+import os, signal, sys, time
 from dien_jax.utils.command import stop_signals
 
+number = int(sys.argv[1])
+
 def signal_again(seconds):
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
 
 with stop_signals() as stop_signal:
     time.sleep = signal_again
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop_signal() == signal.SIGTERM
+    os.kill(os.getpid(), number)
+    assert stop_signal() == number
     print("saved", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
 """
 
 
-def test_a_signal_that_comes_twice_at_once_is_one() -> None:
-    found = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (-signal.SIGTERM, "saved\n"), found.stderr
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_twice_at_once_is_one(number) -> None:
+    command = [sys.executable, "-c", TWICE, str(int(number))]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (-number, "saved\n"), found.stderr
 
 
 def test_the_status_of_a_command_is_its_own_and_sigterm_is_as_before() -> None:
