@@ -353,7 +353,7 @@ def checksums(arrays: dict[str, Any]) -> dict[str, int]:
     """Return the CRC-32 of the arrays that are in host memory."""
     whole = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     parts = {name: np.ascontiguousarray(array).reshape(-1) for name, array in whole.items()}
-    return {name: zlib.crc32(part.view(np.uint8)) for name, part in parts.items()}
+    return {name: zlib.crc32(part.view(np.uint8).data) for name, part in parts.items()}
 
 
 def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

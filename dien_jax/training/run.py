@@ -312,8 +312,8 @@ def _train(
     try:
         on_first(lambda: cut_back(folder, progress.evaluated_step))
         if run.warm_start is not None and not progress.step:
-            before = progress.valid_before = trainer.validate()
-            shown = (f"{METRICS[key].label} {METRICS[key].text(before)}" for key in SELECTION)
+            progress.valid_before = found = trainer.validate()
+            shown = (f"{METRICS[key].label} {METRICS[key].text(found)}" for key in SELECTION)
             say(f"before the first step: validation {', '.join(shown)}")
         with contextlib.closing(Reporter(folder, loggers)) as reporter:
             outcome = trainer.run(reporter)
@@ -335,7 +335,7 @@ def _train(
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
     intervals = outcome.pop("intervals")
-    about["valid_before"] = before = progress.valid_before
+    before = about["valid_before"] = progress.valid_before
     result = RunResult(run_dir=folder, lists=lists, **about, **outcome)
     of_card = {**vars(result), "parameters": trainer.parameters}
     card = model_card(run, dataset.meta, of_card, intervals, calibration)
