@@ -111,6 +111,8 @@ def check_type(where: str, kind: "pa.DataType", use: Use) -> None:
         advice = "convert the column to one of these"
         if use == "categorical" and _is_readable(kind, "numeric"):
             advice += ", in pandas by astype('Int64'); a feature of numbers is NAME:numeric"
+        elif use == "categorical" and _is_readable(kind, "multivalued"):
+            advice += "; a feature of lists is NAME:multivalued"
         raise UserError(f"{where} {expected}; {advice}")
 
 

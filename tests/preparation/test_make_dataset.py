@@ -108,6 +108,9 @@ CHANGED = {
     "convert the column to one of these, in pandas by astype('Int64'); "
     "a feature of numbers is NAME:numeric":
         lambda d: d.assign(item=[None] + [3] * 14),
+    "data: column 'item' (item) must hold text, whole numbers or dates, found list<item: string>; "
+    "convert the column to one of these; a feature of lists is NAME:multivalued":
+        lambda d: d.assign(item=[["a"]] * 15),
     "data: column 'timestamp' (timestamp) holds date (row 1), Timestamp (row 2); convert it to one "
     "type, such as astype('string')":
         lambda d: d.assign(
