@@ -66,10 +66,12 @@ SHOWN = 40  # characters shown of a text that is not a time
 
 
 def as_text(value: Any) -> str:
-    """Return a string, whole number or date as text, None and NaN as ""; refuse other values."""
+    """Return a string, whole number or date as text, None, NaN and NA as ""; refuse other values."""
     if isinstance(value, str):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if type(value).__name__ in ("NAType", "NaTType"):  # of pandas
         return ""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return digits_of(int(value))
