@@ -66,7 +66,7 @@ SHOWN = 40  # characters shown of a text that is not a time
 
 
 def as_text(value: Any) -> str:
-    """Return a string, whole number or date as text, None, NaN and NA as ""; refuse other values."""
+    """Return text, a whole number or a date as text, a missing value as ""; refuse other values."""
     if isinstance(value, str):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
