@@ -44,7 +44,7 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
     if not data.exists():  # it appears when it is complete
         run(
             "dien_jax.prepare", "interactions", str(log), "--out", str(data), "--item-features",
-            "category", "--split", "by-time", *borders, *extend,
+            "category", "--allow-own-negatives", "--split", "by-time", *borders, *extend,
         )  # fmt: skip
     if model.exists():
         run("dien_jax.train", "--resume", str(model))

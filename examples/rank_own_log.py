@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     out = options.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
     log = pd.read_csv(options.log or write_log(out / "log.csv", days=10))
-    dataset = dien_jax.make_dataset(log, out / "data", item_features=["category"])
+    repeats = bool(log.duplicated(["user", "item"]).any())  # negatives may then be repeats too
+    how = {"item_features": ["category"], "allow_own_negatives": repeats}
+    dataset = dien_jax.make_dataset(log, out / "data", **how)
     train(dataset, out / "run", options.preset, options.epochs)
     print(recommend(out / "run", log, users=3).to_string(index=False))
     print(f"the dataset folder and the run are in {out}")

@@ -136,6 +136,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
         figure, panels = new_figure(10.0, 4.0, columns=2)
     except ImportError:
         return None
+    of_tower = [record["step"] for record in records if record["part"] == "tower"]
     for axes, (title, lines) in zip(panels, _CURVES.items(), strict=True):
         for label, (group, name) in lines.items():
             points = [(record["step"], record.get(group, {}).get(name)) for record in records]
@@ -143,7 +144,8 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)
-        if axes.lines:
-            # A fixed location, because the search for the best one warns on a busy machine.
-            axes.legend(loc="upper right" if title == "loss" else "lower right")
+        if of_tower and axes.lines:
+            axes.axvline(of_tower[-1], color="0.5", ls="--", label="the network begins")
+        if axes.lines:  # above the curves, where it hides none
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure

@@ -169,9 +169,11 @@ def test_curves_are_drawn_from_evaluations_where_matplotlib_is(tmp_path, monkeyp
     draw_curves(tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
-    tower = {**record(100), "train": {"click_loss": 0.5, "auxiliary_loss": 0.0}}
+    of_tower = {"part": "tower", "train": {"click_loss": 0.5, "auxiliary_loss": 0.0}}
+    tower = record(100) | of_tower
     figure = curves_figure([tower, record(200)])
     assert figure is not None
-    steps = {line.get_label(): line.get_xdata().tolist() for line in figure.axes[0].lines}
+    steps = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert steps["the network begins"] == [100, 100]
     assert steps["training click loss"] == [100, 200]
     assert steps["training auxiliary loss"] == [200]
