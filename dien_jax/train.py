@@ -9,7 +9,7 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from dien_jax.config.settings import (
 )
 from dien_jax.errors import UserError
 from dien_jax.utils.command import check_words, parse_flags, run_command, stop_signals
-from dien_jax.utils.console import aligned, print_result, say
+from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 OF_PROCESS = ("--mesh.", "--distributed.", "--loggers", "--compile-cache", "--no-compile-cache",
               "--keep-memory", "--no-keep-memory")  # fmt: skip
 """Prefixes of flags of the process, which are not settings of the run."""
-CLEAR_MARGIN = 0.01
-"""Remark on a test AUC that exceeds that of popularity by less than this."""
 
 
 @dataclass(frozen=True)
@@ -152,47 +150,6 @@ def run(arguments: Arguments) -> "RunResult":
         return work(stop_signal=stop_signal)
 
 
-def _table(result: "RunResult") -> str:
-    from dien_jax.metrics.scores import METRICS  # imported here: --help needs no NumPy
-
-    rows: dict[str, dict[str, Any]] = {
-        "validation": result.valid,
-        "test": result.test,
-        **{f"test, {name}": {"auc": value} for name, value in result.baselines.items()},
-    }
-    lines = [["", *(metric.label for metric in METRICS.values()), "examples"]]
-    for name, metrics in rows.items():
-        count = f"{metrics['examples']:,}" if "examples" in metrics else ""
-        lines.append([name, *(metric.text(metrics) for metric in METRICS.values()), count])
-    return "\n".join([aligned(lines, left=1), *_remarks(result)])
-
-
-def _remarks(result: "RunResult") -> Iterator[str]:
-    """Yield remarks: what the network adds to counts, and other notable results."""
-    from dien_jax.runs.model_card import lists_line
-    from dien_jax.training.result import COUNTS_ALONE
-
-    area = result.test.get("auc")
-    alone, popularity = (result.baselines.get(name) for name in (COUNTS_ALONE, "popularity"))
-    if alone is not None and area is not None:
-        added = round(area - alone, 4)
-        if added == 0:
-            yield "Reading the history adds nothing to counts alone."
-        elif 0 < added < CLEAR_MARGIN:
-            yield f"Reading the history adds only {added:.4f} to the AUC of counts alone."
-        else:
-            change = f"adds {added:.4f} to" if added > 0 else f"takes {-added:.4f} from"
-            yield f"Reading the history in order {change} the AUC of counts alone."
-    if popularity is not None and area is not None and area - popularity < CLEAR_MARGIN:
-        margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
-        side, end = ("below", "") if margin < 0 else ("above", little)
-        yield f"The test AUC is {abs(margin):.4f} {side} that of popularity{end}."
-    if result.lists is not None:
-        yield lists_line(result.lists)
-    if result.best_step >= result.steps:
-        yield "The last evaluation was the best one: more epochs (--train.epochs) may be better."
-
-
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that scores simple models to compare with."""
     several: Any = contextlib.nullcontext()
@@ -202,7 +159,7 @@ def show(arguments: Arguments) -> None:
         several = processes_of(arguments.distributed)
     with several:
         result = run(arguments)
-        print_result(_table(result))
+        print_result(str(result))
         is_first = (arguments.data, arguments.resume) == (None, None)
         if is_first and not arguments.distributed.is_asked:
             # Imported here: runs on other data need none of these.

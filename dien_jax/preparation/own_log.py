@@ -78,6 +78,12 @@ def make_dataset(
             raise UserError(f"{name!r} is not {about}{suggestion(name, names)}")
         if isinstance(options[name], datetime.date):  # datetime and Timestamp are subclasses
             options[name] = options[name].isoformat()
+
+    def of_python(text: str) -> str:
+        """Return a message with the names of options for flags: min_count for --min-count."""
+        flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
+        return flag.sub(lambda found: found[1].replace("-", "_"), text)
+
     is_file = isinstance(data, str | Path)
     named = options | {"file": data if is_file else IN_MEMORY}
     named |= {"user": user, "item": item, "timestamp": timestamp}
@@ -90,11 +96,9 @@ def make_dataset(
         try:
             made = chosen(**as_declared(chosen, named | {"out": out}))
             for line in kind.prepare(made, table=None if is_file else data):
-                say(line)
-        except UserError as error:  # it names flags, such as --min-count for min_count
-            flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
-            text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
-            raise UserError(text) from error.__cause__  # not from the one that names flags
+                say(of_python(line))
+        except UserError as error:
+            raise UserError(of_python(error.args[0])) from error.__cause__  # not from its flags
         dataset = open_dataset(out)
         weakref.finalize(dataset, stack.pop_all().close)
     return dataset

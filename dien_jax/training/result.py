@@ -1,6 +1,6 @@
 """The result of a finished run: ``result.json``, the model card and the learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dien_jax.data.dataset import Dataset, training_events
-from dien_jax.metrics.scores import auc
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.folder import (
     RESULT_FILE,
     ListMetrics,
@@ -17,6 +17,8 @@ from dien_jax.runs.folder import (
     read_evaluations,
     read_result,
 )
+from dien_jax.runs.model_card import lists_line
+from dien_jax.utils.console import aligned
 from dien_jax.utils.files import write_json
 from dien_jax.utils.json_values import Count, NotNegative
 from dien_jax.utils.plots import new_figure, save_picture
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 COUNTS_ALONE = "counts alone"
 """Name of the tower among baselines."""
+CLEAR_MARGIN = 0.01
+"""A smaller difference of AUC is small enough to be remarked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class RunResult:
     >>> result = resume("runs/first")
     >>> 0 < result.best_step <= result.steps, sorted(result.test)[:2]
     (True, ['auc', 'auc_known'])
+    >>> "Reading the history" in str(result)  # `print` shows a table and remarks
+    True
 
     Attributes:
       run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
@@ -82,6 +88,39 @@ class RunResult:
             values |= dict(zip(names, (self.lists["hr_10"], *simple), strict=True))
         known = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
         return ", ".join([f"RunResult({str(self.run_dir)!r}, preset {self.preset!r}", *known]) + ")"
+
+    def __str__(self) -> str:
+        """Return the table that ``python -m dien_jax.train`` prints, with remarks below it."""
+        rows: dict[str, Any] = {"validation": self.valid, "test": self.test}
+        rows |= {f"test, {name}": {"auc": value} for name, value in self.baselines.items()}
+        lines = [["", *(metric.label for metric in METRICS.values()), "examples"]]
+        for name, metrics in rows.items():
+            count = f"{metrics['examples']:,}" if "examples" in metrics else ""
+            lines.append([name, *(metric.text(metrics) for metric in METRICS.values()), count])
+        return "\n".join([aligned(lines, left=1), *_remarks(self)])
+
+
+def _remarks(result: RunResult) -> Iterator[str]:
+    """Yield remarks: what the network adds to counts, and other notable results."""
+    area = result.test.get("auc")
+    alone, popularity = (result.baselines.get(name) for name in (COUNTS_ALONE, "popularity"))
+    if alone is not None and area is not None:
+        added = round(area - alone, 4)
+        if added == 0:
+            yield "Reading the history adds nothing to counts alone."
+        elif 0 < added < CLEAR_MARGIN:
+            yield f"Reading the history adds only {added:.4f} to the AUC of counts alone."
+        else:
+            change = f"adds {added:.4f} to" if added > 0 else f"takes {-added:.4f} from"
+            yield f"Reading the history in order {change} the AUC of counts alone."
+    if popularity is not None and area is not None and area - popularity < CLEAR_MARGIN:
+        margin, little = area - popularity, f": less than {CLEAR_MARGIN}"
+        side, end = ("below", "") if margin < 0 else ("above", little)
+        yield f"The test AUC is {abs(margin):.4f} {side} that of popularity{end}."
+    if result.lists is not None:
+        yield lists_line(result.lists)
+    if result.best_step >= result.steps:
+        yield "The last evaluation was the best one: more epochs (train.epochs) may be better."
 
 
 def simple_baselines(dataset: Dataset) -> dict[str, float | None]:

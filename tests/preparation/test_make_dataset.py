@@ -172,6 +172,11 @@ def test_times_of_a_split_are_text_dates_or_timestamps(frame, zone):
     assert found.meta["split"] == expected.meta["split"]
 
 
+def test_warnings_name_options_in_place_of_flags(frame, capsys):
+    make_dataset(pd.concat([frame, frame]))
+    assert "high, and so are scores of items of the history. allow_own" in capsys.readouterr().err
+
+
 def test_options_take_paths_as_text_and_lists(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # only tests check types
     named = {"file": Path("log.csv"), "out": Path("data"), "extend": Path("old")}

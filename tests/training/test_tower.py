@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-import types
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from dien_jax.model.tower import of_part
 from dien_jax.runs.trained import load_run, score_batches, score_split
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.steps.placement import OneDevice
-from dien_jax.training.loop import COUNTS_ALONE
+from dien_jax.training.result import COUNTS_ALONE, RunResult, _remarks
 
 MODEL = member("base_model", untrained_run.SMALL)
 CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=8, buckets=()))
@@ -135,7 +135,7 @@ LISTS = {"hr_10": 0.12, "hr_10_popularity": 0.02, "ndcg_10": 0.06, "targets": 10
 def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
     about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
     about["lists"] = None
-    result = types.SimpleNamespace(**about | changes)
-    lines = list(train._remarks(result))
+    result = Mock(RunResult, **about | changes)
+    lines = list(_remarks(result))
     assert len(lines) == len(expected)
     assert all(part in line for line, part in zip(lines, expected, strict=True))
