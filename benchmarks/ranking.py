@@ -28,6 +28,7 @@ from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import BUCKETS
 from dien_jax.data.tables import example_batch
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
@@ -113,7 +114,7 @@ class Ranked:
 
     def _rows(self, items: np.ndarray, events: np.ndarray) -> np.ndarray:
         train = self.config.train
-        edges = [*(edge for edge in train.buckets if edge < train.max_history), train.max_history]
+        edges = [*(edge for edge in BUCKETS if edge < train.max_history), train.max_history]
         kept = events[-train.max_history :]
         steps = next(edge for edge in edges if edge >= len(kept))
         size = next(size for size in (*CANDIDATE_BUCKETS, len(items)) if size >= len(items))

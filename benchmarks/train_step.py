@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from dien_kernels import Implementation
 
-from benchmarks.common.cases import ITEMS, random_batch, schema_of
+from benchmarks.common.cases import BUCKETS, ITEMS, random_batch, schema_of
 from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, peak_megabytes, timed_row
 from benchmarks.common.training import Training, made_categories, on_made_tables
@@ -98,6 +98,8 @@ def real_lengths(
     """Measure the steps of one epoch on a dataset folder, or ``padded_steps`` of full length."""
     if padded_steps is not None:
         config = with_settings(config, {"train.buckets": []})
+    elif config.train.buckets is None:
+        config = with_settings(config, {"train.buckets": BUCKETS})
     loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
     tables = training_tables(dataset, config)
     steps = loader.steps_per_epoch

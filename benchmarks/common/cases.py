@@ -9,6 +9,8 @@ from dien_jax.data.tables import Batch
 
 ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364
 """Sizes of the embedding tables of Amazon Beauty."""
+BUCKETS = 4, 8, 16
+"""Padded lengths of measured epochs of Beauty, where training by default chooses fewer."""
 
 
 class Case(NamedTuple):

@@ -169,9 +169,9 @@ class TrainConfig:
     """Steps between reports of the training metrics."""
     max_history: Positive = 100
     """Maximum length of a history; only the latest behaviours are kept."""
-    buckets: tuple[Positive, ...] = (4, 8, 16, 32, 64)
-    """Lengths that batches are padded to, besides max_history. Lengths that few training examples
-    need are skipped, except with the order sorted."""
+    buckets: tuple[Positive, ...] | None = None
+    """Lengths that batches are padded to, besides max_history. By default those of 4, 8, 16, 32 and
+    64 that save more time in training than they take to compile."""
     order: Literal["time", "shuffled", "sorted"] = "time"
     """Order of examples: time (shuffled, but those of a user in order of time, so that few targets
     were in the history of an earlier step); shuffled; or sorted (the same batches in every epoch,
@@ -194,7 +194,8 @@ class TrainConfig:
         rate, buckets = self.click_rate, self.buckets
         expected = "none without train.calibrate"
         _require(rate is None or self.calibrate, "train.click_rate", expected, rate)
-        _require([*buckets] == sorted({*buckets}), "train.buckets", "rising lengths", buckets)
+        is_rising = buckets is None or [*buckets] == sorted({*buckets})
+        _require(is_rising, "train.buckets", "rising lengths", buckets)
 
     @property
     def unknown_items(self) -> float:

@@ -27,7 +27,10 @@ SORT_BUFFER = 20  # batches within which "sorted" sorts by length
 ORDERS = ("shuffled", "time", "sorted", "evaluation")
 STAGES = 64  # maximum number of stages of an epoch in the order "time"
 STAGE_BATCHES = 64  # minimum number of batches of a stage
-FEW_EXAMPLES = 2048  # minimum number of examples of a padded length, which needs its own program
+BUCKETS = (4, 8, 16, 32, 64)  # padded lengths that a loader chooses from
+WORTH = 2_000_000
+"""Steps of padding in an epoch that a length must save. On two CPU cores, a length takes half a
+minute to compile, and a million steps of padding take .5 (native) to 3 s (XLA), in each epoch."""
 
 
 class Loader:
@@ -50,8 +53,8 @@ class Loader:
       ``evaluation``: sorted by length, longest first, which wastes least padding; every epoch is
         the same. See :func:`evaluation_loader`.
 
-    Of three or more padded lengths, those that fewer than ``FEW_EXAMPLES`` of the split need are
-    merged into longer ones, because compiling takes seconds; not in the order ``sorted``.
+    Without ``train_config.buckets``, padded lengths are those of ``BUCKETS`` that save ``WORTH``
+    steps of padding in an epoch; all of them in the order ``sorted``.
 
     >>> from dien_jax import Loader, TrainConfig, open_dataset
     >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
@@ -116,10 +119,11 @@ class Loader:
             lengths = examples.history_end[rows] - dataset.event_offsets[examples.sequence[rows]]
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
             self._lengths[rows] = np.minimum(lengths, self._max_history)
-        buckets = (edge for edge in train_config.buckets if edge < self._max_history)
+        given = train_config.buckets
+        buckets = (e for e in (BUCKETS if given is None else given) if e < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, self._lengths.max(initial=0)) + 1]
-        if self._order != "sorted":
+        if given is None and self._order != "sorted":
             self._edges = _worth_compiling(self._edges, self._lengths)
         self._stages = 1
         if self._order == "time":  # 16 bits hold a stage and a length
@@ -255,23 +259,21 @@ def _sorted_by_group(
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the padded lengths that ``FEW_EXAMPLES`` or more need; keep one or two as they are.
+    """Return the last padded length, and the shorter ones that each save ``WORTH`` steps.
 
-    >>> _worth_compiling(np.array([4, 8, 100]), np.repeat([3, 5, 90], [5000, 2500, 60])).tolist()
+    >>> lengths = np.repeat([3, 5, 30, 90], [600_000, 100_000, 10_000, 100_000])
+    >>> _worth_compiling(np.array([4, 8, 64, 100]), lengths).tolist()
     [4, 100]
     """
-    if len(edges) < 3:
-        return edges
     examples = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
-    kept, count = [edges[-1]], 0
-    for place in range(len(edges) - 1, -1, -1):
-        count += int(examples[place])
-        if count >= FEW_EXAMPLES and place:
-            kept.append(edges[place - 1])
-            count = 0
-    if count < FEW_EXAMPLES and len(kept) > 1:
-        kept.pop()
-    return np.array(kept[::-1])
+    while len(edges) > 1:
+        saved = np.diff(edges) * examples[:-1]
+        least = int(np.argmin(saved))
+        if saved[least] >= WORTH:
+            break
+        examples[least + 1] += examples[least]
+        edges, examples = np.delete(edges, least), np.delete(examples, least)
+    return edges
 
 
 def evaluation_loader(

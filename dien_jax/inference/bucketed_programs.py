@@ -18,6 +18,8 @@ import numpy as np
 
 from dien_jax.config.settings import Config
 from dien_jax.data.arrays import Examples, padded_columns
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import BUCKETS
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
 from dien_jax.data.value_text import SEPARATOR
 from dien_jax.data.vocabularies import Vocabularies
@@ -53,7 +55,8 @@ class LoadedModel(NamedTuple):
     scores depend on the other candidates of a slice, and on the length that a history is padded to.
     ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
     ``tables`` are what lists over all items read, in host memory: arrays by names such as
-    ``tables/item/category`` and ``params/tower/item_weights/item``.
+    ``tables/item/category`` and ``params/tower/item_weights/item``. ``knows_repeats`` is false if
+    no negative of training was in the history of its user.
     """
 
     schema: Schema
@@ -66,6 +69,7 @@ class LoadedModel(NamedTuple):
     list_offsets: np.ndarray | None
     list_weights: ListWeights | None
     tables: Mapping[str, np.ndarray]
+    knows_repeats: bool
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
@@ -84,6 +88,7 @@ class LoadedModel(NamedTuple):
             trained.list_weights,
             # Not those of the folder, whose files may change. On a CPU they are not copied.
             {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
+            knows_repeats(dataset),
         )
 
     @classmethod
@@ -100,7 +105,13 @@ class LoadedModel(NamedTuple):
             exported.list_offsets,
             exported.list_weights,
             exported.weights,
+            manifest["knows_repeats"],
         )
+
+
+def knows_repeats(dataset: Dataset) -> bool:
+    """Return whether negatives may be in the history of their user."""
+    return dataset.meta.get("split", {}).get("allow_own_negatives") is not False
 
 
 def load_model(
@@ -131,7 +142,8 @@ def history_buckets(config: Config) -> tuple[int, ...]:
     They are few, as programs are compiled for each; all where scores depend on the padding.
     """
     edges, least = [config.train.max_history], 1 if config.model.follow_authors else LEAST_RATIO
-    for edge in sorted(config.train.buckets, reverse=True):
+    buckets = BUCKETS if config.train.buckets is None else config.train.buckets
+    for edge in reversed(buckets):
         if edge < edges[0] and least * edge <= edges[0]:
             edges.insert(0, edge)
     return tuple(edges)

@@ -27,6 +27,7 @@ from dien_jax.inference.bucketed_programs import (
     LoadedModel,
     Slices,
     history_buckets,
+    knows_repeats,
 )
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
@@ -145,6 +146,7 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "schema": run.schema,
         "max_history": run.config.train.max_history,
         "history_buckets": buckets,
+        "knows_repeats": knows_repeats(dataset),
         "programs": shapes,
         "weights": {name: described(array) for name, array in weights.items()},
     }

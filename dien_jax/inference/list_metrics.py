@@ -134,9 +134,9 @@ def measure_lists(
 ) -> dict[str, Any]:
     """Return the metrics of a model's lists by name, see :func:`dien_jax.metrics.list_metrics`.
 
-    For comparison, ``hr_10_popularity`` is HR@10 of the most popular items for every user.
-    ``hr_10_sequential_rules``, if the dataset has counts, is HR@10 of the items that most users
-    chose after the last events.
+    For comparison, ``hr_10_popularity`` and ``ndcg_10_popularity`` are those of the most popular
+    items for every user, ``hr_10_sequential_rules`` and ``ndcg_10_sequential_rules``, if the
+    dataset has counts, of the items that most users chose after the last events.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.inference import measure_lists
@@ -188,7 +188,8 @@ def lists_and_ranks(
     metrics |= {} if exact else {"mrr": None, "mrr_interval": None}
     for name, score in simple_rules(dataset).items():
         simple = (sorted_items(target, score(target), popularity, CUT) for target in targets)
-        metrics[f"hr_10_{name}"] = report_lists(targets, simple, popularity)[0]["hr_10"]
+        found = report_lists(targets, simple, popularity)[0]
+        metrics |= {f"{metric}_{name}": found[metric] for metric in ("hr_10", "ndcg_10")}
     return metrics, ranks
 
 

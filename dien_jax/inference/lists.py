@@ -25,6 +25,7 @@ from dien_jax.inference.bucketed_programs import (
 )
 from dien_jax.inference.shortlist import WEIGHTS_OF, Shortlist, stage_sizes
 from dien_jax.metrics.lists import first_places
+from dien_jax.utils.console import say
 from dien_jax.utils.json_values import Positive, converted
 from dien_jax.utils.machine import map_in_order, thread_count
 
@@ -55,8 +56,8 @@ class Ranking(NamedTuple):
       scores: float32 ``[N]``: click probabilities from ``rank``, corrected log odds from
         ``recommend``.
       unknown_history: number of kept behaviours that training did not see.
-      unknown_candidates: number of candidates that training did not see; ``rank`` scores them
-        alike, ``recommend`` leaves them out.
+      unknown_candidates: number of candidates, or of items to exclude, that training did not see;
+        ``rank`` scores them alike, ``recommend`` leaves them out.
       unknown_context: number of context values that training did not see.
     """
 
@@ -111,6 +112,7 @@ class ItemLists:
             self._offsets = self._offsets * np.float32(weights.offset)
         self._features = [f.name for f in model.schema.item[1:] if f.kind == "categorical"]
         self.listed = listed = np.isfinite(self._offsets)
+        self._knows_repeats = model.knows_repeats
         self._has_counts = len(np.unique(self._offsets[listed])) > 1  # log shares of events
         self.shortlist: Shortlist | None = None
         if len(listed) > exact_items and f"{WEIGHTS_OF}/{item.name}" in model.tables:
@@ -143,6 +145,10 @@ class ItemLists:
         # As Python's numbers: NumPy's would overflow.
         limits = {f: converted(Positive, k, f"at_most of {f!r}") for f, k in limits.items()}
         length = converted(Positive, n, "n")
+        if not exclude_history and not self._knows_repeats:
+            self._knows_repeats = True  # said once
+            problem = "scores of items of the history are too high: no negative of training was one"
+            say(f"warning: {problem}. Prepare the data with --allow-own-negatives")
         return ListOptions(length, exclude_history, allowed, excluded, limits)
 
     def of_requests(
@@ -151,6 +157,7 @@ class ItemLists:
         """Yield the lists of requests, whose candidates are set; ``chosen`` are all behaviours."""
         ids, allowed = self._vocabularies.items, options.candidates
         unknown = 0 if allowed is None else int(np.count_nonzero(~self.listed[allowed]))
+        unknown += int(np.count_nonzero(options.exclude == UNKNOWN))
         lists = self.rows_of_requests(requests, chosen, options)
         for request, (rows, scores) in zip(requests, lists, strict=True):
             events = int(np.count_nonzero(request.history.rows == UNKNOWN))

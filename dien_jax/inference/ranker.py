@@ -195,18 +195,19 @@ class Ranker:
         arguments apply to all histories.
 
         Raises:
-          UserError: as :meth:`recommend`, with the number of the history.
-          ValueError: for ``users`` or ``contexts`` of another length.
+          UserError: as :meth:`recommend`, with the number of the history; also for ``users`` or
+            ``contexts`` of another length.
         """
         filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
         options = self._lists.options(n, exclude_history=exclude_history, **filters)
         count = len(histories := list(histories))  # a sparse matrix has no len
-        columns: Any = [[None] * count if ids is None else ids for ids in (users, contexts)]
-        if {*map(len, columns)} != {count}:
-            expected = f"expected users and contexts for {count} histories"
-            raise ValueError(f"{expected}, got {len(columns[0])} and {len(columns[1])}")
+        columns: Any = {"users": users, "contexts": contexts}
+        for name, values in columns.items():
+            columns[name] = [None] * count if values is None else values
+            if (found := len(columns[name])) != count:
+                raise UserError(f"{name} must have one entry per history, {count}, got {found}")
         requests, whole = [], []
-        for place, (history, *pair) in enumerate(zip(histories, *columns, strict=True), start=1):
+        for place, (history, *pair) in enumerate(zip(histories, *columns.values(), strict=True), 1):
             encoded = self._encoded_or_error(RankRequest(history, (), *pair))
             if isinstance(encoded, UserError):
                 if count == 1:

@@ -311,6 +311,8 @@ class ListMetrics(TypedDict):
     hr_10_sequential_rules: NotRequired[NotNegative | None]
     ndcg_10: NotNegative | None
     ndcg_10_interval: NotRequired[Interval | None]
+    ndcg_10_popularity: NotRequired[NotNegative | None]
+    ndcg_10_sequential_rules: NotRequired[NotNegative | None]
     mrr: NotNegative | None
     mrr_interval: NotRequired[Interval | None]
     coverage: NotNegative | None

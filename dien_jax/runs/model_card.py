@@ -133,10 +133,11 @@ def lists_line(lists: ListMetrics) -> str:
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     simple = f"of the most popular items HR@10 {rate(lists['hr_10_popularity'])}"
     if (rules := lists.get("hr_10_sequential_rules")) is not None:
-        simple += f", of those most often chosen after the last events {rules:.3f}"
+        simple += f", of sequential rules {rules:.3f}"
     return (
         f"Lists of all items: HR@10 {rate(lists['hr_10'])}{between}, "
-        f"NDCG@10 {rate(lists['ndcg_10'])}; {simple}; {lists['targets']:,} clicks of test."
+        f"NDCG@10 {rate(lists['ndcg_10'])}; {simple}; {lists['targets']:,} clicks of test on items "
+        "that were new to their users."
     )
 
 

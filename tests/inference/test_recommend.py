@@ -176,7 +176,20 @@ def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(
     some = [*fresh[5:9], history[0], "new"]
     assert listed(9, candidates=some) == fresh[5:9]
     assert ranker.recommend(history, candidates=some, user="u3").unknown_candidates == 1
+    assert ranker.recommend(history, exclude=["new"], user="u3").unknown_candidates == 1
     assert listed(2, candidates=[]) == []
+
+
+@pytest.mark.long
+def test_lists_with_the_history_say_once_if_no_negative_was_in_one(wide_run, monkeypatch, capsys):
+    trained = load_run(wide_run)
+    monkeypatch.setitem(trained.dataset.meta, "split", {"allow_own_negatives": False})
+    ranker = Ranker(trained)
+    ranker.recommend(["i9"], 3)
+    assert "too high" not in capsys.readouterr().err
+    for _ in range(2):
+        ranker.recommend(["i9"], 3, exclude_history=False)
+    assert capsys.readouterr().err.count("too high") == 1
 
 
 @pytest.mark.long
@@ -200,7 +213,7 @@ def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(
     ranker.remember("Ann", histories[4])
     assert ranker.recommend(None, 5, user="Ann").ids == ranker.recommend(histories[4], 5).ids
     assert ranker.recommend_many([]) == []
-    with pytest.raises(ValueError, match="for 1 histories, got 2 and 1"):
+    with pytest.raises(UserError, match="users must have one entry per history, 1, got 2"):
         ranker.recommend_many([names[:2]], users=["Ann", "Bob"])
 
 
