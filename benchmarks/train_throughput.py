@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.common.cases import BUCKETS
 from benchmarks.common.report import make_parser, one_line_errors, parse, report
 from benchmarks.common.timing import peak_megabytes, timed_row
 from benchmarks.common.training import Training
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs")
     parser.add_argument("--steps", type=int, help="steps of an epoch; by default all")
     options = parse(parser, argv, epochs=1, batch_sizes=1, steps=1)
-    base = preset(options.preset)
+    base = with_settings(preset(options.preset), {"train.buckets": BUCKETS})
     rows = []
     for data in options.data:
         for size in options.batch_sizes:

@@ -40,7 +40,7 @@ class RunResult:
     >>> result = resume("runs/first")
     >>> 0 < result.best_step <= result.steps, sorted(result.test)[:2]
     (True, ['auc', 'auc_known'])
-    >>> "Reading the history" in str(result)  # `print` shows a table and remarks
+    >>> "GAUC" in str(result)  # `print` shows a table and remarks
     True
 
     Attributes:

@@ -69,9 +69,11 @@ def make_dataset(history_lengths):
     )
 
 
-def make_loader(history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12):
+def make_loader(
+    history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12, buckets=BUCKETS
+):
     dataset = make_dataset(history_lengths)
-    train = TrainConfig(batch_size=batch_size, buckets=BUCKETS, max_history=max_history)
+    train = TrainConfig(batch_size=batch_size, buckets=buckets, max_history=max_history)
     if order == "evaluation":
         return evaluation_loader(dataset, "train", train)
     train = dataclasses.replace(train, order=order)
@@ -153,7 +155,7 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
             found = batch.context["tags"]
             assert isinstance(found, MultiValued)
             assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
-        edges = (12,) if order == "evaluation" else (2, 4, 8, 12)  # 50 examples are few
+        edges = (2, 4, 8, 12)
         assert batch.history.shape == (8, next(edge for edge in edges if edge >= longest))
         assert [array.dtype for array in batch[:6]] == [np.int32] * 4 + [np.float32] * 2
 
@@ -265,26 +267,28 @@ def test_padded_lengths_are_the_buckets_that_histories_reach(
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        ((30, 30, 30, 30), (2, 4, 8, 12)),
-        ((30, 9, 30, 30), (4, 8, 12)),  # 39 parts share a program
-        ((30, 30, 30, 9), (2, 4, 12)),
-        ((30, 5, 5, 5), (4, 12)),
-        ((3, 30, 5, 5), (4, 12)),
-        ((1, 1, 1, 1), (12,)),
-        ((5, 1, 0, 0), (2, 4)),  # two programs are few
+        ((200, 100, 100, 5), (2, 4, 8, 12)),
+        ((199, 100, 100, 5), (4, 8, 12)),
+        ((200, 100, 99, 5), (2, 4, 12)),
+        ((10, 40, 10, 10), (4, 12)),  # 50 examples are padded by 8 steps less
+        ((10, 10, 10, 10), (12,)),
+        ((200, 1, 0, 0), (2, 4)),
     ],
 )
 @pytest.mark.parametrize("order", ["evaluation", "shuffled"])
-def test_lengths_of_few_examples_join_longer_ones(counts, expected, order):
-    """Ten parts of 205 examples are worth a program."""
-    history_lengths = np.repeat([1, 4, 7, 12], 205 * np.array(counts)).tolist()
-    loader = make_loader(history_lengths, batch_size=256, order=order)
+def test_lengths_are_chosen_by_the_padding_that_they_save(counts, expected, order, monkeypatch):
+    monkeypatch.setattr("dien_jax.data.loader.BUCKETS", BUCKETS)
+    monkeypatch.setattr("dien_jax.data.loader.WORTH", 400)
+    history_lengths = np.repeat([1, 4, 7, 12], counts).tolist()
+    loader = make_loader(history_lengths, batch_size=256, order=order, buckets=None)
     assert loader.padded_lengths == expected
     widths = [batch.history.shape[1] for batch in loader.epoch(0)]
     assert set(widths) <= set(expected)
     assert order == "shuffled" or widths[0] == expected[-1]
-    in_file_order = make_loader(history_lengths, order="sorted")
-    assert in_file_order.padded_lengths == (2, 4, 8, 12)[: 2 if not counts[2] else 4]
+    every = (2, 4, 8, 12)[: 4 if counts[2] else 2]
+    assert make_loader(history_lengths, order=order).padded_lengths == every  # as they are given
+    in_file_order = make_loader(history_lengths, order="sorted", buckets=None)
+    assert in_file_order.padded_lengths == every
 
 
 def test_split_without_a_single_event():
