@@ -77,6 +77,7 @@ import os, signal, sys, time
 from dien_jax.utils.command import stop_signals
 
 number = int(sys.argv[1])
+signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
 
 def signal_again(seconds):
     os.kill(os.getpid(), number)
