@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.data.arrays import chunks
 from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
 
 OWN_VALUE, OWN_PAIR = 1, 2
@@ -185,7 +184,8 @@ def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = Fals
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
     places = [(part * components, level) for part in range(parts) for level in levels]
-    for rows in chunks(vectors.shape[1], CHUNK_ROWS):
+    for begin in range(0, vectors.shape[1], CHUNK_ROWS):
+        rows = slice(begin, begin + CHUNK_ROWS)
         squares = np.square(vectors[:, rows].astype(np.float32))
         for place, (start, level) in enumerate(places):
             norm = np.sqrt(squares[..., start : start + level].sum(-1))
