@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from dien_kernels import Device, assume
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
+from jax.sharding import AbstractMesh, AxisType, make_single_device_sharding
 
 DEVICES = {
     "tpu-v5e": Device("tpu", "TPU v5 lite"),
@@ -95,7 +95,7 @@ def compile_for(
 
     Return the program, and the names of the Pallas kernels it calls; one in a loop counts once.
     """
-    device, sharding = DEVICES[target], SingleDeviceSharding(absent_device(target))
+    device, sharding = DEVICES[target], make_single_device_sharding(absent_device(target))
 
     def abstract(array: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
