@@ -108,7 +108,7 @@ def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
 def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
     """Return the test split with the ids of another folder; values that it lacks are unknown.
 
-    Neither folder may have context features.
+    Neither folder may have request features.
     """
     rows = {}
     for name in ("item", "user"):

@@ -52,7 +52,7 @@ import sys
 from dien_jax import Ranker
 items = sys.argv[2].split()
 context = dict.fromkeys(sys.argv[3].split())
-print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
+print(Ranker(sys.argv[1]).rank(items, items, request_features=context).scores[0])
 """
 
 
@@ -85,7 +85,7 @@ class Ranked:
         self.config, self.schema = trained.run.config, trained.dataset.schema
         self.ranker = Ranker(run)
         self.items = trained.dataset.vocabulary("item")
-        self.context = dict.fromkeys(feature.name for feature in self.schema.context)
+        self.context = dict.fromkeys(feature.name for feature in self.schema.request)
         self._step = make_predict_step(self.config, self.schema)
         tables = feature_tables(trained.dataset, trained.run.config.model)
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))

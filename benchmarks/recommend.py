@@ -84,13 +84,13 @@ def trained_on_all(model: TrainedModel, folder: Path, most: int) -> list[dict[st
 def times_of_one(model: TrainedModel, ranker: Ranker, stages: str) -> Iterator[dict[str, Any]]:
     """Yield rows of times of a list for one user, whose events are drawn at random."""
     random, names = np.random.default_rng(0), np.array(model.dataset.vocabulary("item"))
-    context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
+    context = dict.fromkeys(feature.name for feature in model.dataset.schema.request)
     for events in EVENTS:
         spent = []
         for call in range(CALLS + 1):
             history = names[random.integers(1, len(names), events)].tolist()
             start = time.perf_counter()
-            ranker.recommend(history, TOP, context=context)
+            ranker.recommend(history, TOP, request_features=context)
             spent += [1e3 * (time.perf_counter() - start)] if call else []
         yield timed_row("recommend", spent, case=f"{stages}, one user, {events} events")
 
@@ -100,14 +100,14 @@ def times(model: TrainedModel) -> Iterator[dict[str, Any]]:
     names, targets = model.dataset.vocabulary("item"), list_targets(model.dataset, "test", USERS)
     histories = [[names[row] for row in target.history] for target in targets]
     exact, staged = Ranker(model, exact_items=len(names)), Ranker(model)
-    context = dict.fromkeys(feature.name for feature in model.dataset.schema.context)
+    context = dict.fromkeys(feature.name for feature in model.dataset.schema.request)
     contexts = [context] * len(histories)
     lists = []
     for stages, ranker in (("exact", exact), ("in stages", staged)):
         yield from times_of_one(model, ranker, stages)
-        ranker.recommend_many(histories, TOP, contexts=contexts)
+        ranker.recommend_many(histories, TOP, request_features=contexts)
         start = time.perf_counter()
-        lists.append(ranker.recommend_many(histories, TOP, contexts=contexts))
+        lists.append(ranker.recommend_many(histories, TOP, request_features=contexts))
         seconds = time.perf_counter() - start
         row = timed_row("recommend", [1e3 * seconds], case=f"{stages}, {len(histories)} users")
         row["users_per_second"] = len(histories) / seconds

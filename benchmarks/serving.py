@@ -127,12 +127,12 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
     def drawn(count: int) -> list[str]:
         return [items[row] for row in rng.integers(1, len(items), count)]
 
-    context = {feature.name: None for feature in ranker.schema.context}
+    context = {feature.name: None for feature in ranker.schema.request}
     return [
         {
             "history": drawn(int(rng.integers(0, history + 1))),
             "candidates": drawn(candidates),
-            "context": context,
+            "request_features": context,
         }
         for _ in range(64)
     ]
@@ -147,7 +147,7 @@ def figure(port: int, name: str) -> float:
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
     """Exit if the scores of an answer are not the ranker's."""
-    expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
+    expected = ranker.rank(body["history"], body["candidates"], None, body["request_features"])
     scores = json.loads(answer.body)["scores"]
     deviation = float(np.abs(np.subtract(scores, expected.scores)).max())
     if not deviation < TOLERANCE:

@@ -30,10 +30,10 @@ class Arguments:
     """Raw id of a user. The history is all of the user's events in the data folder."""
     item: str | None = None
     """Raw id of the candidate for --user."""
-    context: Annotated[dict[str, str], tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")] = (
-        field(default_factory=dict)
-    )
-    """Context features for --user and --item, by name. Features without a value are missing."""
+    request_features: Annotated[
+        dict[str, str], tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")
+    ] = field(default_factory=dict)
+    """Features of the request for --user and --item, by name. Those without a value are missing."""
     split: Literal["valid", "test", "train"] = "valid"
     """Split of --example."""
     data: Path | None = None
@@ -51,8 +51,8 @@ def explain(arguments: Arguments) -> None:
     if given not in (["--example"], ["--user", "--item"]):
         found = " and ".join(given) or "none"
         raise UserError(f"expected --example, or --user and --item; found {found}")
-    if arguments.context and arguments.example is not None:
-        raise UserError("--context needs --user and --item; found --example")
+    if arguments.request_features and arguments.example is not None:
+        raise UserError("--request-features needs --user and --item; found --example")
     # Imported here: --help needs no JAX.
     from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
     from dien_jax.inspection.examples import Inspector, missing_measures, request
@@ -67,7 +67,7 @@ def explain(arguments: Arguments) -> None:
         [example] = inspector.examples(arguments.split, [arguments.example])
     else:
         user, item = arguments.user or "", arguments.item or ""
-        requested = request(trained.dataset, user, item, arguments.context)
+        requested = request(trained.dataset, user, item, arguments.request_features)
         [example] = inspector.examples("test", [0], requested)
         example = dataclasses.replace(example, split=None, label=None)
         if model.follow_authors and model.activation == "dice":

@@ -24,7 +24,7 @@ class Arguments:
 
     Each row is a user and an item. The history is the column `history` (ids, oldest first). Without
     that column, it is the user's events in the data folder: those before the row's `timestamp`, or
-    all of them without a column of times. Each context feature is a column of its name. The table
+    all of them without a column of times. Each request feature is a column of its name. The table
     is written with a new column `score`, the probability of a click.
     """
 

@@ -27,7 +27,7 @@ class Arguments:
 
     Each row is a user. The history is the column `history` (ids, oldest first). Without that
     column, it is the user's events in the data folder: those before the row's `timestamp`, or all
-    of them without a column of times. Each context feature is a column of its name. The lists are
+    of them without a column of times. Each request feature is a column of its name. The lists are
     written with the columns user, rank, item and score; scores are corrected for the sampling of
     negatives. Items of the history are left out.
     """

@@ -70,5 +70,5 @@ def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = I
         user=ids(USERS, size),
         label=rng.integers(0, 2, size).astype(np.float32),
         weight=np.ones(size, np.float32),
-        context={},
+        columns={},
     )

@@ -78,7 +78,7 @@ def installed(peers: Mapping[str, str] = PEERS) -> Peers:
 
 def table_sizes(schema: Schema) -> dict[str, int]:
     """Return the table sizes of item, category and user, the only features of peers."""
-    features = (*schema.item, *schema.user, *schema.context)
+    features = (*schema.item, *schema.user, *schema.request)
     names = [feature.name for feature in features]
     if names != ["item", "category", "user"]:
         raise SystemExit(f"--peers: expected features item, category and user, found {names}")

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 from dien_jax.errors import UserError, failing, reading, suggestion
 from dien_jax.utils.files import MAPPED
 
@@ -225,7 +224,7 @@ class Column(NamedTuple):
 
     Attributes:
       values: int32 (categorical, multi-valued) or float32 (numeric): ``[rows]``, or the values of
-        all rows in sequence when multi-valued.
+        all rows in sequence when multi-valued; float32 ``[rows, L]`` for vectors.
       offsets: int64 ``[rows + 1]`` when multi-valued: row k has ``values[offsets[k] :
         offsets[k + 1]]``; None otherwise.
     """
@@ -257,7 +256,7 @@ class Examples(NamedTuple):
       group: int32 ``[n]``, index into ``groups.txt``.
       item: int32 ``[n]``, the candidate.
       label: int8 ``[n]``, 1 for a click, else 0.
-      context: the context features.
+      columns: features of the request and of the candidate, by name.
     """
 
     sequence: np.ndarray
@@ -266,13 +265,13 @@ class Examples(NamedTuple):
     group: np.ndarray
     item: np.ndarray
     label: np.ndarray
-    context: dict[str, Column] = {}  # noqa: RUF012 - never changed
+    columns: dict[str, Column] = {}  # noqa: RUF012 - never changed
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Return some of the examples, integers ``[R]``, in the given order."""
-        *columns, context = self
-        taken = {name: column.take(rows) for name, column in context.items()}
-        return Examples._make([*(column[rows] for column in columns), taken])
+        *ids, columns = self
+        taken = {name: column.take(rows) for name, column in columns.items()}
+        return Examples._make([*(column[rows] for column in ids), taken])
 
 
 class Splits(dict[str, Examples]):
@@ -290,23 +289,3 @@ def joined_columns(parts: Sequence[Column]) -> Column:
         return Column(values, None)
     lengths = np.concatenate([np.diff(part) for part in offsets])
     return Column(values, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
-
-
-def padded_columns(
-    features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | slice
-) -> dict[str, FeatureValues]:
-    """Return the values of features for some rows, multi-valued ones padded."""
-    return {f.name: _padded_column(f, columns[f.name], rows) for f in features}
-
-
-def _padded_column(feature: Feature, column: Column, rows: np.ndarray | slice) -> FeatureValues:
-    if column.offsets is None:
-        return column.values[rows]
-    first, last = column.offsets[:-1][rows], column.offsets[1:][rows]
-    assert feature.max_values is not None
-    count = np.minimum(last - first, feature.max_values).astype(np.int32)
-    slots = np.arange(feature.max_values)
-    live = slots < count[:, None]
-    values = np.zeros(live.shape, np.int32)
-    values[live] = column.values[(first[:, None] + slots)[live]]
-    return MultiValued(values, count)

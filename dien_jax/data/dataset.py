@@ -5,9 +5,11 @@
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/groups.txt                   raw user ids
-    DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
+    DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first; so are event
+                                      features
     DATA/events/offsets.npy           int64 [sequences + 1]
-    DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
+    DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued; also features
+                                      of requests and candidates
     DATA/statistics/<feature>/        counts of training events and vectors of values, see
                                       :mod:`dien_jax.data.statistics_files`
 
@@ -30,7 +32,8 @@ import jax
 import numpy as np
 
 from dien_jax.data import arrays, metadata, statistics_files
-from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks, padded_columns
+from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks
+from dien_jax.data.kinds import KINDS, padded_columns
 from dien_jax.data.metadata import SPLITS, Counts, check_lines, read_values
 from dien_jax.data.schema import EXAMPLE_COLUMNS, UNKNOWN, Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import FACTORS, STATISTICS, Statistics
@@ -56,10 +59,11 @@ class Dataset:
 
     Attributes:
       path: the folder.
-      schema: features of items, users and requests.
+      schema: the features.
       meta: ``meta.json`` as parsed.
       items: item features after the id; row k describes item k.
       users: user features after the id; row k describes user k.
+      events: features of events; row k describes event k.
       event_item: int32 ``[events]``.
       event_timestamp: int64 ``[events]``, non-decreasing within a sequence.
       event_offsets: int64 ``[sequences + 1]``.
@@ -75,6 +79,7 @@ class Dataset:
     meta: dict[str, Any]
     items: dict[str, Column]
     users: dict[str, Column]
+    events: dict[str, Column]
     event_item: np.ndarray
     event_timestamp: np.ndarray
     event_offsets: np.ndarray
@@ -128,9 +133,17 @@ class Dataset:
         """Raise a ``UserError`` if a file in use has changed since the folder was opened."""
         self.files.check()
 
-    def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
-        """Return the context features of some examples of a split, integers ``[B]``."""
-        return padded_columns(self.schema.context, self.splits[split].context, rows)
+    def batch_columns(
+        self, split: str, rows: np.ndarray, events: np.ndarray
+    ) -> dict[str, FeatureValues]:
+        """Return the features of a batch that no table has.
+
+        ``rows`` are examples of a split, integers ``[B]``; ``events`` are events of the dataset,
+        integers ``[B, T]``, -1 for padding.
+        """
+        of_example = (*self.schema.request, *self.schema.candidate)
+        columns = padded_columns(of_example, self.splits[split].columns, rows)
+        return columns | padded_columns(self.schema.event, self.events, events)
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -176,6 +189,7 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
             meta=meta,
             items=read_columns(path / "items", schema.item[1:], schema.num_items),
             users=read_columns(path / "users", schema.user[1:], schema.num_users),
+            events=read_columns(events, schema.event, counts["events"]),
             event_item=item.result(),
             event_timestamp=timestamp.result(),
             event_offsets=offsets,
@@ -196,18 +210,7 @@ def open_folder(path: Path, *, is_counted: bool = True, in_memory: int = IN_MEMO
 
 def read_columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str, Column]:
     """Map the columns of features, and check them."""
-    return {feature.name: _column(folder / feature.name, feature, rows) for feature in features}
-
-
-def _column(folder: Path, feature: Feature, rows: int) -> Column:
-    if feature.kind == "numeric":
-        finite = (np.isfinite, "a finite number")
-        return Column(arrays.read_array(folder / "values.npy", np.float32, rows, finite), None)
-    assert feature.size is not None
-    if feature.kind == "categorical":
-        return Column(arrays.read_ids(folder / "values.npy", np.int32, rows, feature.size), None)
-    values = arrays.read_ids(folder / "values.npy", np.int32, None, feature.size)
-    return Column(values, arrays.read_offsets(folder / "offsets.npy", rows, len(values)))
+    return {f.name: KINDS[f.kind].read(folder / f.name, f, rows) for f in features}
 
 
 def _timestamp(events: Path, rows: int, offsets: np.ndarray) -> np.ndarray:
@@ -259,7 +262,8 @@ def _examples(
         own = sequence[row]
         expected = f"within its sequence, {offsets[own]} to {offsets[own + 1]}, found {end[row]}"
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
-    return Examples(**columns, context=read_columns(folder, schema.context, rows))
+    given = read_columns(folder, (*schema.request, *schema.candidate), rows)
+    return Examples(**columns, columns=given)
 
 
 def vocabulary_digests(dataset: Dataset) -> dict[str, str]:

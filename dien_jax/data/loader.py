@@ -154,17 +154,18 @@ class Loader:
         width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
         rows = indices[self._rows]
         first, lengths = (end - lengths)[self._rows], lengths[self._rows]
-        history = self._event_item.take(first[:, None] + np.arange(width), mode="clip")
-        columns = [column[rows] for column in self._own or ()]
+        live = is_live(lengths, width)
+        events = np.where(live, first[:, None] + np.arange(width), -1)
+        own = [column[rows] for column in self._own or ()]
         batch = Batch(
-            history=history * is_live(lengths, width),
+            history=self._event_item.take(events, mode="clip") * live,
             lengths=lengths,
             item=examples.item[rows],
             user=examples.user[rows],
             label=examples.label[rows].astype(np.float32),
             weight=np.ones(len(lengths), np.float32),
-            context=self._dataset.context_rows(self._split, rows),
-            own=np.stack(columns, axis=-1) if columns else None,
+            columns=self._dataset.batch_columns(self._split, rows, events),
+            own=np.stack(own, axis=-1) if own else None,
             fold=folds_of(examples.sequence[rows]) if self._has_folds else None,
         )
         self._dataset.check_files()

@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from dien_jax.data.schema import KINDS, Feature, Schema
+from dien_jax.data.schema import ATTRIBUTES, GROUPS, Feature, Schema
 from dien_jax.errors import UserError, failing, reading
 from dien_jax.utils import json_values
 from dien_jax.utils.files import read_json
@@ -21,10 +21,7 @@ SPLITS = ("train", "valid", "test")
 LINES = 1 << 14  # values that are written at a time
 
 
-class _SchemaGroups(TypedDict):  # a schema in JSON
-    item: list[dict[str, Any]]
-    user: list[dict[str, Any]]
-    context: list[dict[str, Any]]
+_Features = list[dict[str, Any]]  # in JSON
 
 
 class Counts(TypedDict):  # in meta.json
@@ -43,7 +40,7 @@ class _MadeBy(TypedDict):  # origin of the data: the entries that are read
 
 
 class _Meta(TypedDict):  # meta.json: the entries that are read
-    schema: _SchemaGroups
+    schema: dict[str, _Features]
     counts: Counts
     source: NotRequired[_MadeBy]
     best_possible: NotRequired[dict[str, dict[str, NotNegative | None]]]  # metrics by split
@@ -134,17 +131,22 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def schema_from_json(values: Any, source: Source) -> Schema:
-    """Undo :func:`schema_to_json`; invalid values are a UserError that names ``source``."""
+    """Undo :func:`schema_to_json`; invalid values are a UserError that names ``source``.
+
+    Earlier versions called the features of a request those of its context.
+    """
     fields = [field.name for field in dataclasses.fields(Feature)]
-    groups: Any = as_type(values, _SchemaGroups, source)
+    groups = as_type(values, dict[str, _Features], source)
+    groups = {{"context": "request"}.get(group, group): groups[group] for group in groups}
+    json_values.refuse_unknown(groups, GROUPS, source)
     for group, entries in groups.items():
         for place, entry in enumerate(entries):
             where, kind = f"{source}.{group}[{place}]", entry.get("kind")
             json_values.refuse_unknown(entry, fields, where)
-            if isinstance(kind, str) and kind not in KINDS:
-                expected = f"expected kind to be one of {', '.join(KINDS)}"
+            if isinstance(kind, str) and kind not in ATTRIBUTES:
+                expected = f"expected kind to be one of {', '.join(ATTRIBUTES)}"
                 raise UserError(f"{where}: {expected}, found {json_values.shown(kind)}")
-    return as_type(values, Schema, source)
+    return as_type(groups, Schema, source)
 
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:

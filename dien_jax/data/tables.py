@@ -6,6 +6,7 @@ Dimensions: B examples of a batch, T padded steps, V values of a feature, P pair
 tables of vectors, R vectors of a table.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.kinds import KINDS
+from dien_jax.data.schema import GROUPS, Array, Feature, FeatureValues, Schema
 
 OWN_VALUE, OWN_PAIR = 1, 2
 """Bits of ``own``: the count of the candidate's value includes the example or later events of its
@@ -97,7 +99,8 @@ class Batch(NamedTuple):
       user: int32 ``[B]``, 0 for a user without a trained row.
       label: float32 ``[B]``, 1 for a click.
       weight: float32 ``[B]``, 1 for a real example, 0 for filler.
-      context: the context features, each with leading dimension B.
+      columns: features of requests and candidates, with leading dimension B, and of events, with
+        leading dimensions B and T; those of padding are missing values.
       own: int8 ``[B, S]``, bits ``OWN_*`` for each of S features
         with statistics; None outside training.
       fold: int32 ``[B]``, the table of factors and vectors to read, see :class:`ValueFactors`;
@@ -111,7 +114,7 @@ class Batch(NamedTuple):
     user: Array
     label: Array
     weight: Array
-    context: dict[str, FeatureValues]
+    columns: dict[str, FeatureValues]
     own: Array | None = None
     fold: Array | None = None
     statistics: Array | None = None
@@ -131,14 +134,6 @@ def is_live(lengths: Array, steps: Any) -> Array:
     return numbers(steps, dtype=np.int32)[None, :] < lengths.astype(np.int32)[:, None]
 
 
-def blank_values(feature: Feature, rows: int) -> Any:
-    """Return missing values of a feature."""
-    ids = np.zeros(rows, np.int32)
-    if feature.kind == "multivalued":
-        return MultiValued(np.zeros((rows, feature.max_values or 1), np.int32), ids)
-    return ids.astype(np.float32) if feature.kind == "numeric" else ids
-
-
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
     """Return a batch of filler with the shapes of a dataset of this schema.
 
@@ -148,8 +143,21 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
     """
     history = np.zeros((batch_size, steps), np.int32)
     ids, numbers = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
-    context = {feature.name: blank_values(feature, batch_size) for feature in schema.context}
-    return Batch(history, ids, ids, ids, numbers, numbers, context)
+    features = batch_features(schema, batch_size, steps)
+    columns = {
+        feature.name: KINDS[feature.kind].blank(feature, *axes) for feature, axes in features
+    }
+    return Batch(history, ids, ids, ids, numbers, numbers, columns)
+
+
+def batch_features(
+    schema: Schema, batch_size: Any, steps: Any
+) -> Iterator[tuple[Feature, tuple[Any, ...]]]:
+    """Yield the features in :attr:`Batch.columns`, and the leading dimensions of their values."""
+    axes = {"B": (batch_size,), "BT": (batch_size, steps)}
+    for group, features in schema.groups():
+        if GROUPS[group].source != "id":
+            yield from ((feature, axes[GROUPS[group].axes]) for feature in features)
 
 
 def statistics_features(schema: Schema) -> tuple[Feature, ...]:

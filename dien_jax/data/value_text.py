@@ -29,16 +29,18 @@ from dien_jax.errors import UserError, failing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Use = Literal["categorical", "multivalued", "numeric", "time"]  # ids are categorical
+Use = Literal["categorical", "multivalued", "numeric", "vector", "time"]  # ids are categorical
 
 _EXPECTED: dict[Use, str] = {
     "categorical": "text, whole numbers or dates",
     "multivalued": "text, whole numbers, dates or lists of these",
     "numeric": "numbers or text",
+    "vector": "lists of numbers",
     "time": "whole numbers, timestamps, dates or text",
 }
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 INTEGERS_OF_FLOATS = 2.0**63  # floats below it fit an int64
+LARGEST_NUMBER = 3.4028234663852886e38  # of float32
 END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
 # Whole-number times are milliseconds when most of them are larger. As seconds this would be after
 # the year 5138; as milliseconds it is after March 1973.
@@ -135,7 +137,8 @@ def _is_readable(kind: "pa.DataType", use: Use) -> bool:
         return use == "numeric"
     if of.is_timestamp(kind):
         return use == "time"
-    return _is_list(kind) and use == "multivalued" and _is_readable(kind.value_type, "categorical")
+    of_list: dict[Use, Use] = {"multivalued": "categorical", "vector": "numeric"}
+    return _is_list(kind) and use in of_list and _is_readable(kind.value_type, of_list[use])
 
 
 def _is_list(kind: "pa.DataType") -> bool:

@@ -3,24 +3,23 @@
 Values are parsed as in logs. An id without a row gets the unknown row, 0, and is counted.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dien_jax.data import value_text
 from dien_jax.data.arrays import Column, chunks
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.kinds import KINDS, Encoded
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.value_text import SEPARATOR, SPACE, Clock, as_text, digits_of, number_of
+from dien_jax.data.value_text import SEPARATOR, SPACE, Clock, as_text
 from dien_jax.errors import UserError, suggestion
 
 _REMEDY = "give each row its own in a column 'history' (--history)"
 _LIST_TEXT = re.compile(r"\[\s*((np\.|['\"\d-])[^\[\]]*)?\]")  # of texts or whole numbers
-LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 class Vocabularies:
@@ -35,12 +34,12 @@ class Vocabularies:
     ) -> None:
         if not separator:
             raise UserError("the separator must not be empty")
-        self._separator, self.context = separator, schema.context
+        self._separator, self.schema = separator, schema
         self.items = vocabulary("item")  # raw item ids, by row
         self._item_rows = _row_numbers("item", self.items)
         self._user_rows = _row_numbers("user", vocabulary("user"))
-        names = [feature.name for feature in self.context if feature.size is not None]
-        self._context_rows = {name: _row_numbers(name, vocabulary(name)) for name in names}
+        names = [feature.name for feature in schema.given if feature.size is not None]
+        self._rows = {name: _row_numbers(name, vocabulary(name)) for name in names}
 
     def item_rows(self, ids: Iterable[Any]) -> np.ndarray:
         """Return the rows of raw item ids, int32 ``[n]``."""
@@ -79,49 +78,70 @@ class Vocabularies:
             raise UserError(f"{value:.40} is the text of a list; expected {expected}")
         return found
 
-    def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
-        """Encode a context feature for some rows; return it with the number of unknown values.
+    def encode(self, feature: Feature, cells: Iterable[Any]) -> Encoded:
+        """Encode raw values of a feature for some rows; see :meth:`Categorical.encode`."""
+        ids = self._rows.get(feature.name, {})
+        return KINDS[feature.kind].encode(feature, cells, ids, self.split)
 
-        ``cells`` has one cell per row. None or an empty text is a missing value: the unknown row,
-        no values, or the training rows' mean. A cell of a numeric feature that is not a number is a
-        ``UserError`` that starts with the cell.
+    def request_columns(self, values: Mapping[str, Any]) -> tuple[dict[str, Column], int]:
+        """Encode the features of one request, values by name, and count unknown values.
+
+        Every feature must have a value, which may be None.
         """
-        if feature.kind == "numeric":
-            numbers = np.array([_standard(feature, cell) for cell in cells], np.float32)
-            return Column(numbers, None), 0
-        rows = self._context_rows[feature.name]
-        if feature.kind == "categorical":
-            texts = [as_text(cell) for cell in cells]
-            codes = np.array([rows.get(text, UNKNOWN) for text in texts], np.int32)
-            return Column(codes, None), sum(map(bool, texts)) - int(np.count_nonzero(codes))
-        values: list[int] = []
-        offsets, unknown = [0], 0
-        for cell in cells:
-            codes_of_cell = [rows.get(text, UNKNOWN) for text in self.split(cell)]
-            unknown += codes_of_cell.count(UNKNOWN)
-            values += list(dict.fromkeys(codes_of_cell))[: feature.max_values]
-            offsets.append(len(values))
-        return Column(np.array(values, np.int32), np.array(offsets, np.int64)), unknown
+        columns, unknown = self._columns("request_features", self.schema.request, [values])
+        missing = [name for name in columns if name not in values]
+        if missing:
+            expected = f"a value of {missing[0]!r} (None if it is missing)"
+            listed = ", ".join(columns)
+            raise UserError(f"request_features: expected {expected} (features: {listed})")
+        return columns, unknown
 
-    def context_columns(self, values: Mapping[str, Any]) -> tuple[dict[str, Column], int]:
-        """Encode the context of one request, values by feature, and count unknown values."""
-        if not isinstance(values, Mapping):
-            raise UserError(f"context must give values by feature, got {values!r:.40}")
-        names = [feature.name for feature in self.context]
-        listed = ", ".join(names) or "none"
-        for name in values:
-            if name not in names:
-                near = suggestion(str(name), names)
-                raise UserError(f"context has no feature {name!r}{near} (features: {listed})")
+    def split_events(
+        self, name: str, events: Sequence[Any]
+    ) -> tuple[list, list[Mapping[str, Any]]]:
+        """Split events into the ids of their items and their features, none without a schema's.
+
+        An event is an id, or a mapping with its ``item`` and features. ``name`` begins messages.
+        """
+        if not self.schema.event:
+            return list(events), []
+        ids: list[Any] = []
+        given: list[Mapping[str, Any]] = []
+        for place, event in enumerate(events, start=1):
+            values = {"item": event}
+            if isinstance(event, Mapping):
+                if "item" not in event:
+                    raise UserError(f"{name}: event {place} has no 'item': {event!r:.60}")
+                values = dict(event)
+            ids.append(values.pop("item"))
+            given.append(values)
+        return ids, given
+
+    def event_columns(
+        self, name: str, given: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Column], int]:
+        """Encode the features of some events, and count unknown values."""
+        return self._columns(name, self.schema.event, given)
+
+    def _columns(
+        self, where: str, features: tuple[Feature, ...], rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Column], int]:
+        """Encode the values of features for some rows; refuse values of others."""
+        names = [feature.name for feature in features]
+        for values in rows:
+            if not isinstance(values, Mapping):
+                raise UserError(f"{where} must give values by feature, got {values!r:.40}")
+            for name in values:
+                if name not in names:
+                    near, known = suggestion(str(name), names), ", ".join(names) or "none"
+                    raise UserError(f"{where} has no feature {name!r}{near} (features: {known})")
         columns, unknown = {}, 0
-        for feature in self.context:
-            if feature.name not in values:
-                missing = f"{feature.name!r} (None if it is missing)"
-                raise UserError(f"context: expected a value of {missing} (features: {listed})")
+        for feature in features:
             try:
-                columns[feature.name], count = self.encode(feature, [values[feature.name]])
+                cells = [values.get(feature.name) for values in rows]
+                columns[feature.name], count = self.encode(feature, cells)
             except UserError as error:
-                raise UserError(f"context {feature.name!r}: {error}") from error
+                raise UserError(f"{where} {feature.name!r}: {error}") from error
             unknown += count
         return columns, unknown
 
@@ -131,24 +151,6 @@ def _row_numbers(feature: str, vocabulary: list[str]) -> dict[str, int]:
     if len(rows) < len(vocabulary) - 1 and (twice := repeated(vocabulary)) is not None:
         raise UserError(f"the vocabulary of {feature!r} has the value {twice!r} twice")
     return rows
-
-
-def _standard(feature: Feature, cell: Any) -> float:
-    """Standardise a number; return 0 if it is missing."""
-    text = "" if cell is None else digits_of(cell) if isinstance(cell, int) else str(cell)
-    text = text.strip(SPACE)
-    if not text or text.lower() == "nan":
-        return 0.0
-    number = number_of(text)
-    if number is None or math.isnan(number):
-        raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
-    mean, deviation = cast(float, feature.mean), cast(float, feature.deviation)
-    if abs(number) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} {value_text.BEYOND_FLOAT32}")
-    standard = (number - mean) / deviation
-    if abs(standard) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} {value_text.too_far(mean, deviation)}")
-    return standard
 
 
 class UserEvents:

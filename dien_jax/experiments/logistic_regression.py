@@ -21,11 +21,11 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from dien_jax.config.settings import ModelConfig, TrainConfig
-from dien_jax.data.arrays import padded_columns
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.kinds import padded_columns
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import SPLITS
-from dien_jax.data.schema import UNKNOWN, Feature, FeatureValues, MultiValued
+from dien_jax.data.schema import GROUPS, UNKNOWN, Feature, FeatureValues, MultiValued
 from dien_jax.data.tables import Batch, is_live
 from dien_jax.metrics.scores import evaluate_scores, selection_score
 from dien_jax.model.click_model import with_statistics
@@ -62,6 +62,7 @@ class RegressionInputs:
 
     ``names`` are the D dense columns: inputs of :func:`dien_jax.model.statistics_names` and numeric
     features of candidates, users and requests. Those at the indices ``uncounted`` use no counts.
+    Vectors, and features of events, are left out.
     The first ``num_attributes`` one-hot columns are those of features other than ids.
     """
 
@@ -73,7 +74,8 @@ class RegressionInputs:
         model = ModelConfig(statistics=True)
         self._tables = feature_tables(dataset, model, folds=True)
         counts = statistics_names(schema)
-        self._numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
+        features = [f for group, of in schema.groups() if GROUPS[group].axes == "B" for f in of]
+        self._numbers = [feature.name for feature in features if feature.kind == "numeric"]
         self.names = (*counts, *self._numbers)
         is_uncounted = [n in self._numbers or n.rpartition(" ")[2] in UNCOUNTED for n in self.names]
         self.uncounted = np.flatnonzero(is_uncounted).tolist()
@@ -81,7 +83,7 @@ class RegressionInputs:
             lambda tables, batch: with_statistics(model, schema, tables, batch).statistics
         )
         ids = schema.item[0], schema.user[0]
-        attributes = [f for f in schema.features if f.size is not None and f not in ids]
+        attributes = [f for f in features if f.size is not None and f not in ids]
         self._valued = [*attributes, *ids]
         self.num_attributes = sum((feature.size or 1) - 1 for feature in attributes)
 
@@ -128,7 +130,7 @@ class RegressionInputs:
         values: dict[str, Any] = {"item": item, "user": user}
         values |= padded_columns(schema.item[1:], dataset.items, item)
         values |= padded_columns(schema.user[1:], dataset.users, user)
-        values |= jax.tree.map(lambda column: np.asarray(column)[:rows], batch.context)
+        values |= jax.tree.map(lambda column: np.asarray(column)[:rows], batch.columns)
         counts = np.asarray(self._counts(self._tables, batch))[:rows]
         numbers = [values[name][:, None] for name in self._numbers]
         dense = np.concatenate([counts, *numbers], axis=1)

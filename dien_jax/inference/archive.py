@@ -61,7 +61,7 @@ class ExportedModel:
 
 def input_features(schema: Schema) -> list[str]:
     """Return the features that programs take as rows, which need vocabularies."""
-    return ["item", "user", *(f.name for f in schema.context if f.size is not None)]
+    return ["item", "user", *(f.name for f in schema.given if f.size is not None)]
 
 
 def write_archive(file: Path, model: ExportedModel, card: str = "") -> None:

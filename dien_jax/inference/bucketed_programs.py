@@ -1,41 +1,28 @@
-"""A loaded model and its programs, called with padded histories and candidates of several requests.
+"""The programs of a loaded model, called with padded histories and candidates of several requests.
 
 Histories are padded to some of the run's buckets, slices of N candidates to ``CANDIDATE_BUCKETS``.
 Calls of one request each are all made before the first result is waited for.
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dien_jax.config.settings import Config
-from dien_jax.data.arrays import Examples, padded_columns
-from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import BUCKETS
-from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
-from dien_jax.data.value_text import SEPARATOR
-from dien_jax.data.vocabularies import Vocabularies
-from dien_jax.errors import UserError, require_unforked
-from dien_jax.inference.archive import ExportedModel, read_archive
-from dien_jax.inference.exported_programs import ranking_programs
-from dien_jax.model.tower import of_part
-from dien_jax.runs.checkpoints import named_leaves
-from dien_jax.runs.list_weights import ListWeights
-from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.kinds import blank_values, padded_columns
+from dien_jax.data.schema import UNKNOWN, FeatureValues
+from dien_jax.errors import require_unforked
+from dien_jax.inference.loaded_model import LoadedModel
 from dien_jax.steps.placement import placed_like
-from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.steps.rank import Columns, Interests, Programs
 from dien_jax.utils.machine import map_in_order, thread_count
 
-LEAST_RATIO = 3
-"""Least ratio of two lengths of histories that programs are compiled for."""
 CANDIDATE_BUCKETS = (64, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices."""
 TOWER_ROWS = 384
@@ -44,109 +31,10 @@ SCORED_ROWS = 128
 """The same for the program of the whole model for several users."""
 ROWS_TOGETHER = 32
 """Number of slices, of any users, that the programs of several users are compiled for."""
+Event = str | int | Mapping[str, Any]
+"""An event of a history: the id of its item, or a mapping of it, ``item``, and of features."""
 Slices = Mapping[int, int]
 """Size of slices by the largest number of candidates for it, rising; the last is for any number."""
-
-
-class LoadedModel(NamedTuple):
-    """A model to rank with; ``arguments`` are the first ones of every program, on the device.
-
-    The last of ``history_buckets`` is the longest history. If the model can ``follow_authors``,
-    scores depend on the other candidates of a slice, and on the length that a history is padded to.
-    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
-    ``tables`` are what lists over all items read, in host memory: arrays by names such as
-    ``tables/item/category`` and ``params/tower/item_weights/item``. ``knows_repeats`` is false if
-    no negative of training was in the history of its user.
-    """
-
-    schema: Schema
-    step: int
-    history_buckets: tuple[int, ...]
-    follow_authors: bool
-    vocabularies: Vocabularies
-    arguments: tuple[Any, ...]
-    programs: Programs
-    list_offsets: np.ndarray | None
-    list_weights: ListWeights | None
-    tables: Mapping[str, np.ndarray]
-    knows_repeats: bool
-
-    @classmethod
-    def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, dataset, tables = trained.run.config, trained.dataset, trained.feature_tables()
-        variables = jax.device_put(trained.variables())
-        read = {"tables": tables, "params": of_part(variables["params"], "tower")}
-        return cls(
-            dataset.schema,
-            trained.step,
-            history_buckets(config),
-            config.model.follow_authors,
-            Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            (variables, tables),
-            make_programs(config, dataset.schema),
-            trained.list_offsets,
-            trained.list_weights,
-            # Not those of the folder, whose files may change. On a CPU they are not copied.
-            {name: np.asarray(leaf) for name, leaf in named_leaves(read).items()},
-            knows_repeats(dataset),
-        )
-
-    @classmethod
-    def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        manifest = exported.manifest
-        return cls(
-            exported.schema,
-            manifest["step"],
-            tuple(manifest["history_buckets"]),
-            manifest["settings"]["model"]["follow_authors"],
-            Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
-            (jax.device_put(exported.weights),),
-            ranking_programs(exported.programs),
-            exported.list_offsets,
-            exported.list_weights,
-            exported.weights,
-            manifest["knows_repeats"],
-        )
-
-
-def knows_repeats(dataset: Dataset) -> bool:
-    """Return whether negatives may be in the history of their user."""
-    return dataset.meta.get("split", {}).get("allow_own_negatives") is not False
-
-
-def load_model(
-    path: str | Path | TrainedModel, data: str | Path | None, separator: str
-) -> LoadedModel:
-    """Load the best checkpoint of a run folder, or an exported file; see :class:`Ranker`."""
-    if isinstance(path, TrainedModel):
-        return LoadedModel.from_run(path, separator)
-    if not isinstance(path, str | os.PathLike):
-        expected = "a run folder such as result.run_dir, an exported file, or what load_run returns"
-        raise TypeError(f"path must be {expected}, got {type(path).__name__}")
-    path = Path(path)
-    if path.is_dir():
-        return LoadedModel.from_run(load_run(path, data), separator)
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist; expected a run folder, or a file written by "
-            f"python -m dien_jax.export"
-        )
-    if data is not None:
-        raise UserError(f"{path} is an exported model, which needs no data; leave out {data}")
-    return LoadedModel.from_export(read_archive(path), separator)
-
-
-def history_buckets(config: Config) -> tuple[int, ...]:
-    """Return the padded lengths of histories, the last of which is ``max_history``.
-
-    They are few, as programs are compiled for each; all where scores depend on the padding.
-    """
-    edges, least = [config.train.max_history], 1 if config.model.follow_authors else LEAST_RATIO
-    buckets = BUCKETS if config.train.buckets is None else config.train.buckets
-    for edge in reversed(buckets):
-        if edge < edges[0] and least * edge <= edges[0]:
-            edges.insert(0, edge)
-    return tuple(edges)
 
 
 def candidate_slices(*, follow_authors: bool) -> Slices:
@@ -162,33 +50,40 @@ def candidate_slices(*, follow_authors: bool) -> Slices:
 class RankRequest(NamedTuple):
     """The arguments of :meth:`dien_jax.Ranker.rank`, described there, for one of several users."""
 
-    history: Sequence[str | int] | None
+    history: Sequence[Event] | None
     candidates: Sequence[str | int]
     user: str | int | None = None
-    context: Mapping[str, Any] | None = None
+    request_features: Mapping[str, Any] | None = None
 
 
 @dataclass
 class History:
-    """A history: rows of its kept events, and its interests once they are computed."""
+    """A history: rows of its kept events, and its interests once they are computed.
+
+    ``columns`` are the features of the events, and ``unknown_values`` the number of their values
+    that training did not see; ``given`` are the features of each event as they were given.
+    """
 
     rows: np.ndarray
+    columns: Columns = field(default_factory=dict)
     interests: Interests | None = None
+    given: Sequence[Mapping[str, Any]] = ()
+    unknown_values: int = 0
 
 
 @dataclass
 class EncodedRequest:
-    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row.
+    """A request as rows: ``user`` is int32 ``[1]``, the features ``columns`` have one row.
 
     ``ids`` are the raw candidates, ``tower`` their logits of the tower, where these are known.
     """
 
     history: History
     user: np.ndarray
-    context: dict[str, FeatureValues]
+    columns: Columns
     candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     ids: Sequence[Any] = ()
-    unknown_context: int = 0
+    unknown_values: int = 0
     tower: np.ndarray | None = None
 
 
@@ -196,17 +91,25 @@ Requests = Sequence[EncodedRequest]
 
 
 def encoded_requests(
-    model: LoadedModel, examples: Examples, histories: Sequence[np.ndarray]
+    model: LoadedModel,
+    examples: Examples,
+    histories: Sequence[np.ndarray],
+    events: Mapping[str, Column],
 ) -> list[EncodedRequest]:
-    """Return a request without candidates for each example, whose behaviours are given as rows."""
-    return [
-        EncodedRequest(
-            History(np.asarray(history[-model.history_buckets[-1] :])),
-            np.asarray(examples.user[row : row + 1], np.int32),
-            padded_columns(model.schema.context, examples.context, np.array([row])),
-        )
-        for row, history in enumerate(histories)
-    ]
+    """Return a request without candidates for each example, whose behaviours are given as rows.
+
+    ``events`` are the features of all events, of which those of a history are the ones before the
+    example's ``history_end``.
+    """
+    requests = []
+    for row, history in enumerate(histories):
+        kept = np.asarray(history[-model.history_buckets[-1] :])
+        places = int(examples.history_end[row]) - np.arange(len(kept), 0, -1)
+        of_events = padded_columns(model.schema.event, events, places)
+        of_request = padded_columns(model.schema.request, examples.columns, np.array([row]))
+        user = np.asarray(examples.user[row : row + 1], np.int32)
+        requests.append(EncodedRequest(History(kept, of_events), user, of_request))
+    return requests
 
 
 class BucketedPrograms:
@@ -215,6 +118,7 @@ class BucketedPrograms:
     def __init__(self, model: LoadedModel, slices: Slices | None = None) -> None:
         self._programs, self._arguments = model.programs, model.arguments
         self._slices = slices or candidate_slices(follow_authors=model.follow_authors)
+        self._schema, self._tables = model.schema, model.tables
         self.may_pad = not model.follow_authors
         self.buckets = self._every = model.history_buckets
 
@@ -226,7 +130,6 @@ class BucketedPrograms:
 
     def compile_all(
         self,
-        context: dict[str, FeatureValues],
         candidates: int,
         *,
         tower: bool,
@@ -239,16 +142,18 @@ class BucketedPrograms:
         """
         largest = slice_size(self._slices, candidates)
         sizes = [size for size in self._slices.values() if size <= largest]
-        user = np.full(1, UNKNOWN, np.int32)
+        user, columns = np.full(1, UNKNOWN, np.int32), blank_values(self._schema.request, 1)
+        event = blank_values(self._schema.event)
 
         def call(bucket: int, with_tower: bool) -> None:
-            alone, history = copy(self), History(np.zeros(bucket, np.int32))
+            of_events = blank_values(self._schema.event, bucket)
+            alone, history = copy(self), History(np.zeros(bucket, np.int32), of_events)
             alone.buckets = (bucket,)
             alone.encode([history])
             if not with_tower:
-                alone.extend(history.interests, UNKNOWN, bucket - 1)
+                alone.extend(history.interests, UNKNOWN, bucket - 1, event)
             for size in sizes:
-                request = EncodedRequest(history, user, context, np.zeros(size, np.int32))
+                request = EncodedRequest(history, user, columns, np.zeros(size, np.int32))
                 if with_tower:
                     (request.tower,) = alone.tower([request])
                 alone.score([request])
@@ -270,18 +175,21 @@ class BucketedPrograms:
         """Compute the interests of those histories that have none."""
         for history in histories:
             if history.interests is None:
-                _, *rows = self._read(history)
-                history.interests = self.programs.read(*self._arguments, *rows)
+                _, *inputs = self._read(history)
+                history.interests = self.programs.read(*self._arguments, *inputs)
 
-    def extend(self, interests: Any, row: int, length: int) -> Interests:
-        """Return the interests after one more event; ``length`` counts the events before it."""
+    def extend(self, interests: Any, row: int, length: int, columns: Columns) -> Interests:
+        """Return the interests after one more event, of item ``row`` and with features ``columns``.
+
+        ``length`` is the number of events before it.
+        """
         states, bucket = interests.states, self._bucket(length + 1)
         steps, size = states.shape
         if bucket != steps:
             padding = np.zeros((max(bucket - steps, 0), size), states.dtype)
             padded = np.concatenate([np.asarray(states)[:bucket], padding])
             states = placed_like(padded, states)  # or programs would compile again
-        event = interests._replace(states=states), np.int32(row), np.int32(length)
+        event = interests._replace(states=states), np.int32(row), np.int32(length), columns
         return self.programs.extend(*self._arguments, *event)
 
     def score(
@@ -313,8 +221,8 @@ class BucketedPrograms:
         program = partial(program, *(self._arguments if arguments is None else arguments))
         rows: list[tuple[int, tuple, dict[str, np.ndarray]]] = []
         for place, request in enumerate(requests):
-            interests, *history = self._read(request.history)
-            inputs: tuple = (*history, request.user, request.context)
+            interests, *history, of_events = self._read(request.history)
+            inputs: tuple = (*history, request.user)
             if program.func is self._programs.score:
                 inputs = (interests, *inputs)
             start, count = 0, len(request.candidates)
@@ -324,7 +232,9 @@ class BucketedPrograms:
                 items, known = request.candidates[part], {}
                 if request.tower is not None:
                     known = {"tower": _padded(request.tower[part], size, np.float32)}
-                rows.append((place, (*inputs, _padded(items, size), np.int32(len(items))), known))
+                columns = request.columns | of_events | self._computed(request, items, size)
+                own = (*inputs, columns, _padded(items, size), np.int32(len(items)))
+                rows.append((place, own, known))
                 start += size
         if together:
             found: Any = self._together(program, [row[1:] for row in rows])
@@ -352,11 +262,21 @@ class BucketedPrograms:
                     results[place] = found[row]
         return results
 
-    def _read(self, history: History) -> tuple[Interests | None, np.ndarray, np.int32]:
-        """Return a history's interests, its rows, padded as these are, and its length."""
+    def _computed(self, request: EncodedRequest, items: np.ndarray, size: int) -> Columns:
+        """Return the features of candidates as of the request, padded to a slice."""
+        computed = self._schema.computed(self._tables, request.history.rows, items)
+        places = np.where(np.arange(size) < len(items), np.arange(size), -1)
+        return padded_columns(self._schema.candidate, computed, places)
+
+    def _read(self, history: History) -> tuple[Interests | None, np.ndarray, np.int32, Columns]:
+        """Return a history's interests, its rows, its length and the features of its events.
+
+        Rows and features are padded as the interests are.
+        """
         rows, interests = history.rows, history.interests  # which another thread may compute now
         steps = self._bucket(len(rows)) if interests is None else len(interests.states)
-        return interests, _padded(rows, steps), np.int32(len(rows))
+        columns = {name: _padded_values(values, steps) for name, values in history.columns.items()}
+        return interests, _padded(rows, steps), np.int32(len(rows)), columns
 
     def _bucket(self, length: int) -> int:
         buckets = self.buckets  # another thread may add to them
@@ -364,9 +284,13 @@ class BucketedPrograms:
 
 
 def _padded(rows: np.ndarray, size: int, dtype: Any = np.int32) -> np.ndarray:
-    padded = np.zeros(size, dtype)
+    padded = np.zeros((size, *rows.shape[1:]), dtype)
     padded[: len(rows)] = rows
     return padded
+
+
+def _padded_values(values: FeatureValues, size: int) -> FeatureValues:
+    return jax.tree.map(lambda rows: _padded(rows, size, rows.dtype), values)
 
 
 def slice_size(slices: Slices, candidates: int) -> int:

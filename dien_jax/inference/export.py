@@ -16,19 +16,11 @@ import numpy as np
 from dien_kernels.candidates import CHUNK
 
 from dien_jax.data.dataset import table_digests
-from dien_jax.data.schema import MultiValued
-from dien_jax.data.tables import Batch, example_batch, is_live
+from dien_jax.data.kinds import KINDS
+from dien_jax.data.tables import Batch, batch_features, example_batch, is_live
 from dien_jax.errors import UserError, require, writing
 from dien_jax.inference import archive
-from dien_jax.inference.bucketed_programs import (
-    BucketedPrograms,
-    EncodedRequest,
-    History,
-    LoadedModel,
-    Slices,
-    history_buckets,
-    knows_repeats,
-)
+from dien_jax.inference.bucketed_programs import BucketedPrograms, EncodedRequest, History, Slices
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
     RECURRENCE,
@@ -36,6 +28,7 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
+from dien_jax.inference.loaded_model import LoadedModel, history_buckets, knows_repeats
 from dien_jax.inference.onnx import add_version, check_onnx, check_triton, onnx_model, onnx_scores
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
@@ -162,19 +155,27 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare the scores of an exported file with those of its run; raise if they differ."""
     exported, options = archive.read_archive(file), _quickest()
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
+    schema = trained.dataset.schema
     history, user = np.asarray(batch.history)[-1], np.asarray(batch.user)[-1:]
-    context = jax.tree.map(lambda column: column[-1:], batch.context)
-    candidates = np.arange(trained.dataset.schema.num_items, dtype=np.int32)[-CHECKED_CANDIDATES:]
+    last: Any = jax.tree.map(lambda column: column[-1:], batch.columns)
+    of_request = {feature.name: last[feature.name] for feature in schema.request}
+    of_events = {f.name: jax.tree.map(lambda column: column[0], last[f.name]) for f in schema.event}
+    before, event = (
+        jax.tree.map(lambda column, place=place: column[place], of_events)
+        for place in (slice(-1), -1)
+    )
+    candidates = np.arange(schema.num_items, dtype=np.int32)[-CHECKED_CANDIDATES:]
 
     def ranked(model: LoadedModel, slices: Slices | None = None) -> np.ndarray:
         quick = Programs(*(p and jax.jit(p, compiler_options=options) for p in model.programs))
         programs = BucketedPrograms(model._replace(programs=quick), slices)
-        before = History(history[:-1])
-        programs.encode([before])
-        longer = programs.extend(before.interests, int(history[-1]), len(history) - 1)
+        shorter = History(history[:-1], before)
+        programs.encode([shorter])
+        end = int(history[-1]), len(history) - 1, event
+        longer = History(history, of_events, programs.extend(shorter.interests, *end))
         requests = [
-            EncodedRequest(History(history), user, context, candidates),
-            EncodedRequest(History(history, longer), user, context, candidates[:1]),
+            EncodedRequest(History(history, of_events), user, of_request, candidates),
+            EncodedRequest(longer, user, of_request, candidates[:1]),
         ]
         return np.concatenate(programs.score(requests))
 
@@ -208,21 +209,17 @@ def random_batch(trained: TrainedModel) -> Batch:
     def rows(size: int, like: Any) -> np.ndarray:
         return rng.integers(0, size, like.shape).astype(np.int32)
 
-    def values(size: int | None, like: Any) -> Any:
-        if size is None:
-            return rng.normal(size=like.shape).astype(np.float32)
-        if isinstance(like, MultiValued):
-            count = rows(like.values.shape[1] + 1, like.count)
-            return MultiValued(rows(size, like.values), count)
-        return rows(size, like)
-
+    columns = {
+        feature.name: KINDS[feature.kind].random(feature, rng, *axes)
+        for feature, axes in batch_features(schema, CHECKED_ROWS, longest)
+    }
     return blank._replace(
         history=np.where(live, rows(schema.num_items, blank.history), 0),
         lengths=lengths,
         item=rows(schema.num_items, blank.item),
         user=rows(schema.num_users, blank.user),
         weight=np.ones_like(blank.weight),
-        context={part.name: values(part.size, blank.context[part.name]) for part in schema.context},
+        columns=columns,
     )
 
 

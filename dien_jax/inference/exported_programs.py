@@ -7,7 +7,7 @@ Every program takes the weights by name and its inputs, as plain dicts, lists an
 Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast, get_args
 
 import jax
@@ -19,8 +19,9 @@ from jax import export
 
 from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Attention, Auxiliary, Evolution
-from dien_jax.data.schema import MultiValued, Schema
-from dien_jax.data.tables import Batch, FeatureTables, example_batch
+from dien_jax.data.kinds import KINDS
+from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.tables import Batch, FeatureTables, batch_features
 from dien_jax.errors import failing, reason
 from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.layers import CALIBRATION, click_probability
@@ -33,9 +34,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
 """Implementation of recurrences in every program; a Pallas kernel fits one kind of device only."""
 _INPUTS = {
-    "read_history": ("history", "length"),
-    "add_event": ("interests", "item", "length"),
-    "score_candidates": ("interests", "history", "length", "user", "context", "items", "count"),
+    "read_history": ("history", "length", "columns"),
+    "add_event": ("interests", "item", "length", "columns"),
+    "score_candidates": ("interests", "history", "length", "user", "columns", "items", "count"),
 }
 """Ranking programs, in the order of :class:`Programs`, and their inputs in argument order."""
 
@@ -98,17 +99,17 @@ def row_scores(
 
 def row_arrays(batch: Batch) -> dict[str, Any]:
     """Return the inputs of ``score_rows`` for a batch."""
-    names = ("history", "lengths", "item", "user", "context")
+    names = ("history", "lengths", "item", "user", "columns")
     return {name: plain(getattr(batch, name)) for name in names}
 
 
 def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
     """Return the shapes and dtypes of the inputs of ``score_rows``."""
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype),
-        row_arrays(example_batch(schema)),
-    )
-    return shapes | {"history": _integers(rows, steps)}
+    return {
+        "history": _integers(rows, steps),
+        **{name: _integers(rows) for name in ("lengths", "item", "user")},
+        "columns": _shapes(batch_features(schema, rows, steps)),
+    }
 
 
 def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
@@ -139,11 +140,18 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
     def inputs(name: str, steps: Any, count: Any = 1) -> dict[str, Any]:
         if name == "score_rows":
             return row_inputs(schema, count, steps)
-        history = {"history": _integers(steps), "length": _integers()}
-        values = row_inputs(schema, 1, steps) | history
-        values |= {"item": _integers(), "items": _integers(count), "count": _integers()}
-        if name != "read_history":
-            values["interests"] = jax.eval_shape(functions["read_history"], whole, history)
+        history: dict[str, Any] = {"history": _integers(steps), "length": _integers()}
+        history["columns"] = _shapes((feature, (steps,)) for feature in schema.event)
+        if name == "read_history":
+            return history
+        states = jax.eval_shape(functions["read_history"], whole, history)
+        values = history | {"interests": states, "item": _integers(), "user": _integers(1)}
+        values |= {"items": _integers(count), "count": _integers()}
+        if name == "add_event":
+            values["columns"] = _shapes((feature, ()) for feature in schema.event)
+        else:
+            values["columns"] |= _shapes((feature, (1,)) for feature in schema.request)
+            values["columns"] |= _shapes((feature, (count,)) for feature in schema.candidate)
         return {part: values[part] for part in _INPUTS[name.replace("many_", "")]}
 
     def exports(steps: int | str) -> dict[str, export.Exported]:
@@ -170,11 +178,19 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
-    """Return the :class:`Programs` that a ranker calls; each takes the weights first."""
+    """Return the :class:`Programs` that a ranker calls; each takes the weights first.
+
+    The programs of earlier versions took no columns of events, and called those of a request its
+    ``context``.
+    """
 
     def program(name: str) -> Callable:
+        (_, taken), _ = jax.tree.unflatten(exports[name].in_tree, exports[name].in_avals)
+
         def call(weights: Weights, *arguments: Any) -> Any:
             inputs = dict(zip(_INPUTS[name], map(plain, arguments), strict=True))
+            inputs["context"] = inputs["columns"]
+            inputs = {part: inputs[part] for part in taken}
             is_large = name == "score_candidates" and len(inputs["items"]) > CHUNK
             result = exports["score_many_candidates" if is_large else name].call(weights, inputs)
             return _interests(result) if isinstance(result, dict) else result
@@ -199,16 +215,26 @@ def _structured(inputs: dict[str, Any]) -> dict[str, Any]:
     values = dict(inputs)
     if "interests" in inputs:
         values["interests"] = _interests(inputs["interests"])
-    if "context" in inputs:
-        values["context"] = {
-            name: MultiValued(**value) if isinstance(value, dict) else value
-            for name, value in inputs["context"].items()
-        }
+    values["columns"] = {
+        name: MultiValued(**value) if isinstance(value, dict) else value
+        for name, value in inputs["columns"].items()
+    }
     return values
 
 
 def _interests(plain_interests: dict[str, Any]) -> Interests:
     return Interests(plain_interests["states"], tuple(plain_interests["last"]))
+
+
+def _shapes(features: Iterable[tuple[Feature, tuple[Any, ...]]]) -> dict[str, Any]:
+    """Return the shapes and dtypes of features with the leading dimensions ``axes``."""
+    return {
+        feature.name: jax.tree.map(
+            lambda leaf, axes=axes: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype),
+            plain(KINDS[feature.kind].blank(feature)),
+        )
+        for feature, axes in features
+    }
 
 
 def _integers(*shape: Any) -> jax.ShapeDtypeStruct:

@@ -16,13 +16,9 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.inference.bucketed_programs import (
-    BucketedPrograms,
-    EncodedRequest,
-    LoadedModel,
-    encoded_requests,
-)
+from dien_jax.inference.bucketed_programs import BucketedPrograms, EncodedRequest, encoded_requests
 from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, log_odds
+from dien_jax.inference.loaded_model import LoadedModel
 from dien_jax.inference.shortlist import stage_sizes
 from dien_jax.metrics.lists import CUT, first_places, list_metrics
 from dien_jax.model.statistics import RULE_EVENTS
@@ -178,7 +174,7 @@ def lists_and_ranks(
             some = targets[start : start + TARGETS_AT_ONCE]
             examples = dataset.splits[split].take(np.array([target.example for target in some]))
             histories = [target.history for target in some]
-            requests = encoded_requests(loaded, examples, histories)
+            requests = encoded_requests(loaded, examples, histories, dataset.events)
             for rows, _ in lists.rows_of_requests(requests, histories, options):
                 yield rows
 
@@ -238,7 +234,7 @@ def fitted_weights(
             some = targets[start : start + TARGETS_AT_ONCE]
             examples = dataset.splits["valid"].take(np.array([target.example for target in some]))
             histories = [target.history for target in some]
-            requests = encoded_requests(loaded, examples, histories)
+            requests = encoded_requests(loaded, examples, histories, dataset.events)
             clicked = {id(one): target.item for one, target in zip(requests, some, strict=True)}
             of_some = lists.of_shortened(requests, histories, lists.options(CUT), parts)
             found += [one for one in of_some if one is not None]

@@ -17,12 +17,8 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import as_list, as_text
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError, require_choice
-from dien_jax.inference.bucketed_programs import (
-    CANDIDATE_BUCKETS,
-    BucketedPrograms,
-    EncodedRequest,
-    LoadedModel,
-)
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedPrograms, EncodedRequest
+from dien_jax.inference.loaded_model import LoadedModel
 from dien_jax.inference.shortlist import WEIGHTS_OF, Shortlist, stage_sizes
 from dien_jax.metrics.lists import first_places
 from dien_jax.utils.console import say
@@ -46,8 +42,8 @@ class Ranking(NamedTuple):
 
     >>> from dien_jax import Ranker
     >>> ranker = Ranker("runs/first")
-    >>> context = {feature.name: None for feature in ranker.schema.context}
-    >>> ids, scores, *counts = ranker.rank([], ["new 1", "new 2"], context=context)
+    >>> missing = {feature.name: None for feature in ranker.schema.request}
+    >>> ids, scores, *counts = ranker.rank([], ["new 1", "new 2"], request_features=missing)
     >>> ids, bool(scores[0] == scores[1]), counts  # training saw neither of the two
     (['new 1', 'new 2'], True, [0, 2, 0])
 
@@ -58,14 +54,14 @@ class Ranking(NamedTuple):
       unknown_history: number of kept behaviours that training did not see.
       unknown_candidates: number of candidates, or of items to exclude, that training did not see;
         ``rank`` scores them alike, ``recommend`` leaves them out.
-      unknown_context: number of context values that training did not see.
+      unknown_values: number of values of features that training did not see.
     """
 
     ids: list[str]
     scores: np.ndarray
     unknown_history: int
     unknown_candidates: int
-    unknown_context: int
+    unknown_values: int
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the columns ``rank``, from 1, ``item`` and ``score``; needs pandas."""
@@ -162,7 +158,7 @@ class ItemLists:
         for request, (rows, scores) in zip(requests, lists, strict=True):
             events = int(np.count_nonzero(request.history.rows == UNKNOWN))
             listed = [ids[row] for row in rows]
-            yield Ranking(listed, scores, events, unknown, request.unknown_context)
+            yield Ranking(listed, scores, events, unknown, request.unknown_values)
 
     def rows_of_requests(
         self, requests: Sequence[EncodedRequest], chosen: Sequence[np.ndarray], options: ListOptions
@@ -327,7 +323,7 @@ def ranked(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
     ids = [str(request.ids[place]) for place in order]
     rows = request.history.rows, request.candidates
     events, candidates = (int(np.count_nonzero(part == UNKNOWN)) for part in rows)
-    return Ranking(ids, scores[order], events, candidates, request.unknown_context)
+    return Ranking(ids, scores[order], events, candidates, request.unknown_values)
 
 
 def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError:
@@ -335,7 +331,7 @@ def not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError:
     place = int(np.flatnonzero(~np.isfinite(scores))[0])
     return UserError(
         f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
-        f"a parameter or a number of the context is too large"
+        f"a parameter or a number of the request is too large"
     )
 
 

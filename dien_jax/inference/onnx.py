@@ -1,6 +1,6 @@
 """Conversion of the program ``score_rows`` to an ONNX model, by jax2onnx, and to a Triton model.
 
-Inputs are those of ``score_rows``, with names such as ``context/query/values`` for the parts of a
+Inputs are those of ``score_rows``, with names such as ``columns/query/values`` for the parts of a
 feature. The file contains the weights. The number of rows is dynamic; histories are padded to the
 run's ``max_history``. A model of an NVIDIA Triton server is a folder in its model repository:
 

@@ -10,20 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from dien_jax.data.arrays import padded_columns
+from dien_jax.data.kinds import padded_columns
 from dien_jax.data.value_text import SEPARATOR, as_list, as_text
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
     BucketedPrograms,
     EncodedRequest,
+    Event,
     History,
     RankRequest,
-    load_model,
 )
 from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, Ranking, item_rows, ranked
+from dien_jax.inference.loaded_model import load_model
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.json_values import Positive, converted
 
@@ -33,10 +35,10 @@ class Ranker:
 
     >>> from dien_jax import Ranker
     >>> ranker = Ranker("runs/first")
-    >>> context = {feature.name: None for feature in ranker.schema.context}
+    >>> missing = {feature.name: None for feature in ranker.schema.request}
     >>> ranker.remember("Ann", ["item 1", "item 7"])
     >>> ranker.observe("Ann", "item 3")
-    >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", context=context).ids)
+    >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", request_features=missing).ids)
     ['item 4', 'item 5']
 
     Histories keep their latest ``max_history`` events. A remembered history gives the same scores
@@ -50,7 +52,7 @@ class Ranker:
         loaded, for example by :func:`dien_jax.load_run`.
       data: dataset folder of the run; None for the run's own.
       max_users: maximum number of remembered users; the least recently used are evicted.
-      separator: separator between the values of a multi-valued context feature given as one text.
+      separator: separator between the values of a multi-valued feature given as one text.
       exact_items: maximum number of items that :meth:`recommend` scores without a shortlist.
 
     Attributes:
@@ -84,10 +86,10 @@ class Ranker:
 
     def rank(
         self,
-        history: Sequence[str | int] | None,
+        history: Sequence[Event] | None,
         candidates: Sequence[str | int],
         user: str | int | None = None,
-        context: Mapping[str, Any] | None = None,
+        request_features: Mapping[str, Any] | None = None,
     ) -> Ranking:
         """Score candidates for a user and sort them.
 
@@ -97,18 +99,19 @@ class Ranker:
 
         Args:
           history: behaviours, oldest first; may be empty. None for the remembered history of
-            ``user``.
+            ``user``. A behaviour is an item or, for a model with features of events, a mapping of
+            its ``item`` and of features; those that it lacks are missing values.
           candidates: items.
           user: None for an unknown user.
-          context: value of every context feature by name; None for a missing value, a list or one
-            text with separators for a multi-valued feature.
+          request_features: value of every feature of requests by name; None for a missing value, a
+            list or one text with separators for a multi-valued feature, a list for a vector.
 
         Raises:
-          UserError: for a context feature that is missing, does not exist or is not a number, for
-            an id or a category that is not text, a whole number or a date, or for ``history=None``
-            and a user who is not remembered.
+          UserError: for a feature that is missing, does not exist or is not a number, for an id or
+            a category that is not text, a whole number or a date, or for ``history=None`` and a
+            user who is not remembered.
         """
-        (outcome,) = self.rank_many([RankRequest(history, candidates, user, context)])
+        (outcome,) = self.rank_many([RankRequest(history, candidates, user, request_features)])
         if isinstance(outcome, UserError):
             raise outcome
         return outcome
@@ -129,11 +132,11 @@ class Ranker:
 
     def recommend(
         self,
-        history: Sequence[str | int] | None = None,
+        history: Sequence[Event] | None = None,
         n: int = 10,
         *,
         user: str | int | None = None,
-        context: Mapping[str, Any] | None = None,
+        request_features: Mapping[str, Any] | None = None,
         exclude_history: bool = True,
         candidates: Sequence[str | int] | None = None,
         exclude: Sequence[str | int] = (),
@@ -155,7 +158,7 @@ class Ranker:
           history: see :meth:`rank`.
           n: length of the list; fewer items if no more are allowed.
           user: see :meth:`rank`.
-          context: see :meth:`rank`.
+          request_features: see :meth:`rank`.
           exclude_history: leave out the items of the history. Of a remembered user, only the kept
             events are known.
           candidates: items that may be listed; None for all.
@@ -169,21 +172,22 @@ class Ranker:
 
         >>> from dien_jax import Ranker
         >>> ranker = Ranker("runs/first")
-        >>> context = {feature.name: None for feature in ranker.schema.context}
-        >>> len(ranker.recommend(["item 1"], 3, context=context).ids)
+        >>> missing = {feature.name: None for feature in ranker.schema.request}
+        >>> len(ranker.recommend(["item 1"], 3, request_features=missing).ids)
         3
         """
         filters: Any = {"exclude_history": exclude_history, "candidates": candidates}
         filters |= {"exclude": exclude, "at_most": at_most}
-        return self.recommend_many([history], n, users=[user], contexts=[context], **filters)[0]
+        of_user: Any = {"users": [user], "request_features": [request_features]}
+        return self.recommend_many([history], n, **of_user, **filters)[0]
 
     def recommend_many(
         self,
-        histories: Sequence[Sequence[str | int] | None],
+        histories: Sequence[Sequence[Event] | None],
         n: int = 10,
         *,
         users: Sequence[str | int | None] | None = None,
-        contexts: Sequence[Mapping[str, Any] | None] | None = None,
+        request_features: Sequence[Mapping[str, Any] | None] | None = None,
         exclude_history: bool = True,
         candidates: Sequence[str | int] | None = None,
         exclude: Sequence[str | int] = (),
@@ -191,17 +195,17 @@ class Ranker:
     ) -> list[Ranking]:
         """Return the result of :meth:`recommend` for each of several histories, up to rounding.
 
-        ``users`` and ``contexts`` have one entry per history, unknown by default. The other
+        ``users`` and ``request_features`` have one entry per history, unknown by default. The other
         arguments apply to all histories.
 
         Raises:
           UserError: as :meth:`recommend`, with the number of the history; also for ``users`` or
-            ``contexts`` of another length.
+            ``request_features`` of another length.
         """
         filters: Any = {"candidates": candidates, "exclude": exclude, "at_most": at_most}
         options = self._lists.options(n, exclude_history=exclude_history, **filters)
         count = len(histories := list(histories))  # a sparse matrix has no len
-        columns: Any = {"users": users, "contexts": contexts}
+        columns: Any = {"users": users, "request_features": request_features}
         for name, values in columns.items():
             columns[name] = [None] * count if values is None else values
             if (found := len(columns[name])) != count:
@@ -215,8 +219,7 @@ class Ranker:
                 raise UserError(f"history {place} of {count}: {encoded}") from encoded
             requests.append(encoded)
             rows = encoded.history.rows
-            given = rows if history is None else item_rows(self.vocabularies, "history", history)
-            whole.append(given)
+            whole.append(rows if history is None else self._history(history, whole=True).rows)
         rankings, lists = [], self._lists.of_requests(requests, whole, options)
         for request, raw, ranking in zip(requests, histories, lists, strict=True):
             if raw is not None:
@@ -224,30 +227,31 @@ class Ranker:
             rankings.append(ranking)
         return rankings
 
-    def remember(self, user: str | int, history: Sequence[str | int]) -> None:
+    def remember(self, user: str | int, history: Sequence[Event]) -> None:
         """Encode a user's history, oldest event first, and keep it in place of an earlier one.
 
-        The model need not know the user; the history may be empty.
+        The model need not know the user; the history may be empty. See :meth:`rank` for events.
         """
         name, encoded = _user_id(user), self._history(history)
         self._programs.encode([encoded])
         self._users.put(name, encoded)
 
-    def observe(self, user: str | int, event: str | int) -> None:
+    def observe(self, user: str | int, event: Event) -> None:
         """Append an event to a remembered history.
 
         Raises:
           UserError: if the user is not, or no longer, remembered.
         """
-        name, (row,) = _user_id(user), item_rows(self.vocabularies, "event", [event])
+        name, new = _user_id(user), self._history([event], "event")
 
         def longer(history: History) -> History:
-            rows, interests = np.append(history.rows, row), history.interests
-            if len(rows) > self._max_history:
-                return History(rows[1:])
-            if interests is not None:
-                interests = self._programs.extend(interests, int(row), len(history.rows))
-            return History(rows, interests)
+            rows = np.append(history.rows, new.rows)[-self._max_history :]
+            joined = self._encoded(rows, [*history.given, *new.given][-self._max_history :])
+            if history.interests is not None and len(rows) > len(history.rows):
+                event = jax.tree.map(lambda values: values[0], new.columns)
+                state = history.interests, int(new.rows[0]), len(history.rows)
+                joined.interests = self._programs.extend(*state, event)
+            return joined
 
         self._users.change(name, longer)
 
@@ -266,12 +270,16 @@ class Ranker:
         """
         ours, theirs = self.vocabularies, other.vocabularies
         same = ours.items == theirs.items
+        kinds = {(f.name, f.kind) for f in other.schema.event}
+        kept = [f.name for f in self.schema.event if (f.name, f.kind) in kinds]
 
         def converted(history: History) -> History:
             rows = history.rows[-self._max_history :]
             if not same:
                 rows = ours.item_rows([theirs.items[row] if row else "" for row in rows])
-            return History(rows)
+            events = history.given[-self._max_history :] or [{}] * len(rows)
+            given = [{name: event.get(name) for name in kept} for event in events]
+            return self._encoded(rows, given if self.schema.event else [])
 
         self._users.copy_from(other._users, converted)
 
@@ -294,10 +302,9 @@ class Ranker:
           ready: called once no request has to compile; until the end, short histories have more
             padding.
         """
-        context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
         most = max(candidates, self.schema.num_items) if lists else candidates
         tower = lists and self._lists.has_tower
-        for share in self._programs.compile_all(context, most, tower=tower, ready=ready):
+        for share in self._programs.compile_all(most, tower=tower, ready=ready):
             progress(share)
 
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:
@@ -308,20 +315,29 @@ class Ranker:
             request = request._replace(candidates=as_list("candidates", request.candidates))
             events = request.history
             history = self._users.change(request.user) if events is None else self._history(events)
-            context, unknown = self._context({} if request.context is None else request.context)
+            values = {} if request.request_features is None else request.request_features
+            columns, unknown = self.vocabularies.request_columns(values)
             candidates = item_rows(self.vocabularies, "candidates", request.candidates)
             user = np.full(1, self.vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
-        return EncodedRequest(history, user, context, candidates, request.candidates, unknown)
+        of_request = padded_columns(self.schema.request, columns, slice(0, 1))
+        counts = request.candidates, unknown + history.unknown_values
+        return EncodedRequest(history, user, of_request, candidates, *counts)
 
-    def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        columns, unknown = self.vocabularies.context_columns(values)
-        return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
+    def _history(self, events: Any, name: str = "history", *, whole: bool = False) -> History:
+        """Return raw events, by default the last ``max_history``, as rows."""
+        kept = as_list(name, events)[0 if whole else -self._max_history :]
+        ids, given = self.vocabularies.split_events(name, kept)
+        return self._encoded(item_rows(self.vocabularies, name, ids), given, name)
 
-    def _history(self, events: Sequence[str | int]) -> History:
-        kept = as_list("history", events)[-self._max_history :]
-        return History(item_rows(self.vocabularies, "history", kept))
+    def _encoded(
+        self, rows: np.ndarray, given: Sequence[Mapping[str, Any]], name: str = "history"
+    ) -> History:
+        """Return a history of rows, with features of its events as they were given."""
+        columns, unknown = self.vocabularies.event_columns(name, given)
+        padded = padded_columns(self.schema.event, columns, slice(0, len(rows)))
+        return History(rows, padded, given=given, unknown_values=unknown)
 
 
 def _user_id(user: Any) -> str:

@@ -6,31 +6,30 @@ A row is a user and, for scores, an item. Its history is the first of these that
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
    log of the folder, or an ISO date;
 3. all of the user's events in the data folder.
-Each context feature is a column of its name. Tables are read and written in pieces, so memory does
-not limit their size. The same call after one that was stopped uses the :class:`Answers` of that.
+Each feature of requests is a column of its name. The features of events come from the data folder,
+and are missing values for a column ``history``. Tables are read and written in pieces, so memory
+does not limit their size. The same call after one that was stopped uses the :class:`Answers` of
+that.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from dien_jax.data.arrays import Examples
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.value_text import Use, as_text
-from dien_jax.data.vocabularies import UserEvents, Vocabularies
+from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import NotFiniteError, UserError, encodable, require, writing
 from dien_jax.inference import request_tables as tables
 from dien_jax.inference.answers import kept_answers, state_of
-from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests, load_model
+from dien_jax.inference.bucketed_programs import BucketedPrograms, encoded_requests
 from dien_jax.inference.lists import ItemLists
+from dien_jax.inference.loaded_model import host_arrays, load_model
+from dien_jax.inference.table_rows import RowReader
 from dien_jax.runs.calibration import CALIBRATION_FILE, OFFSETS_FILE
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from dien_jax.runs.list_weights import WEIGHTS_FILE
@@ -46,11 +45,10 @@ SUBJECTS = {
     "unknown_users": "rows with a user that training did not see",
     "unknown_items": "rows with an item that training did not see",
     "unknown_history": "behaviours that training did not see",
-    "unknown_context": "context values that training did not see",
+    "unknown_values": "values of features that training did not see",
     "empty_histories": "rows with an empty history",
 }
 """Counts by name, and their descriptions for standard error; zero counts are not printed."""
-Values = TypeVar("Values")
 
 
 def score_requests(
@@ -67,9 +65,9 @@ def score_requests(
     >>> from pathlib import Path
     >>> from dien_jax import Ranker
     >>> from dien_jax.inference import score_requests
-    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
-    >>> header = ",".join(["user", "item", *context])
-    >>> _ = Path("requests.csv").write_text(f"{header}\nAnn,item 1{',' * len(context)}\n")
+    >>> features = [feature.name for feature in Ranker("runs/first").schema.request]
+    >>> header = ",".join(["user", "item", *features])
+    >>> _ = Path("requests.csv").write_text(f"{header}\nAnn,item 1{',' * len(features)}\n")
     >>> score_requests("runs/first", "requests.csv", "scored.csv")["rows"]
     1
 
@@ -83,7 +81,7 @@ def score_requests(
 
     Returns:
       The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
-      ``unknown_context`` and ``empty_histories``.
+      ``unknown_values`` and ``empty_histories``.
 
     Raises:
       UserError: if the run, the data or the table cannot be used, or ``out`` cannot be written.
@@ -98,14 +96,14 @@ def score_requests(
     trained = load_run(run_dir, data)
     dataset, config = trained.dataset, trained.run.config
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
-    reader = _Reader(requests, columns, vocabularies, dataset)
-    predict = scorer(trained, in_use=True)
+    reader = RowReader(requests, columns, vocabularies, dataset)
+    predict, longest = scorer(trained, in_use=True), (dataset.schema, config.train.max_history)
+    of_ids = host_arrays({"tables": trained.feature_tables()} if dataset.schema.candidate else {})
 
     def answer(piece: tables.Piece) -> list[float]:
-        examples, events, offsets = reader.examples(piece)
-        of_piece = dataclasses.replace(
-            dataset, splits={"test": examples}, event_item=events, event_offsets=offsets
-        )
+        examples, events = reader.examples(piece)
+        examples = events.with_computed(examples, of_ids, *longest)
+        of_piece = dataclasses.replace(dataset, splits={"test": examples}, **vars(events))
         loader = evaluation_loader(of_piece, "test", config.train)
         try:
             scores = score_batches(
@@ -142,9 +140,9 @@ def list_for_users(
     >>> from pathlib import Path
     >>> from dien_jax import Ranker
     >>> from dien_jax.inference import list_for_users
-    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
-    >>> header = ",".join(["user", *context])
-    >>> _ = Path("users.csv").write_text(f"{header}\nAnn{',' * len(context)}\n")
+    >>> features = [feature.name for feature in Ranker("runs/first").schema.request]
+    >>> header = ",".join(["user", *features])
+    >>> _ = Path("users.csv").write_text(f"{header}\nAnn{',' * len(features)}\n")
     >>> list_for_users("runs/first", "users.csv", "lists.csv", n=3)["items"]
     3
 
@@ -162,7 +160,7 @@ def list_for_users(
 
     Returns:
       The number of ``rows`` and listed ``items``, and of ``unknown_users``, ``unknown_history``,
-      ``unknown_context`` and ``empty_histories``.
+      ``unknown_values`` and ``empty_histories``.
 
     Raises:
       UserError: see :func:`score_requests`; also for invalid filters.
@@ -183,18 +181,21 @@ def list_for_users(
             f"{model} is an exported file, which has no events: give --data DATA, or {table} a "
             f"column 'history'"
         )
-    reader = _Reader(asked, columns, loaded.vocabularies, dataset)
+    reader = RowReader(asked, columns, loaded.vocabularies, dataset)
     rows_of_events = None  # set if the model has other rows
     if not is_run and reader.events is not None and dataset is not None:
         rows_of_events = loaded.vocabularies.item_rows(dataset.vocabulary("item"))
+        if loaded.schema.event:
+            problem = f"{model} reads features of events, whose values may have other rows in"
+            raise UserError(f"{problem} {dataset.path}; list with the run folder")
 
     def answer(piece: tables.Piece) -> list[tuple[list[str], list[float]]]:
-        examples, events, offsets = reader.examples(piece)
-        pairs = zip(offsets[examples.sequence], examples.history_end, strict=True)
-        histories = [np.asarray(events[start:end]) for start, end in pairs]
+        examples, events = reader.examples(piece)
+        pairs = zip(events.event_offsets[examples.sequence], examples.history_end, strict=True)
+        histories = [np.asarray(events.event_item[start:end]) for start, end in pairs]
         if rows_of_events is not None:
             histories = [rows_of_events[history] for history in histories]
-        requests = encoded_requests(loaded, examples, histories)
+        requests = encoded_requests(loaded, examples, histories, events.events)
         lists = list(item_lists.of_requests(requests, histories, options))
         reader.counts["items"] += sum(len(listed.ids) for listed in lists)
         if reader.events is not None:
@@ -241,105 +242,8 @@ def _state_of_model(model: Path) -> list[tuple[str, int, int]]:
     return state_of(*([model / name for name in names] if model.is_dir() else [model]))
 
 
-class _Reader:
-    """Converts pieces of a table to examples; ``counts`` are totals over all pieces.
-
-    ``events`` finds events in the data folder; it is None if the table has a column of histories.
-    """
-
-    def __init__(
-        self,
-        table: tables.RequestTable,
-        columns: tables.UserColumns,
-        vocabularies: Vocabularies,
-        dataset: Dataset | None,
-    ) -> None:
-        self.table, self._columns, self._vocabularies = table, columns, vocabularies
-        self.dataset, self._item = dataset, getattr(columns, "item", None)
-        for feature in vocabularies.context:
-            tables.find_column(table, feature.name, "a context feature of the run", feature.kind)
-        time, source = columns.timestamp, f"column {columns.history!r}"
-        if columns.history and time:
-            source += f"; column {time!r} is not used"
-        elif dataset is not None and not columns.history:
-            times = f" before column {time!r}" if time else ", as there is no column of times"
-            source = f"all of each user's events in {dataset.path}{times}"
-        say(f"histories: {source}")
-        self.events = None if columns.history or dataset is None else UserEvents(dataset)
-        names = "rows unknown_users unknown_history unknown_context empty_histories"
-        more = "items" if self._item is None else "unknown_items"
-        self.counts = Counter(dict.fromkeys([*names.split(), more], 0))
-
-    def users(self, piece: tables.Piece) -> list[str]:
-        """Return the column of users."""
-        column = self._columns.user
-        return self._convert(piece, column, "categorical", lambda cells: list(map(as_text, cells)))
-
-    def examples(self, piece: tables.Piece) -> tuple[Examples, np.ndarray, np.ndarray]:
-        """Return the rows as examples, and the events and offsets of their sequences."""
-        users, count = self.users(piece), len(piece.places)
-        user = np.array([self._vocabularies.user_row(raw) for raw in users], np.int32)
-        item = np.zeros(count, np.int32)
-        if self._item is not None:
-            item = self._convert(piece, self._item, "categorical", self._item_rows)
-            self.counts["unknown_items"] += int(np.count_nonzero(item == UNKNOWN))
-        events, offsets, sequence, end = self._histories(piece, users)
-        context = {}
-        for feature in self._vocabularies.context:
-            encode = partial(self._vocabularies.encode, feature)
-            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
-            context[feature.name] = column
-            self.counts["unknown_context"] += unknown
-        self.counts["rows"] += count
-        self.counts["unknown_users"] += int(np.count_nonzero(user == UNKNOWN))
-        self.counts["empty_histories"] += int(np.count_nonzero(offsets[sequence] == end))
-        group, label = np.zeros(count, np.int32), np.zeros(count, np.int8)
-        return Examples(sequence, end, user, group, item, label, context), events, offsets
-
-    def _histories(self, piece: tables.Piece, users: list[str]) -> tuple[np.ndarray, ...]:
-        """Return events, offsets of sequences, and each row's sequence and end of history."""
-        if self.events is None:
-            name, use, ids = self._columns.history or "", tables.USES["history"], self._vocabularies
-            histories = self._convert(piece, name, use, lambda cells: list(map(ids.events, cells)))
-            offsets = np.cumsum([0, *map(len, histories)])
-            rows = self._vocabularies.item_rows(chain.from_iterable(histories))
-            self.counts["unknown_history"] += int(np.count_nonzero(rows == UNKNOWN))
-            return rows, offsets, np.arange(len(users), dtype=np.int32), offsets[1:]
-        assert self.dataset is not None
-        times: Sequence[int | None] = [None] * len(users)
-        if (column := self._columns.timestamp) is not None:
-            read, use = self.events.time, tables.USES["timestamp"]
-            times = self._convert(piece, column, use, lambda cells: list(map(read, cells)))
-        found = [self.events.find(*pair) for pair in zip(users, times, strict=True)]
-        sequence, end = np.array(found).T
-        offsets = np.asarray(self.dataset.event_offsets)
-        return self.dataset.event_item, offsets, sequence.astype(np.int32), end.astype(np.int64)
-
-    def _item_rows(self, cells: list[Any]) -> np.ndarray:
-        items = list(map(as_text, cells))
-        if "" in items:
-            raise UserError("the item is empty")
-        return self._vocabularies.item_rows(items)
-
-    def _convert(
-        self, piece: tables.Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
-    ) -> Values:
-        """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
-        cells = self.table.column(piece, column, use)
-        try:
-            return convert(cells)
-        except UserError:
-            for place, cell in zip(piece.places, cells, strict=True):
-                try:
-                    convert([cell])
-                except UserError as error:
-                    where = self.table.where(place)
-                    raise UserError(f"{where}: column {column!r}: {error}") from error
-            raise
-
-
 def _answer(
-    reader: _Reader,
+    reader: RowReader,
     work: str,
     size: int,
     answer: Callable[[tables.Piece], Any],

@@ -64,7 +64,7 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 
 
 def ranking_lines(inspector: Inspector) -> list[str]:
-    """Return the most and least likely clicks of the first test user; for data without context."""
+    """Return the most and least likely clicks of the first test user, without request features."""
     dataset = inspector.trained.dataset
     items = np.arange(1, dataset.schema.num_items, dtype=np.int32)
     examples = dataset.splits["test"].take(np.zeros_like(items))._replace(item=items)

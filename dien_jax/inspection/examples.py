@@ -31,6 +31,7 @@ from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.layers import LogitMap, click_probability
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
 
@@ -172,7 +173,7 @@ class Names:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        features = [feature for feature in dataset.schema.item[1:] if feature.kind != "numeric"]
+        features = [feature for feature in dataset.schema.item[1:] if feature.size is not None]
         features.sort(key=lambda feature: feature.kind != "categorical")
         self.feature = features[0].name if features else None
         self._items = dataset.vocabulary("item")
@@ -270,7 +271,7 @@ class Inspector:
         return [examples[number] for number in numbers]
 
 
-def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
+def request(dataset: Dataset, user: str, item: str, request_features: Mapping[str, str]) -> Dataset:
     """Return the dataset with one test example: an item for a user, after all of their events."""
     vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
@@ -282,18 +283,23 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
         known = vocabularies.items[1:]
         frequent = np.argsort(-dataset.popularity[1:], kind="stable")[:NAMED]
         raise _unknown("--item", item, known, [known[k] for k in frequent], dataset)
-    missing = [f.name for f in dataset.schema.context if f.name not in context]
+    schema = dataset.schema
+    missing = [f.name for f in schema.request if f.name not in request_features]
     if missing:
-        say(f"note: no value for {', '.join(missing)}; set context with --context NAME VALUE")
-    columns, unknown = vocabularies.context_columns({**dict.fromkeys(missing), **context})
+        say(f"note: no value for {', '.join(missing)}; set it with --request-features NAME VALUE")
+    values = {**dict.fromkeys(missing), **request_features}
+    columns, unknown = vocabularies.request_columns(values)
     if unknown:
-        say(f"note: {unknown} context value{'s' * (unknown > 1)} did not occur in training")
+        say(f"note: {unknown} value{'s' * (unknown > 1)} of features did not occur in training")
     user_row = vocabularies.user_row(user)
     if user_row == UNKNOWN and dataset.schema.num_users > 1:
         say(f"note: user {user} did not occur in training; the model sees the unknown user")
     sequence, end = events.find(user, None)
-    values = sequence, end, user_row, groups.index(user), row, 0
-    given = zip(values, EXAMPLE_COLUMNS.values(), strict=True)
+    history = np.asarray(dataset.event_item[dataset.event_offsets[sequence] : end])
+    tables = named_leaves({"tables": dataset.feature_tables(statistics=False)})
+    columns |= schema.computed(tables, history, np.array([row], np.int32))
+    place = sequence, end, user_row, groups.index(user), row, 0
+    given = zip(place, EXAMPLE_COLUMNS.values(), strict=True)
     example = Examples._make([*(np.array([value], kind) for value, kind in given), columns])
     return dataclasses.replace(dataset, splits={"test": example})
 

@@ -7,8 +7,8 @@ statistics, the logit of its :class:`dien_jax.model.Tower`.
 rest, for many candidates of one history.
 
 Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives per
-step, D item embedding, U user embedding, C context embedding, H interest state, E final state, L
-terms of the tower.
+step, D item embedding, U user embedding, C embedding of the other features, H interest state, E
+final state, L terms of the tower.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from dien_kernels.checks import refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.schema import Schema
+from dien_jax.data.schema import GROUPS, FeatureValues, Schema
 from dien_jax.data.tables import Batch, FeatureTables, is_live
 from dien_jax.model.embeddings import (
     EMBEDDING_INITIAL,
@@ -34,6 +34,11 @@ from dien_jax.model.shapes import check_axes
 from dien_jax.model.shared_history import EncodedHistory
 from dien_jax.model.statistics import statistics_inputs
 from dien_jax.model.tower import Tower
+
+COLUMN_GROUPS: tuple[str, ...] = tuple(
+    name for name, group in GROUPS.items() if group.axes == "B" and group.source != "id"
+)
+"""Groups whose embeddings are inputs of the click network as they are."""
 
 
 class ModelOutput(NamedTuple):
@@ -56,14 +61,16 @@ class RowInputs(NamedTuple):
     """Inputs of the click network other than the history and the final state.
 
     Attributes:
-      candidate, user, context: embeddings; context is None without context features.
+      candidate, user: embeddings.
+      columns: embeddings of the features of the request, and of the candidate as of the request;
+        empty for a schema without them.
       terms: terms of the :class:`Tower`; None for a model without ``statistics``.
       learned: squared distance of the candidate's embedding from its initial vector.
     """
 
     candidate: Float[Array, "B D"]
     user: Float[Array, "B U"]
-    context: Float[Array, "B C"] | None
+    columns: tuple[Float[Array, "B C"], ...]
     terms: Float[Array, "B L"] | None
     learned: Float[Array, " B"]
 
@@ -100,8 +107,13 @@ class ClickModel(nn.Module):
         of_item = config.item_embedding_size
         self.item_embeddings = FeatureEmbeddings(schema.item, size, initial, of_item)
         self.user_embeddings = FeatureEmbeddings(schema.user, size, initial)
-        if schema.context:
-            self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
+        for group in COLUMN_GROUPS:
+            if features := getattr(schema, group):
+                module = FeatureEmbeddings(features, size, initial)
+                setattr(self, f"{GROUPS[group].parameters}_embeddings", module)
+        if schema.event:
+            whole = (of_item or size) + size * (len(schema.item) - 1)
+            self.event_embeddings = FeatureEmbeddings(schema.event, whole, initial)
         self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
         # The click network's logit starts at 0, so the model's starts at that of the tower or of
@@ -143,11 +155,16 @@ class ClickModel(nn.Module):
         check_batch(self.schema, batch, tables, negatives)
         lengths, weights = jnp.asarray(batch.lengths), jnp.asarray(batch.weight)
         history, of_history = self._embed(batch, batch.history, tables)  # [B, T, D], [B, T]
+        events = self.embed_events(batch.columns)
+        if events is not None:
+            history = history + events
         rows = self.row_inputs(batch, tables)
         sampled, is_negative = None, None
         if negatives is not None and self.config.auxiliary_weight:
             sampled, _ = self._embed(batch, negatives, tables)  # [B, S, K, D]
             sampled = jnp.moveaxis(sampled, 2, 0)
+            if events is not None:  # of the true event: they must not tell it from a negative
+                sampled = sampled + events[:, 1:]
             is_negative = jnp.moveaxis(negatives, -1, 0) != jnp.asarray(batch.history)[None, :, 1:]
         output = self.network(
             history,
@@ -166,10 +183,25 @@ class ClickModel(nn.Module):
         loss, attention = output.auxiliary_loss, output.attention
         return ModelOutput(logits, loss, attention, output.interests, output.final_state, learned)
 
-    def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
-        """Return the features of items, embedded and concatenated."""
+    def embed_history(
+        self, ids: Int[Array, "*R"], columns: dict[str, FeatureValues], tables: FeatureTables
+    ) -> Float[Array, "*R D"]:
+        """Return embedded events, of the rows of their items and the features of ``columns``.
+
+        The features of an item are embedded and concatenated; those of its event are each embedded
+        in as many dimensions, and added.
+        """
         embedded = self.item_embeddings(gather(ids, tables.item, "item"))
-        return embedded.astype(self.config.compute)
+        embedded, events = embedded.astype(self.config.compute), self.embed_events(columns)
+        return embedded if events is None else embedded + events
+
+    def embed_events(self, columns: dict[str, FeatureValues]) -> Float[Array, "*R D"] | None:
+        """Return the sum of the embedded features of events; None for a schema without any."""
+        if not self.schema.event:
+            return None
+        embedded = self.event_embeddings(columns)
+        split = embedded.reshape(*embedded.shape[:-1], len(self.schema.event), -1)
+        return split.sum(-2).astype(self.config.compute)
 
     def _embed(self, batch: Batch, ids: Any, tables: FeatureTables) -> tuple[jax.Array, jax.Array]:
         """Embed items ``[B, ...]`` of a batch; see :func:`without_own_user`."""
@@ -181,17 +213,20 @@ class ClickModel(nn.Module):
         return embedded.astype(self.config.compute), learned
 
     def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
-        """Return the inputs of a batch's candidates, users and context, and the tower's terms.
+        """Return the inputs of a batch's rows other than the history, and the tower's terms.
 
-        User and context may have a single row for all candidates.
+        User and features of the request may have a single row for all candidates.
         """
         candidate, learned = self._embed(batch, batch.item, tables)
-        compute, context = self.config.compute, None
+        compute = self.config.compute
         user = self.user_embeddings(gather(jnp.asarray(batch.user), tables.user, "user"))
-        if self.schema.context:
-            context = self.context_embeddings(batch.context).astype(compute)
+        columns = tuple(
+            getattr(self, f"{GROUPS[group].parameters}_embeddings")(batch.columns).astype(compute)
+            for group in COLUMN_GROUPS
+            if getattr(self.schema, group)
+        )
         terms = self.tower_terms(batch, tables) if self.config.statistics else None
-        return RowInputs(candidate, user.astype(compute), context, terms, learned)
+        return RowInputs(candidate, user.astype(compute), columns, terms, learned)
 
     def tower_terms(
         self, batch: Batch, tables: FeatureTables, *, train: bool = False
@@ -202,7 +237,7 @@ class ClickModel(nn.Module):
         user = gather(jnp.asarray(batch.user), tables.user, "user")
         real = jnp.asarray(batch.weight) > 0
         statistics = jnp.asarray(batch.statistics)
-        return self.tower(item, user, statistics, batch.context, real, train=train)
+        return self.tower(item, user, statistics, batch.columns, real, train=train)
 
     def encode_history(
         self,
@@ -225,7 +260,8 @@ class ClickModel(nn.Module):
         """Score many candidates of one history; shared work is done once.
 
         ``states`` and ``last`` are those of :meth:`encode_history`. ``rows`` has a row for each
-        candidate; user and context may have a single row. ``real`` is False for filler rows.
+        candidate; user and features of the request may have a single row. ``real`` is False for
+        filler rows.
         """
         candidates = rows.candidate
 
@@ -233,10 +269,10 @@ class ClickModel(nn.Module):
             return jnp.broadcast_to(row, (candidates.shape[0], row.shape[1]))
 
         pooled = repeated(self.pool(history[None], length[None]))
-        user, context = jax.tree.map(repeated, (rows.user, rows.context))
+        user, columns = jax.tree.map(repeated, (rows.user, rows.columns))
         final_state = self.network.evolve_candidates(states, length, candidates)
         score = self.network.auxiliary_score(last, length, candidates)
-        rows = rows._replace(user=user, context=context)
+        rows = rows._replace(user=user, columns=columns)
         return self.click_logits(rows, pooled, final_state, score, real)
 
     def pool(
@@ -262,7 +298,7 @@ class ClickModel(nn.Module):
         """
         crossed = [rows.candidate, pooled, rows.candidate * pooled]
         parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
-        parts += [part for part in (final_state, rows.context) if part is not None]
+        parts += [*([] if final_state is None else [final_state]), *rows.columns]
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
         if self.reads_score:
             assert auxiliary_score is not None
@@ -316,10 +352,11 @@ def check_batch(
     for name in ("history", "lengths", "item", "user"):
         if not jnp.issubdtype((dtype := getattr(batch, name).dtype), jnp.integer):
             refuse(f"batch.{name}", "integers", dtype)
-    groups = {
+    columns = [f for group, of in schema.groups() if GROUPS[group].source != "id" for f in of]
+    groups: dict[str, tuple[Any, dict[str, Any]]] = {
         "tables.item": (schema.item[1:], tables.item),
         "tables.user": (schema.user[1:], tables.user),
-        "batch.context": (schema.context, batch.context),
+        "batch.columns": (columns, batch.columns),
     }
     for name, (features, values) in groups.items():
         wanted = {feature.name for feature in features}

@@ -1,4 +1,4 @@
-"""Embeddings of categorical, multi-valued and numeric features."""
+"""Embeddings of features of every kind."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,8 @@ class FeatureEmbeddings(nn.Module):
     """Embeddings of several features, concatenated in the order of the schema.
 
     A categorical value is embedded as its row of a table, a multi-valued one as the mean over its
-    values (zeros without any), a numeric one as the number times a learned vector.
+    values (zeros without any), a numeric one as the number times a learned vector, and a vector as
+    a learned linear map of it.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.data import Feature
@@ -42,11 +43,12 @@ class FeatureEmbeddings(nn.Module):
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
         # The default has deviation sqrt(2 / (rows + columns)), as in the authors' program:
         # embeddings of features with few values, such as categories, start larger.
-        if feature.kind == "numeric":
-            direction = self._table(feature.name, 1)[0]
+        table = self._table(feature)
+        if feature.length is not None:
+            return jnp.asarray(value) @ table.T
+        if feature.size is None:
             number = jnp.asarray(value)[..., None]
-            return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
-        table = self._table(feature.name, feature.size)
+            return number * table[0].reshape((1,) * (number.ndim - 1) + (-1,))
         if not isinstance(value, MultiValued):
             return table[value]
         kept = value.values.shape[-1]
@@ -56,11 +58,14 @@ class FeatureEmbeddings(nn.Module):
         total = (table[value.values] * live[..., None]).sum(-2)
         return total / jnp.maximum(count, 1).astype(table.dtype)
 
-    def _table(self, name: str, rows: int | None) -> Float[Array, "V E"]:
+    def _table(self, feature: Feature) -> Float[Array, "V E"]:
+        name = feature.name
         if self.is_initializing() or not self.has_variable("params", name):
             is_first = name == self.features[0].name
             size = self.first_size if is_first and self.first_size else self.size
-            return self.param(name, self.initial, (rows, size))
+            # A number has a single row; a vector one for each dimension of its embedding.
+            shape = (size, feature.length) if feature.length else (feature.size or 1, size)
+            return self.param(name, self.initial, shape)
         # The table may hold only the rows that a call looks up; `param` would refuse its shape.
         return self.get_variable("params", name)
 

@@ -208,7 +208,7 @@ def _find_pairs(
 
 
 def _attributes(schema: Schema) -> list[Feature]:
-    return [feature for feature in schema.item[1:] if feature.kind != "numeric"]
+    return [feature for feature in schema.item[1:] if feature.size is not None]
 
 
 def _match(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dien_jax.data.schema import FeatureValues, Schema
+from dien_jax.data.schema import GROUPS, FeatureValues, Schema
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.layers import Axis, BatchNorm, Dropout, rescaled
 
@@ -44,10 +44,11 @@ class Tower(nn.Module):
     >>> run(jax.random.key(0), *inputs, train=False)[0].shape
     (2, 3)
 
-    Every categorical value has a weight; a multi-valued feature takes the mean over its values, and
-    a number is multiplied by one weight. :func:`dien_jax.model.statistics.statistics_inputs` are
-    standardised, and their term is a linear function plus an MLP of two ReLU layers. Output layers
-    and weights of values start at 0. ``axis`` is the mesh axis of the rows.
+    Every categorical value has a weight; a multi-valued feature takes the mean over its values. A
+    number is multiplied by one weight, and a vector by one for each of its numbers. The inputs of
+    :func:`dien_jax.model.statistics.statistics_inputs` are standardised, and their term is a linear
+    function plus an MLP of two ReLU layers. Output layers and weights of values start at 0.
+    ``axis`` is the mesh axis of the rows.
 
     Source: wide and deep parts as in Cheng et al., 2016 (arXiv:1606.07792).
     """
@@ -61,23 +62,23 @@ class Tower(nn.Module):
         item: dict[str, FeatureValues],
         user: dict[str, FeatureValues],
         statistics: Float[Array, "B F"],
-        context: dict[str, FeatureValues],
+        columns: dict[str, FeatureValues],
         real: Bool[Array, " B"],
         *,
         train: bool,
     ) -> Float[Array, "B L"]:
-        """Return the terms of item, user and context features, and then that of ``statistics``.
+        """Return the terms of the features of each group, and then that of ``statistics``.
 
-        ``user`` and ``context`` may have a single row for all items; ``real`` is False for filler
+        ``columns`` are the features that no table has; those of events have no term. ``user`` and
+        the features of a request may have a single row for all items; ``real`` is False for filler
         rows. Training needs the random key of dropout.
         """
-        zeros = nn.initializers.zeros_init()
-        values = {"item": item, "user": user, "context": context}
-        terms = [
-            FeatureEmbeddings(getattr(self.schema, group), 1, zeros, name=f"{group}_{WEIGHTS}")(of)
-            for group, of in values.items()
-            if getattr(self.schema, group)
-        ]
+        zeros, terms = nn.initializers.zeros_init(), []
+        for group, features in self.schema.groups():
+            if features and GROUPS[group].axes == "B":
+                name = f"{GROUPS[group].parameters}_{WEIGHTS}"
+                weights = FeatureEmbeddings(features, 1, zeros, name=name)
+                terms.append(weights({"item": item, "user": user}.get(group, columns)))
         norm = BatchNorm("running", self.axis, name="norm")
         inputs = rescaled(statistics, *norm(statistics, real, train=train))
         x = inputs = jnp.clip(inputs, -LIMIT, LIMIT)

@@ -1,11 +1,12 @@
 """Options that all sources of logs share, and the parsing of feature columns."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from dien_jax.data.schema import EXAMPLE_COLUMNS, KINDS, Feature
+from dien_jax.data.schema import GROUPS, TAKEN, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
@@ -16,6 +17,10 @@ EXAMPLE_SETTINGS = ("max_examples", "negatives", "negative_distribution", "allow
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 EngineName = Literal["duckdb", "spark"]
+LOG_KINDS = ("categorical", "multivalued", "numeric")
+"""Kinds of features that are read from a column of a log."""
+OF_ROWS = {"request": "example", "event": "event"}
+"""What a row of a dataset folder is, for the groups whose features are of rows of a log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +113,25 @@ class Features(NamedTuple):
 
     item: tuple[LogColumn, ...] = ()
     user: tuple[LogColumn, ...] = ()
-    context: tuple[LogColumn, ...] = ()  # columns that describe the request
+    request: tuple[LogColumn, ...] = ()
+    event: tuple[LogColumn, ...] = ()
     separator: str = "|"  # separator between the values of a multi-valued cell
     max_values: int = 20  # maximum number of values in a multi-valued cell
 
     @property
     def groups(self) -> dict[str, tuple[LogColumn, ...]]:
-        return {"item": self.item, "user": self.user, "context": self.context}
+        """The columns of each group of a schema that a log has."""
+        return {group: getattr(self, group) for group in GROUPS if group in self._fields}
 
     @property
     def columns(self) -> tuple[LogColumn, ...]:
-        return (*self.item, *self.user, *self.context)
+        return tuple(itertools.chain.from_iterable(self.groups.values()))
+
+    @property
+    def given(self) -> list[LogColumn]:
+        """The columns whose values belong to a row of the log, not to its item or user."""
+        of_rows = (group for group in self.groups if GROUPS[group].source == "given")
+        return [column for group in of_rows for column in self.groups[group]]
 
 
 def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
@@ -126,14 +139,14 @@ def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
     columns = []
     for text in texts:
         name, _, kind = text.rpartition(":") if ":" in text else (text, "", "categorical")
-        if kind not in KINDS:
-            got = f"{kind!r}{suggestion(kind, KINDS)}"
-            raise UserError(f"{flag} {text}: the kind must be one of {', '.join(KINDS)}, got {got}")
+        if kind not in LOG_KINDS:
+            got, kinds = f"{kind!r}{suggestion(kind, LOG_KINDS)}", ", ".join(LOG_KINDS)
+            raise UserError(f"{flag} {text}: the kind must be one of {kinds}, got {got}")
         try:
             Feature(name, "numeric", mean=0.0, deviation=1.0)
         except ValueError as error:
             raise UserError(f"{flag} {text}: {error}; rename the column") from error
-        columns.append(LogColumn(name, flag, kind))
+        columns.append(LogColumn(name, flag, cast(Use, kind)))
     return tuple(columns)
 
 
@@ -155,6 +168,12 @@ class ColumnOptions(LogOptions):
     earliest value in training."""
     user_features: tuple[str, ...] = ()
     """Columns that describe the user, in the form of --item-features."""
+    request_features: tuple[str, ...] = ()
+    """Columns that describe the request, such as its device, in the form of --item-features. All
+    candidates of a request have the same value."""
+    event_features: tuple[str, ...] = ()
+    """Columns that describe an event of the history, such as the price paid, in the form of
+    --item-features. Candidates have no value."""
     columns: tuple[str, ...] = ()
     """Names of all columns, for a CSV file without a header."""
     separator: str = "|"
@@ -173,11 +192,11 @@ class ColumnOptions(LogOptions):
 
     def features(self) -> Features:
         """Return the feature columns."""
-        item = feature_columns("--item-features", self.item_features)
-        user = feature_columns("--user-features", self.user_features)
-        names = getattr(self, "context_features", ())  # sources of impressions have them
-        context = feature_columns("--context-features", names)
-        return Features(item, user, context, self.separator, self.max_values)
+        columns: dict[str, Any] = {
+            group: feature_columns(f"--{group}-features", getattr(self, f"{group}_features"))
+            for group in Features().groups
+        }
+        return Features(**columns, separator=self.separator, max_values=self.max_values)
 
     def _check_columns(self) -> None:
         """Refuse a column with two uses, such as a label as a feature, and names that are taken."""
@@ -190,10 +209,11 @@ class ColumnOptions(LogOptions):
                     raise UserError(f"{column.flag} {other}, got {column.name!r}")
                 flags[name] = column.flag
         taken = {"item": "the item id", "user": "the user id"}
-        for column in features.columns:
+        of_group = [(group, column) for group, of in features.groups.items() for column in of]
+        for group, column in of_group:
             name, problem = column.name.lower(), ""
-            if name in taken or (column in features.context and name in EXAMPLE_COLUMNS):
-                by = taken.get(name, "a column of every example")
+            if name in taken or name in TAKEN.get(group, ()):
+                by = taken.get(name, f"another column of every {OF_ROWS[group]}")
                 problem = f"that name is taken by {by}, ignoring case; rename the column"
             elif flags.get(name) == "--label":
                 problem = "that column is the label, which a model must not see"

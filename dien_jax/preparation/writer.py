@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.arrays import Column, Examples, chunks
 from dien_jax.data.dataset import open_folder
+from dien_jax.data.kinds import KINDS
 from dien_jax.data.metadata import SPLITS, Counts
 from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
@@ -97,7 +99,7 @@ class DatasetWriter:
         """Write the raw values of a categorical or multi-valued feature, the unknown one first."""
         expected = _find_feature(feature, self._schema.features).size
         if expected is None:
-            raise ValueError(f"numeric feature {feature!r} has no vocabulary")
+            raise ValueError(f"feature {feature!r} has no vocabulary, as it has no ids")
         written = self._lines(f"vocab/{feature}.txt", values)
         _require_rows(f"vocabulary of {feature!r}", written, expected)
 
@@ -120,11 +122,18 @@ class DatasetWriter:
         """Write raw user ids, by group."""
         self._counts["groups"] += self._lines("groups.txt", raw_ids)
 
-    def events(self, item: Any, timestamp: Any, offsets: Any) -> None:
-        """Write events, by sequence, oldest first."""
+    def events(
+        self,
+        item: Any,
+        timestamp: Any,
+        offsets: Any,
+        columns: Mapping[str, Column] = {},
+    ) -> None:
+        """Write events, by sequence, oldest first, with the columns of their features."""
         write = self._array
         rows = write("events/item/values.npy", item, np.int32)
         _require_rows("timestamp", write("events/timestamp/values.npy", timestamp, np.int64), rows)
+        self._columns("events", self._schema.event, columns, rows)
         self._counts["sequences"] += self._offsets("events/offsets.npy", offsets)
         self._counts["events"] += rows
 
@@ -137,12 +146,7 @@ class DatasetWriter:
         for name, dtype in EXAMPLE_COLUMNS.items():
             file = f"{folder}/{name}/values.npy"
             _require_rows(name, self._array(file, getattr(examples, name), dtype), rows)
-        for name in examples.context:
-            _find_feature(name, self._schema.context)
-        for feature in self._schema.context:
-            if feature.name not in examples.context:
-                raise ValueError(f"context feature {feature.name!r} is missing")
-            self._column(folder, feature, examples.context[feature.name], rows)
+        self._columns(folder, self._of_examples, examples.columns, rows)
         self._counts[split] += rows
 
     def note(self, **entries: Any) -> None:
@@ -150,11 +154,14 @@ class DatasetWriter:
         self._meta.update(entries)
 
     def _finish(self) -> None:
-        none, no_offsets = np.zeros(0), {"multivalued": np.zeros(1, np.int64)}
-        context = {f.name: Column(none, no_offsets.get(f.kind)) for f in self._schema.context}
+        none, no_offsets = np.zeros(0), np.zeros(1, np.int64)
+        columns = {
+            feature.name: Column(none, no_offsets if KINDS[feature.kind].has_offsets else None)
+            for feature in self._of_examples
+        }
         for split in SPLITS:
             if split not in self._counts:
-                empty = Examples(**dict.fromkeys(EXAMPLE_COLUMNS, none), context=context)
+                empty = Examples(**dict.fromkeys(EXAMPLE_COLUMNS, none), columns=columns)
                 self.examples(split, empty)
         missing = [name for name in Counts.__annotations__ if name not in self._counts]
         if missing:
@@ -228,15 +235,33 @@ class DatasetWriter:
         self._ends[name] = int(array[-1]) if len(array) else self._ends.get(name, 0)
         return rows
 
+    @property
+    def _of_examples(self) -> tuple[Feature, ...]:
+        return (*self._schema.request, *self._schema.candidate)
+
+    def _columns(
+        self, folder: str, features: tuple[Feature, ...], columns: Mapping[str, Column], rows: int
+    ) -> None:
+        """Write the values of all features of a folder over some rows."""
+        for name in columns:
+            _find_feature(name, features)
+        for feature in features:
+            if feature.name not in columns:
+                raise ValueError(f"feature {feature.name!r} is missing")
+            self._column(folder, feature, Column(*columns[feature.name]), rows)
+
     def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         """Write the values of a feature of the schema over some rows."""
-        if (column.offsets is not None) != (feature.kind == "multivalued"):
-            where = f"{feature.kind} feature {feature.name!r}"
+        kind, where = KINDS[feature.kind], f"{feature.kind} feature {feature.name!r}"
+        if (column.offsets is not None) != kind.has_offsets:
             raise ValueError(f"{where}: offsets are for multivalued")
-        dtype = np.float32 if feature.kind == "numeric" else np.int32
+        values, shape = np.asarray(column.values), kind.shape(feature)
+        if values.size and values.shape[1:] != shape:
+            raise ValueError(f"{where}: expected rows of shape {shape}, got {values.shape[1:]}")
         name = f"{folder}/{feature.name}"
         before = self._sizes[f"{name}/values.npy"]
-        written = self._array(f"{name}/values.npy", column.values, dtype)
+        written = self._array(f"{name}/values.npy", values.reshape(-1), kind.dtype)
+        written //= math.prod(shape)
         if column.offsets is not None:
             written = self._offsets(f"{name}/offsets.npy", np.asarray(column.offsets) + before)
         _require_rows(f"feature {feature.name!r}", written, rows)

@@ -239,18 +239,8 @@ class Run:
 
     def check_fits(self, dataset: Dataset) -> None:
         """Refuse a dataset with other features, vocabularies or tables; the error names them."""
-        schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
-        for group in ("item", "user", "context"):
-            ours = {feature["name"]: feature for feature in self.schema.get(group, [])}
-            theirs = {feature["name"]: feature for feature in schema[group]}
-            if list(ours) != list(theirs):
-                expected, actual = (", ".join(names) or "none" for names in (ours, theirs))
-                difference = f"expected the {group} features {expected}, found {actual}"
-                raise UserError(f"{problem} {difference}")
-            for name, feature in ours.items():
-                if feature != theirs[name]:
-                    change = f"was {feature} in training, found {theirs[name]}"
-                    raise UserError(f"{problem} feature {name!r} {change}")
+        problem = f"{dataset.path} does not fit the run:"
+        schema_from_json(self.schema, "schema").require_equal(dataset.schema, problem)
         for name, digest in vocabulary_digests(dataset).items():
             if self.vocabularies.get(name) != digest:
                 raise UserError(

@@ -23,6 +23,7 @@ import msgspec
 import prometheus_client
 from starlette.exceptions import HTTPException
 
+from dien_jax.data.schema import listed
 from dien_jax.errors import UserError, encodable, reading
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.lists import Ranking
@@ -69,7 +70,7 @@ class Metrics:
             "dien_model_written_seconds", "Unix time at which the model in use was written."
         )
         self.ready = gauge("dien_ready", "1 if the server is ready to rank, else 0.")
-        for kind in ("history", "candidate", "context"):
+        for kind in ("history", "candidate", "value"):
             self.unknown.labels(kind)
         for result in ("ok", "failed"):
             self.reloads.labels(result)
@@ -191,10 +192,14 @@ class ServedModel(NamedTuple):
         return f"{where}, written {utc_text(version.written)}"
 
     def forms(self) -> tuple[str, set[str]]:
-        """Return the context features of requests, and the item features of their at_most."""
+        """Return the features that requests give, and the item features of their at_most."""
         schema = self.ranker.schema
-        context = ", ".join(sorted(f"{f.name} ({f.kind})" for f in schema.context))
-        return context or "none", {f.name for f in schema.item[1:] if f.kind == "categorical"}
+        request, event = (
+            listed(sorted(features, key=lambda feature: feature.name))
+            for features in (schema.request, schema.event)
+        )
+        given = f"{request}, of events {event}" if schema.event else request
+        return given, {f.name for f in schema.item[1:] if f.kind == "categorical"}
 
 
 def model_version(path: Path) -> ModelVersion:
@@ -261,7 +266,7 @@ class CurrentModel:
     def _answer(self, ranking: Ranking, step: int) -> Ranked:
         unknown = ranking[2:]
         self._metrics.candidates.inc(len(ranking.ids))
-        for kind, count in zip(("history", "candidate", "context"), unknown, strict=True):
+        for kind, count in zip(("history", "candidate", "value"), unknown, strict=True):
             self._metrics.unknown.labels(kind).inc(count)
         return Ranked([*map(encodable, ranking.ids)], ranking.scores.tolist(), *unknown, step)
 
@@ -324,8 +329,8 @@ class CurrentModel:
                 problem = f"at_most of requests may name {lost}, which is no category any more"
                 changes = f"; no category {lost}"
             if old != new:
-                problem = f"requests have the context features {old}; the new model expects {new}"
-                changes = f"; context features {new}, before {old}{changes}"
+                problem = f"requests have the features {old}; the new model expects {new}"
+                changes = f"; request features {new}, before {old}{changes}"
             if problem and not self._options.accept_other_features:  # clients would get 422
                 raise UserError(
                     f"{problem}. Start a new server for it, or give --accept-other-features to "

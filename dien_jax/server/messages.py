@@ -1,7 +1,7 @@
 """Types of requests and answers, decoders that validate requests, and their description.
 
-Request types depend on the model: its context features are fields. The description is an OpenAPI
-document, and an HTML page that shows it.
+Request types depend on the model: its features of requests and events are fields. The description
+is an OpenAPI document, and an HTML page that shows it.
 """
 
 import datetime
@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import msgspec
 
 from dien_jax._version import __version__
-from dien_jax.data.schema import Schema
-from dien_jax.data.vocabularies import LARGEST_NUMBER
+from dien_jax.data.kinds import KINDS
+from dien_jax.data.schema import Feature, Schema
 from dien_jax.server.run import MAX_ID_LENGTH, ServerOptions
 from dien_jax.utils.json_values import LARGEST_COUNT, in_words
 
@@ -28,14 +28,6 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)] | _Who
 """A string or a whole number."""
 _User = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | _Whole | None
 """An id, or nothing for an unknown user."""
-_VALUE = str | _Whole
-"""A value of a categorical or multi-valued feature, of any length."""
-_CELLS: dict[str, Any] = {
-    "numeric": Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None,
-    "multivalued": list[_VALUE] | str | None,
-    "categorical": _VALUE | None,
-}
-"""Types of context values by kind of feature."""
 _AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, whose name may be the client's."""
@@ -49,7 +41,7 @@ class Ranked(msgspec.Struct):
     scores: list[float]
     unknown_history: int
     unknown_candidates: int
-    unknown_context: int
+    unknown_values: int
     checkpoint_step: int | None
 
 
@@ -100,11 +92,14 @@ def _with_whole_numbers(value: Any) -> Any:
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
     """Return decoders of a model's requests, whose fields are arguments of ``Ranker``'s methods."""
-    history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
+    event: Any = Id
+    if schema.event:
+        event = Id | _of_features("Event", {"item": (Id,)} | _cells(schema.event, None))
+    history: Any = Annotated[list[event], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
-    context = _of_features("Context", {f.name: (_CELLS[f.kind],) for f in schema.context})
-    of_context = ("context", context) if schema.context else ("context", context | None, None)
-    of_user = [of_context, ("history", history | None, None), ("user", _User, None)]
+    features, name = _of_features("RequestFeatures", _cells(schema.request)), "request_features"
+    of_request = (name, features) if schema.request else (name, features | None, None)
+    of_user = [of_request, ("history", history | None, None), ("user", _User, None)]
     length = _count(options.max_candidates)
     limit = _count(LARGEST_COUNT) | None, None
     limited = [feature.name for feature in schema.item[1:] if feature.kind == "categorical"]
@@ -120,11 +115,16 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
             ("at_most", at_most | None, None),
         ],
         "Remember": [("user", Id), ("history", history)],
-        "Observe": [("user", Id), ("event", Id)],
+        "Observe": [("user", Id), ("event", event)],
     }
     how: Any = {"forbid_unknown_fields": True, "kw_only": True}
     types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
+
+
+def _cells(features: Sequence[Feature], *default: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the types of features in JSON and, if given, the default."""
+    return {feature.name: (KINDS[feature.kind].cell, *default) for feature in features}
 
 
 def _count(largest: int) -> Any:
@@ -256,13 +256,13 @@ def document(
 
 
 def _example(request: type[msgspec.Struct], items: Sequence[str]) -> dict[str, Any]:
-    """Return a request with required fields, a user and a history; context values are missing."""
+    """Return a request with required fields, a user and a history; features are missing."""
     examples = {"candidates": items[-2:], "history": items[:2], "user": "Ann", "event": items[-1]}
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(request):
-        if field.name == "context" and field.required:
+        if field.name == "request_features" and field.required:
             features = msgspec.structs.fields(field.type)
-            values["context"] = {feature.encode_name: None for feature in features}
+            values[field.name] = {feature.encode_name: None for feature in features}
         elif field.required or field.name in ("history", "user"):
             values[field.name] = examples[field.name]
     return values

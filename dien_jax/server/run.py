@@ -59,12 +59,12 @@ class ServerOptions:
     max_users: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """Maximum number of remembered users; the least recently used are evicted first."""
     separator: str = "|"
-    """Separator of the values of a multi-valued context feature sent as one string."""
+    """Separator of the values of a multi-valued feature sent as one string."""
     poll_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 30.0
     """Seconds between checks for a newer checkpoint; 0 to check only on SIGHUP."""
     accept_other_features: bool = False
-    """Also reload models with other context features, or without an item feature that at_most of
-    requests may name; requests of the old form are then answered with status 422."""
+    """Also reload models with other features of requests or events, or without an item feature that
+    at_most of requests may name; requests of the old form are then answered with status 422."""
     drain_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from dien_jax.config.settings import ModelConfig
-from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import GROUPS, Feature, FeatureValues, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.model.click_model import with_statistics
 from dien_jax.model.embeddings import gather as gather_values
@@ -35,7 +35,8 @@ Up to this size dense Adam was not worse in quality (docs/defaults.md), and cost
 a step of 16 behaviours; its time is proportional to the rows."""
 
 Table = tuple[str, str]
-"""Feature group, such as ``item``, and feature: the name of its embeddings and of its weights."""
+"""Prefix of the parameters of a group, such as ``item``, and feature: the names of its embeddings
+and of its weights."""
 _ENDINGS = ("_embeddings", f"_{WEIGHTS}")
 
 
@@ -55,11 +56,11 @@ def large_tables(schema: Schema, dense_rows: int) -> dict[Table, int]:
     A large item (user) feature adds the table of ids, whose rows its values are gathered with.
     """
     tables = {}
-    for group, features in vars(schema).items():
-        sizes = {(group, f.name): f.size or 0 for f in features}
+    for group, features in schema.groups():
+        sizes = {(GROUPS[group].parameters, f.name): f.size or 0 for f in features}
         large = {table: size for table, size in sizes.items() if size > dense_rows}
-        if large and group != "context":
-            ids = (group, features[0].name)
+        if large and GROUPS[group].source == "id":
+            ids = next(iter(sizes))
             tables[ids] = sizes[ids]
         tables |= large
     return tables
@@ -67,7 +68,7 @@ def large_tables(schema: Schema, dense_rows: int) -> dict[Table, int]:
 
 def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
     """Return the update of embeddings that ``auto`` chooses for the tables of a schema."""
-    sizes = [f.size or 0 for features in vars(schema).values() for f in features]
+    sizes = [feature.size or 0 for feature in schema.features]
     of_large = sum(size for size in sizes if size > DENSE_ROWS)
     return "lazy_adam" if of_large > LAZY_ROWS else "dense"
 
@@ -143,7 +144,7 @@ def look_up(
     def take(
         group: str, feature: Feature, ids: jax.Array, columns: Any = ()
     ) -> tuple[jax.Array, Any]:
-        if (table := (group, feature.name)) not in gather.tables:
+        if (table := (GROUPS[group].parameters, feature.name)) not in gather.tables:
             return ids, columns
         return gather(table, feature.size, ids, columns)
 
@@ -152,9 +153,13 @@ def look_up(
             return values._replace(values=take(group, feature, jnp.asarray(values.values))[0])
         return take(group, feature, jnp.asarray(values))[0]
 
-    def take_all(group: str, values: dict[str, FeatureValues]) -> dict[str, FeatureValues]:
-        members = getattr(schema, group)
-        return {f.name: take_values(group, f, values[f.name]) for f in members if f.name in values}
+    def take_all(values: dict[str, FeatureValues]) -> dict[str, FeatureValues]:
+        return {
+            feature.name: take_values(group, feature, values[feature.name])
+            for group, members in schema.groups()
+            for feature in members
+            if feature.name in values
+        }
 
     if not gather.tables:
         batch = with_statistics(config, schema, features, batch)
@@ -172,11 +177,9 @@ def look_up(
     both = values(1, batch.item), values(0, batch.history)
     batch = with_statistics(config, schema, features, batch, both)
     user, users = take("user", schema.user[0], jnp.asarray(batch.user), features.user)
-    found = features._replace(
-        item=take_all("item", items), user=take_all("user", users), vector_row=vector_row
-    )
-    context = take_all("context", batch.context)
-    batch = batch._replace(history=placed[0], item=placed[1], user=user, context=context)
+    found = features._replace(item=take_all(items), user=take_all(users), vector_row=vector_row)
+    columns = take_all(batch.columns)
+    batch = batch._replace(history=placed[0], item=placed[1], user=user, columns=columns)
     return LookUps(found, batch, None if negatives is None else placed[2])
 
 

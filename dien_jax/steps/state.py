@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.kinds import blank_values
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import FeatureTables, blank_counts, blank_values, example_batch
+from dien_jax.data.tables import FeatureTables, blank_counts, example_batch
 from dien_jax.errors import UserError, require_unforked
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.interest import ATTENTION_LAYERS
@@ -119,8 +120,7 @@ def create_state(
     model = ClickModel(settings, schema, initial=place.initial)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
-        groups = (schema.item[1:], schema.user[1:])
-        item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
+        item, user = (blank_values(features[1:], 1) for features in (schema.item, schema.user))
         counts: Any = blank_counts(schema) if config.model.statistics else ()
         tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, *counts))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)

@@ -82,7 +82,9 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         run = Run.load(folder)
         _check_settings(run.config.model, config.model)
         before = run.open_data(folder, PUT_BACK)
-        _check_features(before.schema, dataset)
+        grows, remedy = ("size", "max_values"), "; prepare it with --extend"
+        problem = f"{dataset.path} does not fit the run:"
+        before.schema.require_equal(dataset.schema, problem, but=grows, remedy=remedy)
         if run.config.model.statistics:
             _check_inputs(before.schema, dataset)
         near = run.warm_start is None or run.warm_start.get("near_vectors", True)
@@ -174,25 +176,6 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
         raise UserError(f"{expected}, got {now.auxiliary_weight:g}")
 
 
-def _check_features(before: Schema, dataset: Dataset) -> None:
-    for group in ("item", "user", "context"):
-        trained, given = (getattr(schema, group) for schema in (before, dataset.schema))
-        expected, actual = (
-            ", ".join(f"{feature.name} ({feature.kind})" for feature in features) or "none"
-            for features in (trained, given)
-        )
-        if expected != actual:
-            features = f"the {group} features of the run, {expected}"
-            raise UserError(f"{dataset.path} must have {features}, found {actual}")
-        for old, new in zip(trained, given, strict=True):
-            if (old.mean, old.deviation) != (new.mean, new.deviation):
-                raise UserError(
-                    f"{dataset.path} must standardise {old.name!r} as the run's data does, with "
-                    f"mean {old.mean} and deviation {old.deviation}, found {new.mean} and "
-                    f"{new.deviation}; prepare it with --extend"
-                )
-
-
 def _check_inputs(before: Schema, dataset: Dataset) -> None:
     """Refuse data whose number of values changes the similarities that the tower reads."""
     expected, found = (set(statistics_names(schema)) for schema in (before, dataset.schema))
@@ -214,7 +197,7 @@ def grown(source: Source, dataset: Dataset, vectors: ItemVectors | None = None) 
     If item embeddings are kept near ``vectors``, new items start from them.
     """
     rows, new_rows, lost_rows = dict[Table, np.ndarray](), {}, {}
-    for group, features in vars(dataset.schema).items():
+    for group, features in dataset.schema.groups():
         for name in (feature.name for feature in features if feature.size is not None):
             before, now = (of.vocabulary(name) for of in (source.dataset, dataset))
             rows[group, name] = matches = trained_rows(before, now)

@@ -24,17 +24,17 @@ REQUESTS: list[dict[str, Any]] = [
         "history": ["item 1", "item 5", "item 9"],
         "candidates": ["item 2", "item 13", "item 30"],
         "user": "user 3",
-        "context": {"device": "phone", "words": "red|shoe", "hour": 7.5},
+        "request_features": {"device": "phone", "words": "red|shoe", "hour": 7.5},
     },
     {
         "history": [],
         "candidates": ["item 0", "item 7"],
-        "context": {"device": None, "words": None, "hour": None},
+        "request_features": {"device": None, "words": None, "hour": None},
     },
     {
         "history": [f"item {n}" for n in range(20)],
         "candidates": ["no such item", "item 31"],
-        "context": {"device": "fridge", "words": ["blue", "sky"], "hour": 23},
+        "request_features": {"device": "fridge", "words": ["blue", "sky"], "hour": 23},
     },
 ]
 
@@ -70,7 +70,10 @@ def test_requests_rank_as_they_did(made: Path, expected: dict[str, Any], name: s
         scores = [by_id[one] for one in request["candidates"]]
         recorded = expected[f"{name}, request {number}"]
         np.testing.assert_allclose(scores, recorded, rtol=0, atol=TOLERANCE)
-        of_list: dict[str, Any] = {"user": request.get("user"), "context": request["context"]}
+        of_list: dict[str, Any] = {
+            "user": request.get("user"),
+            "request_features": request["request_features"],
+        }
         ranking = ranker.recommend(request["history"], 5, **of_list)
         ids, odds = expected[f"{name}, list {number}"]
         assert ranking.ids == ids

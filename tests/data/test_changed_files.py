@@ -58,13 +58,13 @@ def test_batches_of_files_that_change_in_place_are_refused(folder, change, refus
 def test_a_batch_is_refused_whose_file_changed_while_it_was_read(folder, monkeypatch) -> None:
     data = open_folder(folder, in_memory=0)
     file = folder / "events" / "item" / "values.npy"
-    read = data.context_rows
+    read = data.batch_columns
 
     def change_and_read(*rows):
         touch_all(file)
         return read(*rows)
 
-    monkeypatch.setattr(type(data), "context_rows", lambda _, *rows: change_and_read(*rows))
+    monkeypatch.setattr(type(data), "batch_columns", lambda _, *rows: change_and_read(*rows))
     with pytest.raises(UserError, match=f"^{file} changed while it was in use: "):
         Loader(data, "train", TrainConfig()).batch(0, 0)
 

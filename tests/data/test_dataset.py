@@ -68,7 +68,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
 def test_splits_that_were_not_written_are_empty(folder: Path) -> None:
     valid = open_dataset(folder).splits["valid"]
     assert [len(column) for column in valid[:6]] == [0] * 6
-    values = open_dataset(folder).context_rows("valid", ints())["query"]
+    values = open_dataset(folder).batch_columns("valid", ints(), ints())["query"]
     assert isinstance(values, MultiValued)
     assert values.values.shape == (0, 2)
 
@@ -111,10 +111,10 @@ def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
     assert np.asarray(words.values).tolist() == [[0, 0, 0]] * 3
 
 
-def test_context_is_taken_for_the_rows_asked_for(folder: Path) -> None:
-    context = open_dataset(folder).context_rows("train", ints(2, 0, 0, 3))
-    assert np.asarray(context["device"]).tolist() == [2, 0, 0, 1]
-    query = context["query"]
+def test_columns_are_taken_for_the_rows_asked_for(folder: Path) -> None:
+    columns = open_dataset(folder).batch_columns("train", ints(2, 0, 0, 3), ints())
+    assert np.asarray(columns["device"]).tolist() == [2, 0, 0, 1]
+    query = columns["query"]
     assert isinstance(query, MultiValued)
     assert np.asarray(query.values).tolist() == [[0, 0], [1, 2], [1, 2], [0, 0]]
     assert np.asarray(query.count).tolist() == [1, 2, 2, 0]
@@ -227,7 +227,7 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
     try:
         opened = open_dataset(folder)
         opened.feature_tables()
-        opened.context_rows("train", ints(0, 1, 2, 3))
+        opened.batch_columns("train", ints(0, 1, 2, 3), ints())
         for name in ("item", "tags", "user", "device"):
             opened.vocabulary(name)
     except UserError:
@@ -246,8 +246,8 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
         (["schema", "item", 1, "kind"], "colour", "expected kind to be one of categorical, mul"),
         (["schema", "item", 1, "colour"], 3, r"item\[1\]: unknown key 'colour'"),
         (["schema", "item", 3, "deviation"], 0, "'price': deviation must be above 0, got 0"),
-        (["schema", "context", 0, "name"], "price", "two features are named 'price'"),
-        (["schema", "context", 0, "name"], "label", "context feature cannot be named 'label'"),
+        (["schema", "request", 0, "name"], "price", "two features are named 'price'"),
+        (["schema", "request", 0, "name"], "label", "request feature cannot be named 'label'"),
     ],
 )  # fmt: skip
 def test_meta_that_makes_no_sense_is_refused(folder, keys, value, message) -> None:

@@ -25,7 +25,7 @@ BUCKETS = (2, 4, 8)
 SCHEMA = Schema(
     item=(Feature("item", "categorical", size=1000),),
     user=(Feature("user", "categorical", size=1000),),
-    context=(
+    request=(
         Feature("device", "categorical", size=5),
         Feature("price", "numeric", mean=0.0, deviation=1.0),
         Feature("tags", "multivalued", size=9, max_values=3),
@@ -47,7 +47,7 @@ def make_dataset(history_lengths):
         group=rows,
         item=rows + 2,
         label=(rows % 2).astype(np.int8),
-        context={
+        columns={
             "device": Column(rows % 5, None),
             "price": Column(rows.astype(np.float32) + 0.5, None),
             "tags": Column(
@@ -61,6 +61,7 @@ def make_dataset(history_lengths):
         meta={},
         items={},
         users={},
+        events={},
         event_item=np.arange(1, offsets[-1] + 1, dtype=np.int32),
         event_timestamp=np.zeros(offsets[-1], np.int64),
         event_offsets=offsets,
@@ -113,7 +114,7 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
         real = np.arange(batch_size) < len(rows)
         np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
         np.testing.assert_array_equal(batch.user[real], rows + 1)
-        for array in (*batch[:6], *batch.context["tags"], batch.context["price"]):
+        for array in (*batch[:6], *batch.columns["tags"], batch.columns["price"]):
             assert len(array) == batch_size
             assert not array[~real].any()  # filler is 0
 
@@ -136,7 +137,7 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
     train = TrainConfig(batch_size=8, buckets=BUCKETS, max_history=12)
     loader = Loader(dataset, "train", train, seed=1, order=order)
     examples = dataset.splits["train"]
-    tags = examples.context["tags"]
+    tags = examples.columns["tags"]
     for step, batch in enumerate(loader.epoch(2)):
         rows = loader.example_indices(2, step)
         longest = 0
@@ -149,10 +150,10 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
             assert not batch.history[position, len(history) :].any()
             assert batch.item[position] == examples.item[row]
             assert batch.label[position] == examples.label[row]
-            assert batch.context["device"][position] == row % 5
-            assert batch.context["price"][position] == row + 0.5
+            assert batch.columns["device"][position] == row % 5
+            assert batch.columns["price"][position] == row + 0.5
             own_tags = tags.values[tags.offsets[row] : tags.offsets[row + 1]][:3]
-            found = batch.context["tags"]
+            found = batch.columns["tags"]
             assert isinstance(found, MultiValued)
             assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
         edges = (2, 4, 8, 12)

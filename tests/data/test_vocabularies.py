@@ -75,7 +75,7 @@ def test_number_whose_standard_form_overflows_is_refused(vocabularies) -> None:
 
 
 def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) -> None:
-    query = small_dataset.SCHEMA.context[1]
+    query = small_dataset.SCHEMA.request[1]
     column, unknown = vocabularies.encode(query, ["s| q|s|r", None, ["?", "!", "q"], "||"])
     assert column.offsets is not None
     assert column.values.tolist() == [3, 1, 0, 1]

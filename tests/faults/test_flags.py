@@ -164,17 +164,17 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--max-examples=2", *EXTEND): THAT_OF.format("--max-examples", "none, got 2"),
     },
     "prepare impressions": {
-        ("--label=clicked", "--context-features", "clicked"): "that column is the label",
+        ("--label=clicked", "--request-features", "clicked"): "that column is the label",
         ("--label=item",): "--label must name another column than",
         ("--label=click",): r"no column 'click' \(--label\)",
-        ("--label=price", "--context-features", "hour"): r"no column 'hour' \(--context-features\)",
-        ("--context-features=label",): "that name is taken by a column of every example",
-        ("--context-features=sequence",): "that name is taken by a column of every example",
+        ("--label=price", "--request-features", "hour"): r"no column 'hour' \(--request-features\)",
+        ("--request-features=label",): "that name is taken by another column of every example",
+        ("--request-features=sequence",): "that name is taken by another column of every example",
     },
     "prepare taobao": {("--behaviours",): "--behaviours must name at least one of pv, cart"},
     "explain": {
         ("--user=u1",): "expected --example, or --user and --item; found --example and --user",
-        ("--context", "slot", "top"): "--context needs --user",
+        ("--request-features", "slot", "top"): "--request-features needs --user",
     },
     "reproduce": {
         ("--data",): "--data must name one dataset folder or more",

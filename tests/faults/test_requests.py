@@ -23,7 +23,7 @@ FITTING: dict[tuple[str, str], tuple[str, ...]] = {
     ("rank", "candidates"): (),
     ("rank", "history"): ("null", "an empty list", "nothing"),
     ("rank", "user"): ("null", *TEXTS, "an empty text", "nothing"),
-    ("rank", "context"): (),
+    ("rank", "request_features"): (),
     ("remember", "user"): TEXTS,
     ("remember", "history"): ("an empty list",),
     ("observe", "user"): TEXTS,
@@ -79,10 +79,10 @@ def of_fields() -> Iterator[Request]:
         changes = [CONTEXT | {feature: VALUES[name]} for name in ("true", "a list of lists")]
         changes += [{key: value for key, value in CONTEXT.items() if key != feature}]
         for context in changes:
-            content = json.dumps(rank_body(context=context)).encode()
-            yield Request("rank", content, (422,), f"context.{feature}")
-    unknown = json.dumps(rank_body(context=CONTEXT | {"x" * 5000: 1})).encode()
-    yield Request("rank", unknown, (422,), "context.")
+            content = json.dumps(rank_body(request_features=context)).encode()
+            yield Request("rank", content, (422,), f"request_features.{feature}")
+    unknown = json.dumps(rank_body(request_features=CONTEXT | {"x" * 5000: 1})).encode()
+    yield Request("rank", unknown, (422,), "request_features.")
 
 
 def of_heads() -> Iterator[Request]:

@@ -144,7 +144,7 @@ def test_weights_are_there_once(run, exported) -> None:
     assert "vocabularies/category.json" not in names  # rows of items bring theirs
     described = manifest["programs"]["score_rows"]["inputs"]
     assert described["history"] == {"dtype": "int32", "shape": ["b", "t"]}
-    assert described["context"]["query"]["values"] == {"dtype": "int32", "shape": ["b", 2]}
+    assert described["columns"]["query"]["values"] == {"dtype": "int32", "shape": ["b", 2]}
     assert manifest["max_history"] == 6
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
@@ -197,7 +197,7 @@ def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch
         "Ann,pear,1,1,phone\nAnn,fig,2,0,phone\nBob,fig,3,1,desk\n"
         "Ann,fig,4,1,desk\nBob,pear,5,1,phone\nBob,plum,6,0,desk\n"
     )
-    flags = ["--context-features", "device", "--valid-share", "0.2", "--test-share", "0.2"]
+    flags = ["--request-features", "device", "--valid-share", "0.2", "--test-share", "0.2"]
     data = tmp_path / "data"
     assert prepare_command.main(["impressions", str(log), "--out", str(data), *flags]) == 0
     run = untrained_run.write(tmp_path / "run", data, buckets=(), statistics=False)

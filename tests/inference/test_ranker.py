@@ -20,9 +20,9 @@ from dien_jax.inference.bucketed_programs import (
     CANDIDATE_BUCKETS,
     RankRequest,
     candidate_slices,
-    history_buckets,
     slice_size,
 )
+from dien_jax.inference.loaded_model import history_buckets
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
@@ -41,11 +41,11 @@ def test_scores_that_are_not_finite_are_refused(run):
     params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), trained.params)
     overflowing = dien_jax.Ranker(trained._replace(params=params))
     with pytest.raises(UserError, match=re.escape(f"score of candidate {PEAR!r} is nan")):
-        overflowing.rank([PEAR], [PEAR], context=CONTEXT)
+        overflowing.rank([PEAR], [PEAR], request_features=CONTEXT)
 
 
 IN_A_FORK = {
-    "rank": lambda ranker, run, file: ranker.rank([PEAR], [PEAR], context=CONTEXT),
+    "rank": lambda ranker, run, file: ranker.rank([PEAR], [PEAR], request_features=CONTEXT),
     "adopt": lambda ranker, run, file: ranker.adopt(ranker),
     "remembered": lambda ranker, run, file: ranker.rank(None, [PEAR], "Ann", CONTEXT),
     "a run": lambda ranker, run, file: dien_jax.Ranker(run),
@@ -60,7 +60,7 @@ def test_a_forked_process_is_refused_at_once(name, ranker, run, exported):
     """JAX's threads do not survive a fork: a call would wait for ever."""
     trained = load_run(run) if name == "a loaded run" else run
     ranker.remember("Ann", [PEAR])
-    ranker.rank([PEAR], [PEAR], context=CONTEXT)
+    ranker.rank([PEAR], [PEAR], request_features=CONTEXT)
     with ranker._users._lock:  # as another thread of this process may hold it
         found = forked(lambda: IN_A_FORK[name](ranker, trained, exported))
     assert re.match(r"UserError: process \d+ was forked from process \d+, without", found)
@@ -135,9 +135,9 @@ def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
 
 
 def test_candidates_of_several_slices_score_as_in_one(ranker) -> None:
-    few = ranker.rank([ODD], [PEAR, SLASH, ODD], context=CONTEXT)
+    few = ranker.rank([ODD], [PEAR, SLASH, ODD], request_features=CONTEXT)
     for times in (50, 200):  # small slices alone, and with a large one
-        ranking = ranker.rank([ODD], [PEAR, SLASH, ODD] * times, context=CONTEXT)
+        ranking = ranker.rank([ODD], [PEAR, SLASH, ODD] * times, request_features=CONTEXT)
         assert ranking.ids == [one for one in few.ids for _ in range(times)]
         np.testing.assert_allclose(ranking.scores[::times], few.scores, **TOLERANCE)
 
@@ -152,7 +152,7 @@ def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
     context = {"device": "fridge", "query": "q|?"}
     ranking = ranker.rank(["?", PEAR, "!"], [PEAR, "?", 17], "Zoe", context)
     assert (ranking.unknown_history, ranking.unknown_candidates) == (2, 2)
-    assert ranking.unknown_context == 2
+    assert ranking.unknown_values == 2
     score = dict(zip(ranking.ids, ranking.scores, strict=True))
     assert score["?"] == score["17"] != score[PEAR]
     blank = {"device": None, "query": "?|q"}
@@ -161,10 +161,10 @@ def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
 
 def test_long_histories_keep_the_latest_events(ranker) -> None:
     long = [SLASH, "?", ODD, PEAR, PEAR, ODD, SLASH, PEAR]
-    kept = ranker.rank(long, [PEAR, ODD], context=CONTEXT)
-    same(kept, ranker.rank(long[2:], [PEAR, ODD], context=CONTEXT))
+    kept = ranker.rank(long, [PEAR, ODD], request_features=CONTEXT)
+    same(kept, ranker.rank(long[2:], [PEAR, ODD], request_features=CONTEXT))
     assert kept.unknown_history == 0
-    shorter = ranker.rank(long[3:], [PEAR, ODD], context=CONTEXT)
+    shorter = ranker.rank(long[3:], [PEAR, ODD], request_features=CONTEXT)
     assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
 
 

@@ -18,13 +18,9 @@ from dien_jax.data import dataset as datasets
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.inference import bucketed_programs
-from dien_jax.inference.bucketed_programs import (
-    BucketedPrograms,
-    EncodedRequest,
-    History,
-    LoadedModel,
-)
+from dien_jax.inference.bucketed_programs import BucketedPrograms, EncodedRequest, History
 from dien_jax.inference.lists import USERS_AT_ONCE, ItemLists, ListOptions, log_odds
+from dien_jax.inference.loaded_model import LoadedModel
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.shortlist import Shortlist, stage_sizes
 from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets

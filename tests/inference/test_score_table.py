@@ -86,7 +86,7 @@ def test_histories_come_from_the_data_folder(name, times, run, ranker, tmp_path,
         "unknown_users": 2,
         "unknown_items": 1,
         "unknown_history": 0,
-        "unknown_context": 2,
+        "unknown_values": 2,
         "empty_histories": 2,
     }
     told = "before column 'timestamp'" if times else "all of each user's events"
@@ -190,7 +190,7 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
     [
         ("user,item,device,query\n", "a.csv has no rows"),
         ("user,itme,device,query\nAnn,x,,\n", "device, query; did you mean 'itme'?"),
-        ("user,item,query\nAnn,x,\n", "no column 'device' (a context feature of the run)"),
+        ("user,item,query\nAnn,x,\n", "no column 'device' (a request feature of the run)"),
         ("user,item,device,query,score\n", "already has a column 'score'"),
         ("user,item,item,device,query\n", "has two columns 'item'"),
         ("user,item,device,query\nAnn,x,,\nAnn,x,\n", "a.csv:3: expected 4 columns, found 3"),
@@ -256,7 +256,7 @@ def expected_lists(ranker, n, histories=OF_USERS, **filters) -> list[list[str]]:
     rows = []
     for (user, _, *values), history in zip(USER_ROWS, histories, strict=True):
         context = dict(zip(USER_HEADER[2:], values, strict=True))
-        listed = ranker.recommend(history, n, user=user, context=context, **filters)
+        listed = ranker.recommend(history, n, user=user, request_features=context, **filters)
         for place, (item, score) in enumerate(zip(listed.ids, listed.scores, strict=True), 1):
             rows.append([user, str(place), item.replace("\ud800", "\\ud800"), f"{score:.9g}"])
     return rows
@@ -280,7 +280,7 @@ def test_lists_have_histories_from_the_data_folder(run, ranker, tmp_path, capfd)
         "items": len(rows),
         "unknown_users": times,
         "unknown_history": 0,
-        "unknown_context": 2 * times,
+        "unknown_values": 2 * times,
         "empty_histories": 2 * times,
     }
     assert f"{2 * times} rows with an empty history" in output.err

@@ -41,7 +41,7 @@ Wrong = dict[str, Any] | tuple[Any, ...] | Callable[[Ranker], Any]
 REFUSED: list[tuple[str, Wrong, str]] = [
     ("a tuple", ([PEAR], [SLASH]), "expected a RankRequest, got (["),
     ("a user of 5,000 digits", {"history": None, "user": 10**5000}, MANY_DIGITS),
-    ("context of a number", {"context": {1: 1}}, "context has no feature 1"),
+    ("context of a number", {"request_features": {1: 1}}, "request_features has no feature 1"),
 ]
 """Name; fields of a request, another thing in its place, or an action; and the message."""
 for field in ("history", "candidates"):
@@ -56,10 +56,18 @@ for field in ("history", "candidates"):
     message = f"{field}: ids and categories must be text, whole numbers or dates, got 1.0"
     REFUSED.append((f"{field} of a float", {field: [1.0]}, message))
 for name in CONTEXT:
-    message = f"context '{name}': {MANY_DIGITS}"
-    REFUSED.append((f"{name} of 5,000 digits", {"context": CONTEXT | {name: 10**5000}}, message))
+    message = f"request_features '{name}': {MANY_DIGITS}"
+    REFUSED.append(
+        (f"{name} of 5,000 digits", {"request_features": CONTEXT | {name: 10**5000}}, message)
+    )
 for context in ("device", ["device"], 7, pd.Series(CONTEXT)):
-    REFUSED.append((f"context {context!r:.9}", {"context": context}, "context must give values by"))
+    REFUSED.append(
+        (
+            f"context {context!r:.9}",
+            {"request_features": context},
+            "request_features must give values by",
+        )
+    )
 for user in (*NO_IDS, "", *NO_USERS):
     no_id = "a user to remember must have an id"
     message = "ids and categories must be" if user in NO_USERS else no_id
@@ -73,12 +81,12 @@ for wrong, message in (
     ({"at_most": {"category": 0}}, "at_most of 'category' must be at least 1, got 0"),
     ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
     ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
-    ({"context": {}}, "context: expected a value of 'device'"),
+    ({"request_features": {}}, "request_features: expected a value of 'device'"),
 ):
-    call = partial(Ranker.recommend, **{"history": [], "context": CONTEXT} | wrong)
+    call = partial(Ranker.recommend, **{"history": [], "request_features": CONTEXT} | wrong)
     REFUSED.append((f"recommend with {wrong}", call, message))
 text = "history 2 of 2: history must be a list of ids, got the text 'pear'; give the"
-pair = partial(Ranker.recommend_many, histories=[[], "pear"], contexts=[CONTEXT] * 2)
+pair = partial(Ranker.recommend_many, histories=[[], "pear"], request_features=[CONTEXT] * 2)
 REFUSED.append(("many with a text", pair, text))
 rows = "history must be a list of ids, got csr_matrix <Compressed Sparse Row"
 REFUSED.append(("a sparse matrix", lambda r: r.recommend_many(TABLES[2]), rows))
@@ -118,8 +126,8 @@ def test_wrong_request_is_refused_alone(wrong, message, ranker):
 
 @pytest.mark.parametrize("kind", LISTS.values(), ids=LISTS)
 def test_ids_keep_their_scores_in_any_kind_of_list(kind, ranker):
-    expected = ranker.rank([PEAR, "fig"], IDS, context=CONTEXT)
-    found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
+    expected = ranker.rank([PEAR, "fig"], IDS, request_features=CONTEXT)
+    found = ranker.rank(kind([PEAR, "fig"]), kind(IDS), request_features=CONTEXT)
     assert found.ids == expected.ids
     assert found.scores.tolist() == expected.scores.tolist()
 

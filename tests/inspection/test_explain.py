@@ -65,8 +65,8 @@ def test_user_and_item_get_the_score_of_the_ranker(small, capfd):
     ranker = Ranker(small)
     context = {"device": "phone", "query": "q|r"}
     history = [PEAR, "back\\slash", "back\\slash"]
-    [score] = ranker.rank(history, [PEAR], user="Ann", context=context).scores
-    flags = ("--context", "device", "phone", "query", "q|r")
+    [score] = ranker.rank(history, [PEAR], user="Ann", request_features=context).scores
+    flags = ("--request-features", "device", "phone", "query", "q|r")
     text, notes = shown(capfd, small, "--user", "Ann", "--item", PEAR, *flags)
     heading = f"user Ann, item pear\\u000afig (fruit)\nclick probability {score:.4f} "
     assert f"{heading}(by counts, without reading the history, 0." in text
@@ -98,10 +98,12 @@ def test_ranking_of_a_user_has_the_items_in_the_order_of_the_ranker(tiny):
 
 
 def test_missing_context_and_unknown_users_are_noted(small, capfd):
-    text, notes = shown(capfd, small, "--user", "Bob", "--item", PEAR, "--context", "device", "tv")
+    text, notes = shown(
+        capfd, small, "--user", "Bob", "--item", PEAR, "--request-features", "device", "tv"
+    )
     assert "no behaviours: the history is empty" in text
-    assert "note: no value for query; set context with --context" in notes
-    assert "note: 1 context value did not occur in training" in notes
+    assert "note: no value for query; set it with --request-features" in notes
+    assert "note: 1 value of features did not occur in training" in notes
     _, notes = shown(capfd, small, "--user", "Cid", "--item", PEAR)
     assert "note: user Cid did not occur in training" in notes
 
@@ -117,7 +119,7 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
         (("--user", "u", "--item", "i2"), "--user 'u' does not exist"),
         (("--user", "u1", "--item", "i22"), "--item 'i22' does not exist"),
         (("--user", "u1", "--item", ""), "the folder has 11 items, such as 'i"),
-        (("--user", "u1", "--item", "i2", "--context", "hour", "3"), "no feature 'hour'"),
+        (("--user", "u1", "--item", "i2", "--request-features", "hour", "3"), "no feature 'hour'"),
         (
             ("--example", 1, "--out", "picture.jpg"),
             "picture.jpg cannot be written: expected the name of a .png",

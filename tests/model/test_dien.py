@@ -284,7 +284,7 @@ def test_weights_past_the_length_do_not_count(evolution: nn.Module | None) -> No
 SCHEMA = Schema(
     item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
     user=(Feature("user", "categorical", 3),),
-    context=(Feature("hour", "categorical", 24),),
+    request=(Feature("hour", "categorical", 24),),
 )
 CATEGORIES = {"category": jnp.zeros(9, int)}
 BATCH = example_batch(SCHEMA)
@@ -311,8 +311,8 @@ def test_the_click_model_refuses_missing_features_and_wrong_shapes(changes, mess
 
 
 def test_the_click_model_checks_its_inputs() -> None:
-    model, batch = ClickModel(ModelConfig(statistics=False), SCHEMA), BATCH._replace(context={})
-    with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
+    model, batch = ClickModel(ModelConfig(statistics=False), SCHEMA), BATCH._replace(columns={})
+    with pytest.raises(ValueError, match=r"batch\.columns: expected the features hour"):
         jax.eval_shape(model.init, jax.random.key(0), batch, FeatureTables(CATEGORIES, {}))
 
 

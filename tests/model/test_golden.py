@@ -81,7 +81,7 @@ def prepare(name: str, config: ModelConfig):
         user=inputs["uid"].astype(np.int32),
         label=inputs["target"][:, 0],
         weight=np.ones(size, np.float32),
-        context={},
+        columns={},
     )
     negatives = jnp.asarray(ids[2]) if name == "dien" else None
     params = jax.tree.map(jnp.asarray, params)

@@ -74,7 +74,7 @@ def test_impressions_carry_the_features_of_ads_users_and_places(alimama):
     assert "1 items of the impressions are not in ad_feature.csv" in summary
     assert "1 users of the impressions are not in user_profile.csv" in summary
     train, places, items = dataset.splits["train"], *map(dataset.vocabulary, ("pid", "item"))
-    shown = zip(train.item, train.context["pid"].values, strict=True)
+    shown = zip(train.item, train.columns["pid"].values, strict=True)
     assert {(items[item], places[place]) for item, place in shown} == {
         ("10", "4300"),
         ("11", "4301"),

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fast
 FEATURES = {"item_features": ["kind", "tags:multivalued", "price:numeric"], "user_features": "mood"}
 KINDS = {
     "interactions": FEATURES | {"negatives": 2, "split": "by-user"},
-    "impressions": FEATURES | {"label": "label", "context_features": ["slot:multivalued"]},
+    "impressions": FEATURES | {"label": "label", "request_features": ["slot:multivalued"]},
 }
 
 

@@ -115,7 +115,7 @@ def test_parquet_of_all_types_in_a_folder(both, tmp_path):
         user="user.of `it`",
         timestamp="at",
         item_features=("kind", "tags:multivalued", "price:numeric"),
-        context_features=("sale:numeric", "weight:numeric", "slot"),
+        request_features=("sale:numeric", "weight:numeric", "slot"),
         valid_share=0.2,
         test_share=0.2,
     )

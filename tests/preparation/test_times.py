@@ -78,9 +78,9 @@ def test_a_number_that_is_too_far_from_the_others_is_refused(tmp_path) -> None:
     options = impressions.ImpressionsOptions(
         file=write(tmp_path, header + "".join(lines)),
         out=tmp_path / "data",
-        context_features=("price:numeric",),
+        request_features=("price:numeric",),
     )
-    expected = r"--context-features price: 1e\+37 is too far from the oth"
+    expected = r"--request-features price: 1e\+37 is too far from the oth"
     with pytest.raises(UserError, match=expected):
         impressions.prepare(options)
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

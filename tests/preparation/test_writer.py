@@ -29,9 +29,9 @@ write = small_dataset.write.__wrapped__  # writes in the test itself, and copies
         ({"offsets": ints(0, 3, 2, 5)}, "offsets must not fall"),
         ({"timestamp": ints(9, 8, 7, 6, 5)}, "oldest first"),
         ({"timestamp": ints(1)}, "timestamp: expected 5 rows, got 1"),
-        ({"context": {}}, "context feature 'device' is missing"),
-        ({"context": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
-        ({"context": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
+        ({"columns": {}}, "feature 'device' is missing"),
+        ({"columns": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
+        ({"columns": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
     ],
 )
 def test_misuse_of_the_writer_is_refused_and_leaves_nothing(tmp_path, change, message) -> None:

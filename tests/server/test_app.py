@@ -52,7 +52,11 @@ def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None
 
 
 def test_a_list_is_the_rankers(server, ranker) -> None:
-    body = {"context": {"device": "desk", "query": ["q"]}, "history": [PEAR], "user": "Ann"}
+    body = {
+        "request_features": {"device": "desk", "query": ["q"]},
+        "history": [PEAR],
+        "user": "Ann",
+    }
     filters = {"n": 2, "exclude_history": False, "exclude": [SLASH] * 9, "at_most": {"category": 1}}
     in_floats = filters | {"n": 2.0, "at_most": {"category": 1.0}}
     limits = ({"kind": 1}, {"category": 2**31})
@@ -253,11 +257,13 @@ def test_requests_are_logged_as_json(server, monkeypatch, capsys) -> None:
 
 def test_metrics(server) -> None:
     def unknown() -> list[float]:
-        kinds = ("history", "candidate", "context")
+        kinds = ("history", "candidate", "value")
         return [server.metric("dien_unknown_ids_total", kind=kind) for kind in kinds]
 
     before, candidates = unknown(), server.metric("dien_candidates_total")
-    body = rank_body(history=["?", PEAR, "!"], context={"device": "fridge", "query": "q|?"})
+    body = rank_body(
+        history=["?", PEAR, "!"], request_features={"device": "fridge", "query": "q|?"}
+    )
     assert server.post("/v1/rank", body).status_code == 200
     assert np.subtract(unknown(), before).tolist() == [2, 1, 2]
     assert server.metric("dien_candidates_total") == candidates + 3
@@ -285,7 +291,7 @@ def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> N
     references = set(json.dumps(description).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
     assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
-    assert schemas["Context"]["required"] == ["device", "query"]
+    assert schemas["RequestFeatures"]["required"] == ["device", "query"]
     for path, methods in description["paths"].items():
         if "post" in methods:
             body = methods["post"]["requestBody"]["content"]["application/json"]["example"]
@@ -312,15 +318,15 @@ def test_request_types_of_all_feature_kinds() -> None:
     )
     options = ServerOptions(Path("run"), **LIMITS)
     reader = request_decoders(schema, options)["rank"]
-    body = b'{"candidates": [1], "context": {"price-class": %s}}'
-    assert reader.decode(body % b"1.5").context.f0 == 1.5
+    body = b'{"candidates": [1], "request_features": {"price-class": %s}}'
+    assert reader.decode(body % b"1.5").request_features.f0 == 1.5
     for wrong, error in ((b'"1.5"', "got `str`"), (b"1e39", "<= 3.4")):
         with pytest.raises(ValueError, match=error):
             reader.decode(body % wrong)
     bare = Schema(schema.item, schema.user)
     reader = request_decoders(bare, options)["rank"]
-    assert reader.decode(b'{"candidates": [1]}').context is None
-    assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
+    assert reader.decode(b'{"candidates": [1]}').request_features is None
+    assert reader.decode(b'{"candidates": [1], "request_features": {}}').candidates == [1]
 
 
 @pytest.mark.long
@@ -346,10 +352,10 @@ def test_a_newer_checkpoint_is_used_and_other_features_are_not(
     assert server.metric("dien_reloads_total", result="ok") == 1
 
     schema = server.current.served.ranker.schema
-    server.current.served.ranker.schema = dataclasses.replace(schema, context=())
+    server.current.served.ranker.schema = dataclasses.replace(schema, request=())
     assert not server.current.update(server.batcher, force=True)
     error = server.get("/readyz").json()["reload_error"]
-    assert error.startswith("requests have the context features none; the new model expects device")
+    assert error.startswith("requests have the features none; the new model expects device")
     served = server.current.served.ranker
     served.schema = dataclasses.replace(
         schema, item=(*schema.item, Feature("aisle", "categorical", size=2))
@@ -357,19 +363,19 @@ def test_a_newer_checkpoint_is_used_and_other_features_are_not(
     assert not server.current.update(server.batcher, force=True)
     error = server.get("/readyz").json()["reload_error"]
     assert error.startswith("at_most of requests may name aisle, which is no category")
-    served.schema = dataclasses.replace(schema, context=())
+    served.schema = dataclasses.replace(schema, request=())
     os.utime(copy / CONFIG_FILE)  # another version, which is refused once it is loaded
     capsys.readouterr()
     caplog.clear()
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert capsys.readouterr().err.count("loading") == 1
-    assert caplog.text.count("reload failed, model kept: requests have the context features") == 1
+    assert caplog.text.count("reload failed, model kept: requests have the features") == 1
     assert server.metric("dien_reloads_total", result="failed") == 4
     server.current._options = dataclasses.replace(server.options, accept_other_features=True)
     with caplog.at_level(logging.INFO, "dien_jax.server"):
         assert server.current.update(server.batcher, force=True)
-    line = "reloaded: checkpoint 2 of next2, written .*Z, is in use; context features .* none$"
+    line = "reloaded: checkpoint 2 of next2, written .*Z, is in use; request features .* none$"
     assert re.search(line, caplog.text, re.M)
     assert server.current.served.ranker.schema == schema
 

@@ -119,7 +119,7 @@ def broken(port: int, content: bytes, *, reset: bool) -> socket.socket:
 @pytest.mark.long
 def test_sigterm_stops_after_all_requests_are_answered(run, tmp_path) -> None:
     context = {"device": None, "query": None}
-    body = json.dumps({"candidates": [PEAR], "history": [], "context": context}).encode()
+    body = json.dumps({"candidates": [PEAR], "history": [], "request_features": context}).encode()
     head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
     flags = ("--max-candidates", "1", "--max-batch", "1", "--log-requests")
     with server_process(run, tmp_path / "log", flags=flags) as server:

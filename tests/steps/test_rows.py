@@ -75,8 +75,8 @@ def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
         ("user", "user"): {int(user) for user in users},
         ("user", "city"): of(of_users["city"], users),
         ("user", "likes"): of(of_users["likes"], users),
-        ("context", "device"): of(batch.context["device"], every),
-        ("context", "words"): of(batch.context["words"], every),
+        ("context", "device"): of(batch.columns["device"], every),
+        ("context", "words"): of(batch.columns["words"], every),
     }
 
 
@@ -155,7 +155,7 @@ def everything(seed: int) -> Batch:
     return batch._replace(
         item=order,
         user=order % USERS,
-        context=batch.context
+        columns=batch.columns
         | {"device": order % 7, "words": MultiValued(words, np.full(ITEMS, 4, np.int32))},
     )
 
@@ -211,7 +211,7 @@ def compiled_for_many_rows(update: str) -> jax.stages.Compiled:
     sampler = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS,), leaf.dtype), sampler)
     arrays = Tables(FeatureTables({"tags": tags}, {}), sampler)
     step = make_train_step(config, schema, 10)
-    return step.lower(state, arrays, batch_of(0)._replace(context={})).compile()
+    return step.lower(state, arrays, batch_of(0)._replace(columns={})).compile()
 
 
 @pytest.mark.parametrize("update", ["dense", "lazy_adam"])

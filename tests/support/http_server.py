@@ -92,7 +92,12 @@ class Server:
 
 
 def rank_body(**changes: Any) -> dict[str, Any]:
-    body = {"history": [PEAR], "candidates": [SLASH, PEAR, 17.0], "user": "Ann", "context": CONTEXT}
+    body = {
+        "history": [PEAR],
+        "candidates": [SLASH, PEAR, 17.0],
+        "user": "Ann",
+        "request_features": CONTEXT,
+    }
     return {name: value for name, value in (body | changes).items() if value is not ...}
 
 
@@ -101,13 +106,13 @@ def check_ranking(answer, expected) -> None:
     ranking = answer.json()
     assert ranking["ids"] == expected.ids
     np.testing.assert_allclose(ranking["scores"], expected.scores, **TOLERANCE)
-    names = ("unknown_history", "unknown_candidates", "unknown_context")
+    names = ("unknown_history", "unknown_candidates", "unknown_values")
     assert tuple(ranking[name] for name in names) == expected[2:]
 
 
 def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
     candidates = [17 if item == 17 else item for item in body["candidates"]]
-    return ranker.rank(body["history"], candidates, body["user"], body["context"])
+    return ranker.rank(body["history"], candidates, body["user"], body["request_features"])
 
 
 def save_step(run: Path, step: int) -> None:

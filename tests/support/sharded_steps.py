@@ -33,7 +33,7 @@ SCHEMA = Schema(
         Feature("city", "categorical", 9),
         Feature("likes", "multivalued", 20, max_values=2),
     ),
-    context=(
+    request=(
         Feature("device", "categorical", 7),
         Feature("words", "multivalued", 25, max_values=4),
         Feature("hour", "numeric", mean=0.0, deviation=1.0),
@@ -42,7 +42,7 @@ SCHEMA = Schema(
 TABLES_OF_VECTORS = 3
 TABLES = {
     (group, feature.name)
-    for group in ("item", "user", "context")
+    for group in ("item", "user", "request")
     for feature in getattr(SCHEMA, group)
     if feature.kind != "numeric"
 }
@@ -84,7 +84,7 @@ def batch_of(seed: int, size: int = SIZE, steps: int = STEPS) -> Batch:
         user=rng.integers(0, USERS // 2, size).astype(np.int32),
         label=rng.integers(0, 2, size).astype(np.float32),
         weight=np.ones(size, np.float32),
-        context={
+        columns={
             "device": rng.integers(0, 4, size).astype(np.int32),
             "words": several(rng, 12, size, 4),
             "hour": rng.normal(size=size).astype(np.float32),
@@ -143,7 +143,7 @@ def run(
 ) -> Ended:
     """Take the steps; ``one_item`` is the only auxiliary negative there is, if true.
 
-    Items, users, tags and words are split: ids, and several values of items and of the context. The
+    Items, users, tags and words are split: ids, and several values of items and of the request. The
     more tables are split, the longer the step of eight devices compiles.
     """
     popularity = np.eye(ITEMS)[7] if one_item else np.arange(ITEMS) % 7

@@ -26,7 +26,7 @@ SCHEMA = Schema(
         Feature("user", "categorical", size=3),
         Feature("words", "multivalued", size=2, max_values=3),
     ),
-    context=(
+    request=(
         Feature("device", "categorical", size=3),
         Feature("query", "multivalued", size=4, max_values=2),
     ),
@@ -34,7 +34,7 @@ SCHEMA = Schema(
 ITEMS = ["", "pear\nfig", "back\\slash", "\u2028\x00\ud800"]
 PEAR, SLASH, ODD = ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
-"""Values of the context of a request."""
+"""Values of the features of a request."""
 
 
 def ints(*values: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def write(path: Path, **changes: Any) -> Path:
         "group": ints(0, 0, 1, 2),
         "item": ints(2, 3, 1, 0),
         "label": ints(1, 0, 1, 0),
-        "context": {
+        "columns": {
             "device": Column(ints(0, 1, 2, 1), None),
             "query": Column(ints(1, 2, 3, 0), ints(0, 3, 3, 4, 4)),
         },

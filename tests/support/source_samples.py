@@ -235,7 +235,7 @@ SHOWN = "user,item,label,slot,timestamp\n" + "".join(
 )
 IMPRESSIONS = Sample(
     lambda folder, **changes: impressions.ImpressionsOptions(
-        **{"file": folder / "log.csv", "context_features": ("slot",)} | changes
+        **{"file": folder / "log.csv", "request_features": ("slot",)} | changes
     ),
     impressions.prepare,
     {"log.csv": SHOWN},

@@ -106,7 +106,7 @@ def of_every_column(kind: str, file: Path, out: Path, **settings: Any) -> Any:
     if kind == "impressions":
         settings.pop("max_examples", None)
         context = ("slot:multivalued", "price:numeric", "mood:categorical", "weight:numeric")
-        settings |= {"item_features": item, "context_features": context}
+        settings |= {"item_features": item, "request_features": context}
         return impressions.ImpressionsOptions(file=file, out=out, **settings)
     user = ("mood:categorical", "weight:numeric")
     settings |= {"item_features": (*item, "price:numeric"), "user_features": user}

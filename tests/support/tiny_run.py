@@ -248,7 +248,7 @@ def write_grown(path: Path, before: Dataset) -> Path:
         popularity=popularity,
         splits={
             split: examples._replace(
-                user=rows["user"][examples.user], item=rows["item"][examples.item], context={}
+                user=rows["user"][examples.user], item=rows["item"][examples.item], columns={}
             )
             for split, examples in before.splits.items()
         },
@@ -282,7 +282,7 @@ def batch_of(steps: int, size: int = 16, seed: int = 0) -> Batch:
         user=np.zeros(size, np.int32),
         label=(item % 4 == last % 4).astype(np.float32),
         weight=np.ones(size, np.float32),
-        context={},
+        columns={},
     )
 
 

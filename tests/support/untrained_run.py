@@ -92,13 +92,13 @@ def check_ranking(model: TrainedModel, split: str = "test", most: int = 5) -> np
     """Rankings of some examples have the scores of an evaluation, which are returned."""
     dataset, scores = model.dataset, score_split(model, split).scores
     examples, items = dataset.splits[split], dataset.vocabulary("item")
-    names = {feature: dataset.vocabulary(feature) for feature in examples.context}
+    names = {feature: dataset.vocabulary(feature) for feature in examples.columns}
     ranker = Ranker(model)
     for row in range(min(most, len(scores))):
         start, end = dataset.event_offsets[examples.sequence[row]], examples.history_end[row]
         history = [items[item] for item in dataset.event_item[start:end]]
         context: dict[str, object] = {}
-        for feature, (values, offsets) in examples.context.items():
+        for feature, (values, offsets) in examples.columns.items():
             places = values[row : row + 1] if offsets is None else values[slice(*offsets[row:][:2])]
             texts = [names[feature][value] or "never seen" for value in places]
             context[feature] = texts[0] if offsets is None else texts

@@ -14,8 +14,7 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data import value_text
 from dien_jax.data.arrays import ArrayFile
-from dien_jax.data.value_text import LIKELY_MILLISECONDS, SHOWN, Clock
-from dien_jax.data.vocabularies import LARGEST_NUMBER
+from dien_jax.data.value_text import LARGEST_NUMBER, LIKELY_MILLISECONDS, SHOWN, Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.memory import PART_EVENTS, divide
@@ -45,7 +44,7 @@ class Events(NamedTuple):
     features: Features
     users: Table  # table position (the sequence), raw, rows, user features and varies
     items: Table  # table position (the item's number), raw, rows, item features and varies
-    rows: Table  # table position (the event), code (the item), time, line and context features
+    rows: Table  # table position (the event), code (the item), time, line and features of rows
     clean: Table  # table line, user, item, time and item and user features
     num_items: int
     times: tuple[int, int]  # first and last time
@@ -118,8 +117,8 @@ def load_events(workspace: Workspace, source: SourceLog, options: LogOptions) ->
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
         rows = rows.join(items.select(item="raw", code="position"), "item")
         label = ["label"] if "label" in log.rows.columns else []
-        contexts = [feature.alias for feature in features.context]
-        rows = rows.select("sequence", "code", "time", "line", *label, *contexts)
+        given = [feature.alias for feature in features.given]
+        rows = rows.select("sequence", "code", "time", "line", *label, *given)
         rows = workspace.store_ordered("events", rows, ["sequence", "time", "line"])
         if not workspace.count(rows):
             raise UserError(f"{log.file}: nothing is left to prepare")

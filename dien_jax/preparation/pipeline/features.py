@@ -14,9 +14,8 @@ from ibis.expr.types import Table
 
 from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column, chunks
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import Feature
-from dien_jax.data.value_text import too_far
-from dien_jax.data.vocabularies import LARGEST_NUMBER
+from dien_jax.data.schema import GROUPS, Feature
+from dien_jax.data.value_text import LARGEST_NUMBER, too_far
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
 from dien_jax.preparation.pipeline.events import Events, count_events, training_values
@@ -61,7 +60,7 @@ class Vocabulary(NamedTuple):
 
 
 class EncodedFeature(NamedTuple):
-    """A feature and its :class:`Column` in files; that of context is over all rows of a log."""
+    """A feature and its :class:`Column` in files, of all rows of a log for requests and events."""
 
     feature: Feature
     values: ArrayFile
@@ -80,7 +79,7 @@ class Encoder:
     """Encoder of the raw ids and feature values of a log as rows of vocabularies.
 
     Values with fewer occurrences in training than ``options.min_count`` share the unknown row.
-    Context features count once for each row that training sees. A split without training rows, or
+    Features of rows count once for each row that training sees. A split without training rows, or
     ``min_count`` without items, is a ``UserError``. ``counts`` is of :func:`count_events`;
     ``notes`` are lines for the user.
     """
@@ -112,12 +111,13 @@ class Encoder:
         lists are reported on standard error.
         """
         events = self.events
-        encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
+        encoded: dict[str, list[EncodedFeature]] = {}
         for group, columns in events.features.groups.items():
+            encoded[group] = []
             if not columns:
                 continue
             with stage(f"encoding {group} features"):
-                if group == "context":
+                if GROUPS[group].source == "given":
                     table = events.rows
                     counts = np.concatenate([self._split.marks(p).seen for p in events.parts()])
                 else:

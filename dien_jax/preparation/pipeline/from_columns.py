@@ -8,6 +8,7 @@ So embedding rows of a model trained on the old folder keep their meaning.
 from typing import Any
 
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.schema import GROUPS, listed
 from dien_jax.errors import UserError
 from dien_jax.preparation.logs import SourceLog
 from dien_jax.preparation.options import EXAMPLE_SETTINGS, ColumnOptions, LogForm
@@ -62,9 +63,8 @@ def _open_extended(options: ColumnOptions, source: str) -> Dataset | None:
         raise UserError(f"{flag}: expected a folder made by prepare {maker}")
     settings = made_by.get(SETTINGS, {})
     for group, columns in options.features().groups.items():
-        given = " ".join(f"{column.name}:{column.kind}" for column in columns) or "none"
-        features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
-        expected = " ".join(f"{feature.name}:{feature.kind}" for feature in features) or "none"
+        given, features = listed(columns), getattr(dataset.schema, group)
+        expected = listed(features[1:] if GROUPS[group].source == "id" else features)
         if given != expected:
             must = f"--{group}-features must be those of that folder, {expected}, got {given}"
             raise UserError(f"{flag}: {must}")

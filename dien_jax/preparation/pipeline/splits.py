@@ -124,15 +124,16 @@ def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: i
     return sides
 
 
-def histories(part: EventPart) -> tuple[EventPart, np.ndarray]:
-    """Return the events that histories consist of, and the end of each row's history among them.
+def histories(part: EventPart) -> tuple[EventPart, np.ndarray, np.ndarray]:
+    """Return the events that histories consist of, their rows, and the ends of histories.
 
-    These are all events, or the clicks (rows of label 1); ends are int64 ``[e]``. The history of an
+    These are all events, or the clicks (rows of label 1); rows are integers. Ends are int64
+    ``[e]``: that of each row's history among these events. The history of an
     impression is the clicks of its sequence at strictly earlier times, so a click is never in the
     history of another row of its request.
     """
     if part.label is None:
-        return part, np.arange(len(part.item))
+        return part, np.arange(len(part.item)), np.arange(len(part.item))
     click = np.flatnonzero(part.label)
     before = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
     clicks = part._replace(
@@ -142,7 +143,8 @@ def histories(part: EventPart) -> tuple[EventPart, np.ndarray]:
         offsets=before[part.offsets],
     )
     request = np.flatnonzero(_request_starts(part))
-    return clicks, np.repeat(before[request], np.diff(np.append(request, len(part.item))))
+    ends = np.repeat(before[request], np.diff(np.append(request, len(part.item))))
+    return clicks, click, ends
 
 
 def _read_times(options: LogOptions, events: "Events") -> dict[str, int]:

@@ -71,14 +71,19 @@ def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[st
         for part in events.parts():
             users = part.sequences.stop
             writer.groups(itertools.islice(raw_users, users - part.first_sequence))
-            history, ends = histories(part)
+            history, chosen, ends = histories(part)
             order.add(history)
-            writer.events(row_of[history.item], history.timestamp, history.offsets + first)
+            start, stop = part.first_event, part.first_event + len(part.item)
+            of_request, of_event = (
+                {entry.feature.name: entry.read(start, stop) for entry in encoded[group]}
+                for group in ("request", "event")
+            )
+            columns = {name: column.take(chosen) for name, column in of_event.items()}
+            offsets = history.offsets + first
+            writer.events(row_of[history.item], history.timestamp, offsets, columns)
             sides = split.sides(part)
             lengths = ends - history.offsets[part.sequence]
             draw = None if negatives is None else negatives.of_part(part)
-            stop = part.first_event + len(part.item)
-            columns = {e.feature.name: e.read(part.first_event, stop) for e in encoded["context"]}
             for side, name in enumerate(SPLITS):
                 row = np.flatnonzero(sides == side)
                 item = part.item[row]
@@ -87,8 +92,8 @@ def write_log(options: LogOptions, events: Events, source: SourceLog) -> list[st
                     row, item, label = draw(row, side)
                 sequence = part.sequence[row] + np.int32(part.first_sequence)
                 user, end = encoder.users.row_of[sequence], ends[row] + first
-                context = {name: column.take(row) for name, column in columns.items()}
-                examples = Examples(sequence, end, user, sequence, row_of[item], label, context)
+                given = {name: column.take(row) for name, column in of_request.items()}
+                examples = Examples(sequence, end, user, sequence, row_of[item], label, given)
                 writer.examples(name, examples)
                 summaries[name].add(examples, lengths[row])
             first += len(history.item)

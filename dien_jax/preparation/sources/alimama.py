@@ -38,7 +38,7 @@ _PROFILE = (
 FEATURES = Features(
     item=feature_columns("--from", _AD.split()),
     user=feature_columns("--from", _PROFILE.split()),
-    context=feature_columns("--from", ["pid"]),
+    request=feature_columns("--from", ["pid"]),
 )
 
 
@@ -90,7 +90,7 @@ def _read(workspace: "Workspace", options: AlimamaOptions) -> SourceLog:
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
 
     columns = {"user": "user", "item": "adgroup_id", "timestamp": "time_stamp", "label": "clk"}
-    columns |= {column.alias: column.name for column in FEATURES.context}
+    columns |= {column.alias: column.name for column in FEATURES.request}
     log = read(files[0], columns)
     rows = log.rows
     for key, file in zip(descriptions, files[1:], strict=True):

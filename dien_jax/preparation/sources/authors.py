@@ -195,7 +195,7 @@ class _Log:
                 columns["label"].append(label == "1")
         arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
         ends = np.array(self.offsets)[arrays["sequence"] + 1]
-        return Examples(history_end=ends, user=arrays["group"], context={}, **arrays)
+        return Examples(history_end=ends, user=arrays["group"], columns={}, **arrays)
 
 
 def _by_index(index: dict[str, int]) -> list[str]:

@@ -17,8 +17,6 @@ class ImpressionsOptions(ColumnOptions):
     split: SplitPolicy = "by-time"
     label: str = "label"
     """Column of the label: 1 for a click, 0 for none."""
-    context_features: tuple[str, ...] = ()
-    """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
 
     def log_columns(self) -> dict[str, LogColumn]:
         return super().log_columns() | {"label": LogColumn(self.label, "--label", "numeric")}
