@@ -95,8 +95,8 @@ def make_internals_step(config: ModelConfig, schema: Schema) -> Callable[..., di
         attention: Any = output.attention
         measures = {} if attention is None else {"attention": attention}
         if "extractor_gate" in names:
-            items = jnp.asarray(batch.history)
-            history: Any = model.apply(variables, items, features, method="embed_items")
+            events = jnp.asarray(batch.history), batch.columns, features
+            history: Any = model.apply(variables, *events, method="embed_history")
             measures["extractor_gate"] = mean_gate("extractor", history)
         if "update_gate" in names:
             x = output.interest_states

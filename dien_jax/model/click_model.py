@@ -164,7 +164,7 @@ class ClickModel(nn.Module):
             sampled, _ = self._embed(batch, negatives, tables)  # [B, S, K, D]
             sampled = jnp.moveaxis(sampled, 2, 0)
             if events is not None:  # of the true event: they must not tell it from a negative
-                sampled = sampled + events[:, 1:]
+                sampled = sampled + events[None, :, 1:]
             is_negative = jnp.moveaxis(negatives, -1, 0) != jnp.asarray(batch.history)[None, :, 1:]
         output = self.network(
             history,

@@ -51,7 +51,7 @@ def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) 
 def test_data_of_another_schema_does_not_fit(data: Path) -> None:
     dataset = open_dataset(data)
     schema = dataclasses.replace(dataset.schema, item=dataset.schema.item[:1])
-    with pytest.raises(UserError, match="does not fit the run: expected the item features item .categorical., c"):
+    with pytest.raises(UserError, match="the run: expected the item features item "):
         new_run(data).check_fits(dataclasses.replace(dataset, schema=schema))
 
 
