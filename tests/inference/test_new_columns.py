@@ -220,7 +220,7 @@ def test_tables_lists_and_explain_read_the_events_of_the_folder(folder: Path, ca
         capsys.readouterr()
         assert explain.main([str(folder / "run"), *flags]) == 0
         shown = ranker.rank(history, [item], user=user, request_features={"device": "phone"})
-        assert f"{shown.scores[0]:.3f}"[1:] in capsys.readouterr().out
+        assert f"{shown.scores[0]:.4f}" in capsys.readouterr().out
 
 
 def test_wrong_features_of_events_are_refused(folder: Path) -> None:
