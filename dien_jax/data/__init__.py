@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dien_jax.data.arrays import Column, Examples
+    from dien_jax.data.arrays import Examples
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader, evaluation_loader
-    from dien_jax.data.schema import Feature, MultiValued, Schema
+    from dien_jax.data.schema import Column, Feature, MultiValued, Schema
     from dien_jax.data.tables import Batch, FeatureTables, example_batch
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.data.schema import Column
 from dien_jax.errors import UserError, failing, reading, suggestion
 from dien_jax.utils.files import MAPPED
 
@@ -217,33 +218,6 @@ class ArrayFile:
                 taken[order[begin:end]] = entries[ordered[begin:end]]
                 release(entries)
         return taken
-
-
-class Column(NamedTuple):
-    """Values of one feature for some rows.
-
-    Attributes:
-      values: int32 (categorical, multi-valued) or float32 (numeric): ``[rows]``, or the values of
-        all rows in sequence when multi-valued; float32 ``[rows, L]`` for vectors.
-      offsets: int64 ``[rows + 1]`` when multi-valued: row k has ``values[offsets[k] :
-        offsets[k + 1]]``; None otherwise.
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray | None
-
-    def take(self, rows: np.ndarray) -> "Column":
-        """Return some rows, integers ``[R]``; row -1 is missing: value 0, or no values."""
-        missing = rows < 0
-        if self.offsets is None:
-            values = self.values[rows]
-            values[missing] = 0
-            return Column(values, None)
-        first = np.where(missing, 0, self.offsets[rows])
-        count = np.where(missing, 0, self.offsets[rows + 1] - self.offsets[rows])
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
-        places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], count)
-        return Column(self.values[places], offsets)
 
 
 class Examples(NamedTuple):

@@ -32,10 +32,10 @@ import jax
 import numpy as np
 
 from dien_jax.data import arrays, metadata, statistics_files
-from dien_jax.data.arrays import Column, Examples, FolderFiles, Splits, chunks
+from dien_jax.data.arrays import Examples, FolderFiles, Splits, chunks
 from dien_jax.data.kinds import KINDS, padded_columns
 from dien_jax.data.metadata import SPLITS, Counts, check_lines, read_values
-from dien_jax.data.schema import EXAMPLE_COLUMNS, UNKNOWN, Feature, FeatureValues, Schema
+from dien_jax.data.schema import EXAMPLE_COLUMNS, UNKNOWN, Column, Feature, FeatureValues, Schema
 from dien_jax.data.statistics_files import FACTORS, STATISTICS, Statistics
 from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError

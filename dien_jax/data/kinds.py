@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from dien_jax.data import arrays, value_text
-from dien_jax.data.arrays import Check, Column
-from dien_jax.data.schema import UNKNOWN, Feature, FeatureValues, Kind, MultiValued
+from dien_jax.data.arrays import Check
+from dien_jax.data.schema import UNKNOWN, Column, Feature, FeatureValues, Kind, MultiValued
 from dien_jax.data.value_text import LARGEST_NUMBER, SPACE, as_text, digits_of, number_of
 from dien_jax.errors import UserError
 

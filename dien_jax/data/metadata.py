@@ -150,8 +150,9 @@ def schema_from_json(values: Any, source: Source) -> Schema:
 
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:
-    """Return the schema in the form of ``meta.json``: lists of features by group, without None."""
+    """Return the schema in the form of ``meta.json``: lists of features by group, none empty."""
     return {
         group: [{k: v for k, v in feature.items() if v is not None} for feature in features]
         for group, features in dataclasses.asdict(schema).items()
+        if features
     }

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from dien_jax.data.arrays import Column
 from dien_jax.errors import UserError
 
 Array = jax.Array | np.ndarray  # on the device, or on the host
@@ -76,6 +75,33 @@ TAKEN = {
     "candidate": (*EXAMPLE_COLUMNS,),
 }
 """Names that features of a group cannot have: other columns in the same folder."""
+
+
+class Column(NamedTuple):
+    """Values of one feature for some rows.
+
+    Attributes:
+      values: int32 (categorical, multi-valued) or float32 (numeric): ``[rows]``, or the values of
+        all rows in sequence when multi-valued; float32 ``[rows, L]`` for vectors.
+      offsets: int64 ``[rows + 1]`` when multi-valued: row k has ``values[offsets[k] :
+        offsets[k + 1]]``; None otherwise.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> "Column":
+        """Return some rows, integers ``[R]``; row -1 is missing: value 0, or no values."""
+        missing = rows < 0
+        if self.offsets is None:
+            values = self.values[rows]
+            values[missing] = 0
+            return Column(values, None)
+        first = np.where(missing, 0, self.offsets[rows])
+        count = np.where(missing, 0, self.offsets[rows + 1] - self.offsets[rows])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+        places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], count)
+        return Column(self.values[places], offsets)
 
 
 @dataclass(frozen=True)

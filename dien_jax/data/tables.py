@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.data.kinds import KINDS
 from dien_jax.data.schema import GROUPS, Array, Feature, FeatureValues, Schema
 
 OWN_VALUE, OWN_PAIR = 1, 2
@@ -141,6 +140,8 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
     >>> example_batch(open_dataset("data").schema, batch_size=4, steps=8).history.shape
     (4, 8)
     """
+    from dien_jax.data.kinds import KINDS  # imported here: a model reads no files
+
     history = np.zeros((batch_size, steps), np.int32)
     ids, numbers = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
     features = batch_features(schema, batch_size, steps)

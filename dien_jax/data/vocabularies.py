@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data import value_text
-from dien_jax.data.arrays import Column, chunks
+from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.kinds import KINDS, Encoded
 from dien_jax.data.metadata import repeated
-from dien_jax.data.schema import UNKNOWN, Feature, Schema
+from dien_jax.data.schema import UNKNOWN, Column, Feature, Schema
 from dien_jax.data.value_text import SEPARATOR, SPACE, Clock, as_text
 from dien_jax.errors import UserError, suggestion
 

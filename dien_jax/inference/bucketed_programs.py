@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.kinds import blank_values, padded_columns
-from dien_jax.data.schema import UNKNOWN, FeatureValues
+from dien_jax.data.schema import UNKNOWN, Column, FeatureValues
 from dien_jax.errors import require_unforked
 from dien_jax.inference.loaded_model import LoadedModel
 from dien_jax.steps.placement import placed_like

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dien_jax.data.arrays import Column, Examples, joined_columns
+from dien_jax.data.arrays import Examples, joined_columns
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import UNKNOWN, Schema, listed
+from dien_jax.data.schema import UNKNOWN, Column, Schema, listed
 from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError

@@ -213,7 +213,7 @@ class ColumnOptions(LogOptions):
         for group, column in of_group:
             name, problem = column.name.lower(), ""
             if name in taken or name in TAKEN.get(group, ()):
-                by = taken.get(name, f"another column of every {OF_ROWS[group]}")
+                by = taken.get(name) or f"another column of every {OF_ROWS[group]}"
                 problem = f"that name is taken by {by}, ignoring case; rename the column"
             elif flags.get(name) == "--label":
                 problem = "that column is the label, which a model must not see"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data import metadata
-from dien_jax.data.arrays import Column, Examples, chunks
+from dien_jax.data.arrays import Examples, chunks
 from dien_jax.data.dataset import open_folder
 from dien_jax.data.kinds import KINDS
 from dien_jax.data.metadata import SPLITS, Counts
-from dien_jax.data.schema import EXAMPLE_COLUMNS, Feature, Schema
+from dien_jax.data.schema import EXAMPLE_COLUMNS, Column, Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.counting import count_features

@@ -143,6 +143,9 @@ def _connect(config: DistributedConfig) -> None:
             raise UserError(problem) from error
     print_as_process(index())
     _say_when_aborted("another process of the run has ended; the lines above say which", LOST)
+    if jax.default_backend() == "cpu":
+        # JAX 0.12.1 waits forever in a step of several processes that it loads from the cache.
+        jax.config.update("jax_enable_compilation_cache", False)
     check_counts()
     agree({"the version of jax": jax.__version__, "that of jaxlib": version("jaxlib")})
     numbers = sorted({len(jax.local_devices(process)) for process in range(count())})

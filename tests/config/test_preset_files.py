@@ -55,7 +55,7 @@ def test_written_file_reads_back(tmp_path) -> None:
 def test_config_of_a_run_is_a_preset_file(preset, warm_start, expected, tmp_path) -> None:
     config = with_settings(PRESETS["authors"], {"train.epochs": 7})
     feature = {"kind": "categorical", "size": 2}
-    schema = {name: [feature | {"name": name}] for name in ("item", "user")} | {"context": []}
+    schema = {name: [feature | {"name": name}] for name in ("item", "user")} | {"request": []}
     about = {"preset": preset, "seed": 5, "data": "/data", "data_digest": "0", "schema": schema}
     about |= {"versions": {"jax": "0"}, "vocabularies": {}, "tables": {}, "warm_start": warm_start}
     run = Run(config=config, **about)

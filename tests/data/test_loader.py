@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from support.programs import forked
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import ORDERS, SORT_BUFFER, Loader, evaluation_loader
-from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.schema import Column, Feature, MultiValued, Schema
 
 pytestmark = pytest.mark.fast
 

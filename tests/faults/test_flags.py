@@ -155,7 +155,8 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ),
         ("--extend=nowhere",): "--extend: dataset folder nowhere does not exist",
         ("--item-features", *FEW, "--extend=data"): THAT_OF.format(
-            "--item-features", f"{' '.join(FEW)} tags:multivalued, got {' '.join(FEW)}"
+            "--item-features",
+            r"category \(c.*\), price \(numeric\), tags .*, got category .*, price \(numeric\)$",
         ),
         ("--timestamp=price", *EXTEND): THAT_OF.format("--timestamp", "'timestamp', got 'price'"),
         ("--split=by-user", *EXTEND): THAT_OF.format("--split", "'last-event', got 'by-user'"),

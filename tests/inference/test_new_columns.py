@@ -10,9 +10,8 @@ from support.http_server import Server
 from support.tiny_run import light_config
 
 from dien_jax import Ranker, explain, fit, load_run, make_dataset, score_split
-from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.schema import COMPUTED, Feature
+from dien_jax.data.schema import COMPUTED, Column, Feature
 from dien_jax.errors import UserError
 from dien_jax.inference import export_run, list_for_users, score_requests
 from dien_jax.preparation.writer import DatasetWriter

@@ -16,9 +16,9 @@ from support.small_dataset import contents
 from support.tiny_logs import PREPARE, SPLITS, log_of, of_every_column, old_and_new, opened, write
 
 from dien_jax.data import arrays
-from dien_jax.data.arrays import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS as NAMES
+from dien_jax.data.schema import Column
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.sources import impressions, interactions

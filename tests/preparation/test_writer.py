@@ -11,7 +11,7 @@ import pytest
 from support import small_dataset
 from support.small_dataset import SCHEMA, contents, ints, leftovers
 
-from dien_jax.data.arrays import Column
+from dien_jax.data.schema import Column
 from dien_jax.errors import UserError
 from dien_jax.preparation.writer import DatasetWriter
 

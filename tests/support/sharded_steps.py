@@ -10,7 +10,7 @@ import numpy as np
 
 from dien_jax.config.presets import with_settings
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.schema import GROUPS, Feature, MultiValued, Schema
 from dien_jax.data.tables import Batch, FeatureTables
 from dien_jax.devices import Placement
 from dien_jax.steps.negatives import make_sampler
@@ -41,9 +41,9 @@ SCHEMA = Schema(
 )
 TABLES_OF_VECTORS = 3
 TABLES = {
-    (group, feature.name)
-    for group in ("item", "user", "request")
-    for feature in getattr(SCHEMA, group)
+    (GROUPS[group].parameters, feature.name)
+    for group, features in SCHEMA.groups()
+    for feature in features
     if feature.kind != "numeric"
 }
 

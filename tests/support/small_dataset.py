@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.arrays import Column, Examples
+from dien_jax.data.arrays import Examples
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import Column, Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 
 SCHEMA = Schema(

@@ -280,15 +280,22 @@ def test_a_model_of_other_parameters_is_refused_by_its_setting(changes, expected
         warm_start._check_settings(ModelConfig(), ModelConfig(**changes))
 
 
-def test_data_of_other_features_is_refused(tiny):
+def test_data_of_other_features_is_refused(tiny, monkeypatch):
     number = Feature("price", "numeric", mean=1.0, deviation=2.0)
-    with_price = Schema((*tiny.old.schema.item, number), tiny.old.schema.user)
-    with pytest.raises(UserError, match=r"must have the item features of the run, item \(categ"):
-        warm_start._check_features(with_price, tiny.new)
-    otherwise = dataclasses.replace(number, mean=1.5)
-    changed = Schema((*tiny.old.schema.item, otherwise), tiny.old.schema.user)
-    with pytest.raises(UserError, match="must standardise 'price' as the run's data does, with"):
-        warm_start._check_features(with_price, dataclasses.replace(tiny.new, schema=changed))
+
+    def with_feature(data: Dataset, feature: Feature) -> Dataset:
+        schema = Schema((*data.schema.item, feature), data.schema.user)
+        return dataclasses.replace(data, schema=schema)
+
+    with_price = with_feature(tiny.old, number)
+    otherwise = with_feature(tiny.new, dataclasses.replace(number, mean=1.5))
+    config = Run.load(tiny.run).config
+    monkeypatch.setattr(Run, "open_data", lambda *_: with_price)
+    with pytest.raises(UserError, match=r"does not fit the run: expected the item features item"):
+        warm_start.load_source(tiny.run, tiny.new, config)
+    expected = "item feature 'price' had deviation 2.0, mean 1.0 in training, found .*--extend"
+    with pytest.raises(UserError, match=expected):
+        warm_start.load_source(tiny.run, otherwise, config)
 
 
 def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd):

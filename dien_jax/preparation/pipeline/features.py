@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, Column, chunks
+from dien_jax.data.arrays import CHUNK_ROWS, ArrayFile, chunks
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import GROUPS, Feature
+from dien_jax.data.schema import GROUPS, Column, Feature
 from dien_jax.data.value_text import LARGEST_NUMBER, too_far
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn, LogOptions
