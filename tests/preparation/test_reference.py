@@ -237,14 +237,18 @@ def check_features(found: Dataset, expected: Reference, old: Dataset | None) -> 
                 assert column[row] == (pytest.approx(wanted, abs=1e-6) if is_number else wanted)
     counts = Counter(row.line for row in expected.seen)
     of_rows = [counts[row.line] for row in expected.rows]
-    for feature in found.schema.request:
+    for feature in found.schema.given:
         is_number = feature.kind == "numeric"
         cells = [row.cells[feature.name] for row in expected.rows]
         encoded = expected.column(feature.name, feature.kind, cells, of_rows, found)
-        for name in NAMES:
-            sides = [expected.side[row.line] == name for row in expected.rows]
-            wanted = list(compress(encoded, sides))
-            column = cells_of(found.splits[name].columns[feature.name])
+        parts = {name: found.splits[name].columns for name in NAMES}
+        kept = {name: [expected.side[row.line] == name for row in expected.rows] for name in NAMES}
+        if feature in found.schema.event:
+            parts = {"events": found.events}
+            kept = {"events": [row.label or not expected.clicks for row in expected.rows]}
+        for name, columns in parts.items():
+            wanted = list(compress(encoded, kept[name]))
+            column = cells_of(columns[feature.name])
             assert column == (pytest.approx(wanted, abs=1e-6) if is_number else wanted)
 
 

@@ -83,7 +83,8 @@ def log_of(path: Path) -> Path:
     Its rows are in no order, and all have one weight.
     """
     random = np.random.default_rng(0)
-    header, lines = "user,item,kind,tags,price,slot,mood,timestamp,label,weight", list[str]()
+    header = "user,item,kind,tags,price,slot,mood,timestamp,label,weight,device,seen,stay"
+    lines = list[str]()
     for user in range(30):
         count = 60 if user == 7 else int(random.integers(1, 9))
         for time in random.integers(0, 100, count):
@@ -93,7 +94,9 @@ def log_of(path: Path) -> Path:
             price = price if share < 0.2 else f"{random.normal():.3f}"
             slot = "|".join(f"s{slot}" for slot in random.integers(0, 5, random.integers(0, 4)))
             fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
-            lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)), "2.5")))
+            label, parts = str(int(random.random() < 0.4)), (f"p{part}" for part in range(time % 4))
+            of_event = f"d{(time + user) % 5}", "|".join(parts), str(time % 7 or "")
+            lines.append(",".join((*fields, str(time), label, "2.5", *of_event)))
     return write(path, "\n".join([header, *random.permutation(lines), ""]))
 
 
@@ -103,6 +106,7 @@ PREPARE = {"interactions": prepare, "impressions": impressions.prepare}
 def of_every_column(kind: str, file: Path, out: Path, **settings: Any) -> Any:
     """The options that prepare a log such as that of :func:`log_of` with all its columns."""
     item: tuple[str, ...] = ("kind:categorical", "tags:multivalued")
+    settings["event_features"] = ("device:categorical", "seen:multivalued", "stay:numeric")
     if kind == "impressions":
         settings.pop("max_examples", None)
         context = ("slot:multivalued", "price:numeric", "mood:categorical", "weight:numeric")
