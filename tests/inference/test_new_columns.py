@@ -1,16 +1,19 @@
 """A column of each new sort, from a log to scores: a model ranks with it in every way alike."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.http_server import Server
+from support.json_files import edit_json
 from support.tiny_run import light_config
 
 from dien_jax import Ranker, explain, fit, load_run, make_dataset, score_split
 from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.kinds import KINDS
 from dien_jax.data.schema import COMPUTED, Column, Feature
 from dien_jax.errors import UserError
 from dien_jax.inference import export_run, list_for_users, score_requests
@@ -240,3 +243,58 @@ def test_wrong_features_of_events_are_refused(folder: Path) -> None:
         assert (answer.status_code, answer.json()["field"]) == (422, "history[0].price")
     finally:
         server.end()
+
+
+FILES: list[tuple[str, Any, str]] = [
+    ("items/picture/values.npy", lambda v: v[:-1], "13 vectors of 3 numbers, found 38 numbers"),
+    ("items/picture/values.npy", lambda v: v * np.float32("nan"), "should be a finite number"),
+    ("events/price/values.npy", lambda v: v[1:], "expected 240 entries, found 239"),
+    ("events/acts/values.npy", lambda v: v + np.int32(9), "should be at least 0 and below 3"),
+    ("examples/test/times_chosen/values.npy", lambda v: v[1:], "entries, found"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), FILES)
+def test_damaged_columns_are_refused_by_file(folder: Path, tmp_path: Path, name, change, message):
+    copy = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    np.save(copy / name, change(np.load(copy / name)))
+    with pytest.raises(UserError, match=message) as error:
+        open_dataset(copy)
+    assert str(copy / name) in str(error.value)
+
+
+META: list[tuple[list[Any], Any, str]] = [
+    (["schema", "events"], [], "schema: unknown key 'events'.*event"),
+    (["schema", "event", 0, "name"], "timestamp", "an event feature cannot be named 'timestamp'"),
+    (["schema", "event", 0, "name"], "device", "two features are named 'device' .request and eve"),
+    (["schema", "candidate", 0, "name"], "age", "candidate feature 'age' is computed by no fun"),
+    (["schema", "item", 2, "length"], 0, "length must be at least 1, below 2.31, got 0"),
+    (["schema", "item", 2, "size"], 3, "a vector feature does not have size=3"),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), META)
+def test_declarations_that_make_no_sense_are_refused(folder, tmp_path, keys, value, message):
+    copy = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    edit_json(copy / "meta.json", *keys, value=value)
+    with pytest.raises(UserError, match=message) as error:
+        open_dataset(copy)
+    assert str(copy / "meta.json") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ([1.0, 2.0], "expected a vector of 3 numbers, found 2, of which 0 are missing"),
+        ("1 2", "expected a vector of 3 numbers, found 2"),
+        ([1, None, 2], "found 3, of which 1 are missing"),
+        ([1, "x", 2], "'x' is not a number"),
+        (7, "7 is not a list of numbers"),
+    ],
+)
+def test_cells_that_are_no_vector_are_refused(cell: Any, message: str) -> None:
+    feature = Feature("picture", "vector", length=3)
+    with pytest.raises(UserError, match=message):
+        KINDS["vector"].encode(feature, [cell], {}, str.split)
+    values, _ = KINDS["vector"].encode(feature, [None, "1 2 3", [4, 5, 6]], {}, str.split)
+    assert values.values.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
